@@ -1,0 +1,94 @@
+"""Opening a gpt-oss checkpoint directory: nothing is believed that has not been checked.
+
+After `open_checkpoint` every byte range in `Checkpoint.tensors` lies inside its file, and the configuration,
+the index, the shard headers and the expert axes agree with each other.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from eaftgate.checkpoint.config import Dimensions, read_config
+from eaftgate.checkpoint.consistency import check_consistency
+from eaftgate.checkpoint.header import TensorEntry
+from eaftgate.checkpoint.shards import read_tensors
+from eaftgate.checkpoint.source import resolve
+from eaftgate.checkpoint.strict_json import read_object
+from eaftgate.errors import UserError
+
+CONFIG_FILE = "config.json"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checked gpt-oss checkpoint: its name, what it says of itself, and where every tensor lies."""
+
+    path: Path
+    name: str
+    """As the user gave it: a directory or a hub id."""
+    config: dict[str, Any]
+    dimensions: Dimensions
+    tensors: Mapping[str, TensorEntry]
+    """Tensor name -> entry; shards in sorted order, within a shard in file order."""
+    is_mxfp4: bool
+    """Whether the experts are stored as MXFP4 blocks and scales (or dequantised)."""
+
+    @property
+    def num_layers(self) -> int:
+        return self.dimensions.num_layers
+
+    @property
+    def num_experts(self) -> int:
+        """Experts per layer."""
+        return self.dimensions.num_experts
+
+    @property
+    def top_k(self) -> int:
+        """Experts per token."""
+        return self.dimensions.top_k
+
+    @property
+    def vocab_size(self) -> int:
+        return self.dimensions.vocab_size
+
+    @property
+    def hidden_size(self) -> int:
+        return self.dimensions.hidden_size
+
+    @property
+    def intermediate_size(self) -> int:
+        return self.dimensions.intermediate_size
+
+    @property
+    def shards(self) -> list[Path]:
+        """The safetensors files, sorted by name."""
+        return [self.path / name for name in sorted({entry.shard for entry in self.tensors.values()})]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(entry.nbytes for entry in self.tensors.values())
+
+
+def open_checkpoint(source: str | Path) -> Checkpoint:
+    """Open the checkpoint that `source` names (a directory, or a hub id `org/name[@revision]`).
+
+    Raises UserError, one sentence, for everything that is not a consistent gpt-oss checkpoint in safetensors.
+    """
+    path = resolve(source)
+    try:
+        return _open(path, str(source))
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be read ({error.strerror}: {error.filename}); check its permissions"
+        ) from None
+
+
+def _open(path: Path, name: str) -> Checkpoint:
+    config = read_object(path / CONFIG_FILE, what="the model configuration")
+    dimensions = read_config(config, where=path / CONFIG_FILE)
+    tensors = read_tensors(path)
+    is_mxfp4 = check_consistency(path, config, dimensions, tensors)
+    return Checkpoint(path, name, config, dimensions, MappingProxyType(tensors), is_mxfp4)

@@ -1,0 +1,87 @@
+"""Identity of a checkpoint by content, independent of where it lies and of what its shards are called."""
+
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from filelock import FileLock
+
+from eaftgate.checkpoint.checkpoint import Checkpoint
+from eaftgate.checkpoint.strict_json import read_object
+from eaftgate.errors import UserError
+from eaftgate.files import sha256_file, sha256_json, write_json
+
+TOKENIZER_FILE = "tokenizer.json"
+_MAX_THREADS = 8
+
+_Stamp = list[int]
+"""[size, mtime_ns, ctime_ns]; ctime moves even when an edit puts the mtime back."""
+
+
+def checkpoint_digest(checkpoint: Checkpoint, cache: Path | None = None) -> str:
+    """sha256 (hex) over the configuration's content and the sha256 of every shard, independent of file names.
+
+    `cache` names a JSON file that remembers the shards' sha256 by resolved path, size and times, so that a
+    second session does not read gigabytes again; it is created when missing and rebuilt when unreadable.
+    Raises UserError when a shard cannot be read or changes while it is being read.
+    """
+    shards = [shard.resolve() for shard in checkpoint.shards]
+    known = _read_cache(cache)
+    with ThreadPoolExecutor(min(_MAX_THREADS, len(shards), os.cpu_count() or 1)) as pool:
+        records = dict(
+            zip(map(str, shards), pool.map(lambda shard: _hash(shard, known), shards), strict=True)
+        )
+    if cache is not None and any(known.get(shard) != record for shard, record in records.items()):
+        _update_cache(cache, records)
+    return sha256_json({"config": checkpoint.config, "shards": sorted(sha for _, sha in records.values())})
+
+
+def tokenizer_digest(checkpoint: Checkpoint) -> str:
+    """sha256 (hex) of tokenizer.json as a JSON value: key order and white space do not matter.
+
+    Raises UserError when the file is missing or malformed.
+    """
+    return sha256_json(read_object(checkpoint.path / TOKENIZER_FILE, what="the tokenizer"))
+
+
+def _hash(shard: Path, known: dict[str, tuple[_Stamp, str]]) -> tuple[_Stamp, str]:
+    try:
+        stamp = _stamp(shard)
+        record = known.get(str(shard))
+        if record is not None and record[0] == stamp:
+            return record
+        sha256 = sha256_file(shard)
+        unchanged = _stamp(shard) == stamp
+    except OSError as error:
+        raise UserError(f"shard {shard} cannot be read ({error.strerror}); check the checkpoint") from None
+    if not unchanged:
+        raise UserError(f"shard {shard} changed while it was being hashed; wait for its writer and try again")
+    return stamp, sha256
+
+
+def _stamp(path: Path) -> _Stamp:
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+
+
+def _read_cache(cache: Path | None) -> dict[str, tuple[_Stamp, str]]:
+    """What the cache knows; nothing when it is missing or not of our making (it can always be rebuilt)."""
+    if cache is None:
+        return {}
+    try:
+        value = json.loads(cache.read_text(encoding="utf-8"))
+        return {path: (list(stamp), str(sha256)) for path, (stamp, sha256) in value.items()}
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError):
+        return {}
+
+
+def _update_cache(cache: Path, records: dict[str, tuple[_Stamp, str]]) -> None:
+    try:
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(cache.with_name(f"{cache.name}.lock")):
+            write_json(cache, _read_cache(cache) | records)
+    except OSError as error:
+        raise UserError(
+            f"the digest cache {cache} cannot be written ({error.strerror}); give another place"
+        ) from None

@@ -1,0 +1,69 @@
+"""NaN and infinity in stored weights, which the safetensors format does not look for.
+
+Each stored value is looked at by its bits, in chunks, so that no dtype NumPy lacks (BF16) has to be decoded.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eaftgate.checkpoint.checkpoint import Checkpoint
+from eaftgate.checkpoint.header import TensorEntry
+from eaftgate.checkpoint.layout import is_mxfp4_scales
+from eaftgate.errors import UserError
+
+CHUNK_BYTES = 1 << 24
+E8M0_NAN = 255
+"""The one scale value that is not a power of two (OCP Microscaling Formats v1.0, section 5.4.1)."""
+
+# dtype -> (unsigned integer of the same width, exponent bits); all exponent bits set = NaN or infinity.
+_EXPONENT: dict[str, tuple[str, int]] = {
+    "BF16": ("<u2", 0x7F80),
+    "F16": ("<u2", 0x7C00),
+    "F32": ("<u4", 0x7F80_0000),
+    "F64": ("<u8", 0x7FF0_0000_0000_0000),
+}
+
+
+def check_finite(checkpoint: Checkpoint) -> None:
+    """Raise UserError naming the first tensor with NaN or infinity (BF16, F16, F32, F64, E8M0 scales)."""
+    for entry in checkpoint.tensors.values():
+        if (
+            _is_checked(entry)
+            and (index := _first_nonfinite(checkpoint.path / entry.shard, entry)) is not None
+        ):
+            raise UserError(
+                f"{checkpoint.path / entry.shard}: tensor {entry.name!r} holds NaN or infinity at "
+                f"element {index}; take a fresh copy of the checkpoint"
+            )
+
+
+def _is_checked(entry: TensorEntry) -> bool:
+    return entry.dtype in _EXPONENT or entry.dtype == "F8_E8M0" or is_mxfp4_scales(entry.name)
+
+
+def _first_nonfinite(shard: Path, entry: TensorEntry) -> int | None:
+    """Flat index of the first value that is not finite."""
+    kind, exponent = _EXPONENT.get(entry.dtype, ("u1", E8M0_NAN))
+    dtype = np.dtype(kind)
+    mask = dtype.type(exponent)
+    done = 0
+    total = entry.nbytes // dtype.itemsize
+    try:
+        with shard.open("rb") as stream:
+            stream.seek(entry.begin)
+            while done < total:
+                count = min(CHUNK_BYTES // dtype.itemsize, total - done)
+                bits: NDArray[np.unsignedinteger] = np.frombuffer(stream.read(count * dtype.itemsize), dtype)
+                if len(bits) != count:
+                    raise UserError(
+                        f"shard {shard} ends inside tensor {entry.name!r}; take a fresh copy of the file"
+                    )
+                bad = (bits & mask) == mask
+                if bad.any():
+                    return done + int(bad.argmax())
+                done += count
+    except OSError as error:
+        raise UserError(f"shard {shard} cannot be read ({error.strerror}); check the checkpoint") from None
+    return None

@@ -1,0 +1,97 @@
+"""Finding the tensors of a checkpoint directory: one safetensors file, or an index and its shards."""
+
+from pathlib import Path
+from typing import Any
+
+from eaftgate.checkpoint.header import TensorEntry, read_header
+from eaftgate.checkpoint.strict_json import read_object, shown
+from eaftgate.errors import UserError
+
+INDEX_FILE = "model.safetensors.index.json"
+SINGLE_FILE = "model.safetensors"
+PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl")
+_REPAIR = "take the index and the shards from the same revision"
+
+
+def read_tensors(path: Path) -> dict[str, TensorEntry]:
+    """Tensor name -> entry for the directory `path`; shards in sorted order, within a shard in file order.
+
+    The index is followed only to plain file names in `path` itself, and index and shards must name the same
+    tensors. Raises UserError.
+    """
+    has_single, has_index = (path / SINGLE_FILE).exists(), (path / INDEX_FILE).exists()
+    if has_single and has_index:
+        raise UserError(
+            f"{path} has both {SINGLE_FILE} and {INDEX_FILE}; remove the one that is not the checkpoint"
+        )
+    if has_single:
+        return _sized(read_header(path / SINGLE_FILE), path / SINGLE_FILE)
+    if has_index:
+        return _read_sharded(path)
+    if any(file.suffix in PICKLE_SUFFIXES for file in path.iterdir()):
+        raise UserError(
+            f"{path} has only pickled weights, which can run code when loaded; convert them to safetensors"
+        )
+    raise UserError(
+        f"{path} has neither {SINGLE_FILE} nor {INDEX_FILE}; give a complete checkpoint directory"
+    )
+
+
+def _read_sharded(path: Path) -> dict[str, TensorEntry]:
+    where = path / INDEX_FILE
+    index = read_object(where, what="the shard index")
+    weight_map = index.get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise UserError(
+            f"{where}: weight_map must map tensor names to shard files; take a fresh copy of the file"
+        )
+    for name, shard in weight_map.items():
+        if not _is_shard_name(shard):
+            raise UserError(
+                f"{where}: tensor {shown(name)} points to {shown(shard)}, which is not a plain *.safetensors "
+                "file name; do not use this checkpoint"
+            )
+    tensors: dict[str, TensorEntry] = {}
+    for shard in sorted(set(weight_map.values())):
+        for name, entry in read_header(path / shard).items():
+            if weight_map.get(name) != shard:
+                raise UserError(
+                    f"{path / shard}: tensor {shown(name)} is not assigned to this shard by {where}; "
+                    f"{_REPAIR}"
+                )
+            tensors[name] = entry
+    if missing := weight_map.keys() - tensors.keys():
+        name = min(missing)
+        raise UserError(f"{where}: tensor {shown(name)} is not in {weight_map[name]}; {_REPAIR}")
+    _check_total_size(index, sum(entry.nbytes for entry in tensors.values()), where)
+    return _sized(tensors, where)
+
+
+def _is_shard_name(shard: object) -> bool:
+    return (
+        isinstance(shard, str)
+        and shard.endswith(".safetensors")
+        and not shard.startswith(".")
+        and not any(char in shard for char in "/\\:\0")
+        and shard.isprintable()
+    )
+
+
+def _check_total_size(index: dict[str, Any], actual: int, where: Path) -> None:
+    metadata = index.get("metadata", {})
+    if not isinstance(metadata, dict):
+        raise UserError(f"{where}: metadata must be a JSON object; take a fresh copy of the file")
+    if "total_size" not in metadata:
+        return
+    stated = metadata["total_size"]
+    # Some writers store it as 1.0e10.
+    if isinstance(stated, bool) or not isinstance(stated, int | float) or stated != actual:
+        raise UserError(
+            f"{where}: total_size is {shown(stated)}, the shards hold {actual} bytes of tensors; {_REPAIR}"
+        )
+
+
+def _sized(tensors: dict[str, TensorEntry], where: Path) -> dict[str, TensorEntry]:
+    if not tensors:
+        raise UserError(f"{where} holds no tensors; take a fresh copy of the checkpoint")
+    return tensors

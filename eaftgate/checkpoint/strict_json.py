@@ -1,0 +1,93 @@
+"""JSON from untrusted files: objects only, no duplicate keys, no NaN, no lone surrogates, a size limit.
+
+`json.loads` alone lets all of these through, and raises four different exceptions for the rest.
+"""
+
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any, NoReturn, TypeGuard
+
+from eaftgate.errors import UserError
+
+MAX_JSON_BYTES = 100_000_000
+_SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
+
+
+def parse_object(data: bytes, *, what: str) -> dict[str, Any]:
+    """Parse a UTF-8 JSON object. `what` names the thing in the sentence. Raises UserError."""
+    try:
+        value = json.loads(
+            data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite
+        )
+        if _SURROGATE_ESCAPE.search(data):
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except RecursionError:
+        raise UserError(f"{what} is nested too deeply to be read; take a fresh copy of the file") from None
+    except ValueError as error:  # JSONDecodeError, UnicodeError and over-long integers are all ValueErrors
+        raise UserError(
+            f"{what} is not valid JSON ({_one_line(error)}); take a fresh copy of the file"
+        ) from None
+    if not isinstance(value, dict):
+        kind = type(value).__name__
+        raise UserError(f"{what} must be a JSON object, not a {kind}; take a fresh copy of the file")
+    return value
+
+
+def read_object(path: Path, *, what: str) -> dict[str, Any]:
+    """Read a JSON object from a regular file of at most `MAX_JSON_BYTES`. Raises UserError."""
+    if not path.is_file():  # also keeps a FIFO or a device from being opened
+        raise UserError(f"{what} is missing: there is no file {path}; take a complete copy of the checkpoint")
+    try:
+        with path.open("rb") as stream:
+            data = stream.read(MAX_JSON_BYTES + 1)
+    except OSError as error:
+        raise UserError(f"{what} cannot be read: {path} ({error.strerror}); check its permissions") from None
+    if len(data) > MAX_JSON_BYTES:
+        raise UserError(
+            f"{what} is larger than {MAX_JSON_BYTES} bytes: {path}; take a fresh copy of the file"
+        )
+    return parse_object(data, what=f"{what} {path}")
+
+
+def is_count(value: object) -> TypeGuard[int]:
+    """Whether `value` is an integer >= 0 (JSON true and false are not)."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def shown(value: object) -> str:
+    """An untrusted JSON value for an error sentence: short, on one line, printable."""
+    if isinstance(value, dict | list):
+        return f"a JSON {'object' if isinstance(value, dict) else 'array'} of {len(value)}"
+    if isinstance(value, str) and len(value) > 200:
+        return f"{value[:200]!r}..."
+    return repr(value)[:300]
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise ValueError(f"duplicate key {shown(key)}")
+            seen.add(key)
+    return value
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:40]} is too large a number")
+    return value
+
+
+def _one_line(error: ValueError) -> str:
+    if isinstance(error, UnicodeError):
+        return "not UTF-8 text"
+    return " ".join(str(error).split())

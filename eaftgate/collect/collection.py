@@ -1,0 +1,119 @@
+"""What a collector knows about every counted token of one model on one set of blocks.
+
+Shapes: T counted tokens in block order, K = 20 alternatives.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from eaftgate.errors import UserError
+from eaftgate.files import atomic_path
+from eaftgate.packs.blocks import Blocks
+
+TOP_K = 20
+SCHEMA = "collection-1"
+LOGPROB_TOLERANCE = 1e-3
+"""How far rounding may lift a log-probability above 0, or a sum of probabilities above 1."""
+
+FloatArray = NDArray[np.float32]
+IntArray = NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class TokenStats:
+    """`logprob_T` in nats; `entropy_T` of the renormalised top 20 over ln 20, in [0, 1]; top 20 best first."""
+
+    logprob_T: FloatArray
+    entropy_T: FloatArray
+    top_ids_TK: IntArray
+    top_logprobs_TK: FloatArray
+
+    def __len__(self) -> int:
+        return len(self.logprob_T)
+
+
+def concatenate(parts: Sequence[TokenStats]) -> TokenStats:
+    columns = (np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(TokenStats))
+    return TokenStats(*columns)
+
+
+@dataclass(frozen=True)
+class Collection:
+    """Token statistics with the row and the block of every token.
+
+    `row_T` and `block_T` are the clusters of later statistics; `identities[row]` is the sha256 of a row's text.
+    `meta` says what was measured: model digest, blocks digest, collector settings.
+    """
+
+    stats: TokenStats
+    row_T: IntArray
+    block_T: IntArray
+    identities: tuple[str, ...]
+    meta: Mapping[str, Any]
+
+
+def check_stats(stats: TokenStats, expected_tokens: int, *, where: str) -> None:
+    """The invariants of a collector's output. Raises UserError naming `where` when one is broken."""
+    problem = None
+    if len(stats) != expected_tokens:
+        problem = f"{len(stats)} tokens came back for {expected_tokens} counted ones"
+    elif bad := _non_finite(stats):
+        problem = f"{bad} of {expected_tokens} counted tokens have a log-probability or entropy that is not finite"
+    elif stats.logprob_T.size and stats.logprob_T.max() > LOGPROB_TOLERANCE:
+        problem = "a log-probability is above 0"
+    elif (np.diff(stats.top_logprobs_TK, axis=1) > 0).any():
+        problem = "top log-probabilities are not in descending order"
+    elif (np.exp(stats.top_logprobs_TK, dtype=np.float64).sum(axis=1) > 1 + LOGPROB_TOLERANCE).any():
+        problem = "probabilities of the top 20 sum to more than 1"
+    if problem:
+        raise UserError(f"{where}: {problem}; the model or its engine is broken")
+
+
+def _non_finite(stats: TokenStats) -> int:
+    finite = np.isfinite(stats.logprob_T) & np.isfinite(stats.entropy_T)
+    return int((~(finite & np.isfinite(stats.top_logprobs_TK).all(axis=1))).sum())
+
+
+def make_collection(stats: TokenStats, blocks: Blocks, meta: Mapping[str, Any]) -> Collection:
+    block_T = np.nonzero(blocks.counted_BS)[0].astype(np.int32)
+    return Collection(stats, blocks.row_BS[blocks.counted_BS], block_T, blocks.identities, meta)
+
+
+def save_stats(path: Path, stats: TokenStats, extra: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]) -> None:
+    arrays = {field.name: np.ascontiguousarray(getattr(stats, field.name)) for field in fields(TokenStats)}
+    with atomic_path(path) as temporary:
+        save_file({**arrays, **extra}, temporary, metadata={"schema": SCHEMA, "meta": json.dumps(meta)})
+
+
+def save_collection(path: Path, collection: Collection) -> None:
+    extra = {"row_T": collection.row_T, "block_T": collection.block_T}
+    save_stats(path, collection.stats, extra, {**collection.meta, "identities": list(collection.identities)})
+
+
+def load_arrays(path: Path) -> tuple[TokenStats, dict[str, NDArray[Any]], dict[str, Any]]:
+    """Token statistics, any further arrays and the meta data of a saved file. Raises UserError when it is damaged."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        names = [field.name for field in fields(TokenStats)]
+        stats = TokenStats(*(arrays.pop(name) for name in names))
+        if metadata.get("schema") != SCHEMA:
+            raise KeyError(f"schema {metadata.get('schema')}")
+        return stats, arrays, json.loads(metadata["meta"])
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise UserError(f"saved collection {path} is damaged ({error}): remove it and run again") from None
+
+
+def load_collection(path: Path) -> Collection:
+    stats, extra, meta = load_arrays(path)
+    identities = tuple(meta.pop("identities"))
+    return Collection(stats, extra["row_T"], extra["block_T"], identities, meta)

@@ -1,0 +1,145 @@
+"""Collections on disk: computed once per content, shared between processes, resumed after a kill.
+
+A collection's key is the sha256 of the checkpoint digest, the blocks digest and the collector's settings. While it is
+computed, finished stretches of blocks are saved as parts, so that a killed run goes on where the last part ends.
+"""
+
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from eaftgate.collect.collection import (
+    SCHEMA,
+    Collection,
+    TokenStats,
+    check_stats,
+    concatenate,
+    load_arrays,
+    load_collection,
+    make_collection,
+    save_collection,
+    save_stats,
+)
+from eaftgate.collect.collector import Collector
+from eaftgate.errors import UserError
+from eaftgate.files import read_json, sha256_json, write_json
+from eaftgate.packs.blocks import Blocks
+from eaftgate.progress import Advance, no_progress
+
+PART_SECONDS = 20.0
+"""At most this much work is lost to a kill."""
+
+ProgressBar = Callable[[int], AbstractContextManager[Advance]]
+"""Called with the number of tokens still to score."""
+
+
+@contextmanager
+def hidden_bar(_: int) -> Iterator[Advance]:
+    yield no_progress
+
+
+@dataclass(frozen=True)
+class Request:
+    """One collection: this model on these blocks with this collector.
+
+    `replicate` is empty for the collection that verdicts read; a name ("rerun") makes it a fresh measurement of the
+    same content, for the noise floor.
+    """
+
+    checkpoint_digest: str
+    blocks: Blocks
+    collector: Collector
+    replicate: str = ""
+
+    def meta(self) -> dict[str, Any]:
+        return {
+            "schema": SCHEMA,
+            "checkpoint": self.checkpoint_digest,
+            "blocks": self.blocks.digest,
+            "settings": self.collector.settings(),
+            "replicate": self.replicate,
+        }
+
+
+class CollectionStore:
+    """Collections under one directory. `session` names a run: a failure is final within its run, not beyond it."""
+
+    def __init__(self, root: Path, *, session: str) -> None:
+        self._root, self._session = root, session
+
+    def path(self, request: Request) -> Path:
+        return self._root / f"{sha256_json(request.meta())[:32]}.safetensors"
+
+    def get(self, request: Request, *, bar: ProgressBar = hidden_bar) -> Collection:
+        """The collection, from disk or computed now; a second process asking for it waits for the first.
+
+        Raises UserError when it cannot be computed, with the same message for everybody who asks in this session.
+        """
+        path = self.path(request)
+        if path.exists():
+            return load_collection(path)
+        self._root.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_suffix(".lock")):
+            if path.exists():
+                return load_collection(path)
+            self._raise_known_failure(path)
+            try:
+                return self._compute(request, path, bar)
+            except UserError as error:
+                write_json(path.with_suffix(".failed.json"), {"session": self._session, "reason": str(error)})
+                raise
+
+    def _raise_known_failure(self, path: Path) -> None:
+        failed = path.with_suffix(".failed.json")
+        if failed.exists():
+            failure = read_json(failed, what="failure record")
+            if failure["session"] == self._session:
+                raise UserError(failure["reason"])
+            failed.unlink()
+
+    def _compute(self, request: Request, path: Path, bar: ProgressBar) -> Collection:
+        blocks, parts_dir = request.blocks, path.with_suffix(".parts")
+        parts, next_block = _finished_parts(parts_dir)
+        started, resumed_at = time.perf_counter(), next_block
+        with bar((blocks.num_blocks - next_block) * blocks.seq_len) as advance:
+            pending: list[TokenStats] = []
+            first_pending, saved_at = next_block, started
+            for num_blocks, stats in request.collector.batches(blocks, next_block):
+                expected = int(blocks.counted_BS[next_block : next_block + num_blocks].sum())
+                where = f"pack {blocks.pack}, seq_len {blocks.seq_len}, blocks {next_block} to {next_block + num_blocks - 1}"
+                check_stats(stats, expected, where=where)
+                pending.append(stats)
+                next_block += num_blocks
+                advance(num_blocks * blocks.seq_len)
+                if next_block < blocks.num_blocks and time.perf_counter() - saved_at > PART_SECONDS:
+                    part = concatenate(pending)
+                    save_stats(parts_dir / f"{first_pending:08d}-{next_block:08d}.safetensors", part, {}, {})
+                    parts.append(part)
+                    pending, first_pending, saved_at = [], next_block, time.perf_counter()
+        stats = concatenate(parts + pending)
+        check_stats(stats, blocks.num_counted, where=f"pack {blocks.pack}, seq_len {blocks.seq_len}")
+        seconds = time.perf_counter() - started
+        speed = {"seconds": seconds, "tokens": (blocks.num_blocks - resumed_at) * blocks.seq_len}
+        collection = make_collection(stats, blocks, {**request.meta(), "speed": speed})
+        save_collection(path, collection)
+        shutil.rmtree(parts_dir, ignore_errors=True)
+        return collection
+
+
+def _finished_parts(directory: Path) -> tuple[list[TokenStats], int]:
+    """Saved parts that follow each other from block 0, and the first block that none of them holds."""
+    parts: list[TokenStats] = []
+    next_block = 0
+    for path in sorted(directory.glob("*.safetensors")):
+        first, end = (int(number) for number in path.stem.split("-"))
+        if first != next_block:
+            break
+        parts.append(load_arrays(path)[0])
+        next_block = end
+    return parts, next_block

@@ -1,0 +1,66 @@
+"""The transformers collector: teacher-forced scoring on a CPU or one CUDA GPU."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import GptOssForCausalLM
+
+from eaftgate.collect.collection import TOP_K, TokenStats
+from eaftgate.collect.token_stats import token_stats
+from eaftgate.errors import UserError
+from eaftgate.model.load import ModelSettings, hidden_states, load_model
+from eaftgate.packs.blocks import Blocks
+
+
+_loaded: dict[tuple[Path, str, ModelSettings], GptOssForCausalLM] = {}
+"""The model of this process: one at a time, because two do not fit on a GPU."""
+
+
+def loaded_model(path: Path, digest: str, settings: ModelSettings) -> GptOssForCausalLM:
+    key = (path, digest, settings)
+    if key not in _loaded:
+        _loaded.clear()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        _loaded[key] = load_model(path, settings)
+    return _loaded[key]
+
+
+class TransformersCollector:
+    def __init__(self, path: Path, digest: str, settings: ModelSettings, *, batch_size: int) -> None:
+        if batch_size < 1:
+            raise UserError(f"--batch-size is {batch_size}: it must be at least 1")
+        self._path, self._digest, self._settings, self._batch_size = path, digest, settings, batch_size
+
+    def settings(self) -> dict[str, Any]:
+        return {"collector": "transformers", "batch_size": self._batch_size, **self._settings.describe()}
+
+    def batches(self, blocks: Blocks, first_block: int) -> Iterator[tuple[int, TokenStats]]:
+        model = loaded_model(self._path, self._digest, self._settings)
+        for start in range(first_block, blocks.num_blocks, self._batch_size):
+            stop = min(start + self._batch_size, blocks.num_blocks)
+            try:
+                yield stop - start, score(model, blocks.token_ids_BS[start:stop], blocks.counted_BS[start:stop])
+            except torch.OutOfMemoryError:
+                raise UserError(
+                    f"{self._settings.device} ran out of memory scoring {stop - start} blocks of {blocks.seq_len} "
+                    "tokens: lower --batch-size"
+                ) from None
+
+
+@torch.inference_mode()
+def score(
+    model: GptOssForCausalLM, token_ids_BS: np.ndarray[Any, Any], counted_BS: np.ndarray[Any, Any]
+) -> TokenStats:
+    """Token statistics of the counted tokens of a batch, in block order."""
+    device = model.lm_head.weight.device
+    ids_BS = torch.from_numpy(token_ids_BS.astype(np.int64)).to(device)
+    # Flat positions of the counted tokens; the state one position before predicts them.
+    counted_T = torch.from_numpy(np.flatnonzero(counted_BS)).to(device)
+    hidden_BSD = hidden_states(model, ids_BS)
+    hidden_TD = hidden_BSD.flatten(0, 1)[counted_T - 1]
+    columns = token_stats(hidden_TD, ids_BS.flatten()[counted_T], model.lm_head, top_k=TOP_K)
+    return TokenStats(*(column.cpu().numpy() for column in columns))

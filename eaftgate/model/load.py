@@ -1,0 +1,116 @@
+"""Loading a gpt-oss checkpoint with transformers for scoring or profiling."""
+
+import logging
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import GptOssForCausalLM, Mxfp4Config
+from transformers.utils import is_kernels_available, is_triton_available
+from transformers.utils import logging as transformers_logging
+
+from eaftgate.errors import UserError
+from eaftgate.model.attention import SINK_ATTENTION
+from eaftgate.model.experts import GROUPED_EXPERTS
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """How a model runs. `dequantize` turns MXFP4 experts into plain `dtype` tensors, which is exact."""
+
+    device: str
+    dtype: str
+    dequantize: bool
+
+    def describe(self) -> dict[str, Any]:
+        """What decides the numbers a model puts out, for cache keys and reports."""
+        on_gpu = torch.device(self.device).type == "cuda"
+        return {
+            "device": torch.cuda.get_device_name(self.device) if on_gpu else "cpu",
+            "dtype": self.dtype,
+            "experts": "dequantized" if self.dequantize else "mxfp4",
+            "attention": SINK_ATTENTION,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        }
+
+
+def default_settings(
+    *, device: str | None = None, dtype: str | None = None, dequantize: bool = False
+) -> ModelSettings:
+    """CUDA with bfloat16 when there is a GPU, otherwise the CPU with float32.
+
+    On a CPU the MXFP4 experts are always dequantised. On a GPU that takes `dequantize`, because it needs three times
+    the memory and measures another path than the one that serves.
+    """
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    on_gpu = torch.device(device).type == "cuda"
+    if on_gpu and not torch.cuda.is_available():
+        raise UserError(f"device {device} was asked for, but torch {torch.__version__} sees no CUDA GPU")
+    dtype = dtype or ("bfloat16" if on_gpu else "float32")
+    if dtype not in DTYPES:
+        raise UserError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
+    return ModelSettings(device, dtype, dequantize or not on_gpu)
+
+
+def load_model(path: Path, settings: ModelSettings) -> GptOssForCausalLM:
+    """The model in evaluation mode on its device, with this package's attention and experts.
+
+    Raises UserError when MXFP4 experts would have to be dequantised without being asked, or memory runs out.
+    """
+    dtype = DTYPES[settings.dtype]
+    config = transformers.AutoConfig.from_pretrained(path)
+    quantized = getattr(config, "quantization_config", None) is not None
+    if quantized and not settings.dequantize and not (is_triton_available("3.4.0") and is_kernels_available()):
+        raise UserError(
+            f"{path} has MXFP4 experts and no MXFP4 kernels are installed: install triton >= 3.4 and kernels, "
+            "or ask for bfloat16 experts with --dequantize"
+        )
+    options: dict[str, Any] = {"dtype": dtype, "attn_implementation": SINK_ATTENTION, "device_map": settings.device}
+    if quantized:
+        options["quantization_config"] = Mxfp4Config(dequantize=settings.dequantize)
+    if settings.dequantize:
+        options["experts_implementation"] = GROUPED_EXPERTS
+    try:
+        with _quiet_transformers():
+            model = GptOssForCausalLM.from_pretrained(path, **options)
+            # transformers before 5.23 dequantises to bfloat16 whatever dtype says; the cast is exact.
+            model = model.to(dtype) if settings.dequantize else model
+    except torch.OutOfMemoryError:
+        raise UserError(f"{path} does not fit into the memory of {settings.device} as {settings.dtype}") from None
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"{path} cannot be loaded by transformers {transformers.__version__}: {reason}") from None
+    return model.eval()
+
+
+def hidden_states(model: GptOssForCausalLM, token_ids_BS: torch.Tensor) -> torch.Tensor:
+    """Last hidden states, normalised, [B, S, D], of whole sequences; no logits are computed."""
+    # A dict is handed through as it is: no mask tensor is built, the attention knows its patterns.
+    no_mask: Any = dict.fromkeys(("full_attention", "sliding_attention"))
+    output = model.model(input_ids=token_ids_BS, attention_mask=no_mask, use_cache=False)
+    return output.last_hidden_state  # type: ignore[no-any-return]
+
+
+class _quiet_transformers:
+    """Silence progress bars and advice that is not addressed to our user; errors still come through."""
+
+    def __enter__(self) -> None:
+        self.verbosity = transformers_logging.get_verbosity()
+        self.bars = transformers_logging.is_progress_bar_enabled()
+        self.warnings = warnings.catch_warnings()
+        self.warnings.__enter__()
+        warnings.simplefilter("ignore")
+        transformers_logging.set_verbosity(logging.ERROR)
+        transformers_logging.disable_progress_bar()
+
+    def __exit__(self, *exception: object) -> None:
+        transformers_logging.set_verbosity(self.verbosity)
+        if self.bars:
+            transformers_logging.enable_progress_bar()
+        self.warnings.__exit__(*exception)  # type: ignore[arg-type]

@@ -1,0 +1,110 @@
+"""Packs: Parquet files of Harmony conversations, their row identities and orders (SPEC section 2)."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from eaftgate.errors import UserError
+
+UNION = "UNION"
+
+
+def row_identity(text: str) -> str:
+    """A row's identity: the sha256 of its text, in hex."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def shuffle_key(seed: int, identity: str) -> str:
+    return hashlib.sha256(f"{seed}:{identity}".encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Pack:
+    """Rows of one pack in the order they are used.
+
+    `identities[i]` is the sha256 of `texts[i]`, `sources[i]` the pack file that row i comes from (in UNION they mix).
+    """
+
+    name: str
+    texts: tuple[str, ...]
+    identities: tuple[str, ...]
+    sources: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def reordered(self, order: Sequence[int]) -> "Pack":
+        columns = (self.texts, self.identities, self.sources)
+        return Pack(self.name, *(tuple(column[i] for i in order) for column in columns))
+
+    def shuffled(self, seed: int | None) -> "Pack":
+        """Rows sorted by sha256(seed : identity); `None` keeps file order."""
+        if seed is None:
+            return self
+        keys = [shuffle_key(seed, identity) for identity in self.identities]
+        return self.reordered(sorted(range(len(keys)), key=keys.__getitem__))
+
+    def head(self, num_rows: int | None) -> "Pack":
+        return self if num_rows is None else self.reordered(range(min(num_rows, len(self))))
+
+
+def pack_paths(directory: Path) -> list[Path]:
+    """The pack files of a directory, in pack order (sorted file names). Raises UserError when there are none."""
+    if not directory.is_dir():
+        raise UserError(f"packs directory {directory} does not exist or is not a directory")
+    paths = sorted(directory.glob("*.parquet"))
+    if not paths:
+        raise UserError(f"packs directory {directory} holds no *.parquet file")
+    if reserved := [path for path in paths if path.stem == UNION]:
+        raise UserError(f"{reserved[0]} has the name of the derived pack {UNION}: rename it")
+    return paths
+
+
+def read_table(path: Path) -> pa.Table:
+    """Read one pack file. Raises UserError when it is no Parquet file or has no usable `text` column."""
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"pack {path} cannot be read as Parquet: {reason}") from None
+    if "text" not in table.column_names:
+        raise UserError(f"pack {path} has no column 'text' (columns: {', '.join(table.column_names) or 'none'})")
+    kind = table.schema.field("text").type
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
+        raise UserError(f"pack {path}: column 'text' holds {kind}, not strings")
+    if table.num_rows == 0:
+        raise UserError(f"pack {path} has no rows")
+    if table["text"].null_count:
+        raise UserError(f"pack {path}: {table['text'].null_count} rows of column 'text' are null")
+    return table
+
+
+def read_pack(path: Path) -> Pack:
+    texts = tuple(read_table(path)["text"].to_pylist())
+    return Pack(path.stem, texts, tuple(row_identity(text) for text in texts), (path.stem,) * len(texts))
+
+
+def read_packs(directory: Path) -> list[Pack]:
+    return [read_pack(path) for path in pack_paths(directory)]
+
+
+def union(packs: Sequence[Pack]) -> Pack:
+    """UNION: row i of every pack in pack order, round robin, skipping exhausted packs."""
+    longest = max(len(pack) for pack in packs)
+    picks = [(pack, i) for i in range(longest) for pack in packs if i < len(pack)]
+    return Pack(
+        UNION,
+        tuple(pack.texts[i] for pack, i in picks),
+        tuple(pack.identities[i] for pack, i in picks),
+        tuple(pack.sources[i] for pack, i in picks),
+    )
+
+
+def named_packs(directory: Path, *, seed: int | None) -> dict[str, Pack]:
+    """Every pack of `directory` in its order for `seed`, and their UNION, which comes first."""
+    packs = [pack.shuffled(seed) for pack in read_packs(directory)]
+    return {UNION: union(packs), **{pack.name: pack for pack in packs}}

@@ -1,0 +1,66 @@
+"""Splitting a packs directory into rows to calibrate on and rows to gate on, disjoint by row identity."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from eaftgate.errors import UserError
+from eaftgate.files import write_json
+from eaftgate.packs.pack import pack_paths, read_table, row_identity, shuffle_key
+
+PARTS = ("calibration", "gate")
+
+
+@dataclass(frozen=True)
+class PackSplit:
+    pack: str
+    calibration_rows: int
+    gate_rows: int
+
+
+def split_packs(directory: Path, out: Path, *, calib_frac: float, seed: int) -> list[PackSplit]:
+    """Write `out/calibration` and `out/gate`, each with one file per pack, all columns kept, file order kept.
+
+    Within a pack the rows of lowest sha256(seed : identity) go to calibration until `calib_frac` of its rows are
+    there. Equal texts always go to the same part, within a pack and across packs.
+    """
+    if not 0.0 < calib_frac < 1.0:
+        raise UserError(f"--calib-frac is {calib_frac}: it must lie between 0 and 1, both excluded")
+    if out.exists():
+        raise UserError(f"{out} already exists: choose another --out or remove it")
+    part_of: dict[str, str] = {}
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        splits = [
+            _split_pack(path, partial, part_of, calib_frac=calib_frac, seed=seed) for path in pack_paths(directory)
+        ]
+        write_json(
+            partial / "split.json",
+            {"calib_frac": calib_frac, "seed": seed, "packs": [split.__dict__ for split in splits]},
+        )
+        partial.rename(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return splits
+
+
+def _split_pack(path: Path, out: Path, part_of: dict[str, str], *, calib_frac: float, seed: int) -> PackSplit:
+    table = read_table(path)
+    identities = [row_identity(text) for text in table["text"].to_pylist()]
+    wanted = round(calib_frac * len(identities))
+    have = sum(part_of.get(identity) == "calibration" for identity in identities)
+    for identity in sorted(identities, key=lambda identity: shuffle_key(seed, identity)):
+        if identity not in part_of:
+            part_of[identity] = "calibration" if have < wanted else "gate"
+            have += part_of[identity] == "calibration"
+    rows = {part: [i for i, identity in enumerate(identities) if part_of[identity] == part] for part in PARTS}
+    for part, picked in rows.items():
+        if not picked:
+            raise UserError(f"pack {path} has too few rows ({len(identities)}) for --calib-frac {calib_frac}: no {part} row")
+        (out / part).mkdir(parents=True, exist_ok=True)
+        pq.write_table(table.take(pa.array(picked)), out / part / path.name, compression="zstd")
+    return PackSplit(path.stem, len(rows["calibration"]), len(rows["gate"]))

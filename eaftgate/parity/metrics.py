@@ -1,0 +1,115 @@
+"""EAFT parity of a candidate against its base on the same counted tokens (SPEC section 3). NumPy only.
+
+EAFT: arXiv 2601.02151. A token is a confident conflict when the model was sure (low entropy) and wrong (low p).
+
+Shapes: T counted tokens, P bins of p, H bins of entropy.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.floating]
+
+QUANTILE = 0.15
+P_BINS, H_BINS = 160, 120
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """Of the base model on a cell; the same ones judge base and candidate."""
+
+    p: float
+    h: float
+
+
+@dataclass(frozen=True)
+class CellMetrics:
+    """Point estimates of one cell. Rates are shares (not percentage points), JS2D is in nats (0 to ln 2)."""
+
+    tokens: int
+    thresholds: Thresholds
+    ppl_base: float
+    ppl: float
+    mean_p_base: float
+    mean_p: float
+    cc_base: float
+    cc: float
+    js2d: float
+
+    @property
+    def delta_ppl(self) -> float:
+        return self.ppl - self.ppl_base
+
+    @property
+    def delta_mean_p(self) -> float:
+        return self.mean_p - self.mean_p_base
+
+    @property
+    def delta_cc(self) -> float:
+        return self.cc - self.cc_base
+
+
+def perplexity(logprob_T: FloatArray) -> float:
+    """exp of the mean negative log-probability (nats)."""
+    return float(np.exp(-np.mean(logprob_T, dtype=np.float64)))
+
+
+def base_thresholds(p_T: FloatArray, entropy_T: FloatArray) -> Thresholds:
+    """The 0.15 quantiles (linear interpolation) of p and of entropy."""
+    return Thresholds(float(np.quantile(p_T, QUANTILE)), float(np.quantile(entropy_T, QUANTILE)))
+
+
+def confident_conflict(p_T: FloatArray, entropy_T: FloatArray, thresholds: Thresholds) -> NDArray[np.bool_]:
+    conflict: NDArray[np.bool_] = (p_T <= thresholds.p) & (entropy_T <= thresholds.h)
+    return conflict
+
+
+def histogram2d(p_T: FloatArray, entropy_T: FloatArray) -> NDArray[np.int64]:
+    """Counts in 160 x 120 equal bins on the unit square, shape [P, H]; 1.0 belongs to the last bin."""
+    p_bin = np.minimum((p_T * P_BINS).astype(np.int64), P_BINS - 1)
+    h_bin = np.minimum((entropy_T * H_BINS).astype(np.int64), H_BINS - 1)
+    return np.bincount(p_bin * H_BINS + h_bin, minlength=P_BINS * H_BINS).reshape(P_BINS, H_BINS)
+
+
+def jensen_shannon(count_a: NDArray[np.int64], count_b: NDArray[np.int64]) -> float:
+    """Jensen-Shannon divergence of two histograms, in nats."""
+    a = count_a.ravel() / count_a.sum()
+    b = count_b.ravel() / count_b.sum()
+    mean = (a + b) / 2
+
+    def kl_to_mean(q: NDArray[np.float64]) -> float:
+        held = q > 0
+        return float(np.sum(q[held] * np.log(q[held] / mean[held])))
+
+    return max(0.0, (kl_to_mean(a) + kl_to_mean(b)) / 2)
+
+
+def cell_metrics(
+    base_logprob_T: FloatArray, base_entropy_T: FloatArray, logprob_T: FloatArray, entropy_T: FloatArray
+) -> CellMetrics:
+    """All point estimates of a cell from paired tokens.
+
+    Raises ValueError when the arrays differ in length, are empty or hold a value that is not finite.
+    """
+    columns = (base_logprob_T, base_entropy_T, logprob_T, entropy_T)
+    if len({len(column) for column in columns}) != 1 or not len(logprob_T):
+        raise ValueError("base and candidate must have the same, non-zero number of counted tokens")
+    if not all(np.isfinite(column).all() for column in columns):
+        raise ValueError("a log-probability or entropy is not finite")
+    # float64 throughout: a float32 p within half an ulp of a bin's edge would fall on either side by chance.
+    base_p_T, p_T = (np.minimum(np.exp(column.astype(np.float64)), 1.0) for column in (base_logprob_T, logprob_T))
+    base_h_T, h_T = base_entropy_T.astype(np.float64), entropy_T.astype(np.float64)
+    thresholds = base_thresholds(base_p_T, base_h_T)
+    return CellMetrics(
+        tokens=len(logprob_T),
+        thresholds=thresholds,
+        ppl_base=perplexity(base_logprob_T),
+        ppl=perplexity(logprob_T),
+        mean_p_base=float(base_p_T.mean()),
+        mean_p=float(p_T.mean()),
+        cc_base=float(confident_conflict(base_p_T, base_h_T, thresholds).mean()),
+        cc=float(confident_conflict(p_T, h_T, thresholds).mean()),
+        js2d=jensen_shannon(histogram2d(base_p_T, base_h_T), histogram2d(p_T, h_T)),
+    )

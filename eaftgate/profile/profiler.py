@@ -1,0 +1,203 @@
+"""Profiling a base model over the calibration packs: one pass, a resumable trace, a finished directory at the end."""
+
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from filelock import FileLock, Timeout
+from transformers import GptOssForCausalLM
+
+from eaftgate import __version__
+from eaftgate.checkpoint.checkpoint import Checkpoint
+from eaftgate.collect.collection import check_stats
+from eaftgate.errors import UserError
+from eaftgate.files import read_json, sha256_json, write_json
+from eaftgate.model.load import ModelSettings, load_model
+from eaftgate.packs.blocks import Blocks, build_blocks
+from eaftgate.packs.pack import UNION, Pack, named_packs
+from eaftgate.packs.tokenizer import load_tokenizer
+from eaftgate.profile.observe import Observation, observe_batch
+from eaftgate.profile.trace import Trace, TraceShard, load_trace, save_shard, shard_name, shard_ranges
+from eaftgate.progress import progress_bar
+
+PROFILE_FILE = "profile.json"
+REQUEST_FILE = "request.json"
+TRACE_DIR = "trace"
+SHARD_SECONDS = 30.0
+ALIGNMENTS = ("predicting", "token")
+
+
+@dataclass(frozen=True)
+class ProfileRequest:
+    """What to profile; with the base's digest it decides the result, so an unfinished run of it can be resumed."""
+
+    packs: Path
+    num_rows: int | None
+    seq_len: int
+    seed: int
+    alignment: str
+    batch_size: int
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A finished profile: its description (profile.json) and its trace."""
+
+    path: Path
+    description: dict[str, Any]
+    trace: Trace
+
+
+def profile_checkpoint(
+    base: Checkpoint, base_digest: str, request: ProfileRequest, out: Path, settings: ModelSettings
+) -> Profile:
+    """Profile `base` and write `out`. Work goes on in `.<out>.partial` beside it, which a later run resumes.
+
+    Raises UserError for bad packs, an existing `out`, or a model that yields values that are not finite.
+    """
+    if out.exists():
+        raise UserError(f"{out} already exists: choose another --out or remove it")
+    if request.alignment not in ALIGNMENTS:
+        raise UserError(f"--alignment is {request.alignment!r}: it must be one of {', '.join(ALIGNMENTS)}")
+    if base.num_experts > np.iinfo(np.uint8).max + 1:
+        raise UserError(f"{base.name} has {base.num_experts} experts: a trace holds up to 256")
+    packs = named_packs(request.packs, seed=request.seed)
+    rows = packs.pop(UNION).head(request.num_rows)
+    tokenizer = load_tokenizer(base.path)
+    blocks = build_blocks(rows, tokenizer.backend, eos_id=tokenizer.eos_id, seq_len=request.seq_len, num_blocks=None)
+    description = _describe(base, base_digest, request, settings, rows, blocks, sorted(packs))
+    partial = out.with_name(f".{out.name}.partial")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(out.with_name(f".{out.name}.lock"), timeout=0):
+            _open_partial(partial, description)
+            seconds = _trace_blocks(base, settings, request.batch_size, rows, blocks, sorted(packs), partial / TRACE_DIR)
+            trace = load_trace(partial / TRACE_DIR, description["dimensions"])
+            write_json(partial / PROFILE_FILE, {**description, "thresholds": _thresholds(trace), "seconds": seconds})
+            (partial / REQUEST_FILE).unlink()
+            partial.rename(out)
+    except Timeout:
+        raise UserError(f"another process is writing {out}: wait for it or choose another --out") from None
+    return open_profile(out)
+
+
+def open_profile(path: Path) -> Profile:
+    """Read a finished profile. Raises UserError when `path` is none, or is damaged."""
+    if not (path / PROFILE_FILE).is_file():
+        raise UserError(f"{path} is not a finished profile (no {PROFILE_FILE}): run eaftgate profile")
+    description = read_json(path / PROFILE_FILE, what="profile")
+    trace = load_trace(path / TRACE_DIR, description["dimensions"])
+    if trace.num_tokens != description["counted_tokens"]:
+        raise UserError(f"{path} is incomplete: its trace holds {trace.num_tokens} of {description['counted_tokens']} tokens")
+    return Profile(path, description, trace)
+
+
+def _describe(
+    base: Checkpoint,
+    base_digest: str,
+    request: ProfileRequest,
+    settings: ModelSettings,
+    rows: Pack,
+    blocks: Blocks,
+    pack_names: list[str],
+) -> dict[str, Any]:
+    used = len(blocks.identities)
+    return {
+        "schema": "profile-1",
+        "eaftgate": __version__,
+        "base": {"name": base.name, "digest": base_digest},
+        "dimensions": {"num_layers": base.num_layers, "num_experts": base.num_experts, "top_k": base.top_k},
+        "packs": {name: rows.sources[:used].count(name) for name in pack_names},
+        "num_rows": request.num_rows,
+        "seq_len": request.seq_len,
+        "seed": request.seed,
+        "alignment": request.alignment,
+        "batch_size": request.batch_size,
+        "num_blocks": blocks.num_blocks,
+        "counted_tokens": blocks.num_counted,
+        "blocks_digest": blocks.digest,
+        "model": settings.describe(),
+        "rows": list(blocks.identities),
+    }
+
+
+def _open_partial(partial: Path, description: dict[str, Any]) -> None:
+    """Keep an unfinished directory made from the same inputs, start anew otherwise."""
+    digest = sha256_json(description)
+    request = partial / REQUEST_FILE
+    if request.is_file() and read_json(request, what="unfinished profile") == {"digest": digest}:
+        return
+    shutil.rmtree(partial, ignore_errors=True)
+    write_json(request, {"digest": digest})
+
+
+def _trace_blocks(
+    base: Checkpoint,
+    settings: ModelSettings,
+    batch_size: int,
+    rows: Pack,
+    blocks: Blocks,
+    pack_names: list[str],
+    directory: Path,
+) -> float:
+    """Observe every block that no finished shard holds; returns the seconds spent in the model."""
+    directory.mkdir(exist_ok=True)
+    first = max((held.stop for held in shard_ranges(directory).values()), default=0)
+    if first == blocks.num_blocks:
+        return 0.0
+    model = load_model(base.path, settings)
+    pack_R = np.array([pack_names.index(source) for source in rows.sources], dtype=np.uint8)
+    started = saved_at = time.perf_counter()
+    pending: list[Observation] = []
+    with progress_bar("profile", (blocks.num_blocks - first) * blocks.seq_len, unit="tokens") as advance:
+        for start in range(first, blocks.num_blocks, batch_size):
+            stop = min(start + batch_size, blocks.num_blocks)
+            pending.append(_observe(model, blocks, start, stop))
+            advance((stop - start) * blocks.seq_len)
+            if stop == blocks.num_blocks or time.perf_counter() - saved_at > SHARD_SECONDS:
+                row_T = blocks.row_BS[first:stop][blocks.counted_BS[first:stop]]
+                save_shard(directory, shard_name(first, stop), _shard(pending, row_T, pack_R[row_T]))
+                pending, first, saved_at = [], stop, time.perf_counter()
+    return time.perf_counter() - started
+
+
+def _observe(model: GptOssForCausalLM, blocks: Blocks, start: int, stop: int) -> Observation:
+    counted_BS = blocks.counted_BS[start:stop]
+    where = f"profiling blocks {start} to {stop - 1}"
+    try:
+        observation = observe_batch(model, blocks.token_ids_BS[start:stop], counted_BS)
+    except torch.OutOfMemoryError:
+        raise UserError(f"{where} ran out of GPU memory: lower --batch-size or --seq-len") from None
+    check_stats(observation.stats, int(counted_BS.sum()), where=where)
+    if not (np.isfinite(observation.norm_XLK).all() and np.isfinite(observation.gate_XLK).all()):
+        raise UserError(f"{where}: an expert's output or gate is not finite or above 1e6; the checkpoint is damaged")
+    return observation
+
+
+def _shard(pending: list[Observation], row_T: np.ndarray, pack_T: np.ndarray) -> TraceShard:
+    base_X = np.cumsum([0] + [len(o.expert_XLK) for o in pending[:-1]]).astype(np.int32)
+    return TraceShard(
+        expert_XLK=np.concatenate([o.expert_XLK for o in pending]),
+        gate_XLK=np.concatenate([o.gate_XLK for o in pending]),
+        norm_XLK=np.concatenate([o.norm_XLK for o in pending]),
+        p_T=np.minimum(np.exp(np.concatenate([o.stats.logprob_T for o in pending])), np.float32(1.0)),
+        entropy_T=np.concatenate([o.stats.entropy_T for o in pending]),
+        predicting_T=np.concatenate([o.predicting_T + x for o, x in zip(pending, base_X, strict=True)]),
+        own_T=np.concatenate([o.own_T + x for o, x in zip(pending, base_X, strict=True)]),
+        row_T=row_T,
+        pack_T=pack_T,
+    )
+
+
+def _thresholds(trace: Trace) -> dict[str, float]:
+    """The pooled 0.15 and 0.85 quantiles, for reading; selection cuts its own from the trace."""
+    p_T, entropy_T = trace.column("p_T"), trace.column("entropy_T")
+    return {
+        "p_lo": float(np.quantile(p_T, 0.15)),
+        "h_lo": float(np.quantile(entropy_T, 0.15)),
+        "h_hi": float(np.quantile(entropy_T, 0.85)),
+    }

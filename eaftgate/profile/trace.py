@@ -1,0 +1,104 @@
+"""The trace of a profile: what every routed token did, kept so that any keep set can be cut from it later.
+
+A position is a token position whose routing matters: one that predicts a counted token, or is one. A selection is one
+of the K experts a layer chose there. Arrays are .npy files, memory-mapped on reading, in shards of consecutive blocks.
+
+Shapes: X positions, L layers, K selections (top_k), T counted tokens.
+"""
+
+import os
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eaftgate.errors import UserError
+
+NORM_SCALE = 16.0
+"""Norms are stored as float16 of norm / 16: 1e-3 to 1e6 at 11 bits, where plain float16 ends at 65,504."""
+
+
+@dataclass(frozen=True)
+class TraceShard:
+    """Routing at positions and the tokens they belong to.
+
+    `gate_XLK`: softmax over the selected router logits. `norm_XLK`: L2 norm of the expert's output (bias included,
+    before the gate) over NORM_SCALE. `predicting_T`, `own_T`: the position that predicts a token, and the token's own;
+    they index the shard's positions. `row_T` and `pack_T` index the rows and packs that profile.json names.
+    """
+
+    expert_XLK: NDArray[np.uint8]
+    gate_XLK: NDArray[np.float16]
+    norm_XLK: NDArray[np.float16]
+    p_T: NDArray[np.float32]
+    entropy_T: NDArray[np.float32]
+    predicting_T: NDArray[np.int32]
+    own_T: NDArray[np.int32]
+    row_T: NDArray[np.int32]
+    pack_T: NDArray[np.uint8]
+
+
+def shard_name(first_block: int, end_block: int) -> str:
+    return f"blocks-{first_block:08d}-{end_block:08d}"
+
+
+def save_shard(directory: Path, name: str, shard: TraceShard) -> None:
+    """Write one shard: a reader sees all of it or nothing."""
+    temporary = directory / f".{name}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
+    try:
+        temporary.mkdir(parents=True)
+        for field in fields(TraceShard):
+            np.save(temporary / f"{field.name}.npy", getattr(shard, field.name))
+        temporary.rename(directory / name)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def load_shard(path: Path) -> TraceShard:
+    try:
+        return TraceShard(**{f.name: np.load(path / f"{f.name}.npy", mmap_mode="r") for f in fields(TraceShard)})
+    except (OSError, ValueError) as error:
+        raise UserError(f"trace shard {path} is damaged ({error}): profile again") from None
+
+
+def shard_ranges(directory: Path) -> dict[str, range]:
+    """Finished shards by name, with the blocks they hold, in block order."""
+    names = sorted(path.name for path in directory.glob("blocks-*") if path.is_dir())
+    return {name: range(*(int(number) for number in name.split("-")[1:])) for name in names}
+
+
+@dataclass(frozen=True)
+class Trace:
+    """All shards of a profile, and the numbers of layers and experts they speak of."""
+
+    shards: tuple[TraceShard, ...]
+    num_layers: int
+    num_experts: int
+    top_k: int
+
+    def column(self, name: str) -> NDArray[Any]:
+        """A per-token column over all shards."""
+        return np.concatenate([getattr(shard, name) for shard in self.shards])
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(len(shard.p_T) for shard in self.shards)
+
+    def selections(self, alignment: str) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32]]]:
+        """Per shard, (expert, gate, norm) of every counted token, each [T, L, K], at the `alignment`'s positions."""
+        for shard in self.shards:
+            at_T = {"predicting": shard.predicting_T, "token": shard.own_T}[alignment]
+            norm_TLK = shard.norm_XLK[at_T].astype(np.float32) * np.float32(NORM_SCALE)
+            yield shard.expert_XLK[at_T], shard.gate_XLK[at_T].astype(np.float32), norm_TLK
+
+
+def load_trace(directory: Path, dimensions: Mapping[str, int]) -> Trace:
+    shards = tuple(load_shard(directory / name) for name in shard_ranges(directory))
+    if not shards:
+        raise UserError(f"{directory} holds no trace shards: profile again")
+    return Trace(shards, dimensions["num_layers"], dimensions["num_experts"], dimensions["top_k"])
