@@ -5,7 +5,7 @@ the index, the shard headers and the expert axes agree with each other.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -28,9 +28,9 @@ class Checkpoint:
     path: Path
     name: str
     """As the user gave it: a directory or a hub id."""
-    config: dict[str, Any]
+    config: dict[str, Any] = field(repr=False)
     dimensions: Dimensions
-    tensors: Mapping[str, TensorEntry]
+    tensors: Mapping[str, TensorEntry] = field(repr=False)
     """Tensor name -> entry; shards in sorted order, within a shard in file order."""
     is_mxfp4: bool
     """Whether the experts are stored as MXFP4 blocks and scales (or dequantised)."""

@@ -6,8 +6,8 @@ computed, finished stretches of blocks are saved as parts, so that a killed run 
 
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,18 +30,17 @@ from eaftgate.collect.collector import Collector
 from eaftgate.errors import UserError
 from eaftgate.files import read_json, sha256_json, write_json
 from eaftgate.packs.blocks import Blocks
-from eaftgate.progress import Advance, no_progress
+from eaftgate.progress import Bar
 
 PART_SECONDS = 20.0
 """At most this much work is lost to a kill."""
 
-ProgressBar = Callable[[int], AbstractContextManager[Advance]]
-"""Called with the number of tokens still to score."""
+OpenBar = Callable[[int], AbstractContextManager[Bar]]
+"""Opens the progress bar of a collection, given the number of tokens still to score."""
 
 
-@contextmanager
-def hidden_bar(_: int) -> Iterator[Advance]:
-    yield no_progress
+def no_bar(_: int) -> AbstractContextManager[Bar]:
+    return nullcontext(Bar())
 
 
 @dataclass(frozen=True)
@@ -76,7 +75,7 @@ class CollectionStore:
     def path(self, request: Request) -> Path:
         return self._root / f"{sha256_json(request.meta())[:32]}.safetensors"
 
-    def get(self, request: Request, *, bar: ProgressBar = hidden_bar) -> Collection:
+    def get(self, request: Request, *, open_bar: OpenBar = no_bar) -> Collection:
         """The collection, from disk or computed now; a second process asking for it waits for the first.
 
         Raises UserError when it cannot be computed, with the same message for everybody who asks in this session.
@@ -90,7 +89,7 @@ class CollectionStore:
                 return load_collection(path)
             self._raise_known_failure(path)
             try:
-                return self._compute(request, path, bar)
+                return self._compute(request, path, open_bar)
             except UserError as error:
                 write_json(path.with_suffix(".failed.json"), {"session": self._session, "reason": str(error)})
                 raise
@@ -103,11 +102,11 @@ class CollectionStore:
                 raise UserError(failure["reason"])
             failed.unlink()
 
-    def _compute(self, request: Request, path: Path, bar: ProgressBar) -> Collection:
+    def _compute(self, request: Request, path: Path, open_bar: OpenBar) -> Collection:
         blocks, parts_dir = request.blocks, path.with_suffix(".parts")
         parts, next_block = _finished_parts(parts_dir)
         started, resumed_at = time.perf_counter(), next_block
-        with bar((blocks.num_blocks - next_block) * blocks.seq_len) as advance:
+        with open_bar((blocks.num_blocks - next_block) * blocks.seq_len) as bar:
             pending: list[TokenStats] = []
             first_pending, saved_at = next_block, started
             for num_blocks, stats in request.collector.batches(blocks, next_block):
@@ -116,7 +115,7 @@ class CollectionStore:
                 check_stats(stats, expected, where=where)
                 pending.append(stats)
                 next_block += num_blocks
-                advance(num_blocks * blocks.seq_len)
+                bar.advance(num_blocks * blocks.seq_len)
                 if next_block < blocks.num_blocks and time.perf_counter() - saved_at > PART_SECONDS:
                     part = concatenate(pending)
                     save_stats(parts_dir / f"{first_pending:08d}-{next_block:08d}.safetensors", part, {}, {})

@@ -36,11 +36,11 @@ class ProfileRequest:
     """What to profile; with the base's digest it decides the result, so an unfinished run of it can be resumed."""
 
     packs: Path
-    num_rows: int | None
-    seq_len: int
-    seed: int
-    alignment: str
-    batch_size: int
+    num_rows: int | None = None
+    seq_len: int = 2048
+    seed: int = 3407
+    alignment: str = "predicting"
+    batch_size: int = 1
 
 
 @dataclass(frozen=True)
@@ -153,11 +153,11 @@ def _trace_blocks(
     pack_R = np.array([pack_names.index(source) for source in rows.sources], dtype=np.uint8)
     started = saved_at = time.perf_counter()
     pending: list[Observation] = []
-    with progress_bar("profile", (blocks.num_blocks - first) * blocks.seq_len, unit="tokens") as advance:
+    with progress_bar("profile", (blocks.num_blocks - first) * blocks.seq_len, unit="tokens") as bar:
         for start in range(first, blocks.num_blocks, batch_size):
             stop = min(start + batch_size, blocks.num_blocks)
             pending.append(_observe(model, blocks, start, stop))
-            advance((stop - start) * blocks.seq_len)
+            bar.advance((stop - start) * blocks.seq_len)
             if stop == blocks.num_blocks or time.perf_counter() - saved_at > SHARD_SECONDS:
                 row_T = blocks.row_BS[first:stop][blocks.counted_BS[first:stop]]
                 save_shard(directory, shard_name(first, stop), _shard(pending, row_T, pack_R[row_T]))

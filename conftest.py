@@ -1,0 +1,3 @@
+"""Makes `pytest gates/` the gate: the options and cases are those of eaftgate's plugin."""
+
+pytest_plugins = ["eaftgate.gate.plugin"]

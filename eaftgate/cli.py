@@ -1,0 +1,169 @@
+"""The command line: arguments in, one sentence out. The rooms do the work."""
+
+import json
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from eaftgate import __version__
+from eaftgate.errors import UserError
+
+app = typer.Typer(
+    help="Remove experts from a gpt-oss checkpoint without training, and prove that the result is near-lossless.\n\n"
+    "The way through: [bold]packs split[/] -> [bold]profile[/] -> [bold]prune[/] -> "
+    "[bold]pytest gates/ --checkpoint=...[/] -> [bold]report[/].",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+packs_app = typer.Typer(help="Work on directories of packs (Parquet files of Harmony conversations).", no_args_is_help=True)
+app.add_typer(packs_app, name="packs")
+
+out = Console()
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
+DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N; default: cuda when there is one.")]
+DtypeOption = Annotated[str | None, typer.Option(help="float32 or bfloat16; default: float32 on a CPU, bfloat16 on a GPU.")]
+
+
+class Alignment(StrEnum):
+    PREDICTING = "predicting"
+    TOKEN = "token"
+
+
+class Method(StrEnum):
+    EAFT_REAP = "eaft-reap"
+    REAP = "reap"
+    REAP_MASS = "reap-mass"
+    EAN = "ean"
+    FREQUENCY = "frequency"
+    RANDOM = "random"
+
+
+def _print(as_json: bool, value: dict[str, Any], *lines: str) -> None:
+    if as_json:
+        typer.echo(json.dumps(value))
+    else:
+        for line in lines:
+            out.print(line, highlight=False, soft_wrap=True, markup=False)
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
+    if version:
+        typer.echo(f"eaftgate {__version__}")
+        raise typer.Exit
+
+
+@packs_app.command("split")
+def packs_split(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Directory of *.parquet packs.")],
+    out_dir: Annotated[Path, typer.Option("--out", help="Directory to make; gets calibration/ and gate/.")],
+    calib_frac: Annotated[float, typer.Option(help="Share of each pack's rows that goes to calibration/.")] = 0.5,
+    seed: Annotated[int, typer.Option(help="Decides which rows.")] = 3407,
+    as_json: JsonOption = False,
+) -> None:
+    """Split packs into rows to calibrate on and rows to gate on, disjoint by the sha256 of a row's text."""
+    from eaftgate.packs.split import split_packs
+
+    splits = split_packs(directory, out_dir, calib_frac=calib_frac, seed=seed)
+    lines = [f"{s.pack}: {s.calibration_rows} rows to calibrate on, {s.gate_rows} to gate on" for s in splits]
+    _print(as_json, {"out": str(out_dir), "packs": [s.__dict__ for s in splits]}, *lines, f"written to {out_dir}")
+
+
+@app.command()
+def profile(
+    base: Annotated[str, typer.Argument(metavar="BASE", help="Checkpoint directory or hub id.")],
+    packs: Annotated[Path, typer.Option(help="Directory of calibration packs.")],
+    out_dir: Annotated[Path, typer.Option("--out", help="Profile directory to make; an unfinished one is resumed.")],
+    num_rows: Annotated[int | None, typer.Option(min=1, help="Rows of UNION to profile; default: all.")] = None,
+    seq_len: Annotated[int, typer.Option(min=2, help="Tokens a block.")] = 2048,
+    seed: Annotated[int, typer.Option(help="Shuffles every pack's rows.")] = 3407,
+    alignment: Annotated[
+        Alignment, typer.Option(help="Whose routing a token's p and H are attributed to by default; the trace holds both.")
+    ] = Alignment.PREDICTING,
+    batch_size: Annotated[int, typer.Option(min=1, help="Blocks a forward pass.")] = 1,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Observe in one pass which experts every completion token uses, how much, and how well the model does on it.
+
+    MXFP4 experts are dequantised for this, in memory only. Every later keep set, method and weighting is cut from the
+    result without running the model again.
+    """
+    from eaftgate.checkpoint.checkpoint import open_checkpoint
+    from eaftgate.checkpoint.digest import checkpoint_digest
+    from eaftgate.model.load import default_settings
+    from eaftgate.profile.profiler import ProfileRequest, profile_checkpoint
+
+    request = ProfileRequest(packs, num_rows, seq_len, seed, alignment.value, batch_size)
+    checkpoint = open_checkpoint(base)
+    settings = default_settings(device=device, dtype=dtype, dequantize=True)
+    made = profile_checkpoint(checkpoint, checkpoint_digest(checkpoint), request, out_dir, settings)
+    summary = {key: made.description[key] for key in ("counted_tokens", "num_blocks", "packs", "thresholds", "seconds")}
+    tokens, blocks = made.description["counted_tokens"], made.description["num_blocks"]
+    _print(as_json, {"out": str(out_dir), **summary}, f"profiled {tokens:,} completion tokens in {blocks} blocks: {out_dir}")
+
+
+@app.command()
+def prune(
+    base: Annotated[str, typer.Argument(metavar="BASE", help="Checkpoint directory or hub id.")],
+    out_dir: Annotated[Path, typer.Option("--out", help="Checkpoint directory to make; an unfinished one is resumed.")],
+    profile_dir: Annotated[Path | None, typer.Option("--profile", help="Profile of BASE (eaftgate profile).")] = None,
+    keep_n: Annotated[int | None, typer.Option(help="Experts to keep in every layer.")] = None,
+    keep_frac: Annotated[float | None, typer.Option(help="The same as a share, rounded up to a multiple of 4.")] = None,
+    method: Annotated[Method, typer.Option(help="What ranks the experts.")] = Method.EAFT_REAP,
+    alignment: Annotated[Alignment | None, typer.Option(help="Default: the profile's.")] = None,
+    w_good: Annotated[float, typer.Option(help="eaft-reap: weight of tokens the model is sure and right about.")] = 1.0,
+    w_conflict: Annotated[float, typer.Option(help="eaft-reap: weight of tokens it is sure and wrong about.")] = -2.0,
+    w_uncertain: Annotated[float, typer.Option(help="eaft-reap: weight of all other tokens.")] = 0.25,
+    seed: Annotated[int, typer.Option(help="Of --method random.")] = 0,
+    allow_any_keep_n: Annotated[
+        bool, typer.Option("--allow-any-keep-n", help="Allow a keep_n that fused MXFP4 kernels may refuse.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a checkpoint with fewer experts: kept weights bit for bit, everything else as it was.
+
+    Keeping all experts (the no-op rewrite) needs no profile.
+    """
+    from eaftgate.checkpoint.checkpoint import open_checkpoint
+    from eaftgate.checkpoint.digest import checkpoint_digest
+    from eaftgate.profile.profiler import open_profile
+    from eaftgate.prune import PruneRequest, prune_checkpoint
+    from eaftgate.select.saliency import EaftWeights
+
+    checkpoint = open_checkpoint(base)
+    request = PruneRequest(
+        keep_n=keep_n,
+        keep_frac=keep_frac,
+        method=method.value,
+        alignment=None if alignment is None else alignment.value,
+        weights=EaftWeights(good=w_good, conflict=w_conflict, uncertain=w_uncertain),
+        seed=seed,
+        allow_any_keep_n=allow_any_keep_n,
+    )
+    read = None if profile_dir is None else open_profile(profile_dir)
+    prune_checkpoint(checkpoint, checkpoint_digest(checkpoint), read, request, out_dir)
+    pruned = open_checkpoint(out_dir)
+    kept, of, size = pruned.num_experts, checkpoint.num_experts, pruned.nbytes / 1e9
+    summary = {"out": str(out_dir), "keep_n": kept, "num_experts": of, "bytes": pruned.nbytes, "base_bytes": checkpoint.nbytes}
+    _print(as_json, summary, f"kept {kept} of {of} experts a layer, {size:.2f} of {checkpoint.nbytes / 1e9:.2f} GB: {out_dir}")
+
+
+def main() -> None:
+    """Entry point. Exit codes: 1 a negative verdict, 2 something the user can put right, 130 interrupted."""
+    try:
+        app()
+    except UserError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""RUN_DIR/parity.json: the run's verdict and its cells, for scripts (SPEC section 8)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from eaftgate import __version__
+from eaftgate.errors import UserError
+from eaftgate.files import read_json, write_json
+from eaftgate.gate.plan import Cell, Plan
+from eaftgate.gate.run import CELLS_DIR
+from eaftgate.gate.verdict import worst
+
+PARITY_FILE = "parity.json"
+SCHEMA_VERSION = 1
+
+RunVerdict = Literal["pass", "fail", "inconclusive", "incomplete"]
+
+
+@dataclass(frozen=True)
+class CaseOutcome:
+    """How one executed test case ended. `reason` is the first line of its failure."""
+
+    id: str
+    passed: bool
+    reason: str
+    properties: Mapping[str, Any]
+
+
+def run_verdict(outcomes: Sequence[CaseOutcome], missing: Sequence[str], cells: Sequence[Mapping[str, Any]]) -> RunVerdict:
+    """pass only when every planned deciding case ran and every executed case passed."""
+    verdicts = [cell["verdict"] for cell in cells if cell["severity"] == "primary"]
+    failed = [outcome for outcome in outcomes if not outcome.passed]
+    measured = [outcome for outcome in failed if outcome.properties.get("verdict") in ("fail", "inconclusive")]
+    if any(outcome.properties.get("verdict") == "fail" for outcome in measured):
+        return "fail"
+    if missing or len(measured) < len(failed):
+        return "incomplete"
+    return worst([*verdicts, *(outcome.properties["verdict"] for outcome in measured), "pass"])
+
+
+def read_cells(plan: Plan, results: Path, session: str) -> list[dict[str, Any]]:
+    """The cells of this session in the plan's order, as parity.json shows them."""
+    rows = []
+    for cell in plan.cells:
+        path = results / CELLS_DIR / f"{cell.id}-{cell.seed}.json"
+        if path.is_file():
+            record = read_json(path, what="cell result")
+            if record["session"] == session:
+                rows.append(_row(plan, cell, record))
+    return rows
+
+
+def _row(plan: Plan, cell: Cell, record: Mapping[str, Any]) -> dict[str, Any]:
+    m = record["metrics"]
+    return {
+        "checkpoint": plan.checkpoints.get(cell.checkpoint, cell.checkpoint),
+        "name": cell.checkpoint,
+        "pack": cell.pack,
+        "seq_len": cell.seq_len,
+        "num_blocks": cell.num_blocks,
+        "seed": cell.seed,
+        "tokens": m["tokens"],
+        "ppl_base": m["ppl_base"],
+        "ppl": m["ppl"],
+        "delta_ppl": m["ppl"] - m["ppl_base"],
+        "cc_base": m["cc_base"],
+        "cc": m["cc"],
+        "delta_cc": m["cc"] - m["cc_base"],
+        "mean_p_base": m["mean_p_base"],
+        "mean_p": m["mean_p"],
+        "delta_mean_p": m["mean_p"] - m["mean_p_base"],
+        "js2d": m["js2d"],
+        "p_thr": m["thresholds"]["p"],
+        "h_thr": m["thresholds"]["h"],
+        "severity": "primary" if cell.primary or plan.options.strict_cells else "advisory",
+        "verdict": record["verdict"],
+        "flags": [f"{metric}_advisory" for metric in plan.regime.advisory_metrics],
+        "metrics": record["verdicts"],
+    }
+
+
+def write_parity(
+    plan: Plan, results: Path, *, cells: Sequence[Mapping[str, Any]], outcomes: Sequence[CaseOutcome], missing: Sequence[str]
+) -> dict[str, Any]:
+    """Write parity.json and return it. `missing` are the deciding cases that were planned and did not run."""
+    verdict = run_verdict(outcomes, missing, cells)
+    primary = [cell["verdict"] for cell in cells if cell["severity"] == "primary"]
+    parity = {
+        "schema_version": SCHEMA_VERSION,
+        "eaftgate": __version__,
+        "policy": plan.policy_name,
+        "regime": plan.regime_name,
+        "verdict": verdict,
+        "v1_verdict": worst(primary) if primary and not missing else "incomplete",
+        "cells": list(cells),
+        "failed": [{"case": o.id, "reason": o.reason} for o in outcomes if not o.passed],
+        "not_run": list(missing),
+    }
+    write_json(results / PARITY_FILE, parity)
+    return parity
+
+
+def read_parity(results: Path) -> dict[str, Any]:
+    parity = read_json(results / PARITY_FILE, what="gate result")
+    if not isinstance(parity, dict) or parity.get("schema_version") != SCHEMA_VERSION:
+        raise UserError(f"{results / PARITY_FILE} is not of schema version {SCHEMA_VERSION}: run the gate again")
+    return parity

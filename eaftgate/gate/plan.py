@@ -1,0 +1,139 @@
+"""What a gate run will evaluate, decided before anything runs: models, packs, cells, and which cells decide."""
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from eaftgate.errors import UserError
+from eaftgate.gate.policy import DEFAULT_GATES, PointPolicy, Regime, is_primary, load_gates, pack_selection
+from eaftgate.packs.pack import pack_paths
+
+BASE = "base"
+NOOP = "noop"
+DEFAULT_REGIME = "bigblocks"
+FIXTURE_REGIME = "fixture"
+FIXTURE_KEEP_N = 24
+
+
+@dataclass(frozen=True)
+class GateOptions:
+    """The command line of a gate run, as given."""
+
+    results: Path
+    base: str | None = None
+    checkpoints: tuple[str, ...] = ()
+    packs: Path | None = None
+    gates: Path = DEFAULT_GATES
+    policy: str | None = None
+    regime: str | None = None
+    seq_lens: tuple[int, ...] = ()
+    num_blocks: int | None = None
+    batch_size: int | None = None
+    seed: int | None = None
+    seeds: tuple[int, ...] = ()
+    strict_cells: bool = False
+    allow_overlap: bool = False
+    device: str | None = None
+    dtype: str | None = None
+    dequantize: bool = False
+
+    @property
+    def embedded(self) -> bool:
+        """Whether the run is of the embedded fixture: nothing was named to gate."""
+        return self.base is None and not self.checkpoints and self.packs is None
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One comparison of a checkpoint with the base: pack x seq_len, on the rows' order for `seed`."""
+
+    checkpoint: str
+    pack: str
+    seq_len: int
+    num_blocks: int
+    primary: bool
+    seed: int | None
+
+    @property
+    def id(self) -> str:
+        return f"{self.checkpoint}-{self.pack}-{self.seq_len}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`checkpoints` maps a unique short name (the one in test ids) to the directory or hub id as given."""
+
+    options: GateOptions
+    policy_name: str
+    policy: PointPolicy
+    regime_name: str
+    regime: Regime
+    checkpoints: dict[str, str]
+    cells: tuple[Cell, ...]
+
+    @property
+    def batch_size(self) -> int:
+        return self.options.batch_size or self.regime.batch_size
+
+    @property
+    def primary_cells(self) -> tuple[Cell, ...]:
+        return tuple(cell for cell in self.cells if cell.primary)
+
+    def decides(self, cell: Cell, metric: str) -> bool:
+        return (cell.primary or self.options.strict_cells) and metric not in self.regime.advisory_metrics
+
+    def base_cells(self, checkpoint: str) -> tuple[Cell, ...]:
+        """The primary cells of a model that is compared with the base whatever the candidates are."""
+        shapes = {(c.pack, c.seq_len, c.num_blocks, c.seed): c for c in self.primary_cells}.values()
+        return tuple(Cell(checkpoint, c.pack, c.seq_len, c.num_blocks, True, c.seed) for c in shapes)
+
+
+def make_plan(options: GateOptions, *, fixture_packs: Path) -> Plan:
+    """Raises UserError for options that contradict each other or name what is not there."""
+    if not options.embedded and options.packs is None:
+        raise UserError("--checkpoint and --base need --packs: the directory of Parquet packs to gate on")
+    if options.packs is not None and options.base is None and not options.checkpoints:
+        raise UserError("--packs needs --checkpoint or --base: the model to gate on them")
+    for name, value in (("--num-blocks", options.num_blocks), ("--batch-size", options.batch_size)):
+        if value is not None and value < 1:
+            raise UserError(f"{name} is {value}: it must be at least 1")
+    if too_short := [length for length in options.seq_lens if length < 2]:
+        raise UserError(f"--seq-lens holds {too_short[0]}: a block needs at least 2 tokens")
+    gates = load_gates(options.gates)
+    policy_name, policy = gates.policy(options.policy)
+    regime_name = options.regime or (FIXTURE_REGIME if options.embedded else DEFAULT_REGIME)
+    regime = gates.regime(regime_name)
+    available = [path.stem for path in pack_paths(options.packs or fixture_packs)]
+    packs = pack_selection(regime, available)
+    seq_lens = tuple(dict.fromkeys(options.seq_lens)) or tuple(regime.seq_lens)
+    none_primary = not set(seq_lens) & set(regime.primary.seq_lens)
+    checkpoints = _short_names(options.checkpoints)
+    if options.embedded:
+        checkpoints = {f"keep{FIXTURE_KEEP_N}": f"keep{FIXTURE_KEEP_N}"}
+    cells = tuple(
+        Cell(
+            checkpoint=checkpoint,
+            pack=pack,
+            seq_len=seq_len,
+            num_blocks=options.num_blocks or regime.blocks_for(seq_len),
+            primary=is_primary(regime, pack, seq_len, any_seq_len=none_primary),
+            seed=options.seed,
+        )
+        for checkpoint in checkpoints or {BASE: BASE}
+        for pack in packs
+        for seq_len in seq_lens
+    )
+    if not any(cell.primary for cell in cells):
+        raise UserError(f"no primary cell is planned: regime {regime_name} decides on {regime.primary.packs}")
+    return Plan(options, policy_name, policy, regime_name, regime, checkpoints, cells)
+
+
+def _short_names(given: tuple[str, ...]) -> dict[str, str]:
+    """Directory or repository names; equal ones get a number, as do the reserved names."""
+    seen: Counter[str] = Counter({BASE: 1, NOOP: 1})
+    names: dict[str, str] = {}
+    for source in dict.fromkeys(given):
+        name = Path(source).resolve().name if Path(source).exists() else source.split("/")[-1].split("@")[0]
+        seen[name] += 1
+        names[name if seen[name] == 1 else f"{name}-{seen[name]}"] = source
+    return names

@@ -1,0 +1,169 @@
+"""The pytest plugin: options, cases, scheduling and the report at the end. It wires; the rooms beside it compute.
+
+It does nothing unless cases under gates/ are collected.
+"""
+
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eaftgate.collect.store import OpenBar, no_bar
+from eaftgate.errors import UserError
+from eaftgate.gate.cases import MODULES, cases, has_cases
+from eaftgate.gate.plan import GateOptions, Plan, make_plan
+from eaftgate.gate.policy import DEFAULT_GATES
+from eaftgate.gate.run import GateRun
+from eaftgate.gate.session import SessionReport
+from eaftgate.progress import Bar, progress_bar
+
+PLAN = pytest.StashKey[Plan]()
+SESSION = pytest.StashKey[str]()
+
+
+def _integers(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(","))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("eaftgate", "near-lossless gate")
+    option = group.addoption
+    option("--base", metavar="BASE", help="base checkpoint: directory or hub id (default: the manifest's)")
+    option("--checkpoint", action="append", default=[], metavar="CKPT", help="candidate to gate; may be repeated")
+    option("--packs", type=Path, metavar="DIR", help="directory of gate packs (*.parquet)")
+    option("--gates", type=Path, default=DEFAULT_GATES, metavar="FILE", help="policies and regimes")
+    option("--policy", metavar="NAME", help="policy of the gates file (default: its default)")
+    option("--regime", metavar="NAME", help="regime of the gates file (default: bigblocks)")
+    option("--seq-lens", type=_integers, default=(), metavar="N,N", help="seq_lens instead of the regime's")
+    option("--num-blocks", type=int, metavar="N", help="blocks per pack and seq_len instead of the regime's")
+    option("--batch-size", type=int, metavar="N", help="blocks scored at a time")
+    option("--seed", type=int, metavar="N", help="shuffle every pack's rows (default: file order)")
+    option("--seeds", type=_integers, default=(), metavar="A,B", help="also hold the verdict over these seeds")
+    option("--collector", choices=["transformers"], default="transformers", help="what scores the blocks")
+    option("--device", metavar="DEV", help="cpu, cuda or cuda:N (default: cuda when there is one)")
+    option("--dtype", choices=["float32", "bfloat16"], help="default: float32 on a CPU, bfloat16 on a GPU")
+    option("--dequantize", action="store_true", help="on a GPU: turn MXFP4 experts into bfloat16 instead of using them as they are")
+    option("--results", type=Path, default=Path("results"), metavar="RUN_DIR", help="default: ./results; resumed when it exists")
+    option("--strict-cells", action="store_true", help="advisory cells decide too")
+    option("--allow-overlap", action="store_true", help="report calibration rows in the gate packs, and do not fail on them")
+
+
+def _options(config: pytest.Config) -> GateOptions:
+    get = config.getoption
+    same = ("base", "packs", "gates", "policy", "regime", "seq_lens", "num_blocks", "batch_size", "seed", "seeds",
+            "strict_cells", "allow_overlap", "device", "dtype", "dequantize")  # fmt: skip
+    return GateOptions(
+        results=get("results").absolute(), checkpoints=tuple(get("checkpoint")), **{name: get(name) for name in same}
+    )
+
+
+def _fixture(config: pytest.Config) -> Path:
+    return config.rootpath / "fixtures"
+
+
+def _asked(config: pytest.Config) -> bool:
+    """Whether this invocation names gates/ or something in it."""
+    gates = config.rootpath / "gates"
+    paths = ((config.invocation_params.dir / str(arg).split("::")[0]).resolve() for arg in config.args)
+    return any(path == gates or gates in path.parents for path in paths)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_configure(config: pytest.Config) -> None:
+    if not _asked(config):
+        return
+    try:
+        plan = make_plan(_options(config), fixture_packs=_fixture(config) / "packs" / "gate")
+    except UserError as error:
+        raise pytest.UsageError(str(error)) from None
+    config.stash[PLAN] = plan
+    worker_input = getattr(config, "workerinput", None)
+    if worker_input is None:
+        config.stash[SESSION] = uuid.uuid4().hex
+        config.pluginmanager.register(SessionReport(config, plan, config.stash[SESSION]), "eaftgate-session")
+    else:
+        config.stash[SESSION] = worker_input["eaftgate_session"]
+        _share_cores(int(worker_input["workercount"]))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    node.workerinput["eaftgate_session"] = node.config.stash.get(SESSION, None)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    if PLAN not in config.stash or config.getvalue("dist") != "load":
+        return None
+    from eaftgate.gate.schedule import GateScheduling
+
+    return GateScheduling(config, log)
+
+
+def _share_cores(workers: int) -> None:
+    import torch
+
+    torch.set_num_threads(max(1, torch.get_num_threads() // workers))
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out a module that has no case in this plan: an empty parameter set would be an error."""
+    if collection_path.parent == config.rootpath / "gates" and collection_path.stem in MODULES:
+        return None if has_cases(config.stash[PLAN], collection_path.stem) else True
+    return None
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    plan = metafunc.config.stash.get(PLAN, None)
+    for name in metafunc.fixturenames:
+        if plan is not None and name.endswith("_case"):
+            parameters = cases(plan, name)
+            metafunc.parametrize(name, list(parameters.values()), ids=list(parameters))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Collections first, so that every process has work and verdicts find theirs done."""
+    items.sort(key=lambda item: MODULES.index(item.path.stem) if _is_gate(item) else len(MODULES))
+
+
+def _is_gate(item: pytest.Item) -> bool:
+    return item.path.parent == item.config.rootpath / "gates" and item.path.stem in MODULES
+
+
+@pytest.fixture(scope="session")
+def run(pytestconfig: pytest.Config) -> GateRun:
+    """The gate run of this process."""
+    return GateRun(
+        pytestconfig.stash[PLAN],
+        session=pytestconfig.stash[SESSION],
+        fixture=_fixture(pytestconfig),
+        open_bar=lambda title: _bar(pytestconfig, title),
+    )
+
+
+def _bar(config: pytest.Config, title: str) -> OpenBar:
+    """A progress bar on the terminal, under pytest's output capture; none in a worker."""
+    capture: Any = config.pluginmanager.getplugin("capturemanager")
+    if hasattr(config, "workerinput") or capture is None:
+        return no_bar
+
+    @contextmanager
+    def open_bar(tokens: int) -> Iterator[Bar]:
+        with capture.global_and_fixture_disabled(), progress_bar(title, tokens, unit="tokens") as bar:
+            yield bar
+
+    return open_bar
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """What a user can put right fails a case with its sentence, not with a traceback."""
+    try:
+        return (yield)
+    except UserError as error:
+        if _is_gate(item):
+            pytest.fail(str(error), pytrace=False)
+        raise

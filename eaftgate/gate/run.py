@@ -1,0 +1,249 @@
+"""A gate run: the plan's models, blocks, collections and cells, made when a case first asks for them.
+
+Every process of a run (pytest-xdist's workers too) has its own GateRun over the same directory; what takes long goes
+through files there, so that it is done once.
+"""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from eaftgate.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from eaftgate.checkpoint.digest import checkpoint_digest, tokenizer_digest
+from eaftgate.collect.collection import Collection
+from eaftgate.collect.store import CollectionStore, OpenBar, Request, no_bar
+from eaftgate.collect.transformers import TransformersCollector
+from eaftgate.errors import UserError
+from eaftgate.files import write_json
+from eaftgate.gate.plan import BASE, FIXTURE_KEEP_N, NOOP, Cell, Plan
+from eaftgate.gate.verdict import MetricVerdict, Verdict, judge, worst
+from eaftgate.model.load import ModelSettings, default_settings
+from eaftgate.packs.blocks import Blocks, build_blocks
+from eaftgate.packs.pack import Pack, named_packs
+from eaftgate.packs.tokenizer import PackTokenizer, load_tokenizer
+from eaftgate.parity.metrics import CellMetrics, cell_metrics, halves_wobble
+from eaftgate.profile.profiler import ProfileRequest, open_profile, profile_checkpoint
+from eaftgate.prune import PruneRequest, prune_checkpoint
+from eaftgate.rewrite.manifest import MANIFEST_FILE, Manifest, read_manifest
+
+RERUN = "rerun"
+CELLS_DIR = "cells"
+WORK_DIR = "work"
+
+
+@dataclass(frozen=True)
+class Model:
+    checkpoint: Checkpoint
+    digest: str
+
+
+@dataclass(frozen=True)
+class CellResult:
+    cell: Cell
+    metrics: CellMetrics
+    verdicts: dict[str, MetricVerdict]
+    verdict: Verdict
+
+
+class GateRun:
+    """`session` names the run; `fixture` is the folder of the embedded checkpoint; `open_bar(title)` shows progress."""
+
+    def __init__(
+        self, plan: Plan, *, session: str, fixture: Path, open_bar: Callable[[str], OpenBar] | None = None
+    ) -> None:
+        self.plan, self.session = plan, session
+        self._fixture = fixture
+        self._open_bar = open_bar or (lambda _: no_bar)
+        self._store = CollectionStore(plan.options.results / "collections", session=session)
+        self._models: dict[str, Model] = {}
+        self._blocks: dict[tuple[str, int, int, int | None], Blocks] = {}
+        self._packs: dict[int | None, dict[str, Pack]] = {}
+        self._cells: dict[Cell, CellResult] = {}
+
+    @property
+    def results(self) -> Path:
+        return self.plan.options.results
+
+    @property
+    def work(self) -> Path:
+        return self.results / WORK_DIR
+
+    @cached_property
+    def settings(self) -> ModelSettings:
+        options = self.plan.options
+        return default_settings(device=options.device, dtype=options.dtype, dequantize=options.dequantize)
+
+    # Models
+
+    def model(self, name: str) -> Model:
+        """BASE, NOOP, or a checkpoint by its short name. Raises UserError when it cannot be had or does not fit."""
+        if name not in self._models:
+            makers = {BASE: self._open_base, NOOP: self._make_noop}
+            self._models[name] = makers.get(name, lambda: self._open_candidate(name))()
+        return self._models[name]
+
+    def _open(self, source: str | Path) -> Model:
+        checkpoint = open_checkpoint(source)
+        return Model(checkpoint, checkpoint_digest(checkpoint, cache=self.results / "digests.json"))
+
+    def _open_base(self) -> Model:
+        options = self.plan.options
+        if options.embedded:
+            return self._open(self._fixture / "checkpoint")
+        if options.base is not None:
+            return self._open(options.base)
+        manifests = [self._manifest_of(name) for name in self.plan.checkpoints]
+        named = {manifest.base.digest: manifest.base.name for manifest in manifests}
+        if len(named) != 1:
+            raise UserError("the checkpoints were made from different bases: gate them one at a time, or pass --base")
+        (digest, source), *_ = named.items()
+        base = self._open(source)
+        if base.digest != digest:
+            raise UserError(f"{source} is no longer the base that the manifest names (its digest differs): pass --base")
+        return base
+
+    def _manifest_of(self, name: str) -> Manifest:
+        checkpoint = open_checkpoint(self.plan.checkpoints[name])
+        if not (checkpoint.path / MANIFEST_FILE).is_file():
+            raise UserError(f"{checkpoint.name} has no {MANIFEST_FILE} that names its base: pass --base")
+        return read_manifest(checkpoint.path)
+
+    def _open_candidate(self, name: str) -> Model:
+        source = self._make_fixture_candidate() if self.plan.options.embedded else self.plan.checkpoints[name]
+        candidate, base = self._open(source), self.model(BASE)
+        if tokenizer_digest(candidate.checkpoint) != tokenizer_digest(base.checkpoint):
+            raise UserError(f"{candidate.checkpoint.name} has another tokenizer.json than its base: tokens cannot be compared")
+        return candidate
+
+    def _make_noop(self) -> Model:
+        """Keep all experts through the same rewrite path, in RUN_DIR/work."""
+        base = self.model(BASE)
+        out = self.work / NOOP
+        request = PruneRequest(keep_n=base.checkpoint.num_experts, allow_any_keep_n=True)
+        with self._lock(NOOP):
+            if out.exists() and read_manifest(out).base.digest != base.digest:
+                shutil.rmtree(out)
+            if not out.exists():
+                prune_checkpoint(base.checkpoint, base.digest, None, request, out)
+        return self._open(out)
+
+    def _make_fixture_candidate(self) -> Path:
+        """The main job on the embedded checkpoint: profile its calibration packs, prune to 24."""
+        base = self.model(BASE)
+        profile_dir, out = self.work / "profile", self.work / f"keep{FIXTURE_KEEP_N}"
+        with self._lock("fixture"):
+            if out.exists() and read_manifest(out).base.digest != base.digest:
+                shutil.rmtree(out)
+                shutil.rmtree(profile_dir, ignore_errors=True)
+            if not out.exists():
+                if not profile_dir.exists():
+                    packs = self._fixture / "packs" / "calibration"
+                    request = ProfileRequest(packs, seq_len=512, batch_size=self.plan.batch_size)
+                    profile_checkpoint(base.checkpoint, base.digest, request, profile_dir, self.settings)
+                profile = open_profile(profile_dir)
+                request_24 = PruneRequest(keep_n=FIXTURE_KEEP_N)
+                prune_checkpoint(base.checkpoint, base.digest, profile, request_24, out)
+        return out
+
+    def _lock(self, name: str) -> FileLock:
+        self.work.mkdir(parents=True, exist_ok=True)
+        return FileLock(self.work / f"{name}.lock")
+
+    def manifest(self, name: str) -> Manifest | None:
+        """The manifest of a checkpoint; None for one that keeps all experts and was not made by eaftgate."""
+        candidate, base = self.model(name).checkpoint, self.model(BASE).checkpoint
+        if (candidate.path / MANIFEST_FILE).is_file():
+            return read_manifest(candidate.path)
+        if candidate.num_experts == base.num_experts:
+            return None
+        raise UserError(
+            f"{candidate.name} has {candidate.num_experts} of {base.num_experts} experts and no {MANIFEST_FILE}: "
+            "nothing says which experts were kept"
+        )
+
+    # Packs and blocks
+
+    def packs(self, seed: int | None) -> dict[str, Pack]:
+        if seed not in self._packs:
+            directory = self.plan.options.packs or self._fixture / "packs" / "gate"
+            self._packs[seed] = named_packs(directory, seed=seed)
+        return self._packs[seed]
+
+    @cached_property
+    def _tokenizer(self) -> PackTokenizer:
+        return load_tokenizer(self.model(BASE).checkpoint.path)
+
+    def blocks(self, cell: Cell) -> Blocks:
+        key = (cell.pack, cell.seq_len, cell.num_blocks, cell.seed)
+        if key not in self._blocks:
+            self._blocks[key] = build_blocks(
+                self.packs(cell.seed)[cell.pack],
+                self._tokenizer.backend,
+                eos_id=self._tokenizer.eos_id,
+                seq_len=cell.seq_len,
+                num_blocks=cell.num_blocks,
+            )
+        return self._blocks[key]
+
+    def overlap(self, name: str) -> dict[str, int]:
+        """Rows of every gate pack that the checkpoint was calibrated on, by count."""
+        manifest = self.manifest(name)
+        calibrated = set() if manifest is None else set(manifest.provenance.get("calibration_rows", []))
+        packs = self.packs(self.plan.options.seed)
+        return {pack.name: sum(i in calibrated for i in pack.identities) for pack in packs.values()}
+
+    # Collections and cells
+
+    def collection(self, model: str, cell: Cell, *, replicate: str = "") -> Collection:
+        """The collection of `model` on the cell's blocks, from the cache or measured now."""
+        found = self.model(model)
+        collector = TransformersCollector(
+            found.checkpoint.path, found.digest, self.settings, batch_size=self.plan.batch_size
+        )
+        request = Request(found.digest, self.blocks(cell), collector, replicate)
+        return self._store.get(request, open_bar=self._open_bar(f"{model} {cell.pack} {cell.seq_len} {replicate}"))
+
+    def compare(self, cell: Cell, *, replicate: str = "") -> CellResult:
+        """The metrics and verdicts of `cell.checkpoint` against the base; `replicate` is the candidate's side."""
+        base = self.collection(BASE, cell).stats
+        candidate = self.collection(cell.checkpoint, cell, replicate=replicate).stats
+        metrics = cell_metrics(base.logprob_T, base.entropy_T, candidate.logprob_T, candidate.entropy_T)
+        verdicts = judge(self.plan.policy, metrics)
+        deciding = [v.verdict for name, v in verdicts.items() if name not in self.plan.regime.advisory_metrics]
+        return CellResult(cell, metrics, verdicts, worst(deciding))
+
+    def cell(self, cell: Cell) -> CellResult:
+        """A candidate's cell; its result is also left in RUN_DIR/cells for the end of the session."""
+        if cell not in self._cells:
+            result = self.compare(cell)
+            record = {"session": self.session, **asdict(result)}
+            write_json(self.results / CELLS_DIR / f"{cell.id}-{cell.seed}.json", record)
+            self._cells[cell] = result
+        return self._cells[cell]
+
+    def halves(self, cell: Cell) -> dict[str, float]:
+        """|difference| of every metric of the base between the first and the second half of the blocks."""
+        collection = self.collection(BASE, cell)
+        first = collection.block_T < cell.num_blocks // 2
+        logprob, entropy = collection.stats.logprob_T, collection.stats.entropy_T
+        return halves_wobble(logprob, entropy, first)
+
+    def check_engine(self, name: str) -> int:
+        """Load the checkpoint in the collector and score one block; returns its counted tokens."""
+        cell = min(self.plan.primary_cells, key=lambda cell: cell.seq_len)
+        found = self.model(name)
+        collector = TransformersCollector(found.checkpoint.path, found.digest, self.settings, batch_size=1)
+        _, stats = next(iter(collector.batches(self.blocks(cell), 0)))
+        return len(stats)
+
+
+def remove_noop(results: Path) -> None:
+    """Take away what a run leaves in RUN_DIR/work only for its own use."""
+    shutil.rmtree(results / WORK_DIR / NOOP, ignore_errors=True)
+
+

@@ -1,0 +1,81 @@
+"""What the process that the user started does with a gate session: keep outcomes, conclude, print, write."""
+
+import re
+from typing import Any
+
+import pytest
+
+from eaftgate import __version__
+from eaftgate.gate.cases import required_cases
+from eaftgate.gate.parity_json import PARITY_FILE, CaseOutcome, read_cells, write_parity
+from eaftgate.gate.plan import Plan
+from eaftgate.gate.run import remove_noop
+from eaftgate.gate.table import COLOURS, render_cells
+
+_NODEID = re.compile(r"(?P<module>test_\w+)\.py::\w+(?P<id>\[.*\])?$")
+
+
+class SessionReport:
+    """A pytest plugin of its own, registered for gate sessions only and never in an xdist worker."""
+
+    def __init__(self, config: pytest.Config, plan: Plan, session: str) -> None:
+        self._config, self._plan, self._session = config, plan, session
+        self._outcomes: dict[str, CaseOutcome] = {}
+        self._parity: dict[str, Any] = {}
+
+    def pytest_report_header(self) -> list[str]:
+        plan = self._plan
+        lengths = ", ".join(str(length) for length in dict.fromkeys(cell.seq_len for cell in plan.cells))
+        what = ", ".join(plan.checkpoints) or "base only (noise floor and no-op rewrite)"
+        return [
+            f"eaftgate {__version__}: {what}",
+            f"policy {plan.policy_name}, regime {plan.regime_name}, seq_len {lengths}, results in {plan.options.results}",
+        ]
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "call" or not report.passed:
+            reason = "" if report.passed else _reason(report)
+            outcome = CaseOutcome(report.nodeid, report.passed, reason, dict(report.user_properties))
+            self._outcomes[report.nodeid] = outcome
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        if self._config.option.collectonly:
+            return
+        results = self._plan.options.results
+        remove_noop(results)
+        passed = {_short(nodeid) for nodeid, outcome in self._outcomes.items()}
+        missing = [case for case in required_cases(self._plan) if case not in passed]
+        cells = read_cells(self._plan, results, self._session)
+        self._parity = write_parity(
+            self._plan, results, cells=cells, outcomes=list(self._outcomes.values()), missing=missing
+        )
+        if session.exitstatus == pytest.ExitCode.OK and self._parity["verdict"] != "pass":
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        if not self._parity:
+            return
+        write = terminalreporter.write_line
+        terminalreporter.section(f"parity with the base, {self._plan.policy_name}")
+        if self._parity["cells"]:
+            writer = terminalreporter._tw
+            write(render_cells(self._parity["cells"], width=writer.fullwidth, colour=writer.hasmarkup))
+        for case in self._parity["not_run"][:5]:
+            write(f"not run: {case}")
+        if len(self._parity["not_run"]) > 5:
+            write(f"not run: {len(self._parity['not_run']) - 5} further deciding cases")
+        verdict = self._parity["verdict"]
+        write(f"verdict: {verdict.upper()}   ({self._plan.options.results / PARITY_FILE})", **{COLOURS[verdict]: True})
+
+
+def _short(nodeid: str) -> str:
+    match = _NODEID.search(nodeid)
+    return f"{match['module']}{match['id'] or ''}" if match else nodeid
+
+
+def _reason(report: pytest.TestReport) -> str:
+    """The last line of a failure, which is its sentence; for a skip, why."""
+    text = str(report.longrepr[2]) if isinstance(report.longrepr, tuple) else report.longreprtext
+    lines = [line for line in text.splitlines() if line.strip()]
+    return lines[-1].removeprefix("E").strip() if lines else str(report.outcome)

@@ -1,0 +1,123 @@
+"""manifest.json: what a rewritten checkpoint was made from, with which choices, and every file's sha256."""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from eaftgate.checkpoint.strict_json import read_object
+from eaftgate.errors import UserError
+from eaftgate.files import sha256_file
+
+MANIFEST_FILE = "manifest.json"
+MAPPING_FILE = "expert_mapping.json"
+_UNLISTED_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".pkl", ".py")
+"""What a loader may pick up by itself: nothing of the kind may lie in the directory unlisted."""
+
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")]
+Count = Annotated[int, Field(ge=0)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class FileRecord(_Strict):
+    """Content of one file; `size` in bytes."""
+
+    sha256: Sha256
+    size: Count
+
+
+class BaseRecord(_Strict):
+    """The checkpoint that was rewritten."""
+
+    name: str
+    """As the user gave it."""
+    digest: Sha256
+    num_experts: Count
+    top_k: Count
+
+
+class ToolRecord(_Strict):
+    name: Literal["eaftgate"] = "eaftgate"
+    version: str
+
+
+class Manifest(_Strict):
+    """The manifest of a rewritten checkpoint."""
+
+    schema_version: Literal[1] = 1
+    format: Literal["eaftgate-checkpoint"] = "eaftgate-checkpoint"
+    base: BaseRecord
+    keep_n: Count
+    keep_frac: Annotated[float, Field(gt=0, le=1)]
+    """keep_n / base.num_experts."""
+    allow_any_keep_n: bool
+    keep: list[list[Count]]
+    """Per layer, the kept experts' ids in the base, ascending."""
+    provenance: dict[str, Any]
+    """Method, parameters, profile: whatever the selection wants to be remembered by."""
+    tool: ToolRecord
+    files: dict[FileName, FileRecord]
+    """Every file of the checkpoint but the manifest itself."""
+
+
+def expert_mapping(manifest: Manifest) -> dict[str, Any]:
+    """Content of expert_mapping.json: layer -> expert id in the base -> expert id here."""
+    return {
+        "num_experts": manifest.base.num_experts,
+        "keep_n": manifest.keep_n,
+        "layers": {
+            str(layer): {str(old): new for new, old in enumerate(row)}
+            for layer, row in enumerate(manifest.keep)
+        },
+    }
+
+
+def read_manifest(directory: Path) -> Manifest:
+    """The manifest of the rewritten checkpoint in `directory`. Raises UserError when missing or not valid."""
+    path = directory / MANIFEST_FILE
+    value = read_object(path, what="the manifest")
+    try:
+        return Manifest.model_validate(value)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"])[:200]
+        raise UserError(
+            f"{path}: {where!r} is not valid ({first['msg']}); rewrite the checkpoint again"
+        ) from None
+
+
+def verify_files(directory: Path, manifest: Manifest, *, hash_contents: bool) -> list[str]:
+    """What differs between the files of `directory` and the manifest, one sentence each; empty if nothing.
+
+    Without `hash_contents` only presence and sizes are compared.
+    """
+    problems = [
+        f"{path.name} is not in the manifest"
+        for path in sorted(directory.iterdir())
+        if path.suffix in _UNLISTED_SUFFIXES and path.name not in manifest.files
+    ]
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        found = pool.map(
+            lambda item: _problem(directory / item[0], item[1], hash_contents), sorted(manifest.files.items())
+        )
+        return problems + [problem for problem in found if problem]
+
+
+def _problem(path: Path, record: FileRecord, hash_contents: bool) -> str | None:
+    if not path.is_file():
+        return f"{path.name} is missing"
+    try:
+        size = path.stat().st_size
+        if size != record.size:
+            return f"{path.name} has {size} bytes where the manifest says {record.size}"
+        if hash_contents and sha256_file(path) != record.sha256:
+            return f"{path.name} does not have the sha256 of the manifest"
+    except OSError as error:
+        return f"{path.name} cannot be read ({error.strerror})"
+    return None

@@ -1,0 +1,160 @@
+"""Writing the smaller checkpoint: kept experts and everything else, copied bit for bit.
+
+No tensor is decoded and none is held in memory; see `plan` for what goes where, `copy` for how it gets
+there, `workdir` for what happens when it is interrupted.
+"""
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from fnmatch import fnmatchcase
+from pathlib import Path
+from threading import Event, Lock
+from typing import Any
+
+from eaftgate import __version__
+from eaftgate.checkpoint.checkpoint import CONFIG_FILE, Checkpoint
+from eaftgate.checkpoint.digest import checkpoint_digest
+from eaftgate.checkpoint.shards import INDEX_FILE
+from eaftgate.errors import UserError
+from eaftgate.files import sha256_file, write_json
+from eaftgate.rewrite.copy import copy_shard
+from eaftgate.rewrite.keep_n import check_keep_sets
+from eaftgate.rewrite.manifest import (
+    MANIFEST_FILE,
+    MAPPING_FILE,
+    BaseRecord,
+    FileRecord,
+    Manifest,
+    ToolRecord,
+    expert_mapping,
+)
+from eaftgate.rewrite.plan import MAX_SHARD_BYTES, ShardPlan, plan_shards
+from eaftgate.rewrite.workdir import WorkDir, open_workdir
+
+COMPANIONS = (
+    "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json",
+    "added_tokens.json", "vocab.json", "merges.txt", "generation_config.json", "chat_template.json",
+    "*.jinja", "LICENSE*", "NOTICE*", "USAGE_POLICY*",
+)  # fmt: skip
+"""Files copied along when the base has them: tokenizer, generation, chat template, licence. Never code."""
+_MAX_THREADS = 4
+
+
+def rewrite_checkpoint(
+    base: Checkpoint,
+    keep: Sequence[Sequence[int]],
+    out: Path,
+    *,
+    provenance: dict[str, Any],
+    base_digest: str | None = None,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+    allow_any_keep_n: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Write to `out` the checkpoint `base` with only the experts of `keep` (per layer, ascending ids).
+
+    `provenance` (a JSON object) goes into the manifest; `base_digest` is `checkpoint_digest(base)` if the
+    caller has it. `progress(done, total)` gets bytes of shards, from several threads but one at a time.
+    The result is a function of the arguments alone, byte for byte.
+
+    An interrupted run leaves `.<out name>.partial` beside `out`; the same call takes it up again.
+    Raises UserError: bad keep sets, `out` in use or existing, a tensor larger than a shard, a failing disk.
+    """
+    rows = check_keep_sets(
+        keep,
+        num_layers=base.num_layers,
+        num_experts=base.num_experts,
+        top_k=base.top_k,
+        allow_any=allow_any_keep_n,
+    )
+    plans = plan_shards(base, rows, max_shard_bytes=max_shard_bytes)
+    digest = base_digest or checkpoint_digest(base)
+    manifest = Manifest(
+        base=BaseRecord(name=base.name, digest=digest, num_experts=base.num_experts, top_k=base.top_k),
+        keep_n=len(rows[0]),
+        keep_frac=len(rows[0]) / base.num_experts,
+        allow_any_keep_n=allow_any_keep_n,
+        keep=rows,
+        provenance=provenance,
+        tool=ToolRecord(version=__version__),
+        files={},
+    )
+    request = {"manifest": manifest.model_dump(), "max_shard_bytes": max_shard_bytes}
+    json.dumps(request, allow_nan=False)  # a provenance that is not JSON must fail now, not after the copy
+    try:
+        with open_workdir(out, base.path, request) as work:
+            _write_shards(plans, base, work, progress)
+            _write_companions(plans, base, manifest, work)
+            work.publish()
+    except OSError as error:
+        raise _explained(error, out, sum(plan.size for plan in plans)) from None
+
+
+def _write_shards(
+    plans: list[ShardPlan], base: Checkpoint, work: WorkDir, progress: Callable[[int, int], None] | None
+) -> None:
+    total = sum(plan.size for plan in plans)
+    missing = [plan for plan in plans if plan.name not in work.finished]
+    done = total - sum(plan.size for plan in missing)
+    guard, stop = Lock(), Event()
+
+    def on_bytes(count: int) -> None:
+        nonlocal done
+        if stop.is_set():
+            raise InterruptedError(errno.EINTR, "stopped because another shard failed")
+        with guard:
+            done += count
+            if progress is not None:
+                progress(done, total)
+
+    def write(plan: ShardPlan) -> None:
+        sha256 = copy_shard(plan, base.path, work.payload / plan.name, on_bytes)
+        work.record(plan.name, FileRecord(sha256=sha256, size=plan.size))
+
+    with ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1)) as pool:
+        futures = [pool.submit(write, plan) for plan in missing]
+        try:
+            for future in as_completed(futures):
+                future.result()
+        except BaseException:  # Ctrl-C too: the other shards must not be copied to their end first
+            stop.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _write_companions(plans: list[ShardPlan], base: Checkpoint, manifest: Manifest, work: WorkDir) -> None:
+    """Every file that is not a shard; the manifest last."""
+    payload = work.payload
+    for path in sorted(base.path.iterdir()):
+        if path.is_file() and any(fnmatchcase(path.name, pattern) for pattern in COMPANIONS):
+            shutil.copyfile(path, payload / path.name)  # follows a link: the copy is a file of its own
+    write_json(payload / CONFIG_FILE, base.config | {"num_local_experts": manifest.keep_n})
+    weight_map = {tensor: plan.name for plan in plans for tensor in plan.tensors}
+    total_size = sum(plan.size - len(plan.header) for plan in plans)
+    write_json(
+        payload / INDEX_FILE,
+        {"metadata": {"total_size": total_size}, "weight_map": dict(sorted(weight_map.items()))},
+    )
+    write_json(payload / MAPPING_FILE, expert_mapping(manifest))
+    files = dict(work.finished)
+    for path in payload.iterdir():
+        if path.name not in files:
+            files[path.name] = FileRecord(sha256=sha256_file(path), size=path.stat().st_size)
+    listed = manifest.model_copy(update={"files": dict(sorted(files.items()))})
+    write_json(payload / MANIFEST_FILE, listed.model_dump())
+
+
+def _explained(error: OSError, out: Path, total: int) -> UserError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return UserError(
+            f"no space left for {out}, whose shards take {total} bytes; free some and run the same command "
+            "again, finished shards are reused"
+        )
+    reason = error.strerror or str(error)
+    return UserError(
+        f"{error.filename or out} failed while writing {out} ({reason}); correct it and run again"
+    )

@@ -1,0 +1,24 @@
+"""Keeping all experts through the same rewrite path changes nothing."""
+
+import pytest
+
+from eaftgate.gate.plan import BASE, NOOP, Cell
+from eaftgate.gate.run import GateRun
+from eaftgate.rewrite.integrity import compare_tensors
+
+
+def test_tensors(run: GateRun) -> None:
+    """Every tensor is bit-identical to the base's."""
+    base, noop = run.model(BASE).checkpoint, run.model(NOOP).checkpoint
+    everything = [range(base.num_experts)] * base.num_layers
+    assert compare_tensors(noop, base, everything) == []
+
+
+def test_metrics(noop_case: tuple[Cell, str], run: GateRun, record_verdict) -> None:
+    """Measured from the rewritten files, every metric stays within its margin."""
+    cell, metric = noop_case
+    result = run.compare(cell, replicate=NOOP)
+    verdict = result.verdicts[metric]
+    record_verdict(verdict, result.metrics.tokens)
+    if verdict.verdict != "pass":
+        pytest.fail(f"{metric} moved by {verdict.estimate:+.5g} though nothing was removed", pytrace=False)
