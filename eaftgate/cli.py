@@ -21,13 +21,17 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-packs_app = typer.Typer(help="Work on directories of packs (Parquet files of Harmony conversations).", no_args_is_help=True)
+packs_app = typer.Typer(
+    help="Work on directories of packs (Parquet files of Harmony conversations).", no_args_is_help=True
+)
 app.add_typer(packs_app, name="packs")
 
 out = Console()
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
 DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N; default: cuda when there is one.")]
-DtypeOption = Annotated[str | None, typer.Option(help="float32 or bfloat16; default: float32 on a CPU, bfloat16 on a GPU.")]
+DtypeOption = Annotated[
+    str | None, typer.Option(help="float32 or bfloat16; default: float32 on a CPU, bfloat16 on a GPU.")
+]
 
 
 class Alignment(StrEnum):
@@ -53,7 +57,9 @@ def _print(as_json: bool, value: dict[str, Any], *lines: str) -> None:
 
 
 @app.callback(invoke_without_command=True)
-def _version(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
+def _version(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
     if version:
         typer.echo(f"eaftgate {__version__}")
         raise typer.Exit
@@ -84,7 +90,8 @@ def profile(
     seq_len: Annotated[int, typer.Option(min=2, help="Tokens a block.")] = 2048,
     seed: Annotated[int, typer.Option(help="Shuffles every pack's rows.")] = 3407,
     alignment: Annotated[
-        Alignment, typer.Option(help="Whose routing a token's p and H are attributed to by default; the trace holds both.")
+        Alignment,
+        typer.Option(help="Whose routing a token's p and H are attributed to by default; the trace holds both."),
     ] = Alignment.PREDICTING,
     batch_size: Annotated[int, typer.Option(min=1, help="Blocks a forward pass.")] = 1,
     device: DeviceOption = None,
@@ -107,7 +114,11 @@ def profile(
     made = profile_checkpoint(checkpoint, checkpoint_digest(checkpoint), request, out_dir, settings)
     summary = {key: made.description[key] for key in ("counted_tokens", "num_blocks", "packs", "thresholds", "seconds")}
     tokens, blocks = made.description["counted_tokens"], made.description["num_blocks"]
-    _print(as_json, {"out": str(out_dir), **summary}, f"profiled {tokens:,} completion tokens in {blocks} blocks: {out_dir}")
+    _print(
+        as_json,
+        {"out": str(out_dir), **summary},
+        f"profiled {tokens:,} completion tokens in {blocks} blocks: {out_dir}",
+    )
 
 
 @app.command()
@@ -152,8 +163,18 @@ def prune(
     prune_checkpoint(checkpoint, checkpoint_digest(checkpoint), read, request, out_dir)
     pruned = open_checkpoint(out_dir)
     kept, of, size = pruned.num_experts, checkpoint.num_experts, pruned.nbytes / 1e9
-    summary = {"out": str(out_dir), "keep_n": kept, "num_experts": of, "bytes": pruned.nbytes, "base_bytes": checkpoint.nbytes}
-    _print(as_json, summary, f"kept {kept} of {of} experts a layer, {size:.2f} of {checkpoint.nbytes / 1e9:.2f} GB: {out_dir}")
+    summary = {
+        "out": str(out_dir),
+        "keep_n": kept,
+        "num_experts": of,
+        "bytes": pruned.nbytes,
+        "base_bytes": checkpoint.nbytes,
+    }
+    _print(
+        as_json,
+        summary,
+        f"kept {kept} of {of} experts a layer, {size:.2f} of {checkpoint.nbytes / 1e9:.2f} GB: {out_dir}",
+    )
 
 
 def main() -> None:

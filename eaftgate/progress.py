@@ -4,7 +4,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, Task, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    Task,
+    TaskID,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.text import Text
 
 
@@ -37,9 +45,7 @@ class _RateColumn(TextColumn):
 
 
 @contextmanager
-def progress_bar(
-    description: str, total: int | None, *, unit: str, console: Console | None = None
-) -> Iterator[Bar]:
+def progress_bar(description: str, total: int | None, *, unit: str, console: Console | None = None) -> Iterator[Bar]:
     """Draw a bar while the context is open, if `console` (stderr by default) is a terminal."""
     console = console or Console(stderr=True)
     if not console.is_terminal:

@@ -1,6 +1,6 @@
 """Pruning: a profile and a method become keep sets, keep sets become a checkpoint."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ class PruneRequest:
     keep_frac: float | None = None
     method: str = DEFAULT_METHOD
     alignment: str | None = None
-    weights: EaftWeights = EaftWeights()
+    weights: EaftWeights = field(default_factory=EaftWeights)
     seed: int = 0
     allow_any_keep_n: bool = False
 
@@ -64,7 +64,16 @@ def choose_experts(
         raise UserError(f"profile {profile.path} was made from another checkpoint ({made_from}): profile {base.name}")
     provenance: dict[str, Any] = {"method": request.method}
     if profile is not None:
-        described = ("packs", "num_rows", "seq_len", "seed", "num_blocks", "counted_tokens", "blocks_digest", "model")
+        described = (
+            "packs",
+            "num_rows",
+            "seq_len",
+            "seed",
+            "num_blocks",
+            "counted_tokens",
+            "blocks_digest",
+            "model",
+        )
         provenance["profile"] = {key: profile.description[key] for key in described}
         provenance["calibration_rows"] = sorted(profile.description["rows"])
     if keep_n == base.num_experts:

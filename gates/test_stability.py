@@ -11,4 +11,7 @@ def test_stability(stability_case: Cell, run: GateRun, record_verdict) -> None:
     for verdict in result.verdicts.values():
         record_verdict(verdict, result.metrics.tokens)
     if result.verdict != "pass":
-        pytest.fail(f"the verdict of {stability_case.id} under seed {stability_case.seed} is {result.verdict}", pytrace=False)
+        pytest.fail(
+            f"the verdict of {stability_case.id} under seed {stability_case.seed} is {result.verdict}",
+            pytrace=False,
+        )

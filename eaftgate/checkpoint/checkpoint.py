@@ -81,9 +81,7 @@ def open_checkpoint(source: str | Path) -> Checkpoint:
     try:
         return _open(path, str(source))
     except OSError as error:
-        raise UserError(
-            f"{path} cannot be read ({error.strerror}: {error.filename}); check its permissions"
-        ) from None
+        raise UserError(f"{path} cannot be read ({error.strerror}: {error.filename}); check its permissions") from None
 
 
 def _open(path: Path, name: str) -> Checkpoint:

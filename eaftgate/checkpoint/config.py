@@ -35,9 +35,7 @@ def read_config(config: dict[str, Any], *, where: Path) -> Dimensions:
             f"is not gpt-oss; only {MODEL_TYPE!r} / {ARCHITECTURE} checkpoints can be used"
         )
     if "auto_map" in config:
-        raise UserError(
-            f"{where}: auto_map asks for code from the checkpoint to be run; do not use this checkpoint"
-        )
+        raise UserError(f"{where}: auto_map asks for code from the checkpoint to be run; do not use this checkpoint")
     dimensions = Dimensions(
         num_layers=_positive(config, "num_hidden_layers", where),
         num_experts=_positive(config, "num_local_experts", where),
@@ -68,9 +66,7 @@ def _positive(config: dict[str, Any], key: str, where: Path) -> int:
     if is_count(value) and value > 0:
         return value
     said = f"is {shown(value)}" if key in config else "is missing"
-    raise UserError(
-        f"{where}: {key} {said} where an integer above 0 is needed; take a fresh copy of the file"
-    )
+    raise UserError(f"{where}: {key} {said} where an integer above 0 is needed; take a fresh copy of the file")
 
 
 def _listed(architectures: object) -> str:

@@ -37,16 +37,13 @@ def check_consistency(
     return is_mxfp4
 
 
-def _check_quantization(
-    config: dict[str, Any], dimensions: Dimensions, *, is_mxfp4: bool, path: Path
-) -> None:
+def _check_quantization(config: dict[str, Any], dimensions: Dimensions, *, is_mxfp4: bool, path: Path) -> None:
     quantization = config.get("quantization_config")
     method = quantization.get("quant_method") if isinstance(quantization, dict) else quantization
     if method != ("mxfp4" if is_mxfp4 else None):
         stored = "MXFP4 blocks" if is_mxfp4 else "dequantised weights"
         raise UserError(
-            f"{path}: quantization_config says {shown(method)}, but the experts are stored as {stored}; "
-            f"{_REPAIR}"
+            f"{path}: quantization_config says {shown(method)}, but the experts are stored as {stored}; {_REPAIR}"
         )
     sizes = (dimensions.hidden_size, dimensions.intermediate_size)
     if is_mxfp4 and any(size % MXFP4_GROUP for size in sizes):
@@ -69,9 +66,7 @@ def _check_vocabulary(tensors: Mapping[str, TensorEntry], dimensions: Dimensions
             )
 
 
-def _check_layers(
-    tensors: Mapping[str, TensorEntry], dimensions: Dimensions, *, is_mxfp4: bool, path: Path
-) -> None:
+def _check_layers(tensors: Mapping[str, TensorEntry], dimensions: Dimensions, *, is_mxfp4: bool, path: Path) -> None:
     layers = {layer for name in tensors if (layer := layer_of(name)) is not None}
     if len(layers) != dimensions.num_layers or max(layers) != dimensions.num_layers - 1:
         raise UserError(
@@ -91,9 +86,7 @@ def _check_layers(
             )
 
 
-def _check_part(
-    tensors: Mapping[str, TensorEntry], name: str, part: str, dimensions: Dimensions, path: Path
-) -> None:
+def _check_part(tensors: Mapping[str, TensorEntry], name: str, part: str, dimensions: Dimensions, path: Path) -> None:
     entry = tensors.get(name)
     if entry is None:
         raise UserError(f"{path}: tensor {name!r} is missing; take a complete copy of the checkpoint")

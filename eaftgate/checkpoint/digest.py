@@ -29,9 +29,7 @@ def checkpoint_digest(checkpoint: Checkpoint, cache: Path | None = None) -> str:
     shards = [shard.resolve() for shard in checkpoint.shards]
     known = _read_cache(cache)
     with ThreadPoolExecutor(min(_MAX_THREADS, len(shards), os.cpu_count() or 1)) as pool:
-        records = dict(
-            zip(map(str, shards), pool.map(lambda shard: _hash(shard, known), shards), strict=True)
-        )
+        records = dict(zip(map(str, shards), pool.map(lambda shard: _hash(shard, known), shards), strict=True))
     if cache is not None and any(known.get(shard) != record for shard, record in records.items()):
         _update_cache(cache, records)
     return sha256_json({"config": checkpoint.config, "shards": sorted(sha for _, sha in records.values())})
@@ -82,6 +80,4 @@ def _update_cache(cache: Path, records: dict[str, tuple[_Stamp, str]]) -> None:
         with FileLock(cache.with_name(f"{cache.name}.lock")):
             write_json(cache, _read_cache(cache) | records)
     except OSError as error:
-        raise UserError(
-            f"the digest cache {cache} cannot be written ({error.strerror}); give another place"
-        ) from None
+        raise UserError(f"the digest cache {cache} cannot be written ({error.strerror}); give another place") from None

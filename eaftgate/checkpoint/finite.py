@@ -29,10 +29,7 @@ _EXPONENT: dict[str, tuple[str, int]] = {
 def check_finite(checkpoint: Checkpoint) -> None:
     """Raise UserError naming the first tensor with NaN or infinity (BF16, F16, F32, F64, E8M0 scales)."""
     for entry in checkpoint.tensors.values():
-        if (
-            _is_checked(entry)
-            and (index := _first_nonfinite(checkpoint.path / entry.shard, entry)) is not None
-        ):
+        if _is_checked(entry) and (index := _first_nonfinite(checkpoint.path / entry.shard, entry)) is not None:
             raise UserError(
                 f"{checkpoint.path / entry.shard}: tensor {entry.name!r} holds NaN or infinity at "
                 f"element {index}; take a fresh copy of the checkpoint"
@@ -57,9 +54,7 @@ def _first_nonfinite(shard: Path, entry: TensorEntry) -> int | None:
                 count = min(CHUNK_BYTES // dtype.itemsize, total - done)
                 bits: NDArray[np.unsignedinteger] = np.frombuffer(stream.read(count * dtype.itemsize), dtype)
                 if len(bits) != count:
-                    raise UserError(
-                        f"shard {shard} ends inside tensor {entry.name!r}; take a fresh copy of the file"
-                    )
+                    raise UserError(f"shard {shard} ends inside tensor {entry.name!r}; take a fresh copy of the file")
                 bad = (bits & mask) == mask
                 if bad.any():
                     return done + int(bad.argmax())

@@ -80,9 +80,7 @@ def _header_length(prefix: bytes, size: int, path: Path) -> int:
         raise UserError(f"shard {path} has {size} bytes, too few for a safetensors header; {_REPAIR}")
     (length,) = struct.unpack("<Q", prefix)
     if length > MAX_HEADER_BYTES:
-        raise UserError(
-            f"shard {path} announces a header of {length} bytes, more than {MAX_HEADER_BYTES}; {_REPAIR}"
-        )
+        raise UserError(f"shard {path} announces a header of {length} bytes, more than {MAX_HEADER_BYTES}; {_REPAIR}")
     if LENGTH_BYTES + length > size:
         raise UserError(f"shard {path} announces a header of {length} bytes but has only {size}; {_REPAIR}")
     return int(length)
@@ -111,9 +109,7 @@ def _entry(name: str, info: Any, data_begin: int, path: Path) -> TensorEntry:
         if bits >= _U64_LIMIT:
             raise UserError(f"{where}: the shape overflows 64 bits; {_REPAIR}")
     if bits % 8 or bits // 8 != end - begin:
-        raise UserError(
-            f"{where}: shape and dtype need {bits / 8:g} bytes, data_offsets say {end - begin}; {_REPAIR}"
-        )
+        raise UserError(f"{where}: shape and dtype need {bits / 8:g} bytes, data_offsets say {end - begin}; {_REPAIR}")
     return TensorEntry(name, dtype, tuple(shape), path.name, data_begin + begin, data_begin + end)
 
 
@@ -122,9 +118,7 @@ def _check_contiguous(entries: list[TensorEntry], data_begin: int, size: int, pa
     for entry in entries:
         if entry.begin != position:
             kind = "a hole" if entry.begin > position else "an overlap"
-            raise UserError(
-                f"shard {path} has {kind} in its data before tensor {shown(entry.name)}; {_REPAIR}"
-            )
+            raise UserError(f"shard {path} has {kind} in its data before tensor {shown(entry.name)}; {_REPAIR}")
         position = entry.end
     if position != size:
         raise UserError(f"shard {path} has {size} bytes where its header describes {position}; {_REPAIR}")

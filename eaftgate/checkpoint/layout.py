@@ -74,9 +74,7 @@ def expected_parts(*, mxfp4: bool) -> tuple[str, ...]:
     return (MXFP4_PARTS if mxfp4 else DENSE_PARTS) + ROUTER_PARTS
 
 
-def expected_shape(
-    part: str, *, num_experts: int, hidden_size: int, intermediate_size: int
-) -> tuple[int, ...]:
+def expected_shape(part: str, *, num_experts: int, hidden_size: int, intermediate_size: int) -> tuple[int, ...]:
     """Shape of one such tensor as transformers' GptOss modules declare it.
 
     MXFP4 stores a projection output-major ([E, 2I, H/32, 16] blocks), the dequantised form input-major.

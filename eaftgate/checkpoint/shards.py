@@ -21,20 +21,14 @@ def read_tensors(path: Path) -> dict[str, TensorEntry]:
     """
     has_single, has_index = (path / SINGLE_FILE).exists(), (path / INDEX_FILE).exists()
     if has_single and has_index:
-        raise UserError(
-            f"{path} has both {SINGLE_FILE} and {INDEX_FILE}; remove the one that is not the checkpoint"
-        )
+        raise UserError(f"{path} has both {SINGLE_FILE} and {INDEX_FILE}; remove the one that is not the checkpoint")
     if has_single:
         return _sized(read_header(path / SINGLE_FILE), path / SINGLE_FILE)
     if has_index:
         return _read_sharded(path)
     if any(file.suffix in PICKLE_SUFFIXES for file in path.iterdir()):
-        raise UserError(
-            f"{path} has only pickled weights, which can run code when loaded; convert them to safetensors"
-        )
-    raise UserError(
-        f"{path} has neither {SINGLE_FILE} nor {INDEX_FILE}; give a complete checkpoint directory"
-    )
+        raise UserError(f"{path} has only pickled weights, which can run code when loaded; convert them to safetensors")
+    raise UserError(f"{path} has neither {SINGLE_FILE} nor {INDEX_FILE}; give a complete checkpoint directory")
 
 
 def _read_sharded(path: Path) -> dict[str, TensorEntry]:
@@ -42,9 +36,7 @@ def _read_sharded(path: Path) -> dict[str, TensorEntry]:
     index = read_object(where, what="the shard index")
     weight_map = index.get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise UserError(
-            f"{where}: weight_map must map tensor names to shard files; take a fresh copy of the file"
-        )
+        raise UserError(f"{where}: weight_map must map tensor names to shard files; take a fresh copy of the file")
     for name, shard in weight_map.items():
         if not _is_shard_name(shard):
             raise UserError(
@@ -56,8 +48,7 @@ def _read_sharded(path: Path) -> dict[str, TensorEntry]:
         for name, entry in read_header(path / shard).items():
             if weight_map.get(name) != shard:
                 raise UserError(
-                    f"{path / shard}: tensor {shown(name)} is not assigned to this shard by {where}; "
-                    f"{_REPAIR}"
+                    f"{path / shard}: tensor {shown(name)} is not assigned to this shard by {where}; {_REPAIR}"
                 )
             tensors[name] = entry
     if missing := weight_map.keys() - tensors.keys():
@@ -86,9 +77,7 @@ def _check_total_size(index: dict[str, Any], actual: int, where: Path) -> None:
     stated = metadata["total_size"]
     # Some writers store it as 1.0e10.
     if isinstance(stated, bool) or not isinstance(stated, int | float) or stated != actual:
-        raise UserError(
-            f"{where}: total_size is {shown(stated)}, the shards hold {actual} bytes of tensors; {_REPAIR}"
-        )
+        raise UserError(f"{where}: total_size is {shown(stated)}, the shards hold {actual} bytes of tensors; {_REPAIR}")
 
 
 def _sized(tensors: dict[str, TensorEntry], where: Path) -> dict[str, TensorEntry]:

@@ -32,9 +32,7 @@ def resolve(source: str | Path) -> Path:
             return path
         exists = path.exists()
     except (OSError, ValueError) as error:
-        raise UserError(
-            f"{str(source)[:200]!r} is not a usable path ({error}); give a directory or a hub id"
-        ) from None
+        raise UserError(f"{str(source)[:200]!r} is not a usable path ({error}); give a directory or a hub id") from None
     if exists:
         raise UserError(f"{source} is a file; give the directory of the checkpoint instead")
     match = _HUB_ID.fullmatch(str(source))
@@ -49,14 +47,10 @@ def _download(source: str, repo: str, revision: str | None) -> Path:
     nothing = f"{source} is neither an existing directory nor"
     try:
         return Path(
-            huggingface_hub.snapshot_download(
-                repo, revision=revision, allow_patterns=_ALLOW, ignore_patterns=_IGNORE
-            )
+            huggingface_hub.snapshot_download(repo, revision=revision, allow_patterns=_ALLOW, ignore_patterns=_IGNORE)
         )
     except GatedRepoError:
-        raise UserError(
-            f"{source} is gated on the Hub; accept its terms there and run `hf auth login`"
-        ) from None
+        raise UserError(f"{source} is gated on the Hub; accept its terms there and run `hf auth login`") from None
     except RevisionNotFoundError:
         raise UserError(f"{repo} has no revision {revision!r} on the Hub; check the part after '@'") from None
     except RepositoryNotFoundError:
@@ -66,8 +60,6 @@ def _download(source: str, repo: str, revision: str | None) -> Path:
             f"{nothing} in the local Hub cache, and the Hub cannot be reached; "
             f"run `hf download {repo}` where there is a network, or check the path"
         ) from None
-    except (
-        Exception
-    ) as error:  # the HTTP client's exceptions have no common base that huggingface_hub promises
+    except Exception as error:  # the HTTP client's exceptions have no common base that huggingface_hub promises
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise UserError(f"{source} could not be downloaded from the Hub ({reason}); try again") from None

@@ -26,9 +26,7 @@ def parse_object(data: bytes, *, what: str) -> dict[str, Any]:
     except RecursionError:
         raise UserError(f"{what} is nested too deeply to be read; take a fresh copy of the file") from None
     except ValueError as error:  # JSONDecodeError, UnicodeError and over-long integers are all ValueErrors
-        raise UserError(
-            f"{what} is not valid JSON ({_one_line(error)}); take a fresh copy of the file"
-        ) from None
+        raise UserError(f"{what} is not valid JSON ({_one_line(error)}); take a fresh copy of the file") from None
     if not isinstance(value, dict):
         kind = type(value).__name__
         raise UserError(f"{what} must be a JSON object, not a {kind}; take a fresh copy of the file")
@@ -45,9 +43,7 @@ def read_object(path: Path, *, what: str) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"{what} cannot be read: {path} ({error.strerror}); check its permissions") from None
     if len(data) > MAX_JSON_BYTES:
-        raise UserError(
-            f"{what} is larger than {MAX_JSON_BYTES} bytes: {path}; take a fresh copy of the file"
-        )
+        raise UserError(f"{what} is larger than {MAX_JSON_BYTES} bytes: {path}; take a fresh copy of the file")
     return parse_object(data, what=f"{what} {path}")
 
 

@@ -111,7 +111,8 @@ class CollectionStore:
             first_pending, saved_at = next_block, started
             for num_blocks, stats in request.collector.batches(blocks, next_block):
                 expected = int(blocks.counted_BS[next_block : next_block + num_blocks].sum())
-                where = f"pack {blocks.pack}, seq_len {blocks.seq_len}, blocks {next_block} to {next_block + num_blocks - 1}"
+                last = next_block + num_blocks - 1
+                where = f"pack {blocks.pack}, seq_len {blocks.seq_len}, blocks {next_block} to {last}"
                 check_stats(stats, expected, where=where)
                 pending.append(stats)
                 next_block += num_blocks

@@ -14,7 +14,6 @@ from eaftgate.errors import UserError
 from eaftgate.model.load import ModelSettings, hidden_states, load_model
 from eaftgate.packs.blocks import Blocks
 
-
 _loaded: dict[tuple[Path, str, ModelSettings], GptOssForCausalLM] = {}
 """The model of this process: one at a time, because two do not fit on a GPU."""
 
@@ -43,7 +42,10 @@ class TransformersCollector:
         for start in range(first_block, blocks.num_blocks, self._batch_size):
             stop = min(start + self._batch_size, blocks.num_blocks)
             try:
-                yield stop - start, score(model, blocks.token_ids_BS[start:stop], blocks.counted_BS[start:stop])
+                yield (
+                    stop - start,
+                    score(model, blocks.token_ids_BS[start:stop], blocks.counted_BS[start:stop]),
+                )
             except torch.OutOfMemoryError:
                 raise UserError(
                     f"{self._settings.device} ran out of memory scoring {stop - start} blocks of {blocks.seq_len} "
@@ -52,9 +54,7 @@ class TransformersCollector:
 
 
 @torch.inference_mode()
-def score(
-    model: GptOssForCausalLM, token_ids_BS: np.ndarray[Any, Any], counted_BS: np.ndarray[Any, Any]
-) -> TokenStats:
+def score(model: GptOssForCausalLM, token_ids_BS: np.ndarray[Any, Any], counted_BS: np.ndarray[Any, Any]) -> TokenStats:
     """Token statistics of the counted tokens of a batch, in block order."""
     device = model.lm_head.weight.device
     ids_BS = torch.from_numpy(token_ids_BS.astype(np.int64)).to(device)

@@ -6,7 +6,14 @@ from typing import Any
 from eaftgate.gate.plan import BASE, NOOP, Plan
 from eaftgate.gate.policy import METRICS
 
-MODULES = ("test_collection", "test_near_lossless", "test_artifact", "test_noise_floor", "test_noop", "test_stability")
+MODULES = (
+    "test_collection",
+    "test_near_lossless",
+    "test_artifact",
+    "test_noise_floor",
+    "test_noop",
+    "test_stability",
+)
 """The modules of gates/ in the order they run."""
 
 

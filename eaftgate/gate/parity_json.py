@@ -28,7 +28,9 @@ class CaseOutcome:
     properties: Mapping[str, Any]
 
 
-def run_verdict(outcomes: Sequence[CaseOutcome], missing: Sequence[str], cells: Sequence[Mapping[str, Any]]) -> RunVerdict:
+def run_verdict(
+    outcomes: Sequence[CaseOutcome], missing: Sequence[str], cells: Sequence[Mapping[str, Any]]
+) -> RunVerdict:
     """pass only when every planned deciding case ran and every executed case passed."""
     verdicts = [cell["verdict"] for cell in cells if cell["severity"] == "primary"]
     failed = [outcome for outcome in outcomes if not outcome.passed]
@@ -82,7 +84,12 @@ def _row(plan: Plan, cell: Cell, record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write_parity(
-    plan: Plan, results: Path, *, cells: Sequence[Mapping[str, Any]], outcomes: Sequence[CaseOutcome], missing: Sequence[str]
+    plan: Plan,
+    results: Path,
+    *,
+    cells: Sequence[Mapping[str, Any]],
+    outcomes: Sequence[CaseOutcome],
+    missing: Sequence[str],
 ) -> dict[str, Any]:
     """Write parity.json and return it. `missing` are the deciding cases that were planned and did not run."""
     verdict = run_verdict(outcomes, missing, cells)

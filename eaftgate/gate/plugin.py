@@ -45,10 +45,24 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     option("--collector", choices=["transformers"], default="transformers", help="what scores the blocks")
     option("--device", metavar="DEV", help="cpu, cuda or cuda:N (default: cuda when there is one)")
     option("--dtype", choices=["float32", "bfloat16"], help="default: float32 on a CPU, bfloat16 on a GPU")
-    option("--dequantize", action="store_true", help="on a GPU: turn MXFP4 experts into bfloat16 instead of using them as they are")
-    option("--results", type=Path, default=Path("results"), metavar="RUN_DIR", help="default: ./results; resumed when it exists")
+    option(
+        "--dequantize",
+        action="store_true",
+        help="on a GPU: turn MXFP4 experts into bfloat16 instead of using them as they are",
+    )
+    option(
+        "--results",
+        type=Path,
+        default=Path("results"),
+        metavar="RUN_DIR",
+        help="default: ./results; resumed when it exists",
+    )
     option("--strict-cells", action="store_true", help="advisory cells decide too")
-    option("--allow-overlap", action="store_true", help="report calibration rows in the gate packs, and do not fail on them")
+    option(
+        "--allow-overlap",
+        action="store_true",
+        help="report calibration rows in the gate packs, and do not fail on them",
+    )
 
 
 def _options(config: pytest.Config) -> GateOptions:
@@ -56,7 +70,9 @@ def _options(config: pytest.Config) -> GateOptions:
     same = ("base", "packs", "gates", "policy", "regime", "seq_lens", "num_blocks", "batch_size", "seed", "seeds",
             "strict_cells", "allow_overlap", "device", "dtype", "dequantize")  # fmt: skip
     return GateOptions(
-        results=get("results").absolute(), checkpoints=tuple(get("checkpoint")), **{name: get(name) for name in same}
+        results=get("results").absolute(),
+        checkpoints=tuple(get("checkpoint")),
+        **{name: get(name) for name in same},
     )
 
 

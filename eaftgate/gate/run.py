@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock
 
@@ -117,7 +116,9 @@ class GateRun:
         source = self._make_fixture_candidate() if self.plan.options.embedded else self.plan.checkpoints[name]
         candidate, base = self._open(source), self.model(BASE)
         if tokenizer_digest(candidate.checkpoint) != tokenizer_digest(base.checkpoint):
-            raise UserError(f"{candidate.checkpoint.name} has another tokenizer.json than its base: tokens cannot be compared")
+            raise UserError(
+                f"{candidate.checkpoint.name} has another tokenizer.json than its base: tokens cannot be compared"
+            )
         return candidate
 
     def _make_noop(self) -> Model:
@@ -245,5 +246,3 @@ class GateRun:
 def remove_noop(results: Path) -> None:
     """Take away what a run leaves in RUN_DIR/work only for its own use."""
     shutil.rmtree(results / WORK_DIR / NOOP, ignore_errors=True)
-
-

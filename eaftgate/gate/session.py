@@ -29,7 +29,8 @@ class SessionReport:
         what = ", ".join(plan.checkpoints) or "base only (noise floor and no-op rewrite)"
         return [
             f"eaftgate {__version__}: {what}",
-            f"policy {plan.policy_name}, regime {plan.regime_name}, seq_len {lengths}, results in {plan.options.results}",
+            f"policy {plan.policy_name}, regime {plan.regime_name}, seq_len {lengths}",
+            f"results in {plan.options.results}",
         ]
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -66,7 +67,10 @@ class SessionReport:
         if len(self._parity["not_run"]) > 5:
             write(f"not run: {len(self._parity['not_run']) - 5} further deciding cases")
         verdict = self._parity["verdict"]
-        write(f"verdict: {verdict.upper()}   ({self._plan.options.results / PARITY_FILE})", **{COLOURS[verdict]: True})
+        write(
+            f"verdict: {verdict.upper()}   ({self._plan.options.results / PARITY_FILE})",
+            **{COLOURS[verdict]: True},
+        )
 
 
 def _short(nodeid: str) -> str:

@@ -17,7 +17,14 @@ def render_cells(cells: Sequence[Mapping[str, Any]], *, width: int, colour: bool
     table = Table(box=None, pad_edge=False, collapse_padding=True)
     table.add_column("checkpoint", overflow="fold", min_width=6)
     table.add_column("pack", overflow="fold", min_width=5)
-    for name in ("seq", *(("tokens", "PPL base", "PPL") if wide else ()), "dPPL", "d mean p", "dCC pp", "JS2D"):
+    for name in (
+        "seq",
+        *(("tokens", "PPL base", "PPL") if wide else ()),
+        "dPPL",
+        "d mean p",
+        "dCC pp",
+        "JS2D",
+    ):
         table.add_column(name, justify="right", no_wrap=True)
     if wide:
         table.add_column("decides")

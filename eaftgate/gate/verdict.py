@@ -34,7 +34,10 @@ def judge(policy: PointPolicy, cell: CellMetrics) -> dict[str, MetricVerdict]:
     """The verdict of every metric of a cell, in the order of METRICS."""
     limits = policy.thresholds
     measured = {
-        "ppl": (cell.delta_ppl, min(limits.max_abs_delta_ppl.value, limits.max_rel_delta_ppl.value * cell.ppl_base)),
+        "ppl": (
+            cell.delta_ppl,
+            min(limits.max_abs_delta_ppl.value, limits.max_rel_delta_ppl.value * cell.ppl_base),
+        ),
         "mean_p": (cell.delta_mean_p, limits.max_abs_delta_mean_prob.value),
         "cc_rate": (cell.delta_cc, limits.max_abs_delta_cc_rate.value),
         "js2d": (cell.js2d, limits.max_js2d.value),

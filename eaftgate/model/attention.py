@@ -20,7 +20,7 @@ SINK_ATTENTION = "eaftgate_sink"
 
 
 def sink_attention(
-    module: torch.nn.Module,
+    module: torch.nn.Module,  # noqa: ARG001 (transformers passes it)
     query: Tensor,
     key: Tensor,
     value: Tensor,

@@ -31,9 +31,7 @@ class _Experts(Protocol):
     def _apply_gate(self, gate_up: Tensor) -> Tensor: ...
 
 
-def grouped_experts_forward(
-    experts: _Experts, hidden_TD: Tensor, expert_ids_TK: Tensor, gate_TK: Tensor
-) -> Tensor:
+def grouped_experts_forward(experts: _Experts, hidden_TD: Tensor, expert_ids_TK: Tensor, gate_TK: Tensor) -> Tensor:
     """Sum over a token's selections of gate * expert(hidden). Returns [T, D] in the input's dtype."""
     tokens, top_k = expert_ids_TK.shape
     sorted_S, order_S = torch.sort(expert_ids_TK.reshape(-1), stable=True)

@@ -2,15 +2,18 @@
 
 import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import transformers
-from transformers import GptOssForCausalLM, Mxfp4Config
-from transformers.utils import is_kernels_available, is_triton_available
+from transformers import GptOssForCausalLM
 from transformers.utils import logging as transformers_logging
+from transformers.utils.import_utils import is_kernels_available, is_triton_available
+from transformers.utils.quantization_config import Mxfp4Config
 
 from eaftgate.errors import UserError
 from eaftgate.model.attention import SINK_ATTENTION
@@ -40,9 +43,7 @@ class ModelSettings:
         }
 
 
-def default_settings(
-    *, device: str | None = None, dtype: str | None = None, dequantize: bool = False
-) -> ModelSettings:
+def default_settings(*, device: str | None = None, dtype: str | None = None, dequantize: bool = False) -> ModelSettings:
     """CUDA with bfloat16 when there is a GPU, otherwise the CPU with float32.
 
     On a CPU the MXFP4 experts are always dequantised. On a GPU that takes `dequantize`, because it needs three times
@@ -71,22 +72,26 @@ def load_model(path: Path, settings: ModelSettings) -> GptOssForCausalLM:
             f"{path} has MXFP4 experts and no MXFP4 kernels are installed: install triton >= 3.4 and kernels, "
             "or ask for bfloat16 experts with --dequantize"
         )
-    options: dict[str, Any] = {"dtype": dtype, "attn_implementation": SINK_ATTENTION, "device_map": settings.device}
+    options: dict[str, Any] = {
+        "dtype": dtype,
+        "attn_implementation": SINK_ATTENTION,
+        "device_map": settings.device,
+    }
     if quantized:
         options["quantization_config"] = Mxfp4Config(dequantize=settings.dequantize)
     if settings.dequantize:
         options["experts_implementation"] = GROUPED_EXPERTS
     try:
         with _quiet_transformers():
-            model = GptOssForCausalLM.from_pretrained(path, **options)
+            model: Any = GptOssForCausalLM.from_pretrained(path, **options)
             # transformers before 5.23 dequantises to bfloat16 whatever dtype says; the cast is exact.
-            model = model.to(dtype) if settings.dequantize else model
+            model = model.to(dtype=dtype) if settings.dequantize else model
     except torch.OutOfMemoryError:
         raise UserError(f"{path} does not fit into the memory of {settings.device} as {settings.dtype}") from None
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"{path} cannot be loaded by transformers {transformers.__version__}: {reason}") from None
-    return model.eval()
+    return cast(GptOssForCausalLM, model.eval())
 
 
 def hidden_states(model: GptOssForCausalLM, token_ids_BS: torch.Tensor) -> torch.Tensor:
@@ -97,20 +102,17 @@ def hidden_states(model: GptOssForCausalLM, token_ids_BS: torch.Tensor) -> torch
     return output.last_hidden_state  # type: ignore[no-any-return]
 
 
-class _quiet_transformers:
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
     """Silence progress bars and advice that is not addressed to our user; errors still come through."""
-
-    def __enter__(self) -> None:
-        self.verbosity = transformers_logging.get_verbosity()
-        self.bars = transformers_logging.is_progress_bar_enabled()
-        self.warnings = warnings.catch_warnings()
-        self.warnings.__enter__()
-        warnings.simplefilter("ignore")
-        transformers_logging.set_verbosity(logging.ERROR)
-        transformers_logging.disable_progress_bar()
-
-    def __exit__(self, *exception: object) -> None:
-        transformers_logging.set_verbosity(self.verbosity)
-        if self.bars:
+    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity(logging.ERROR)
+    transformers_logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
             transformers_logging.enable_progress_bar()
-        self.warnings.__exit__(*exception)  # type: ignore[arg-type]

@@ -49,16 +49,14 @@ class Blocks:
     def digest(self) -> str:
         """sha256 of token ids, counted positions and rows: equal digests mean equal inputs to a collector."""
         digest = hashlib.sha256(f"blocks-1:{self.num_blocks}x{self.seq_len}:".encode())
-        digest.update(np.ascontiguousarray(self.token_ids_BS, dtype="<i4"))
-        digest.update(np.packbits(self.counted_BS))
-        digest.update(np.ascontiguousarray(self.row_BS, dtype="<i4"))
+        digest.update(np.ascontiguousarray(self.token_ids_BS, dtype="<i4").data)
+        digest.update(np.packbits(self.counted_BS).data)
+        digest.update(np.ascontiguousarray(self.row_BS, dtype="<i4").data)
         digest.update("".join(self.identities).encode())
         return digest.hexdigest()
 
 
-def build_blocks(
-    pack: Pack, tokenizer: Tokenizer, *, eos_id: int, seq_len: int, num_blocks: int | None
-) -> Blocks:
+def build_blocks(pack: Pack, tokenizer: Tokenizer, *, eos_id: int, seq_len: int, num_blocks: int | None) -> Blocks:
     """The first `num_blocks` blocks of `pack` (all of them when None), tokenising no more rows than they need.
 
     Raises UserError when the pack has fewer blocks than asked, or when none of its tokens counts.

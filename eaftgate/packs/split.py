@@ -60,7 +60,9 @@ def _split_pack(path: Path, out: Path, part_of: dict[str, str], *, calib_frac: f
     rows = {part: [i for i, identity in enumerate(identities) if part_of[identity] == part] for part in PARTS}
     for part, picked in rows.items():
         if not picked:
-            raise UserError(f"pack {path} has too few rows ({len(identities)}) for --calib-frac {calib_frac}: no {part} row")
+            raise UserError(
+                f"pack {path} has too few rows ({len(identities)}) for --calib-frac {calib_frac}: no {part} row"
+            )
         (out / part).mkdir(parents=True, exist_ok=True)
         pq.write_table(table.take(pa.array(picked)), out / part / path.name, compression="zstd")
     return PackSplit(path.stem, len(rows["calibration"]), len(rows["gate"]))

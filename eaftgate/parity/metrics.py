@@ -86,9 +86,7 @@ def jensen_shannon(count_a: NDArray[np.int64], count_b: NDArray[np.int64]) -> fl
     return max(0.0, (kl_to_mean(a) + kl_to_mean(b)) / 2)
 
 
-def halves_wobble(
-    logprob_T: FloatArray, entropy_T: FloatArray, first_T: NDArray[np.bool_]
-) -> dict[str, float]:
+def halves_wobble(logprob_T: FloatArray, entropy_T: FloatArray, first_T: NDArray[np.bool_]) -> dict[str, float]:
     """What sampling alone does: |difference| of each metric between two disjoint sets of one model's tokens."""
     p_T, h_T = np.minimum(np.exp(logprob_T.astype(np.float64)), 1.0), entropy_T.astype(np.float64)
     conflict_T = confident_conflict(p_T, h_T, base_thresholds(p_T, h_T))
@@ -97,9 +95,7 @@ def halves_wobble(
         "ppl": abs(perplexity(logprob_T[first_T]) - perplexity(logprob_T[second_T])),
         "mean_p": abs(float(p_T[first_T].mean() - p_T[second_T].mean())),
         "cc_rate": abs(float(conflict_T[first_T].mean() - conflict_T[second_T].mean())),
-        "js2d": jensen_shannon(
-            histogram2d(p_T[first_T], h_T[first_T]), histogram2d(p_T[second_T], h_T[second_T])
-        ),
+        "js2d": jensen_shannon(histogram2d(p_T[first_T], h_T[first_T]), histogram2d(p_T[second_T], h_T[second_T])),
     }
 
 

@@ -53,10 +53,9 @@ def observe_batch(model: GptOssForCausalLM, token_ids_BS: IntArray, counted_BS: 
     with observing(model, observers):  # layers run in order, so records are in layer order
         hidden_BSD = hidden_states(model, ids_BS)
     counted = torch.from_numpy(counted_T).to(device)
-    columns = token_stats(
-        hidden_BSD.flatten(0, 1)[counted - 1], ids_BS.flatten()[counted], model.lm_head, top_k=TOP_K
-    )
-    routing = (torch.stack(column, dim=1).cpu().numpy() for column in zip(*records, strict=True))
+    columns = token_stats(hidden_BSD.flatten(0, 1)[counted - 1], ids_BS.flatten()[counted], model.lm_head, top_k=TOP_K)
+    expert, gate, norm = (torch.stack(column, dim=1).cpu().numpy() for column in zip(*records, strict=True))
     predicting_T = np.searchsorted(positions_X, counted_T - 1).astype(np.int32)
     own_T = np.searchsorted(positions_X, counted_T).astype(np.int32)
-    return Observation(TokenStats(*(column.cpu().numpy() for column in columns)), *routing, predicting_T, own_T)
+    stats = TokenStats(*(column.cpu().numpy() for column in columns))
+    return Observation(stats, expert, gate, norm, predicting_T, own_T)

@@ -75,7 +75,9 @@ def profile_checkpoint(
     try:
         with FileLock(out.with_name(f".{out.name}.lock"), timeout=0):
             _open_partial(partial, description)
-            seconds = _trace_blocks(base, settings, request.batch_size, rows, blocks, sorted(packs), partial / TRACE_DIR)
+            seconds = _trace_blocks(
+                base, settings, request.batch_size, rows, blocks, sorted(packs), partial / TRACE_DIR
+            )
             trace = load_trace(partial / TRACE_DIR, description["dimensions"])
             write_json(partial / PROFILE_FILE, {**description, "thresholds": _thresholds(trace), "seconds": seconds})
             (partial / REQUEST_FILE).unlink()
@@ -92,7 +94,9 @@ def open_profile(path: Path) -> Profile:
     description = read_json(path / PROFILE_FILE, what="profile")
     trace = load_trace(path / TRACE_DIR, description["dimensions"])
     if trace.num_tokens != description["counted_tokens"]:
-        raise UserError(f"{path} is incomplete: its trace holds {trace.num_tokens} of {description['counted_tokens']} tokens")
+        raise UserError(
+            f"{path} is incomplete: its trace holds {trace.num_tokens} of {description['counted_tokens']} tokens"
+        )
     return Profile(path, description, trace)
 
 

@@ -89,7 +89,9 @@ class Trace:
     def num_tokens(self) -> int:
         return sum(len(shard.p_T) for shard in self.shards)
 
-    def selections(self, alignment: str) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32]]]:
+    def selections(
+        self, alignment: str
+    ) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32]]]:
         """Per shard, (expert, gate, norm) of every counted token, each [T, L, K], at the `alignment`'s positions."""
         for shard in self.shards:
             at_T = {"predicting": shard.predicting_T, "token": shard.own_T}[alignment]

@@ -37,17 +37,13 @@ def compare_tensors(candidate: Checkpoint, base: Checkpoint, keep: Sequence[Sequ
 
     Reads both checkpoints once, in chunks. Raises UserError when a shard cannot be read.
     """
-    problems = [
-        f"tensor {name!r} is only in the base" for name in sorted(base.tensors.keys() - candidate.tensors)
-    ]
+    problems = [f"tensor {name!r} is only in the base" for name in sorted(base.tensors.keys() - candidate.tensors)]
     for name, entry in candidate.tensors.items():
         origin = base.tensors.get(name)
         if origin is None:
             problems.append(f"tensor {name!r} is not in the base")
         elif (entry.dtype, entry.shape) != (origin.dtype, kept_shape(origin, keep)):
-            problems.append(
-                f"tensor {name!r} is {entry.dtype} {list(entry.shape)}, not the kept part of the base's"
-            )
+            problems.append(f"tensor {name!r} is {entry.dtype} {list(entry.shape)}, not the kept part of the base's")
         else:
             found = ByteRange(entry.shard, entry.begin, entry.end)
             if not _same_bytes(candidate.path, found, base.path, kept_ranges(origin, keep)):
@@ -67,21 +63,15 @@ def _keep_problems(candidate: Checkpoint, manifest: Manifest) -> list[str]:
             allow_any=manifest.allow_any_keep_n,
         )
         if len(rows[0]) != manifest.keep_n:
-            problems.append(
-                f"the manifest says keep_n {manifest.keep_n}, its keep sets hold {len(rows[0])} experts"
-            )
+            problems.append(f"the manifest says keep_n {manifest.keep_n}, its keep sets hold {len(rows[0])} experts")
     except UserError as error:
         problems.append(f"manifest: {error}")
     if candidate.num_experts != manifest.keep_n:
-        problems.append(
-            f"{CONFIG_FILE} has {candidate.num_experts} experts, the manifest says {manifest.keep_n}"
-        )
+        problems.append(f"{CONFIG_FILE} has {candidate.num_experts} experts, the manifest says {manifest.keep_n}")
     if candidate.top_k != record.top_k:
         problems.append(f"{CONFIG_FILE} has top_k {candidate.top_k}, the base has {record.top_k}")
     if record.num_experts and manifest.keep_frac != manifest.keep_n / record.num_experts:
-        problems.append(
-            f"the manifest's keep_frac {manifest.keep_frac} is not {manifest.keep_n}/{record.num_experts}"
-        )
+        problems.append(f"the manifest's keep_frac {manifest.keep_frac} is not {manifest.keep_n}/{record.num_experts}")
     return problems
 
 
@@ -90,9 +80,7 @@ def _mapping_problems(candidate: Checkpoint, manifest: Manifest) -> list[str]:
         mapping = read_object(candidate.path / MAPPING_FILE, what="the expert mapping")
     except UserError as error:
         return [str(error)]
-    return (
-        [] if mapping == expert_mapping(manifest) else [f"{MAPPING_FILE} does not agree with the keep sets"]
-    )
+    return [] if mapping == expert_mapping(manifest) else [f"{MAPPING_FILE} does not agree with the keep sets"]
 
 
 def _shard_problems(candidate: Checkpoint) -> list[str]:
@@ -113,9 +101,7 @@ def _shard_problems(candidate: Checkpoint) -> list[str]:
 def _base_problems(candidate: Checkpoint, base: Checkpoint, manifest: Manifest) -> list[str]:
     problems = []
     if base.num_experts != manifest.base.num_experts:
-        problems.append(
-            f"the base has {base.num_experts} experts, the manifest says {manifest.base.num_experts}"
-        )
+        problems.append(f"the base has {base.num_experts} experts, the manifest says {manifest.base.num_experts}")
     expected = base.config | {"num_local_experts": manifest.keep_n}
     differing = sorted(
         key

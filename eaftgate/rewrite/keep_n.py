@@ -26,17 +26,13 @@ def resolve_keep_n(
     """
     if keep_frac is not None and keep_n is None:
         if not 0 < keep_frac <= 1:  # also catches NaN
-            raise UserError(
-                f"--keep-frac {keep_frac} is not in (0, 1]; give the share of experts to keep, e.g. 0.75"
-            )
+            raise UserError(f"--keep-frac {keep_frac} is not in (0, 1]; give the share of experts to keep, e.g. 0.75")
         # Fraction(str()) is the decimal the user typed: 0.7 * 40 must be 28, not 28.000000000000004.
         keep_n = math.ceil(Fraction(str(float(keep_frac))) * num_experts / KEEP_MULTIPLE) * KEEP_MULTIPLE
     elif keep_n is None or keep_frac is not None:
         raise UserError("the number of experts to keep needs exactly one of --keep-n and --keep-frac")
     if keep_n < top_k:
-        raise UserError(
-            f"keeping {keep_n} experts is fewer than the {top_k} each token uses; keep at least {top_k}"
-        )
+        raise UserError(f"keeping {keep_n} experts is fewer than the {top_k} each token uses; keep at least {top_k}")
     if keep_n > num_experts:
         raise UserError(f"keeping {keep_n} experts is more than the {num_experts} a layer has; keep fewer")
     if keep_n % KEEP_MULTIPLE and not allow_any:
@@ -52,9 +48,7 @@ def check_keep_sets(
 ) -> list[list[int]]:
     """The keep sets (per layer, ascending expert ids) as plain lists. Raises UserError when not valid."""
     if len(keep) != num_layers:
-        raise UserError(
-            f"the keep sets cover {len(keep)} layers, the checkpoint has {num_layers}; select again for it"
-        )
+        raise UserError(f"the keep sets cover {len(keep)} layers, the checkpoint has {num_layers}; select again for it")
     rows = [[index(expert) for expert in row] for row in keep]
     for layer, row in enumerate(rows):
         if sorted(set(row)) != row or not all(0 <= expert < num_experts for expert in row):

@@ -72,8 +72,7 @@ def expert_mapping(manifest: Manifest) -> dict[str, Any]:
         "num_experts": manifest.base.num_experts,
         "keep_n": manifest.keep_n,
         "layers": {
-            str(layer): {str(old): new for new, old in enumerate(row)}
-            for layer, row in enumerate(manifest.keep)
+            str(layer): {str(old): new for new, old in enumerate(row)} for layer, row in enumerate(manifest.keep)
         },
     }
 
@@ -87,9 +86,7 @@ def read_manifest(directory: Path) -> Manifest:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"])[:200]
-        raise UserError(
-            f"{path}: {where!r} is not valid ({first['msg']}); rewrite the checkpoint again"
-        ) from None
+        raise UserError(f"{path}: {where!r} is not valid ({first['msg']}); rewrite the checkpoint again") from None
 
 
 def verify_files(directory: Path, manifest: Manifest, *, hash_contents: bool) -> list[str]:

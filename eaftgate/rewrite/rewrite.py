@@ -155,6 +155,4 @@ def _explained(error: OSError, out: Path, total: int) -> UserError:
             "again, finished shards are reused"
         )
     reason = error.strerror or str(error)
-    return UserError(
-        f"{error.filename or out} failed while writing {out} ({reason}); correct it and run again"
-    )
+    return UserError(f"{error.filename or out} failed while writing {out} ({reason}); correct it and run again")

@@ -74,7 +74,13 @@ def expert_sums(trace: Trace, *, alignment: str, weights: EaftWeights) -> Expert
             mass = gate_TLK[:, layer].ravel() * norm
             repeat = trace.top_k
             for row, value in enumerate(
-                (None, norm, mass, mass * np.repeat(good_T[tokens], repeat), mass * np.repeat(weight_T[tokens], repeat))
+                (
+                    None,
+                    norm,
+                    mass,
+                    mass * np.repeat(good_T[tokens], repeat),
+                    mass * np.repeat(weight_T[tokens], repeat),
+                )
             ):
                 sums[row, layer] += np.bincount(expert, weights=value, minlength=trace.num_experts)
     return ExpertSums(*sums)

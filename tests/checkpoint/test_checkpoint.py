@@ -115,9 +115,7 @@ def test_index_cannot_leave_the_directory(sharded: Path, shard: Any) -> None:
 
 def test_linked_directory_below_the_root_is_no_shard(sharded: Path) -> None:
     (sharded / "link").symlink_to(sharded.parent)
-    edit(
-        sharded / INDEX, lambda index: index["weight_map"].update({"model.norm.weight": "link/x.safetensors"})
-    )
+    edit(sharded / INDEX, lambda index: index["weight_map"].update({"model.norm.weight": "link/x.safetensors"}))
     assert "not a plain" in refusal(sharded)
 
 
@@ -253,9 +251,7 @@ def test_missing_expert_tensor_is_named(single: Path, part: str) -> None:
 def test_expert_axis_that_disagrees_is_named(single: Path, part: str) -> None:
     tensors = build_tensors(Size(), mxfp4=True, vocab_size=265)
     tensor = tensors[PREFIX + part]
-    write_shard(
-        single / "model.safetensors", tensors | {PREFIX + part: Tensor(tensor.dtype, tensor.array[:7])}
-    )
+    write_shard(single / "model.safetensors", tensors | {PREFIX + part: Tensor(tensor.dtype, tensor.array[:7])})
     message = refusal(single)
     assert PREFIX + part in message
     assert "num_local_experts 8" in message

@@ -33,9 +33,7 @@ PLANTED = {
 
 @pytest.mark.parametrize("value", PLANTED)
 @pytest.mark.parametrize("index", [0, 37, 63])
-def test_planted_value_is_found(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str, index: int
-) -> None:
+def test_planted_value_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str, index: int) -> None:
     monkeypatch.setattr(finite, "CHUNK_BYTES", 64)
     dtype, integer, bits = PLANTED[value]
     tensors = write_tiny_checkpoint(tmp_path, size=Size(layers=2))

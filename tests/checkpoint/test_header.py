@@ -43,9 +43,7 @@ def test_agrees_with_the_safetensors_library(tmp_path: Path) -> None:
     data = shard_bytes(build_tensors(Size(layers=1), mxfp4=True, vocab_size=300))
     path = tmp_path / "model.safetensors"
     path.write_bytes(data)
-    theirs = {
-        name: (t["dtype"], tuple(t["shape"]), bytes(t["data"])) for name, t in safetensors.deserialize(data)
-    }
+    theirs = {name: (t["dtype"], tuple(t["shape"]), bytes(t["data"])) for name, t in safetensors.deserialize(data)}
     ours = {name: (e.dtype, e.shape, data[e.begin : e.end]) for name, e in read_header(path).items()}
     assert ours == theirs
 
@@ -162,9 +160,7 @@ fields = st.fixed_dictionaries(
 
 
 @given(st.dictionaries(st.text(max_size=3), fields | json_values, max_size=3), st.binary(max_size=20))
-def test_fuzz_header_values(
-    tmp_path_factory: pytest.TempPathFactory, header: dict[str, Any], data: bytes
-) -> None:
+def test_fuzz_header_values(tmp_path_factory: pytest.TempPathFactory, header: dict[str, Any], data: bytes) -> None:
     refused_or_valid(tmp_path_factory.getbasetemp() / "fuzz.safetensors", file_bytes(header, data))
 
 

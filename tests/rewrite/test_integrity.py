@@ -176,11 +176,7 @@ def test_fault_is_found_even_when_the_files_are_signed(out: Path, base: Checkpoi
 def test_blocks_and_scales_apart(made: tuple[Checkpoint, Path, dict[str, Tensor]], out: Path) -> None:
     base, _, tensors = made
     kept = slice_tensors(tensors, KEEP)
-    scales = {
-        name: tensor
-        for name, tensor in kept.items()
-        if name.endswith("layers.1.mlp.experts.down_proj_scales")
-    }
+    scales = {name: tensor for name, tensor in kept.items() if name.endswith("layers.1.mlp.experts.down_proj_scales")}
     shards = {SHARD: {name: t for name, t in kept.items() if name not in scales}, "z.safetensors": scales}
     for shard, held in shards.items():
         write_shard(out / shard, held)

@@ -178,9 +178,7 @@ def test_progress_ends_at_the_total(base: Checkpoint, tmp_path: Path) -> None:
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
 
 
-def test_small_chunks_and_few_buffers(
-    base: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_small_chunks_and_few_buffers(base: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rewrite(base, tmp_path / "a")
     monkeypatch.setattr(copy, "CHUNK_BYTES", 777)
     monkeypatch.setattr(copy, "NUM_BUFFERS", 2)

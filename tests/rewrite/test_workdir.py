@@ -56,9 +56,7 @@ def failing_after(writes: int, error: BaseException) -> Callable[[BinaryIO, memo
 def count_copies(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     copied: list[str] = []
     real = rewrite.copy_shard
-    monkeypatch.setattr(
-        rewrite, "copy_shard", lambda plan, *rest: (copied.append(plan.name), real(plan, *rest))[1]
-    )
+    monkeypatch.setattr(rewrite, "copy_shard", lambda plan, *rest: (copied.append(plan.name), real(plan, *rest))[1])
     return copied
 
 
