@@ -177,6 +177,87 @@ def prune(
     )
 
 
+@app.command()
+def report(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Results of a gate run (pytest --results).")],
+    out_file: Annotated[Path, typer.Option("--out", help="HTML file to make.")],
+) -> None:
+    """Write one self-contained HTML page about a gate run."""
+    from eaftgate.report.html import write_report
+
+    write_report(run_dir, out_file)
+    _print(False, {}, f"written to {out_file}")
+
+
+@app.command()
+def lock(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Results of a gate run (pytest --results).")],
+    out_file: Annotated[Path, typer.Option("--out", help="Lockfile to make (JSON).")],
+    checkpoint: Annotated[str | None, typer.Option(help="Which one, as it was given to the gate.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Pin what was judged: digests of base and checkpoint, keep sets, rows, seeds, settings, versions and the verdict.
+
+    Exits with 1 when the verdict it pins is not a pass.
+    """
+    from eaftgate.report.lock import write_lock
+
+    pinned = write_lock(run_dir, checkpoint, out_file)
+    summary = {"out": str(out_file), "verdict": pinned["verdict"]}
+    _print(as_json, summary, f"locked {pinned['checkpoint']['name']}, verdict {pinned['verdict']}: {out_file}")
+    if pinned["verdict"] != "pass":
+        raise typer.Exit(1)
+
+
+@app.command()
+def verify(
+    lock_file: Annotated[Path, typer.Argument(metavar="LOCKFILE", help="Made by eaftgate lock.")],
+    base: Annotated[str | None, typer.Option(help="Where the base is now, if not where it was.")] = None,
+    checkpoint: Annotated[str | None, typer.Option(help="Where the checkpoint is now, if not where it was.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Check that base and checkpoint still are the ones that were locked, and that their verdict was a pass.
+
+    Exits with 1 when not.
+    """
+    from eaftgate.report.lock import verify_lock
+
+    problems = verify_lock(lock_file, base=base, checkpoint=checkpoint)
+    _print(as_json, {"verified": not problems, "problems": problems}, *(problems or ["verified"]))
+    if problems:
+        raise typer.Exit(1)
+
+
+@app.command()
+def cost(
+    base: Annotated[str, typer.Argument(metavar="BASE", help="Checkpoint directory or hub id.")],
+    keep_n: Annotated[int | None, typer.Option(help="Experts to keep in every layer.")] = None,
+    keep_frac: Annotated[float | None, typer.Option(help="The same as a share, rounded up to a multiple of 4.")] = None,
+    regime: Annotated[str, typer.Option(help="Regime of the gates file.")] = "bigblocks",
+    packs: Annotated[Path | None, typer.Option(help="Gate packs, to count them; default: three.")] = None,
+    tokens_per_second: Annotated[float, typer.Option(min=1.0, help="Speed of your collector.")] = 10_000.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Estimate the bytes, memory, tokens and time of pruning and gating, before starting."""
+    from eaftgate.checkpoint.checkpoint import open_checkpoint
+    from eaftgate.gate.policy import load_gates
+    from eaftgate.report.cost import estimate_cost
+    from eaftgate.rewrite.keep_n import resolve_keep_n
+
+    checkpoint = open_checkpoint(base)
+    kept = resolve_keep_n(checkpoint.num_experts, checkpoint.top_k, keep_n, keep_frac)
+    estimate = estimate_cost(checkpoint, kept, load_gates().regime(regime), packs, tokens_per_second)
+    gb = {key: estimate[key] / 1e9 for key in ("base_bytes", "pruned_bytes", "profile_memory_bytes")}
+    _print(
+        as_json,
+        estimate,
+        f"checkpoint: {gb['base_bytes']:.2f} GB, with {kept} of {checkpoint.num_experts} experts {gb['pruned_bytes']:.2f} GB",
+        f"profiling: weights of {gb['profile_memory_bytes']:.2f} GB in memory (bfloat16)",
+        f"gate: {estimate['gate_tokens'] / 1e6:.1f} M tokens ({estimate['packs']} packs, base and one candidate), "
+        f"{estimate['gate_seconds'] / 3600:.1f} h at {tokens_per_second:,.0f} tokens/s",
+    )
+
+
 def main() -> None:
     """Entry point. Exit codes: 1 a negative verdict, 2 something the user can put right, 130 interrupted."""
     try:

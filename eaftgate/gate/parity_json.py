@@ -80,6 +80,7 @@ def _row(plan: Plan, cell: Cell, record: Mapping[str, Any]) -> dict[str, Any]:
         "verdict": record["verdict"],
         "flags": [f"{metric}_advisory" for metric in plan.regime.advisory_metrics],
         "metrics": record["verdicts"],
+        "inputs": record["inputs"],
     }
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 
@@ -222,10 +223,20 @@ class GateRun:
         """A candidate's cell; its result is also left in RUN_DIR/cells for the end of the session."""
         if cell not in self._cells:
             result = self.compare(cell)
-            record = {"session": self.session, **asdict(result)}
+            record = {"session": self.session, "inputs": self._inputs(cell), **asdict(result)}
             write_json(self.results / CELLS_DIR / f"{cell.id}-{cell.seed}.json", record)
             self._cells[cell] = result
         return self._cells[cell]
+
+    def _inputs(self, cell: Cell) -> dict[str, Any]:
+        """What a cell was measured on, by content."""
+        collection = self.collection(cell.checkpoint, cell)
+        return {
+            "base": {"name": self.model(BASE).checkpoint.name, "digest": self.model(BASE).digest},
+            "checkpoint_digest": self.model(cell.checkpoint).digest,
+            "blocks_digest": self.blocks(cell).digest,
+            "collector": dict(collection.meta["settings"]),
+        }
 
     def halves(self, cell: Cell) -> dict[str, float]:
         """|difference| of every metric of the base between the first and the second half of the blocks."""

@@ -1,0 +1,35 @@
+"""What a job will need, from the checkpoint's headers and a regime: bytes, memory, tokens, and time at a given speed."""
+
+from pathlib import Path
+from typing import Any
+
+from eaftgate.checkpoint.checkpoint import Checkpoint
+from eaftgate.checkpoint.layout import expert_tensor
+from eaftgate.gate.policy import Regime
+from eaftgate.packs.pack import pack_paths
+
+MODELS_GATED = 2
+"""Base and one candidate; their noise floor and no-op rewrite repeat the primary cells."""
+
+
+def estimate_cost(
+    base: Checkpoint, keep_n: int, regime: Regime, packs: Path | None, tokens_per_second: float
+) -> dict[str, Any]:
+    """Bytes are exact, tokens are the regime's; seconds are tokens over the given speed, loading not counted."""
+    expert_bytes = sum(entry.nbytes for entry in base.tensors.values() if expert_tensor(entry.name) is not None)
+    pruned_bytes = base.nbytes - expert_bytes + expert_bytes * keep_n // base.num_experts
+    parameters = base.num_layers * base.num_experts * 3 * base.hidden_size * base.intermediate_size
+    dense_bytes = base.nbytes - expert_bytes
+    num_packs = 1 + (len(pack_paths(packs)) if packs is not None else 3)
+    cell_tokens = sum(length * regime.blocks_for(length) for length in regime.seq_lens)
+    primary_tokens = sum(length * regime.blocks_for(length) for length in regime.primary.seq_lens)
+    gate_tokens = MODELS_GATED * (num_packs * cell_tokens + primary_tokens * len(regime.primary.packs))
+    return {
+        "base_bytes": base.nbytes,
+        "pruned_bytes": pruned_bytes,
+        "profile_memory_bytes": dense_bytes + 2 * parameters,
+        "gate_tokens": gate_tokens,
+        "gate_seconds": gate_tokens / tokens_per_second,
+        "tokens_per_second": tokens_per_second,
+        "packs": num_packs,
+    }

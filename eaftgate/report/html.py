@@ -1,0 +1,117 @@
+"""report.html: one self-contained page that says what was judged, how it went, and what the numbers mean."""
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from eaftgate.errors import UserError
+from eaftgate.files import write_text
+from eaftgate.gate.parity_json import read_parity
+
+ORIGIN_ROWS = (
+    ("EAFT-REAP keep 24", "UNION 1024", "+0.212", "+0.016", "-0.0103", "0.0060", "pass"),
+    ("EAFT-REAP keep 24", "UNION 2048", "+0.154", "+0.026", "-0.0097", "0.0031", "pass"),
+    ("EAFT-REAP keep 20", "UNION 1024", "+0.485", "+0.053", "-0.0210", "0.0252", "fail"),
+    ("EAFT-REAP keep 20", "UNION 2048", "+0.383", "+0.065", "-0.0216", "0.0128", "fail"),
+)
+"""Published by the project this grew from (radna0/cuda-norm): gpt-oss-20b, 512 blocks, v1."""
+
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem; color: #1c2024; }
+h1 { font-size: 1.5rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; white-space: nowrap; }
+th, td { padding: .3rem .7rem; text-align: right; border-bottom: 1px solid #e3e6e8; }
+th { font-weight: 600; border-bottom: 2px solid #1c2024; }
+td.name, th.name { text-align: left; } tr.advisory { color: #697177; }
+.verdict { font-weight: 700; } .pass { color: #18794e; } .fail { color: #cd2b31; }
+.inconclusive, .incomplete { color: #ad5700; }
+p.note { max-width: 48rem; color: #4a5056; }
+"""
+
+
+def write_report(results: Path, out: Path) -> None:
+    """Render the run in `results`. Raises UserError when it has no result or `out` exists."""
+    if out.exists():
+        raise UserError(f"{out} already exists: choose another --out or remove it")
+    write_text(out, render(read_parity(results)))
+
+
+def render(parity: Mapping[str, Any]) -> str:
+    cells = parity["cells"]
+    columns = ("checkpoint", "pack", "seq_len", "tokens", "PPL base", "PPL", "dPPL", "d mean p", "dCC (pp)", "JS2D")
+    head = _row("th", (*columns, "decides", "verdict"))
+    body = "\n".join(_cell_row(cell) for cell in cells)
+    origin_head = _row("th", ("run (20B)", "cell", "dPPL", "dCC (pp)", "d mean p", "JS2D", "verdict"))
+    origin = "\n".join(_row("td", row, verdict=row[-1]) for row in ORIGIN_ROWS)
+    verdict = parity["verdict"]
+    policy, regime = escape(parity["policy"]), escape(parity["regime"])
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>eaftgate: {escape(verdict)}</title><style>{_STYLE}</style></head><body>
+<h1>Near-lossless gate: <span class="verdict {verdict}">{verdict.upper()}</span></h1>
+<p>Policy {policy}, regime {regime}. The rule on point estimates (near-lossless-v1) says
+<span class="verdict {parity["v1_verdict"]}">{parity["v1_verdict"]}</span>.</p>
+<div class="scroll"><table>{head}{body}</table></div>
+<p class="note">Differences are candidate minus base on the same tokens; only completion tokens count. mean p is the mean
+probability of the reference token, CC the share of tokens on which the model is sure and wrong, JS2D the plug-in
+Jensen-Shannon divergence (nats) of the 160 x 120 histograms of probability and entropy, which at a small budget is
+mostly bias. Advisory cells are shown in grey and do not decide.</p>
+{_problems(parity)}
+<h2>Published figures of the origin, for comparison</h2>
+<div class="scroll"><table>{origin_head}{origin}</table></div>
+<h2>Made from</h2>{_inputs(cells)}
+<p class="note">Written by eaftgate {escape(parity["eaftgate"])}.</p>
+</body></html>
+"""
+
+
+def _row(tag: str, values: Sequence[str], *, verdict: str = "", advisory: bool = False) -> str:
+    names = len(values) - 1 if verdict else len(values)
+    tds = [
+        f'<{tag} class="name">{escape(value)}</{tag}>' if index < 2 else f"<{tag}>{escape(value)}</{tag}>"
+        for index, value in enumerate(values[:names])
+    ]
+    if verdict:
+        tds.append(f'<td class="verdict {verdict}">{verdict}</td>')
+    return f"<tr{' class=advisory' if advisory else ''}>{''.join(tds)}</tr>"
+
+
+def _cell_row(cell: Mapping[str, Any]) -> str:
+    values = (
+        cell["name"],
+        cell["pack"],
+        str(cell["seq_len"]),
+        f"{cell['tokens']:,}",
+        f"{cell['ppl_base']:.4f}",
+        f"{cell['ppl']:.4f}",
+        f"{cell['delta_ppl']:+.4f} ({cell['delta_ppl'] / cell['ppl_base']:+.2%})",
+        f"{cell['delta_mean_p']:+.4f}",
+        f"{100 * cell['delta_cc']:+.3f}",
+        f"{cell['js2d']:.4f}",
+        cell["severity"],
+        cell["verdict"],
+    )
+    return _row("td", values, verdict=cell["verdict"], advisory=cell["severity"] != "primary")
+
+
+def _problems(parity: Mapping[str, Any]) -> str:
+    items = [f"{problem['case']}: {problem['reason']}" for problem in parity["failed"]]
+    items += [f"not run: {case}" for case in parity["not_run"]]
+    if not items:
+        return ""
+    return "<h2>What failed or did not run</h2><ul>" + "".join(f"<li>{escape(item)}</li>" for item in items) + "</ul>"
+
+
+def _inputs(cells: Sequence[Mapping[str, Any]]) -> str:
+    rows: dict[str, tuple[str, str]] = {}
+    for cell in cells:
+        inputs = cell["inputs"]
+        rows["base"] = (inputs["base"]["name"], inputs["base"]["digest"])
+        rows[cell["name"]] = (cell["checkpoint"], inputs["checkpoint_digest"])
+    body = "".join(_row("td", (role, name, digest)) for role, (name, digest) in rows.items())
+    settings = cells[0]["inputs"]["collector"] if cells else {}
+    scored = ", ".join(f"{key} {value}" for key, value in settings.items())
+    head = _row("th", ("model", "named", "digest"))
+    return f'<div class="scroll"><table>{head}{body}</table></div><p class="note">Scored with: {escape(scored)}.</p>'

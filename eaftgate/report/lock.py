@@ -1,0 +1,82 @@
+"""The lockfile: one file that pins what was pruned, from what, judged on what, and the verdict; and its check."""
+
+import importlib.metadata
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from eaftgate import __version__
+from eaftgate.checkpoint.checkpoint import open_checkpoint
+from eaftgate.checkpoint.digest import checkpoint_digest
+from eaftgate.errors import UserError
+from eaftgate.files import read_json, write_json
+from eaftgate.gate.parity_json import read_parity
+from eaftgate.rewrite.manifest import MANIFEST_FILE, read_manifest, verify_files
+
+LOCK_SCHEMA = "lock-1"
+PINNED_LIBRARIES = ("numpy", "safetensors", "scipy", "tokenizers", "torch", "transformers")
+
+
+def make_lock(results: Path, checkpoint: str | None) -> dict[str, Any]:
+    """The lock of one checkpoint of a gate run. Raises UserError when it is not clear which, or none was judged."""
+    parity = read_parity(results)
+    judged = {cell["checkpoint"] for cell in parity["cells"]}
+    if checkpoint is None and len(judged) == 1:
+        checkpoint = next(iter(judged))
+    if checkpoint not in judged:
+        names = ", ".join(sorted(judged)) or "none"
+        raise UserError(f"{results} has judged {names}: say which with --checkpoint")
+    cells = [cell for cell in parity["cells"] if cell["checkpoint"] == checkpoint]
+    found = open_checkpoint(checkpoint)
+    digest = checkpoint_digest(found)
+    if any(cell["inputs"]["checkpoint_digest"] != digest for cell in cells):
+        raise UserError(f"{checkpoint} has changed since {results} judged it: run the gate again")
+    manifest = read_manifest(found.path).model_dump() if (found.path / MANIFEST_FILE).is_file() else None
+    return {
+        "schema": LOCK_SCHEMA,
+        "eaftgate": __version__,
+        "base": cells[0]["inputs"]["base"],
+        "checkpoint": {"name": checkpoint, "digest": digest, "num_experts": found.num_experts},
+        "keep_n": found.num_experts,
+        "keep": None if manifest is None else manifest["keep"],
+        "provenance": None if manifest is None else manifest["provenance"],
+        "policy": parity["policy"],
+        "regime": parity["regime"],
+        "verdict": parity["verdict"],
+        "collector": cells[0]["inputs"]["collector"],
+        "cells": [_pinned(cell) for cell in cells],
+        "libraries": {name: importlib.metadata.version(name) for name in PINNED_LIBRARIES},
+        "python": platform.python_version(),
+    }
+
+
+def _pinned(cell: Mapping[str, Any]) -> dict[str, Any]:
+    kept = ("pack", "seq_len", "num_blocks", "seed", "tokens", "severity", "verdict", "metrics")
+    return {**{key: cell[key] for key in kept}, "blocks_digest": cell["inputs"]["blocks_digest"]}
+
+
+def write_lock(results: Path, checkpoint: str | None, out: Path) -> dict[str, Any]:
+    if out.exists():
+        raise UserError(f"{out} already exists: choose another --out or remove it")
+    lock = make_lock(results, checkpoint)
+    write_json(out, lock)
+    return lock
+
+
+def verify_lock(path: Path, *, base: str | None, checkpoint: str | None) -> list[str]:
+    """What no longer holds, one sentence each; empty when the files are those that were judged and they passed.
+
+    `base` and `checkpoint` say where the files are now, if not where they were.
+    """
+    lock = read_json(path, what="lockfile")
+    if not isinstance(lock, dict) or lock.get("schema") != LOCK_SCHEMA:
+        raise UserError(f"{path} is not a lockfile of schema {LOCK_SCHEMA}")
+    problems = [] if lock["verdict"] == "pass" else [f"the locked verdict is {lock['verdict']}"]
+    for role, pinned, given in (("base", lock["base"], base), ("checkpoint", lock["checkpoint"], checkpoint)):
+        found = open_checkpoint(given or pinned["name"])
+        if checkpoint_digest(found) != pinned["digest"]:
+            problems.append(f"the {role} {found.name} is not the one that was locked: its digest differs")
+        if role == "checkpoint" and (found.path / MANIFEST_FILE).is_file():
+            problems += verify_files(found.path, read_manifest(found.path), hash_contents=False)
+    return problems
