@@ -1,0 +1,41 @@
+# Two targets for a stranger: `make gate` runs the main job on the embedded checkpoint, `make test` the tests.
+# The CPU build of torch is enough for both. PYTHON chooses the interpreter, TORCH what pip installs as torch.
+
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+VENV ?= .venv
+OUT ?= gate-out
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: setup gate test lint clean
+
+setup: $(READY)
+
+# torch goes first and by name, so that a build chosen by the user is not replaced.
+$(READY): pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit("eaftgate needs Python 3.11 or later: make PYTHON=python3.11 ...") if sys.version_info < (3, 11) else None'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check '$(TORCH)'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	touch $@
+
+# profile -> prune to 24 -> gate, with the commands that work on any checkpoint.
+gate: $(READY)
+	rm -rf $(OUT)
+	$(BIN)/eaftgate profile fixtures/checkpoint --packs fixtures/packs/calibration --seq-len 512 --batch-size 8 --out $(OUT)/profile
+	$(BIN)/eaftgate prune fixtures/checkpoint --profile $(OUT)/profile --keep-n 24 --out $(OUT)/keep24
+	$(BIN)/python -m pytest gates/ -n 2 -q --base=fixtures/checkpoint --checkpoint=$(OUT)/keep24 \
+	  --packs=fixtures/packs/gate --regime=fixture --results=$(OUT)/run --junitxml=$(OUT)/junit.xml
+	cp $(OUT)/run/parity.json $(OUT)/parity.json
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/python -m pytest -n 2 -q tests/
+
+clean:
+	rm -rf $(OUT) $(VENV) results
