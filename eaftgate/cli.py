@@ -247,12 +247,12 @@ def cost(
     checkpoint = open_checkpoint(base)
     kept = resolve_keep_n(checkpoint.num_experts, checkpoint.top_k, keep_n, keep_frac)
     estimate = estimate_cost(checkpoint, kept, load_gates().regime(regime), packs, tokens_per_second)
-    gb = {key: estimate[key] / 1e9 for key in ("base_bytes", "pruned_bytes", "profile_memory_bytes")}
+    full, pruned, memory = (estimate[f"{key}_bytes"] / 1e9 for key in ("base", "pruned", "profile_memory"))
     _print(
         as_json,
         estimate,
-        f"checkpoint: {gb['base_bytes']:.2f} GB, with {kept} of {checkpoint.num_experts} experts {gb['pruned_bytes']:.2f} GB",
-        f"profiling: weights of {gb['profile_memory_bytes']:.2f} GB in memory (bfloat16)",
+        f"checkpoint: {full:.2f} GB, {pruned:.2f} GB with {kept} of {checkpoint.num_experts} experts",
+        f"profiling: weights of {memory:.2f} GB in memory (bfloat16)",
         f"gate: {estimate['gate_tokens'] / 1e6:.1f} M tokens ({estimate['packs']} packs, base and one candidate), "
         f"{estimate['gate_seconds'] / 3600:.1f} h at {tokens_per_second:,.0f} tokens/s",
     )

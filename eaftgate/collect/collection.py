@@ -63,12 +63,15 @@ class Collection:
 def check_stats(stats: TokenStats, expected_tokens: int, *, where: str) -> None:
     """The invariants of a collector's output. Raises UserError naming `where` when one is broken."""
     problem = None
-    if len(stats) != expected_tokens:
-        problem = f"{len(stats)} tokens came back for {expected_tokens} counted ones"
+    lengths = {len(getattr(stats, field.name)) for field in fields(TokenStats)}
+    if lengths != {expected_tokens}:
+        problem = f"{' or '.join(map(str, sorted(lengths)))} tokens came back for {expected_tokens} counted ones"
     elif bad := _non_finite(stats):
         problem = f"{bad} of {expected_tokens} counted tokens have a log-probability or entropy that is not finite"
     elif stats.logprob_T.size and stats.logprob_T.max() > LOGPROB_TOLERANCE:
         problem = "a log-probability is above 0"
+    elif ((stats.entropy_T < 0) | (stats.entropy_T > 1)).any():
+        problem = "an entropy lies outside 0 to 1"
     elif (np.diff(stats.top_logprobs_TK, axis=1) > 0).any():
         problem = "top log-probabilities are not in descending order"
     elif (np.exp(stats.top_logprobs_TK, dtype=np.float64).sum(axis=1) > 1 + LOGPROB_TOLERANCE).any():

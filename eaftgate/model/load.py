@@ -1,6 +1,7 @@
 """Loading a gpt-oss checkpoint with transformers for scoring or profiling."""
 
 import logging
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -50,6 +51,8 @@ def default_settings(*, device: str | None = None, dtype: str | None = None, deq
     the memory and measures another path than the one that serves.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+        raise UserError(f"device {device!r} is none of cpu, cuda, cuda:N")
     on_gpu = torch.device(device).type == "cuda"
     if on_gpu and not torch.cuda.is_available():
         raise UserError(f"device {device} was asked for, but torch {torch.__version__} sees no CUDA GPU")

@@ -78,6 +78,10 @@ def read_table(path: Path) -> pa.Table:
         raise UserError(f"pack {path}: column 'text' holds {kind}, not strings")
     if table.num_rows == 0:
         raise UserError(f"pack {path} has no rows")
+    try:
+        table["text"].validate(full=True)
+    except pa.ArrowInvalid as error:
+        raise UserError(f"pack {path}: column 'text' is damaged ({error}); write it as UTF-8") from None
     if table["text"].null_count:
         raise UserError(f"pack {path}: {table['text'].null_count} rows of column 'text' are null")
     return table

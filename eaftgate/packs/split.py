@@ -1,6 +1,7 @@
 """Splitting a packs directory into rows to calibrate on and rows to gate on, disjoint by row identity."""
 
 import shutil
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,12 +52,13 @@ def split_packs(directory: Path, out: Path, *, calib_frac: float, seed: int) -> 
 def _split_pack(path: Path, out: Path, part_of: dict[str, str], *, calib_frac: float, seed: int) -> PackSplit:
     table = read_table(path)
     identities = [row_identity(text) for text in table["text"].to_pylist()]
+    copies = Counter(identities)
     wanted = round(calib_frac * len(identities))
-    have = sum(part_of.get(identity) == "calibration" for identity in identities)
-    for identity in sorted(identities, key=lambda identity: shuffle_key(seed, identity)):
+    have = sum(count for identity, count in copies.items() if part_of.get(identity) == "calibration")
+    for identity in sorted(copies, key=lambda identity: shuffle_key(seed, identity)):
         if identity not in part_of:
             part_of[identity] = "calibration" if have < wanted else "gate"
-            have += part_of[identity] == "calibration"
+            have += copies[identity] if part_of[identity] == "calibration" else 0
     rows = {part: [i for i, identity in enumerate(identities) if part_of[identity] == part] for part in PARTS}
     for part, picked in rows.items():
         if not picked:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, processors
 
 from eaftgate.errors import UserError
 from eaftgate.files import read_json
@@ -30,6 +30,8 @@ def load_tokenizer(checkpoint: Path) -> PackTokenizer:
         raise UserError(f"{path} is not a tokenizer ({str(error).splitlines()[0]})") from None
     backend.no_truncation()
     backend.no_padding()
+    # A post-processor adds specials, or trims white space off a token's offsets, which would then not count.
+    backend.post_processor = processors.ByteLevel(trim_offsets=False)
     return PackTokenizer(backend, _eos_id(checkpoint, backend))
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import rel_entr
 
 FloatArray = NDArray[np.floating]
 
@@ -78,12 +79,7 @@ def jensen_shannon(count_a: NDArray[np.int64], count_b: NDArray[np.int64]) -> fl
     a = count_a.ravel() / count_a.sum()
     b = count_b.ravel() / count_b.sum()
     mean = (a + b) / 2
-
-    def kl_to_mean(q: NDArray[np.float64]) -> float:
-        held = q > 0
-        return float(np.sum(q[held] * np.log(q[held] / mean[held])))
-
-    return max(0.0, (kl_to_mean(a) + kl_to_mean(b)) / 2)
+    return max(0.0, float(rel_entr(a, mean).sum() + rel_entr(b, mean).sum()) / 2)
 
 
 def halves_wobble(logprob_T: FloatArray, entropy_T: FloatArray, first_T: NDArray[np.bool_]) -> dict[str, float]:

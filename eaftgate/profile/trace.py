@@ -62,7 +62,7 @@ def save_shard(directory: Path, name: str, shard: TraceShard) -> None:
 def load_shard(path: Path) -> TraceShard:
     try:
         return TraceShard(**{f.name: np.load(path / f"{f.name}.npy", mmap_mode="r") for f in fields(TraceShard)})
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:  # EOFError: an empty file
         raise UserError(f"trace shard {path} is damaged ({error}): profile again") from None
 
 

@@ -1,4 +1,4 @@
-"""What a job will need, from the checkpoint's headers and a regime: bytes, memory, tokens, and time at a given speed."""
+"""What a job will need, from the checkpoint's headers and a regime: bytes, memory, tokens, and time at a speed."""
 
 from pathlib import Path
 from typing import Any

@@ -54,10 +54,10 @@ def render(parity: Mapping[str, Any]) -> str:
 <p>Policy {policy}, regime {regime}. The rule on point estimates (near-lossless-v1) says
 <span class="verdict {parity["v1_verdict"]}">{parity["v1_verdict"]}</span>.</p>
 <div class="scroll"><table>{head}{body}</table></div>
-<p class="note">Differences are candidate minus base on the same tokens; only completion tokens count. mean p is the mean
-probability of the reference token, CC the share of tokens on which the model is sure and wrong, JS2D the plug-in
-Jensen-Shannon divergence (nats) of the 160 x 120 histograms of probability and entropy, which at a small budget is
-mostly bias. Advisory cells are shown in grey and do not decide.</p>
+<p class="note">Differences are candidate minus base on the same tokens; only completion tokens count. mean p is
+the mean probability of the reference token, CC the share of tokens on which the model is sure and wrong, JS2D the
+plug-in Jensen-Shannon divergence (nats) of the 160 x 120 histograms of probability and entropy, which at a small
+budget is mostly bias. Advisory cells are shown in grey and do not decide.</p>
 {_problems(parity)}
 <h2>Published figures of the origin, for comparison</h2>
 <div class="scroll"><table>{origin_head}{origin}</table></div>

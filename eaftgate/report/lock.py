@@ -24,7 +24,7 @@ def make_lock(results: Path, checkpoint: str | None) -> dict[str, Any]:
     judged = {cell["checkpoint"] for cell in parity["cells"]}
     if checkpoint is None and len(judged) == 1:
         checkpoint = next(iter(judged))
-    if checkpoint not in judged:
+    if checkpoint is None or checkpoint not in judged:
         names = ", ".join(sorted(judged)) or "none"
         raise UserError(f"{results} has judged {names}: say which with --checkpoint")
     cells = [cell for cell in parity["cells"] if cell["checkpoint"] == checkpoint]

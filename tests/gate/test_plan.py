@@ -1,0 +1,115 @@
+"""What a gate run plans: cells, names, and which cases must have run."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from eaftgate.errors import UserError
+from eaftgate.gate.cases import MODULES, cases, has_cases, required_cases
+from eaftgate.gate.plan import GateOptions, Plan, make_plan
+from eaftgate.gate.policy import METRICS
+
+
+@pytest.fixture
+def packs(tmp_path: Path) -> Path:
+    directory = tmp_path / "packs"
+    directory.mkdir()
+    for name in ("reasoning", "chat"):
+        pq.write_table(pa.table({"text": ["x"]}), directory / f"{name}.parquet")
+    return directory
+
+
+def plan_of(directory: Path, **options: object) -> Plan:
+    defaults = {"results": directory.parent / "run", "packs": directory}
+    return make_plan(GateOptions(**{**defaults, **options}), fixture_packs=directory)  # type: ignore[arg-type]
+
+
+def test_cells_are_checkpoints_by_packs_by_seq_lens(packs: Path) -> None:
+    plan = plan_of(packs, checkpoints=("out/a", "out/b"))
+    assert [cell.id for cell in plan.cells] == [
+        f"{checkpoint}-{pack}-{length}"
+        for checkpoint in "ab"
+        for pack in ("UNION", "chat", "reasoning")
+        for length in (1024, 2048)
+    ]
+    assert [cell.id for cell in plan.primary_cells] == ["a-UNION-1024", "a-UNION-2048", "b-UNION-1024", "b-UNION-2048"]
+    assert {cell.num_blocks for cell in plan.cells} == {512}
+
+
+def test_test_ids_end_in_the_metric(packs: Path) -> None:
+    ids = list(cases(plan_of(packs, checkpoints=("a",), seq_lens=(1024,)), "cell_case"))
+    assert ids[:4] == [f"a-UNION-1024-{metric}" for metric in METRICS]
+
+
+def test_equal_names_get_a_suffix_and_reserved_ones_too(packs: Path) -> None:
+    plan = plan_of(packs, checkpoints=("x/keep24", "y/keep24", "z/base", "org/keep24@rev"))
+    assert plan.checkpoints == {
+        "keep24": "x/keep24", "keep24-2": "y/keep24", "base-2": "z/base", "keep24-3": "org/keep24@rev",
+    }  # fmt: skip
+
+
+def test_the_same_checkpoint_twice_is_gated_once(packs: Path) -> None:
+    assert plan_of(packs, checkpoints=("a", "a")).checkpoints == {"a": "a"}
+
+
+def test_chosen_seq_lens_decide_when_the_regime_names_none_of_them(packs: Path) -> None:
+    plan = plan_of(packs, checkpoints=("a",), seq_lens=(4096, 4096))
+    assert [(cell.seq_len, cell.primary) for cell in plan.cells if cell.pack == "UNION"] == [(4096, True)]
+
+
+def test_chosen_seq_lens_keep_the_regimes_primary_ones(packs: Path) -> None:
+    plan = plan_of(packs, checkpoints=("a",), seq_lens=(512, 1024))
+    assert [(c.seq_len, c.primary) for c in plan.cells if c.pack == "UNION"] == [(512, False), (1024, True)]
+
+
+def test_only_a_base_plans_noise_floor_and_noop(packs: Path) -> None:
+    plan = plan_of(packs, base="b")
+    assert not has_cases(plan, "test_near_lossless")
+    assert not has_cases(plan, "test_artifact")
+    assert has_cases(plan, "test_noop")
+    required = required_cases(plan)
+    assert "test_noise_floor[base-UNION-1024-ppl]" in required
+    assert "test_noop[noop-UNION-2048-js2d]" in required
+
+
+def test_required_are_the_deciding_cases(packs: Path) -> None:
+    assert required_cases(plan_of(packs, checkpoints=("a",), seq_lens=(1024,))) == [
+        f"test_near_lossless[a-UNION-1024-{metric}]" for metric in METRICS
+    ]
+    strict = required_cases(plan_of(packs, checkpoints=("a",), seq_lens=(1024,), strict_cells=True))
+    assert len(strict) == 3 * len(METRICS)
+    fixture = required_cases(plan_of(packs, checkpoints=("a",), regime="fixture"))
+    assert fixture
+    assert not [case for case in fixture if "js2d" in case]
+
+
+def test_stability_is_planned_with_seeds_only(packs: Path) -> None:
+    assert not has_cases(plan_of(packs, checkpoints=("a",)), "test_stability")
+    plan = plan_of(packs, checkpoints=("a",), seeds=(1, 2), seq_lens=(1024,))
+    assert list(cases(plan, "stability_case")) == ["a-UNION-1024-seed1", "a-UNION-1024-seed2"]
+
+
+def test_every_module_of_gates_has_its_place() -> None:
+    found = {path.stem for path in (Path(__file__).parents[2] / "gates").glob("test_*.py")}
+    assert found == set(MODULES)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"packs": None, "checkpoints": ("a",)}, "need --packs"),
+        ({"packs": None, "base": "b"}, "need --packs"),
+        ({}, "needs --checkpoint or --base"),
+        ({"base": "b", "num_blocks": 0}, "--num-blocks"),
+        ({"base": "b", "batch_size": 0}, "--batch-size"),
+        ({"base": "b", "seq_lens": (1,)}, "--seq-lens"),
+        ({"base": "b", "policy": "x"}, "--policy"),
+        ({"base": "b", "regime": "x"}, "--regime"),
+        ({"base": "b", "packs": Path("nowhere")}, "nowhere"),
+    ],
+)
+def test_contradictions_are_usage_errors(packs: Path, options: dict[str, object], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        plan_of(packs, **options)
