@@ -1,0 +1,162 @@
+"""Invariants of token statistics, and collections as files: all of it or nothing, and nothing damaged."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from eaftgate.collect import collection as module
+from eaftgate.collect.collection import (
+    Collection,
+    TokenStats,
+    check_stats,
+    concatenate,
+    load_arrays,
+    load_collection,
+    make_collection,
+    save_collection,
+)
+from eaftgate.errors import UserError
+from eaftgate.packs.blocks import Blocks
+
+
+def stats_of(tokens: int, seed: int = 0) -> TokenStats:
+    rng = np.random.default_rng(seed)
+    top = -np.sort(rng.exponential(3.0, (tokens, 20)).astype(np.float32) + 3.5)
+    return TokenStats(
+        logprob_T=-rng.exponential(2.0, tokens).astype(np.float32),
+        entropy_T=rng.random(tokens, dtype=np.float32),
+        top_ids_TK=rng.integers(0, 200, (tokens, 20), dtype=np.int32),
+        top_logprobs_TK=-np.sort(-top, axis=1),
+    )
+
+
+def with_value(field: str, where: Any, value: float) -> TokenStats:
+    stats = stats_of(6)
+    array = getattr(stats, field).copy()
+    array[where] = value
+    return dataclasses.replace(stats, **{field: array})
+
+
+def test_good_statistics_pass() -> None:
+    check_stats(stats_of(6), 6, where="here")
+    check_stats(stats_of(0), 0, where="here")
+    check_stats(with_value("logprob_T", 2, 5e-4), 6, where="here")  # rounding
+    check_stats(with_value("entropy_T", slice(0, 2), 1.0), 6, where="here")
+
+
+NOT_FINITE = "1 of 6 counted tokens have a log-probability or entropy that is not finite"
+BROKEN = {
+    "NaN log-probability": (with_value("logprob_T", 3, np.nan), NOT_FINITE),
+    "probability zero": (with_value("logprob_T", 3, -np.inf), NOT_FINITE),
+    "infinite log-probability": (with_value("logprob_T", 0, np.inf), NOT_FINITE),
+    "NaN entropy": (with_value("entropy_T", 5, np.nan), NOT_FINITE),
+    "NaN in the top 20": (with_value("top_logprobs_TK", (2, 19), np.nan), NOT_FINITE),
+    "infinity in the top 20": (with_value("top_logprobs_TK", (2, 19), -np.inf), NOT_FINITE),
+    "log-probability above 0": (with_value("logprob_T", 1, 0.01), "a log-probability is above 0"),
+    "negative entropy": (with_value("entropy_T", 1, -0.01), "an entropy lies outside 0 to 1"),
+    "entropy above 1": (with_value("entropy_T", 1, 1.01), "an entropy lies outside 0 to 1"),
+    "unsorted top 20": (with_value("top_logprobs_TK", (4, 7), -50.0), "not in descending order"),
+    "sum above 1": (with_value("top_logprobs_TK", (4, slice(0, 2)), -0.68), "top 20 sum to more than 1"),
+    "one token more": (stats_of(7), "7 tokens came back for 6 counted ones"),
+    "one token less": (stats_of(5), "5 tokens came back for 6 counted ones"),
+    "no tokens": (stats_of(0), "0 tokens came back for 6 counted ones"),
+    "a column that is shorter": (
+        dataclasses.replace(stats_of(6), entropy_T=stats_of(5).entropy_T),
+        "5 or 6 tokens came back for 6 counted ones",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_broken_statistics_are_refused(name: str) -> None:
+    stats, message = BROKEN[name]
+    with pytest.raises(UserError, match=message) as caught:
+        check_stats(stats, 6, where="pack p, blocks 0 to 3")
+    assert str(caught.value).startswith("pack p, blocks 0 to 3: ")
+
+
+def same_stats(a: TokenStats, b: TokenStats) -> bool:
+    return all(
+        np.array_equal(getattr(a, field.name), getattr(b, field.name))
+        and getattr(a, field.name).dtype == getattr(b, field.name).dtype
+        for field in dataclasses.fields(TokenStats)
+    )
+
+
+def test_concatenation_keeps_the_order() -> None:
+    whole = stats_of(9)
+    parts = [
+        TokenStats(*(getattr(whole, field.name)[cut] for field in dataclasses.fields(TokenStats)))
+        for cut in (slice(0, 2), slice(2, 2), slice(2, 9))
+    ]
+    assert same_stats(concatenate(parts), whole)
+
+
+@pytest.fixture
+def collection() -> Collection:
+    rng = np.random.default_rng(1)
+    counted = rng.random((4, 6)) < 0.4
+    counted[:, 0] = False
+    counted[2] = False  # a block without counted tokens
+    blocks = Blocks(
+        "p", 6, rng.integers(0, 9, (4, 6), dtype=np.int32), counted,
+        np.arange(24, dtype=np.int32).reshape(4, 6) // 5, tuple(f"row {i}" for i in range(5)),
+    )  # fmt: skip
+    made = make_collection(stats_of(int(counted.sum())), blocks, {"settings": {"x": 1.5}})
+    places = [(b, s) for b in range(4) for s in range(6) if counted[b, s]]
+    assert made.block_T.tolist() == [b for b, _ in places]
+    assert made.row_T.tolist() == [(6 * b + s) // 5 for b, s in places]
+    return made
+
+
+def test_comes_back_as_it_was_saved(collection: Collection, tmp_path: Path) -> None:
+    save_collection(tmp_path / "deep" / "c.safetensors", collection)
+    loaded = load_collection(tmp_path / "deep" / "c.safetensors")
+    assert same_stats(loaded.stats, collection.stats)
+    assert loaded.row_T.tolist() == collection.row_T.tolist()
+    assert loaded.block_T.tolist() == collection.block_T.tolist()
+    assert (loaded.identities, loaded.meta) == (collection.identities, collection.meta)
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["c.safetensors"]
+
+
+@pytest.mark.parametrize("existing", [False, True])
+def test_a_failing_write_leaves_what_was_there(
+    collection: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, existing: bool
+) -> None:
+    path = tmp_path / "c.safetensors"
+    if existing:
+        save_collection(path, collection)
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+
+    def failing(_: Any, temporary: Path, **__: Any) -> None:
+        temporary.write_bytes(b"half a file")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(module, "save_file", failing)
+    with pytest.raises(OSError, match="disk full"):
+        save_collection(path, collection)
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
+def test_damaged_files(collection: Collection, tmp_path: Path) -> None:
+    path = tmp_path / "c.safetensors"
+    save_collection(path, collection)
+    whole = path.read_bytes()
+    foreign = tmp_path / "foreign.safetensors"
+    save_file({"x": np.zeros(3)}, foreign)
+    other_schema = whole.replace(b"collection-1", b"collection-9")
+    assert other_schema != whole
+    truncations = [whole[:cut] for cut in (0, 4, 8, 100, len(whole) // 2, len(whole) - 1)]
+    for bad in (*truncations, b"\xff" * 50, whole + b"x", foreign.read_bytes(), other_schema):
+        path.write_bytes(bad)
+        with pytest.raises(UserError, match=r"saved collection .* is damaged \(.*\): remove it and run again"):
+            load_collection(path)
+
+
+def test_a_missing_file_is_damaged_too(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is damaged"):
+        load_arrays(tmp_path / "none.safetensors")

@@ -1,0 +1,222 @@
+"""Blocks and counted tokens (SPEC section 2), held to an oracle that walks tokens and characters one by one."""
+
+import dataclasses
+import itertools
+from collections.abc import Sequence
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from tiny_checkpoint import HARMONY_SPECIALS, build_tokenizer
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+from eaftgate.errors import UserError
+from eaftgate.packs import blocks as blocks_module
+from eaftgate.packs.blocks import Blocks, build_blocks
+from eaftgate.packs.harmony import completion_spans
+from eaftgate.packs.pack import Pack, row_identity
+
+EOS = 0
+
+
+def straddling_tokenizer() -> Tokenizer:
+    """No special tokens, and merges that reach across the edges of a content: '>a', 'a<', ' >', two bytes of 🙂."""
+    merges = [(">", "a"), ("a", "<"), ("b", "<"), ("|", ">"), ("Ġ", "Ġ"), ("ð", "Ł"), ("a", "b"), ("ab", "<")]
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokens = [*alphabet, *(left + right for left, right in merges)]
+    tokenizer = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=merges))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    return tokenizer
+
+
+def trimming_tokenizer() -> Tokenizer:
+    """White space has offsets of no width, which overlap nothing."""
+    tokenizer = build_tokenizer()
+    tokenizer.post_processor = processors.ByteLevel(trim_offsets=True)
+    return tokenizer
+
+
+TOKENIZERS = {
+    "specials": build_tokenizer(), "straddling": straddling_tokenizer(), "trimming": trimming_tokenizer(),
+}  # fmt: skip
+
+
+def pack_of(texts: Sequence[str]) -> Pack:
+    return Pack("p", tuple(texts), tuple(map(row_identity, texts)), ("p",) * len(texts))
+
+
+def slow_tokens(texts: Sequence[str], tokenizer: Tokenizer) -> list[tuple[int, bool, str]]:
+    """(token id, whether any character of it is an assistant's content, row text) of the concatenated rows."""
+    tokens = []
+    for text in texts:
+        content = {i for begin, end in completion_spans(text) for i in range(begin, end)}
+        encoding = tokenizer.encode(text, add_special_tokens=False)
+        for token, (begin, end) in zip(encoding.ids, encoding.offsets, strict=True):
+            tokens.append((token, any(i in content for i in range(begin, end)), text))
+        tokens.append((EOS, False, text))
+    return tokens
+
+
+def as_tokens(blocks: Blocks) -> list[list[tuple[int, bool, str]]]:
+    """The blocks' content, with every token's row identity in place of its row number."""
+    return [
+        [
+            (int(token), bool(counted), blocks.identities[row])
+            for token, counted, row in zip(*columns, strict=True)
+        ]
+        for columns in zip(blocks.token_ids_BS, blocks.counted_BS, blocks.row_BS, strict=True)
+    ]  # fmt: skip
+
+
+def slow_blocks(texts: Sequence[str], tokenizer: Tokenizer, seq_len: int) -> list[list[tuple[int, bool, str]]]:
+    tokens = slow_tokens(texts, tokenizer)
+    return [
+        [
+            (token, counted and place > 0, row_identity(text))
+            for place, (token, counted, text) in enumerate(tokens[first : first + seq_len])
+        ]
+        for first in range(0, len(tokens) - seq_len + 1, seq_len)
+    ]
+
+
+MESSAGES = st.tuples(
+    st.sampled_from(("assistant", "user", "assistant to=functions.x<|channel|>commentary")),
+    st.text("ab é🙂<|>\n", max_size=6),
+    st.sampled_from(("<|end|>", "<|call|>", "<|return|>", "")),
+).map(lambda parts: f"<|start|>{parts[0]}<|message|>{parts[1]}{parts[2]}")
+TEXTS = st.lists(st.lists(MESSAGES, max_size=3).map("".join), min_size=1, max_size=6)
+
+
+@pytest.mark.parametrize("tokenizer", TOKENIZERS.values(), ids=TOKENIZERS)
+@given(texts=TEXTS, seq_len=st.integers(2, 11), rows_per_batch=st.sampled_from((1, 2, 256)), data=st.data())
+def test_equals_the_slow_oracle(
+    tokenizer: Tokenizer, texts: list[str], seq_len: int, rows_per_batch: int, data: st.DataObject
+) -> None:
+    expected = slow_blocks(texts, tokenizer, seq_len)
+    assume(expected)
+    num_blocks = data.draw(st.integers(1, len(expected)))
+    with patch.object(blocks_module, "ROWS_PER_BATCH", rows_per_batch):
+        if not any(counted for block in expected[:num_blocks] for _, counted, _ in block):
+            with pytest.raises(UserError, match="has no assistant message"):
+                build_blocks(pack_of(texts), tokenizer, eos_id=EOS, seq_len=seq_len, num_blocks=num_blocks)
+            return
+        some = build_blocks(pack_of(texts), tokenizer, eos_id=EOS, seq_len=seq_len, num_blocks=num_blocks)
+        everything = build_blocks(pack_of(texts), tokenizer, eos_id=EOS, seq_len=seq_len, num_blocks=None)
+    assert as_tokens(everything) == expected
+    assert as_tokens(some) == expected[:num_blocks]  # a smaller budget is a prefix of a larger one
+    assert some.identities == everything.identities[: len(some.identities)]
+    assert (some.num_blocks, some.seq_len) == (num_blocks, seq_len)
+    assert some.num_counted == sum(counted for block in expected[:num_blocks] for _, counted, _ in block)
+
+
+def counted_tokens(text: str, tokenizer: Tokenizer) -> list[str]:
+    """Names of the counted tokens of one row, cut into a single block."""
+    length = len(slow_tokens([text], tokenizer))
+    blocks = build_blocks(pack_of([text]), tokenizer, eos_id=EOS, seq_len=length, num_blocks=1)
+    return [tokenizer.id_to_token(i) for i in blocks.token_ids_BS[blocks.counted_BS]]
+
+
+def test_a_token_counts_when_it_overlaps_content_at_either_edge() -> None:
+    text = "<|start|>assistant<|message|>axb<|end|><|start|>user<|message|>ab<|end|>"
+    assert counted_tokens(text, TOKENIZERS["straddling"]) == [">a", "x", "b<"]
+
+
+def test_every_token_of_a_multi_byte_character_counts() -> None:
+    text = "<|start|>user<|message|>🙂<|end|><|start|>assistant<|message|>🙂é<|return|>"
+    assert counted_tokens(text, TOKENIZERS["specials"]) == ["ð", "Ł", "Ļ", "Ĥ", "Ã", "©"]
+
+
+def test_eos_never_counts_even_after_a_message_without_an_end() -> None:
+    rows = ["<|start|>assistant<|message|>ab", "<|start|>assistant<|message|>c"]
+    tokenizer = TOKENIZERS["specials"]
+    blocks = build_blocks(pack_of(rows), tokenizer, eos_id=EOS, seq_len=27, num_blocks=1)
+    # per row: <|start|>, the nine letters of assistant, <|message|>, content, EOS
+    expected = [False] * 11 + [True] * 2 + [False] + [False] * 11 + [True] + [False]
+    assert blocks.counted_BS[0].tolist() == expected
+    assert blocks.token_ids_BS[0, [13, 26]].tolist() == [EOS, EOS]
+    assert blocks.row_BS[0].tolist() == [0] * 14 + [1] * 13
+
+
+def test_first_token_of_a_block_never_counts() -> None:
+    row = "<|start|>assistant<|message|>" + "x" * 25
+    blocks = build_blocks(pack_of([row]), TOKENIZERS["specials"], eos_id=EOS, seq_len=4, num_blocks=None)
+    flat = [False] * 11 + [True] * 25  # the EOS is cut off: 37 tokens make 9 blocks of 4
+    assert blocks.counted_BS.tolist() == [[False, *flat[i + 1 : i + 4]] for i in range(0, 36, 4)]
+
+
+def test_too_few_blocks_says_how_many_there_are() -> None:
+    row = "<|start|>assistant<|message|>" + "x" * 25
+    with pytest.raises(UserError, match="pack p has 9 blocks of 4 tokens, fewer than the 10 asked"):
+        build_blocks(pack_of([row]), TOKENIZERS["specials"], eos_id=EOS, seq_len=4, num_blocks=10)
+    with pytest.raises(UserError, match="pack p has 0 blocks of 64 tokens, fewer than the 1 asked"):
+        build_blocks(pack_of([row]), TOKENIZERS["specials"], eos_id=EOS, seq_len=64, num_blocks=None)
+
+
+def test_pack_without_assistant_messages() -> None:
+    with pytest.raises(UserError, match="pack p has no assistant message in its first 2 blocks of 4 tokens"):
+        build_blocks(pack_of(["just some text"]), TOKENIZERS["specials"], eos_id=EOS, seq_len=4, num_blocks=2)
+
+
+def test_assistant_content_only_at_block_starts_does_not_count() -> None:
+    text = "<|start|>assistant<|message|>x"  # x is token 11
+    with pytest.raises(UserError, match="no assistant message"):
+        build_blocks(pack_of([text]), TOKENIZERS["specials"], eos_id=EOS, seq_len=11, num_blocks=1)
+
+
+def test_seq_len_of_one_is_refused() -> None:
+    with pytest.raises(UserError, match="seq_len is 1"):
+        build_blocks(pack_of(["a"]), TOKENIZERS["specials"], eos_id=EOS, seq_len=1, num_blocks=1)
+
+
+class CountingTokenizer:
+    """Notes how many rows were tokenised."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+
+    def encode_batch(self, texts: list[str], *, add_special_tokens: bool) -> list[object]:
+        assert not add_special_tokens
+        self.rows += len(texts)
+        return TOKENIZERS["specials"].encode_batch(texts, add_special_tokens=False)
+
+
+def test_rows_beyond_the_budget_are_not_tokenised() -> None:
+    tokenizer = CountingTokenizer()
+    rows = ["<|start|>assistant<|message|>xyz"] * 10  # 15 tokens each
+    with patch.object(blocks_module, "ROWS_PER_BATCH", 2):
+        build_blocks(pack_of(rows), tokenizer, eos_id=EOS, seq_len=10, num_blocks=4)  # type: ignore[arg-type]
+    assert tokenizer.rows == 4
+
+
+def test_digest_tells_every_ingredient_apart() -> None:
+    rows = ["<|start|>assistant<|message|>xyz", "<|start|>assistant<|message|>abc"]
+    base = build_blocks(pack_of(rows), TOKENIZERS["specials"], eos_id=EOS, seq_len=6, num_blocks=4)
+    assert base.digest == dataclasses.replace(base, pack="another name").digest
+
+    def flipped(array: np.ndarray) -> np.ndarray:
+        changed = array.copy()
+        changed[-1, -1] = not changed[-1, -1]
+        return changed
+
+    variants = [
+        base,
+        dataclasses.replace(base, token_ids_BS=flipped(base.token_ids_BS)),
+        dataclasses.replace(base, counted_BS=flipped(base.counted_BS)),
+        dataclasses.replace(base, row_BS=flipped(base.row_BS)),
+        dataclasses.replace(base, identities=(base.identities[0], row_identity("other"))),
+        dataclasses.replace(
+            base,
+            seq_len=12,
+            token_ids_BS=base.token_ids_BS.reshape(2, 12),
+            counted_BS=base.counted_BS.reshape(2, 12),
+            row_BS=base.row_BS.reshape(2, 12),
+        ),
+    ]
+    assert all(a.digest != b.digest for a, b in itertools.combinations(variants, 2))
+
+
+def test_harmony_specials_are_single_tokens_of_the_test_tokenizer() -> None:
+    """The counts above rest on it."""
+    assert all(len(TOKENIZERS["specials"].encode(tag).ids) == 1 for tag in HARMONY_SPECIALS)

@@ -1,0 +1,381 @@
+"""Profiling: one resumable pass, a directory that is there only when it is finished, and refusals in a sentence."""
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from filelock import FileLock
+from numpy.typing import NDArray
+from tiny_model import (
+    CPU,
+    load_lively,
+    load_reference,
+    reference_routing,
+    slow_quantile,
+    write_lively_checkpoint,
+    write_packs,
+)
+from transformers import GptOssForCausalLM
+
+from eaftgate.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from eaftgate.errors import UserError
+from eaftgate.packs.blocks import Blocks, build_blocks
+from eaftgate.packs.pack import UNION, named_packs
+from eaftgate.packs.tokenizer import load_tokenizer
+from eaftgate.profile import profiler
+from eaftgate.profile.observe import Observation, observe_batch
+from eaftgate.profile.profiler import Profile, ProfileRequest, open_profile, profile_checkpoint
+from eaftgate.profile.trace import TraceShard, shard_name, shard_ranges
+
+SEQ_LEN, BATCH = 24, 2
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    return open_checkpoint(write_lively_checkpoint(tmp_path_factory.mktemp("base")))
+
+
+@pytest.fixture(scope="module")
+def packs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_packs(tmp_path_factory.mktemp("packs"), {"chat": 6, "tools": 3})
+
+
+@pytest.fixture(scope="module")
+def request_(packs: Path) -> ProfileRequest:
+    return ProfileRequest(packs, seq_len=SEQ_LEN, seed=5, batch_size=BATCH)
+
+
+def profile(base: Checkpoint, request: ProfileRequest, out: Path) -> Profile:
+    return profile_checkpoint(base, "base digest", request, out, CPU)
+
+
+@pytest.fixture(scope="module")
+def whole(base: Checkpoint, request_: ProfileRequest, tmp_path_factory: pytest.TempPathFactory) -> Profile:
+    """An undisturbed profile, in one shard."""
+    return profile(base, request_, tmp_path_factory.mktemp("whole") / "profile")
+
+
+def blocks_of(base: Checkpoint, request: ProfileRequest) -> Blocks:
+    rows = named_packs(request.packs, seed=request.seed)[UNION].head(request.num_rows)
+    tokenizer = load_tokenizer(base.path)
+    return build_blocks(
+        rows, tokenizer.backend, eos_id=tokenizer.eos_id, seq_len=request.seq_len, num_blocks=None
+    )  # fmt: skip
+
+
+def contents(found: Profile) -> dict[str, NDArray[Any]]:
+    """Everything a trace says of every token, in token order and without regard to shards."""
+    columns = {name: found.trace.column(name) for name in ("p_T", "entropy_T", "row_T", "pack_T")}
+    for alignment in profiler.ALIGNMENTS:
+        parts = zip(*found.trace.selections(alignment), strict=True)
+        for name, arrays in zip(("expert", "gate", "norm"), parts, strict=True):
+            columns[f"{alignment} {name}"] = np.concatenate(arrays)
+    return columns
+
+
+def assert_identical(a: Profile, b: Profile) -> None:
+    for name, array in contents(a).items():
+        np.testing.assert_array_equal(array, contents(b)[name], err_msg=name)
+    assert {**a.description, "seconds": 0} == {**b.description, "seconds": 0}
+
+
+# What a profile holds.
+
+
+def test_description(base: Checkpoint, request_: ProfileRequest, whole: Profile) -> None:
+    blocks = blocks_of(base, request_)
+    description = json.loads((whole.path / "profile.json").read_text())
+    assert description == whole.description
+    assert description["base"] == {"name": base.name, "digest": "base digest"}
+    assert description["rows"] == list(blocks.identities)
+    assert description["blocks_digest"] == blocks.digest
+    assert (description["num_blocks"], description["counted_tokens"]) == (blocks.num_blocks, blocks.num_counted)
+    assert description["packs"] == {"chat": 6, "tools": 3}
+    assert description["model"]["dtype"] == "float32"
+    assert (description["seed"], description["seq_len"], description["alignment"]) == (5, SEQ_LEN, "predicting")
+    trace = whole.trace
+    assert description["thresholds"] == {
+        name: pytest.approx(slow_quantile(trace.column(column).tolist(), q), abs=1e-6)
+        for name, column, q in (("p_lo", "p_T", 0.15), ("h_lo", "entropy_T", 0.15), ("h_hi", "entropy_T", 0.85))
+    }
+    assert sorted(path.name for path in whole.path.iterdir()) == ["profile.json", "trace"]
+    assert sorted(path.name for path in whole.path.parent.iterdir()) == [".profile.lock", "profile"]
+
+
+def test_tokens_know_their_rows_and_packs(base: Checkpoint, request_: ProfileRequest, whole: Profile) -> None:
+    blocks = blocks_of(base, request_)
+    row_T, pack_T = whole.trace.column("row_T"), whole.trace.column("pack_T")
+    np.testing.assert_array_equal(row_T, blocks.row_BS[blocks.counted_BS])
+    pack_of = {
+        identity: place
+        for place, name in enumerate(("chat", "tools"))
+        for identity in named_packs(request_.packs, seed=None)[name].identities
+    }
+    assert pack_T.tolist() == [pack_of[blocks.identities[row]] for row in row_T]
+    assert set(pack_T.tolist()) == {0, 1}
+
+
+def test_predicting_is_the_position_before(base: Checkpoint, request_: ProfileRequest, whole: Profile) -> None:
+    """Through shards and batches: the experts of token t under `predicting` are those that the model chose at t - 1."""
+    blocks = blocks_of(base, request_)
+    model = load_reference(base.path)
+    routing = [reference_routing(model, ids.tolist()) for ids in blocks.token_ids_BS]
+    found = contents(whole)
+    for alignment, shift in (("predicting", 1), ("token", 0)):
+        expected = [
+            [[expert for expert, _, _ in layer[s - shift]] for layer in routing[b]]
+            for b, s in np.argwhere(blocks.counted_BS)
+        ]
+        assert found[f"{alignment} expert"].tolist() == expected
+
+
+def test_num_rows_takes_the_first_rows_of_union(base: Checkpoint, request_: ProfileRequest, tmp_path: Path) -> None:
+    request = dataclasses.replace(request_, num_rows=4)
+    found = profile(base, request, tmp_path / "profile")
+    assert set(found.description["rows"]) <= set(named_packs(request.packs, seed=5)[UNION].identities[:4])
+    assert sum(found.description["packs"].values()) == len(found.description["rows"]) <= 4
+    assert found.trace.num_tokens == blocks_of(base, request).num_counted
+
+
+def test_batch_size_changes_nothing_but_rounding(
+    base: Checkpoint, request_: ProfileRequest, whole: Profile, tmp_path: Path
+) -> None:
+    one = contents(profile(base, dataclasses.replace(request_, batch_size=1), tmp_path / "one"))
+    for name, array in contents(whole).items():
+        if "expert" in name or name in ("row_T", "pack_T"):
+            np.testing.assert_array_equal(array, one[name], err_msg=name)
+        else:  # float16 steps of gates and norms; p and entropy as in float32
+            np.testing.assert_allclose(array, one[name], rtol=2.0**-10, atol=1e-4, err_msg=name)
+
+
+# Shards and resume.
+
+
+@pytest.fixture
+def many_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(profiler, "SHARD_SECONDS", 0.0)
+
+
+@pytest.fixture
+def observed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The sizes of the batches that were observed."""
+    sizes: list[int] = []
+
+    def counting(model: GptOssForCausalLM, token_ids: Any, counted: Any) -> Observation:
+        sizes.append(len(token_ids))
+        return observe_batch(model, token_ids, counted)
+
+    monkeypatch.setattr(profiler, "observe_batch", counting)
+    return sizes
+
+
+Kill = Callable[[ProfileRequest, Path, int], None]
+
+
+@pytest.fixture
+def kill(base: Checkpoint, monkeypatch: pytest.MonkeyPatch, observed: list[int]) -> Kill:
+    """Profile into a directory, but be killed when a number of shards are saved; what it observed is forgotten."""
+
+    def profile_and_kill(request: ProfileRequest, out: Path, shards: int) -> None:
+        saved: list[str] = []
+        original = profiler.save_shard
+
+        def save_shard(directory: Path, name: str, shard: TraceShard) -> None:
+            if len(saved) == shards:
+                raise KeyboardInterrupt
+            saved.append(name)
+            original(directory, name, shard)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(profiler, "save_shard", save_shard)
+            with pytest.raises(KeyboardInterrupt):
+                profile(base, request, out)
+        observed.clear()
+
+    return profile_and_kill
+
+
+@pytest.mark.usefixtures("many_shards")
+def test_many_shards_are_one_trace(base: Checkpoint, request_: ProfileRequest, whole: Profile, tmp_path: Path) -> None:
+    found = profile(base, request_, tmp_path / "profile")
+    assert len(found.trace.shards) == -(-found.description["num_blocks"] // BATCH) > 3
+    assert len(whole.trace.shards) == 1
+    assert_identical(found, whole)
+
+
+@pytest.mark.usefixtures("many_shards")
+@pytest.mark.parametrize("shards", [0, 1, 3])
+def test_a_killed_profile_is_resumed(
+    base: Checkpoint, request_: ProfileRequest, whole: Profile, tmp_path: Path, kill: Kill, observed: list[int],
+    shards: int,
+) -> None:  # fmt: skip
+    out, num_blocks = tmp_path / "profile", whole.description["num_blocks"]
+    kill(request_, out, shards)
+    assert not out.exists()
+    assert len(shard_ranges(tmp_path / ".profile.partial" / "trace")) == shards
+    assert_identical(profile(base, request_, out), whole)
+    assert sum(observed) == num_blocks - shards * BATCH
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".profile.lock", "profile"]
+
+
+@pytest.mark.usefixtures("many_shards")
+def test_killed_before_it_is_published(
+    base: Checkpoint, request_: ProfileRequest, whole: Profile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    observed: list[int],
+) -> None:  # fmt: skip
+    """All shards are there: the model is not even loaded again."""
+    out = tmp_path / "profile"
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(profiler, "load_trace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            profile(base, request_, out)
+    observed.clear()
+    monkeypatch.setattr(profiler, "load_model", killed)
+    assert_identical(profile(base, request_, out), whole)
+    assert not observed
+
+
+CHANGES: dict[str, Callable[[ProfileRequest], ProfileRequest]] = {
+    "seed": lambda request: dataclasses.replace(request, seed=6),
+    "seq_len": lambda request: dataclasses.replace(request, seq_len=20),
+    "num_rows": lambda request: dataclasses.replace(request, num_rows=7),
+    "batch_size": lambda request: dataclasses.replace(request, batch_size=3),
+    "alignment": lambda request: dataclasses.replace(request, alignment="token"),
+}
+
+
+@pytest.mark.usefixtures("many_shards")
+@pytest.mark.parametrize("change", CHANGES)
+def test_an_unfinished_profile_of_other_inputs_starts_anew(
+    base: Checkpoint, request_: ProfileRequest, tmp_path: Path, kill: Kill, observed: list[int], change: str
+) -> None:
+    kill(request_, tmp_path / "profile", 2)
+    changed = CHANGES[change](request_)
+    found = profile(base, changed, tmp_path / "profile")
+    assert sum(observed) == found.description["num_blocks"]
+    assert found.trace.num_tokens == blocks_of(base, changed).num_counted
+    assert found.description["alignment"] == changed.alignment
+
+
+@pytest.mark.usefixtures("many_shards")
+def test_an_unfinished_profile_of_another_base_starts_anew(
+    base: Checkpoint, request_: ProfileRequest, tmp_path: Path, kill: Kill, observed: list[int]
+) -> None:
+    kill(request_, tmp_path / "profile", 2)
+    found = profile_checkpoint(base, "another digest", request_, tmp_path / "profile", CPU)
+    assert sum(observed) == found.description["num_blocks"]
+
+
+# Refusals.
+
+
+def test_an_existing_output_is_not_touched(base: Checkpoint, request_: ProfileRequest, tmp_path: Path) -> None:
+    (tmp_path / "profile").mkdir()
+    with pytest.raises(UserError, match="profile already exists: choose another --out or remove it"):
+        profile(base, request_, tmp_path / "profile")
+    assert not list((tmp_path / "profile").iterdir())
+
+
+def test_two_at_once(base: Checkpoint, request_: ProfileRequest, tmp_path: Path) -> None:
+    with (
+        FileLock(tmp_path / ".profile.lock"),
+        pytest.raises(UserError, match=r"another process is writing .*profile: wait for it or choose another --out"),
+    ):
+        profile(base, request_, tmp_path / "profile")
+
+
+def test_unknown_alignment(base: Checkpoint, request_: ProfileRequest, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--alignment is 'next': it must be one of predicting, token"):
+        profile(base, dataclasses.replace(request_, alignment="next"), tmp_path / "profile")
+
+
+def test_more_experts_than_a_trace_holds(base: Checkpoint, request_: ProfileRequest, tmp_path: Path) -> None:
+    large = dataclasses.replace(base, dimensions=dataclasses.replace(base.dimensions, num_experts=257))
+    with pytest.raises(UserError, match="has 257 experts: a trace holds up to 256"):
+        profile(large, request_, tmp_path / "profile")
+
+
+def nan_logits(model: GptOssForCausalLM) -> None:
+    model.lm_head.weight[7] = torch.nan
+
+
+def huge_expert(model: GptOssForCausalLM) -> None:
+    model.model.layers[-1].mlp.experts.down_proj_bias[:] = 1e7
+
+
+DAMAGES = {nan_logits: "log-probability or entropy that is not finite", huge_expert: "not finite or above 1e6"}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_values_that_are_not_finite(
+    base: Checkpoint, request_: ProfileRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    damage: Callable[[GptOssForCausalLM], None],
+) -> None:  # fmt: skip
+    model = load_lively(base.path)
+    with torch.no_grad():
+        damage(model)
+    monkeypatch.setattr(profiler, "load_model", lambda *_: model)
+    with pytest.raises(UserError, match=f"profiling blocks 0 to {BATCH - 1}: .*{DAMAGES[damage]}"):
+        profile(base, request_, tmp_path / "profile")
+    assert not (tmp_path / "profile").exists()
+
+
+def test_out_of_memory(
+    base: Checkpoint, request_: ProfileRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def observe(*_: Any) -> Observation:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(profiler, "observe_batch", observe)
+    with pytest.raises(UserError, match=r"ran out of GPU memory: lower --batch-size or --seq-len"):
+        profile(base, request_, tmp_path / "profile")
+
+
+@pytest.fixture
+def copy(whole: Profile, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(whole.path, tmp_path / "copy"))
+
+
+def test_an_untouched_copy_opens(copy: Path, whole: Profile) -> None:
+    assert_identical(open_profile(copy), whole)
+
+
+def test_an_unfinished_profile_does_not_open(copy: Path) -> None:
+    (copy / "profile.json").unlink()
+    for path in (copy, copy / "nowhere"):
+        with pytest.raises(UserError, match=r"is not a finished profile \(no profile\.json\): run eaftgate profile"):
+            open_profile(path)
+
+
+def test_a_damaged_trace_does_not_open(copy: Path) -> None:
+    (shard,) = (copy / "trace").iterdir()
+    (shard / "gate_XLK.npy").write_bytes((shard / "gate_XLK.npy").read_bytes()[:-2])
+    with pytest.raises(UserError, match=r"is damaged .*: profile again"):
+        open_profile(copy)
+
+
+def test_a_damaged_description_does_not_open(copy: Path) -> None:
+    (copy / "profile.json").write_text((copy / "profile.json").read_text()[:-9])
+    with pytest.raises(UserError, match="profile cannot be read"):
+        open_profile(copy)
+
+
+@pytest.mark.usefixtures("many_shards")
+def test_a_trace_that_lacks_a_shard_does_not_open(base: Checkpoint, request_: ProfileRequest, tmp_path: Path) -> None:
+    found = profile(base, request_, tmp_path / "profile")
+    shutil.rmtree(found.path / "trace" / shard_name(BATCH, 2 * BATCH))
+    with pytest.raises(UserError, match=r"is incomplete: its trace holds \d+ of \d+ tokens"):
+        open_profile(found.path)
+    shutil.rmtree(found.path / "trace")
+    with pytest.raises(UserError, match="holds no trace shards"):
+        open_profile(found.path)
