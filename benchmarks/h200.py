@@ -23,7 +23,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import absent_pyarrow  # noqa: F401 (must come before eaftgate)
 import numpy as np
 import torch
 import transformers

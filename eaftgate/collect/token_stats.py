@@ -45,7 +45,7 @@ def _logits(hidden: Tensor, weight_VD: Tensor) -> Tensor:
     """Float32 logits; half-precision inputs accumulate and stay in float32 where the device can do so."""
     if hidden.is_cuda and hidden.dtype != torch.float32:
         return torch.mm(hidden, weight_VD.T, out_dtype=torch.float32)
-    return (hidden @ weight_VD.T).float()
+    return hidden.float() @ weight_VD.float().T
 
 
 def normalised_entropy(top_logits_TK: Tensor) -> Tensor:

@@ -36,11 +36,11 @@ def grouped_experts_forward(experts: _Experts, hidden_TD: Tensor, expert_ids_TK:
     tokens, top_k = expert_ids_TK.shape
     sorted_S, order_S = torch.sort(expert_ids_TK.reshape(-1), stable=True)
     input_SD = hidden_TD[order_S // top_k]
-    count_E = torch.bincount(sorted_S, minlength=experts.num_experts)
     if hidden_TD.is_cuda and hidden_TD.dtype == torch.bfloat16:
-        output_SD = _grouped_matmul(experts, input_SD, sorted_S, count_E)
+        output_SD = _grouped_matmul(experts, input_SD, sorted_S)
     else:
-        output_SD = _expert_by_expert(experts, input_SD, count_E.tolist())
+        counts = torch.bincount(sorted_S, minlength=experts.num_experts).tolist()
+        output_SD = _expert_by_expert(experts, input_SD, counts)
     unsorted_SD = torch.empty_like(output_SD)
     unsorted_SD[order_S] = output_SD
     output_TKD = unsorted_SD.view(tokens, top_k, -1)
@@ -50,8 +50,10 @@ def grouped_experts_forward(experts: _Experts, hidden_TD: Tensor, expert_ids_TK:
     return torch.bmm(gate_TK[:, None, :].to(output_TKD.dtype), output_TKD)[:, 0].to(hidden_TD.dtype)
 
 
-def _grouped_matmul(experts: _Experts, input_SD: Tensor, sorted_S: Tensor, count_E: Tensor) -> Tensor:
-    offset_E = count_E.cumsum(0, dtype=torch.int32)
+def _grouped_matmul(experts: _Experts, input_SD: Tensor, sorted_S: Tensor) -> Tensor:
+    expert_E = torch.arange(experts.num_experts, device=sorted_S.device)
+    # Where each expert's rows end; unlike bincount this does not make the host wait for the device.
+    offset_E = torch.searchsorted(sorted_S, expert_E, right=True, out_int32=True)
     gate_up = F.grouped_mm(input_SD, experts.gate_up_proj, offs=offset_E)
     gated = experts._apply_gate(gate_up.add_(experts.gate_up_proj_bias[sorted_S]))
     return F.grouped_mm(gated, experts.down_proj, offs=offset_E).add_(experts.down_proj_bias[sorted_S])
