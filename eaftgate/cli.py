@@ -4,7 +4,7 @@ import json
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -27,6 +27,8 @@ packs_app = typer.Typer(
 app.add_typer(packs_app, name="packs")
 
 out = Console()
+UsageError: type[Exception] = typer.BadParameter.mro()[1]
+"""click's, of which newer versions of typer carry their own copy."""
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
 DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N; default: cuda when there is one.")]
 DtypeOption = Annotated[
@@ -145,7 +147,7 @@ def prune(
     """
     from eaftgate.checkpoint.checkpoint import open_checkpoint
     from eaftgate.checkpoint.digest import checkpoint_digest
-    from eaftgate.profile.profiler import open_profile
+    from eaftgate.profile.profile import open_profile
     from eaftgate.prune import PruneRequest, prune_checkpoint
     from eaftgate.select.saliency import EaftWeights
 
@@ -260,11 +262,22 @@ def cost(
 
 def main() -> None:
     """Entry point. Exit codes: 1 a negative verdict, 2 something the user can put right, 130 interrupted."""
+    arguments = sys.argv[1:]
+    if arguments in ([], ["packs"]):
+        app()  # prints the help
     try:
-        app()
+        code = app(standalone_mode=False)
     except UserError as error:
-        typer.echo(f"error: {error}", err=True)
-        sys.exit(2)
+        _refuse(str(error))
+    except UsageError as error:
+        said: Any = error
+        _refuse(said.format_message())
+    sys.exit(code)
+
+
+def _refuse(reason: str) -> NoReturn:
+    typer.echo(f"error: {' '.join(reason.split())}", err=True)
+    sys.exit(2)
 
 
 if __name__ == "__main__":

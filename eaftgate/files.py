@@ -1,5 +1,6 @@
 """Writing files so that a reader sees either nothing or all of it, and hashing them."""
 
+import errno
 import hashlib
 import json
 import os
@@ -12,6 +13,7 @@ from typing import Any
 from eaftgate.errors import UserError
 
 HASH_CHUNK_BYTES = 1 << 22
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextmanager
@@ -34,6 +36,23 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as JSON; NaN and infinity are refused, because a reader elsewhere would choke on them."""
     write_text(path, json.dumps(value, indent=2, sort_keys=False, allow_nan=False) + "\n")
+
+
+def write_failure(error: Exception, out: Path, *, needs: str = "") -> UserError:
+    """What to tell the user when writing `out` failed; `needs` may say how much space it takes.
+
+    safetensors has the system's error number only in its text, and NumPy's cut-off write has none at all.
+    """
+    number = getattr(error, "errno", None)
+    cut_off = isinstance(error, OSError) and number is None
+    if number in NO_SPACE or cut_off or any(f"(os error {full})" in str(error) for full in NO_SPACE):
+        return UserError(
+            f"no space left for {out}{needs and f', {needs}'}; free some and run the same command again, "
+            "what is finished is reused"
+        )
+    reason = getattr(error, "strerror", None) or str(error)
+    where = getattr(error, "filename", None) or out
+    return UserError(f"{where} failed while writing {out} ({reason}); correct it and run again")
 
 
 def read_json(path: Path, *, what: str) -> Any:

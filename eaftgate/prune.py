@@ -6,7 +6,7 @@ from typing import Any
 
 from eaftgate.checkpoint.checkpoint import Checkpoint
 from eaftgate.errors import UserError
-from eaftgate.profile.profiler import Profile
+from eaftgate.profile.profile import Profile
 from eaftgate.progress import progress_bar
 from eaftgate.rewrite.keep_n import resolve_keep_n
 from eaftgate.rewrite.rewrite import rewrite_checkpoint

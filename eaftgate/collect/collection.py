@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from eaftgate.errors import UserError
-from eaftgate.files import atomic_path
+from eaftgate.files import atomic_path, write_failure
 from eaftgate.packs.blocks import Blocks
 
 TOP_K = 20
@@ -91,9 +91,13 @@ def make_collection(stats: TokenStats, blocks: Blocks, meta: Mapping[str, Any]) 
 
 
 def save_stats(path: Path, stats: TokenStats, extra: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]) -> None:
+    """Raises UserError when the disk fails."""
     arrays = {field.name: np.ascontiguousarray(getattr(stats, field.name)) for field in fields(TokenStats)}
-    with atomic_path(path) as temporary:
-        save_file({**arrays, **extra}, temporary, metadata={"schema": SCHEMA, "meta": json.dumps(meta)})
+    try:
+        with atomic_path(path) as temporary:
+            save_file({**arrays, **extra}, temporary, metadata={"schema": SCHEMA, "meta": json.dumps(meta)})
+    except (OSError, SafetensorError) as error:
+        raise write_failure(error, path) from None
 
 
 def save_collection(path: Path, collection: Collection) -> None:
@@ -111,12 +115,30 @@ def load_arrays(path: Path) -> tuple[TokenStats, dict[str, NDArray[Any]], dict[s
         stats = TokenStats(*(arrays.pop(name) for name in names))
         if metadata.get("schema") != SCHEMA:
             raise KeyError(f"schema {metadata.get('schema')}")
-        return stats, arrays, json.loads(metadata["meta"])
+        meta = json.loads(metadata["meta"])
+        if not isinstance(meta, dict):
+            raise ValueError("its meta data are no object")
+        return stats, arrays, meta
     except (OSError, SafetensorError, KeyError, ValueError) as error:
-        raise UserError(f"saved collection {path} is damaged ({error}): remove it and run again") from None
+        raise _damaged(path, error) from None
 
 
 def load_collection(path: Path) -> Collection:
+    """Raises UserError when the file is damaged."""
     stats, extra, meta = load_arrays(path)
-    identities = tuple(meta.pop("identities"))
-    return Collection(stats, extra["row_T"], extra["block_T"], identities, meta)
+    identities = meta.pop("identities", None)
+    missing = {"row_T", "block_T"} - extra.keys()
+    if missing:
+        raise _damaged(path, f"it lacks {' and '.join(sorted(missing))}")
+    if not isinstance(identities, list) or not all(isinstance(identity, str) for identity in identities):
+        raise _damaged(path, "it lacks the identities of its rows")
+    columns = {**{field.name: getattr(stats, field.name) for field in fields(TokenStats)}, **extra}
+    if {array.shape[:1] for array in columns.values()} != {(len(stats),)}:
+        raise _damaged(path, "its columns differ in length")
+    if len(stats) and not 0 <= extra["row_T"].min() <= extra["row_T"].max() < len(identities):
+        raise _damaged(path, f"a token is of a row that is none of its {len(identities)}")
+    return Collection(stats, extra["row_T"], extra["block_T"], tuple(identities), meta)
+
+
+def _damaged(path: Path, reason: object) -> UserError:
+    return UserError(f"saved collection {path} is damaged ({reason}): remove it and run again")

@@ -7,7 +7,7 @@ computed, finished stretches of blocks are saved as parts, so that a killed run 
 import shutil
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,7 +91,8 @@ class CollectionStore:
             try:
                 return self._compute(request, path, open_bar)
             except UserError as error:
-                write_json(path.with_suffix(".failed.json"), {"session": self._session, "reason": str(error)})
+                with suppress(OSError):  # a full disk takes no record either
+                    write_json(path.with_suffix(".failed.json"), {"session": self._session, "reason": str(error)})
                 raise
 
     def _raise_known_failure(self, path: Path) -> None:
@@ -104,7 +105,7 @@ class CollectionStore:
 
     def _compute(self, request: Request, path: Path, open_bar: OpenBar) -> Collection:
         blocks, parts_dir = request.blocks, path.with_suffix(".parts")
-        parts, next_block = _finished_parts(parts_dir)
+        parts, next_block = _finished_parts(parts_dir, blocks)
         started, resumed_at = time.perf_counter(), next_block
         with open_bar((blocks.num_blocks - next_block) * blocks.seq_len) as bar:
             pending: list[TokenStats] = []
@@ -132,14 +133,26 @@ class CollectionStore:
         return collection
 
 
-def _finished_parts(directory: Path) -> tuple[list[TokenStats], int]:
-    """Saved parts that follow each other from block 0, and the first block that none of them holds."""
+def _finished_parts(directory: Path, blocks: Blocks) -> tuple[list[TokenStats], int]:
+    """Saved parts that follow each other from block 0, and the first block that none of them holds.
+
+    The first part that is damaged or does not follow is removed with all later ones.
+    """
     parts: list[TokenStats] = []
     next_block = 0
-    for path in sorted(directory.glob("*.safetensors")):
-        first, end = (int(number) for number in path.stem.split("-"))
-        if first != next_block:
+    paths = sorted(directory.glob("*.safetensors"))
+    for place, path in enumerate(paths):
+        try:
+            first, end = (int(number) for number in path.stem.split("-"))
+            part = load_arrays(path)[0]
+            check_stats(part, int(blocks.counted_BS[next_block:end].sum()), where=str(path))
+            usable = first == next_block
+        except (UserError, ValueError):
+            usable = False
+        if not usable:
+            for stale in paths[place:]:
+                stale.unlink()
             break
-        parts.append(load_arrays(path)[0])
+        parts.append(part)
         next_block = end
     return parts, next_block

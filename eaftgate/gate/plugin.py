@@ -180,6 +180,8 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
     try:
         return (yield)
     except UserError as error:
-        if _is_gate(item):
-            pytest.fail(str(error), pytrace=False)
-        raise
+        if not _is_gate(item):
+            raise
+        reason = str(error)
+    # Outside the handler: pytest shows the exceptions that one was raised in the handling of.
+    pytest.fail(reason, pytrace=False)

@@ -27,7 +27,8 @@ from eaftgate.packs.blocks import Blocks, build_blocks
 from eaftgate.packs.pack import Pack, named_packs
 from eaftgate.packs.tokenizer import PackTokenizer, load_tokenizer
 from eaftgate.parity.metrics import CellMetrics, cell_metrics, halves_wobble
-from eaftgate.profile.profiler import ProfileRequest, open_profile, profile_checkpoint
+from eaftgate.profile.profile import open_profile
+from eaftgate.profile.profiler import ProfileRequest, profile_checkpoint
 from eaftgate.prune import PruneRequest, prune_checkpoint
 from eaftgate.rewrite.manifest import MANIFEST_FILE, Manifest, read_manifest
 

@@ -7,10 +7,8 @@ A message is `<|start|>HEADER<|message|>CONTENT`, CONTENT reaching to the first 
 
 import re
 
-MESSAGE = re.compile(
-    r"<\|start\|>(?P<header>.*?)<\|message\|>(?P<content>.*?)(?:<\|end\|>|<\|call\|>|<\|return\|>|\Z)",
-    re.DOTALL,
-)
+START, MESSAGE = "<|start|>", "<|message|>"
+CLOSING = re.compile(r"<\|(?:end|call|return)\|>")
 
 
 def is_assistant(header: str) -> bool:
@@ -19,9 +17,16 @@ def is_assistant(header: str) -> bool:
 
 
 def completion_spans(text: str) -> list[tuple[int, int]]:
-    """Half-open, non-empty, ascending character spans of the content of every assistant message in `text`."""
-    return [
-        message.span("content")
-        for message in MESSAGE.finditer(text)
-        if is_assistant(message["header"]) and message["content"]
-    ]
+    """Half-open, non-empty, ascending character spans of the content of every assistant message in `text`.
+
+    Every character is searched a fixed number of times, whatever the text.
+    """
+    spans = []
+    end = 0
+    while (start := text.find(START, end)) >= 0 and (message := text.find(MESSAGE, start + len(START))) >= 0:
+        begin = message + len(MESSAGE)
+        closing = CLOSING.search(text, begin)
+        content_end, end = closing.span() if closing else (len(text), len(text))
+        if begin < content_end and is_assistant(text[start + len(START) : message]):
+            spans.append((begin, content_end))
+    return spans

@@ -2,6 +2,8 @@
 
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,20 +17,18 @@ from eaftgate import __version__
 from eaftgate.checkpoint.checkpoint import Checkpoint
 from eaftgate.collect.collection import check_stats
 from eaftgate.errors import UserError
-from eaftgate.files import read_json, sha256_json, write_json
+from eaftgate.files import read_json, sha256_json, write_failure, write_json
 from eaftgate.model.load import ModelSettings, load_model
 from eaftgate.packs.blocks import Blocks, build_blocks
 from eaftgate.packs.pack import UNION, Pack, named_packs
 from eaftgate.packs.tokenizer import load_tokenizer
 from eaftgate.profile.observe import Observation, observe_batch
+from eaftgate.profile.profile import ALIGNMENTS, PROFILE_FILE, TRACE_DIR, Profile, open_profile
 from eaftgate.profile.trace import Trace, TraceShard, load_trace, save_shard, shard_name, shard_ranges
 from eaftgate.progress import progress_bar
 
-PROFILE_FILE = "profile.json"
 REQUEST_FILE = "request.json"
-TRACE_DIR = "trace"
 SHARD_SECONDS = 30.0
-ALIGNMENTS = ("predicting", "token")
 
 
 @dataclass(frozen=True)
@@ -43,24 +43,15 @@ class ProfileRequest:
     batch_size: int = 1
 
 
-@dataclass(frozen=True)
-class Profile:
-    """A finished profile: its description (profile.json) and its trace."""
-
-    path: Path
-    description: dict[str, Any]
-    trace: Trace
-
-
 def profile_checkpoint(
     base: Checkpoint, base_digest: str, request: ProfileRequest, out: Path, settings: ModelSettings
 ) -> Profile:
     """Profile `base` and write `out`. Work goes on in `.<out>.partial` beside it, which a later run resumes.
 
-    Raises UserError for bad packs, an existing `out`, or a model that yields values that are not finite.
+    Raises UserError for bad packs, an existing `out`, a failing disk, or a model that yields values that are not
+    finite.
     """
-    if out.exists():
-        raise UserError(f"{out} already exists: choose another --out or remove it")
+    _refuse_existing(out)
     if request.alignment not in ALIGNMENTS:
         raise UserError(f"--alignment is {request.alignment!r}: it must be one of {', '.join(ALIGNMENTS)}")
     if base.num_experts > np.iinfo(np.uint8).max + 1:
@@ -70,10 +61,10 @@ def profile_checkpoint(
     tokenizer = load_tokenizer(base.path)
     blocks = build_blocks(rows, tokenizer.backend, eos_id=tokenizer.eos_id, seq_len=request.seq_len, num_blocks=None)
     description = _describe(base, base_digest, request, settings, rows, blocks, sorted(packs))
-    partial = out.with_name(f".{out.name}.partial")
-    out.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(out.with_name(f".{out.name}.lock"), timeout=0):
+        with _locked(out):
+            _refuse_existing(out)  # another process may have made it since
+            partial = out.with_name(f".{out.name}.partial")
             _open_partial(partial, description)
             seconds = _trace_blocks(
                 base, settings, request.batch_size, rows, blocks, sorted(packs), partial / TRACE_DIR
@@ -84,20 +75,27 @@ def profile_checkpoint(
             partial.rename(out)
     except Timeout:
         raise UserError(f"another process is writing {out}: wait for it or choose another --out") from None
+    except OSError as error:
+        raise write_failure(error, out) from None
     return open_profile(out)
 
 
-def open_profile(path: Path) -> Profile:
-    """Read a finished profile. Raises UserError when `path` is none, or is damaged."""
-    if not (path / PROFILE_FILE).is_file():
-        raise UserError(f"{path} is not a finished profile (no {PROFILE_FILE}): run eaftgate profile")
-    description = read_json(path / PROFILE_FILE, what="profile")
-    trace = load_trace(path / TRACE_DIR, description["dimensions"])
-    if trace.num_tokens != description["counted_tokens"]:
-        raise UserError(
-            f"{path} is incomplete: its trace holds {trace.num_tokens} of {description['counted_tokens']} tokens"
-        )
-    return Profile(path, description, trace)
+def _refuse_existing(out: Path) -> None:
+    if out.exists():
+        raise UserError(f"{out} already exists: choose another --out or remove it")
+
+
+@contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    """Hold the lock of `out`. Its file goes once `out` is there: whoever still waits for it then finds `out`."""
+    lock = out.with_name(f".{out.name}.lock")
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(lock, timeout=0):
+        try:
+            yield
+        finally:
+            if out.exists():
+                lock.unlink(missing_ok=True)
 
 
 def _describe(

@@ -6,6 +6,7 @@ of the same thing are identical byte for byte.
 
 import json
 import struct
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -76,27 +77,42 @@ def plan_shards(base: Checkpoint, keep: Sequence[Sequence[int]], *, max_shard_by
     """Plan the output shards, each at most `max_shard_bytes` with its header.
 
     Tensors follow the model from the embedding to the head; blocks, scales and bias of one projection are
-    never parted (a loader rejects a checkpoint that splits them). Raises UserError when they are too large.
+    never parted (a loader rejects a checkpoint that splits them). The shards are as few as they can be, and then
+    the largest as small as it can be: each is copied by one thread. Raises UserError when a tensor is too large.
     """
     limit = max_shard_bytes - _EMPTY_HEADER_BYTES
-    shards: list[list[TensorEntry]] = []
-    filled = limit + 1
-    for group in _groups(base.tensors.values()):
-        size = sum(_nbytes(entry, keep) + _entry_size(entry) for entry in group)
+    groups = _groups(base.tensors.values())
+    sizes = [sum(_nbytes(entry, keep) + _entry_size(entry) for entry in group) for group in groups]
+    for group, size in zip(groups, sizes, strict=True):
         if size > limit:
             raise UserError(
                 f"tensor {group[0].name!r} and what belongs with it need {size} bytes, "
                 f"more than the shard limit of {max_shard_bytes}; raise the limit"
             )
-        if filled + size > limit:
-            shards.append([])
-            filled = 0
-        shards[-1].extend(group)
-        filled += size
+    shards = [[entry for group in groups[cut] for entry in group] for cut in balanced(sizes, limit)]
     return [
         _shard_plan(f"model-{number:05d}-of-{len(shards):05d}.safetensors", entries, keep)
         for number, entries in enumerate(shards, start=1)
     ]
+
+
+def balanced(sizes: Sequence[int], limit: int) -> list[slice]:
+    """Consecutive items together: as few stretches up to `limit` as there can be, the largest as small as it can be."""
+    fewest = len(_filled(sizes, limit))
+    limits = range(max(sizes), limit + 1)
+    return _filled(sizes, limits[bisect_left(limits, True, key=lambda limit: len(_filled(sizes, limit)) <= fewest)])
+
+
+def _filled(sizes: Sequence[int], limit: int) -> list[slice]:
+    """Consecutive items together up to `limit`, which no item exceeds: as few stretches as there can be."""
+    starts: list[int] = []
+    filled = limit + 1
+    for place, size in enumerate(sizes):
+        if filled + size > limit:
+            starts.append(place)
+            filled = 0
+        filled += size
+    return [slice(start, stop) for start, stop in zip(starts, [*starts[1:], len(sizes)], strict=True)]
 
 
 def _groups(entries: Iterable[TensorEntry]) -> list[list[TensorEntry]]:

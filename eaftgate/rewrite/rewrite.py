@@ -19,8 +19,7 @@ from eaftgate import __version__
 from eaftgate.checkpoint.checkpoint import CONFIG_FILE, Checkpoint
 from eaftgate.checkpoint.digest import checkpoint_digest
 from eaftgate.checkpoint.shards import INDEX_FILE
-from eaftgate.errors import UserError
-from eaftgate.files import sha256_file, write_json
+from eaftgate.files import sha256_file, write_failure, write_json
 from eaftgate.rewrite.copy import copy_shard
 from eaftgate.rewrite.keep_n import check_keep_sets
 from eaftgate.rewrite.manifest import (
@@ -91,7 +90,8 @@ def rewrite_checkpoint(
             _write_companions(plans, base, manifest, work)
             work.publish()
     except OSError as error:
-        raise _explained(error, out, sum(plan.size for plan in plans)) from None
+        total = sum(plan.size for plan in plans)
+        raise write_failure(error, out, needs=f"whose shards take {total} bytes") from None
 
 
 def _write_shards(
@@ -146,13 +146,3 @@ def _write_companions(plans: list[ShardPlan], base: Checkpoint, manifest: Manife
             files[path.name] = FileRecord(sha256=sha256_file(path), size=path.stat().st_size)
     listed = manifest.model_copy(update={"files": dict(sorted(files.items()))})
     write_json(payload / MANIFEST_FILE, listed.model_dump())
-
-
-def _explained(error: OSError, out: Path, total: int) -> UserError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return UserError(
-            f"no space left for {out}, whose shards take {total} bytes; free some and run the same command "
-            "again, finished shards are reused"
-        )
-    reason = error.strerror or str(error)
-    return UserError(f"{error.filename or out} failed while writing {out} ({reason}); correct it and run again")

@@ -1,11 +1,14 @@
 """Invariants of token statistics, and collections as files: all of it or nothing, and nothing damaged."""
 
 import dataclasses
+import errno
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from eaftgate.collect import collection as module
@@ -18,6 +21,7 @@ from eaftgate.collect.collection import (
     load_collection,
     make_collection,
     save_collection,
+    save_stats,
 )
 from eaftgate.errors import UserError
 from eaftgate.packs.blocks import Blocks
@@ -124,8 +128,27 @@ def test_comes_back_as_it_was_saved(collection: Collection, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("existing", [False, True])
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "no space left for .*c.safetensors; free some"),
+        (
+            SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+            "no space left for .*c.safetensors; free some",
+        ),
+        (
+            SafetensorError("Error while serializing: I/O error: Input/output error (os error 5)"),
+            r"failed while writing .*c.safetensors \(.*os error 5\)\); correct it",
+        ),
+    ],
+)
 def test_a_failing_write_leaves_what_was_there(
-    collection: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, existing: bool
+    collection: Collection,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    existing: bool,
+    error: Exception,
+    message: str,
 ) -> None:
     path = tmp_path / "c.safetensors"
     if existing:
@@ -134,11 +157,12 @@ def test_a_failing_write_leaves_what_was_there(
 
     def failing(_: Any, temporary: Path, **__: Any) -> None:
         temporary.write_bytes(b"half a file")
-        raise OSError("disk full")
+        raise error
 
     monkeypatch.setattr(module, "save_file", failing)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(UserError, match=rf"{message}.* run .*again") as caught:
         save_collection(path, collection)
+    assert "\n" not in str(caught.value)
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
 
 
@@ -160,3 +184,32 @@ def test_damaged_files(collection: Collection, tmp_path: Path) -> None:
 def test_a_missing_file_is_damaged_too(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is damaged"):
         load_arrays(tmp_path / "none.safetensors")
+
+
+Change = Callable[[dict[str, Any], dict[str, Any]], object]
+INCONSISTENT: dict[str, tuple[Change, str]] = {
+    "no rows": (lambda arrays, _: arrays.pop("row_T"), "it lacks row_T"),
+    "neither": (lambda arrays, _: arrays.clear(), "it lacks block_T and row_T"),
+    "no identities": (lambda _, meta: meta.pop("identities"), "it lacks the identities of its rows"),
+    "identities of another type": (lambda _, meta: meta.update(identities=[1]), "it lacks the identities of its rows"),
+    "fewer blocks": (lambda arrays, _: arrays.update(block_T=arrays["block_T"][1:]), "its columns differ in length"),
+    "a row too many": (lambda _, meta: meta.update(identities=["row 0"]), "a token is of a row that is none of its 1"),
+}
+
+
+@pytest.mark.parametrize("name", INCONSISTENT)
+def test_what_does_not_belong_together_is_damaged(collection: Collection, tmp_path: Path, name: str) -> None:
+    change, message = INCONSISTENT[name]
+    arrays: dict[str, Any] = {"row_T": collection.row_T, "block_T": collection.block_T}
+    meta: dict[str, Any] = {**collection.meta, "identities": list(collection.identities)}
+    change(arrays, meta)
+    save_stats(tmp_path / "c.safetensors", collection.stats, arrays, meta)
+    with pytest.raises(UserError, match=rf"is damaged \({message}\): remove it and run again"):
+        load_collection(tmp_path / "c.safetensors")
+
+
+def test_statistics_of_different_lengths_are_damaged(collection: Collection, tmp_path: Path) -> None:
+    stats = dataclasses.replace(collection.stats, entropy_T=collection.stats.entropy_T[1:])
+    save_collection(tmp_path / "c.safetensors", dataclasses.replace(collection, stats=stats))
+    with pytest.raises(UserError, match="its columns differ in length"):
+        load_collection(tmp_path / "c.safetensors")

@@ -1,7 +1,9 @@
 """The store computes a collection once per content, resumes it after a kill, and shares results and failures."""
 
 import dataclasses
+import errno
 import multiprocessing
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -206,7 +208,58 @@ def test_a_gap_in_the_parts_is_computed_again(store: CollectionStore, monkeypatc
     assert resumed.starts == [2]
 
 
+def truncate(part: Path) -> None:
+    part.write_bytes(part.read_bytes()[:-7])
+
+
+def empty(part: Path) -> None:
+    part.write_bytes(b"")
+
+
+def of_other_blocks(part: Path) -> None:
+    shutil.copyfile(part.with_name("00000000-00000002.safetensors"), part)
+
+
+@pytest.mark.parametrize("damage", [truncate, empty, of_other_blocks])
+def test_a_damaged_part_and_the_later_ones_are_computed_again(
+    store: CollectionStore, monkeypatch: pytest.MonkeyPatch, damage: Callable[[Path], None]
+) -> None:
+    monkeypatch.setattr(module, "PART_SECONDS", 0.0)
+    with pytest.raises(KeyboardInterrupt):
+        store.get(request(FakeCollector(kill_at(6))))
+    parts = store.path(request()).with_suffix(".parts")
+    damage(parts / "00000002-00000004.safetensors")
+    with pytest.raises(KeyboardInterrupt):
+        store.get(request(FakeCollector(kill_at(2))))
+    assert [part.stem for part in parts.iterdir()] == ["00000000-00000002"]
+    resumed = FakeCollector()
+    assert_right(store.get(request(resumed)))
+    assert resumed.scored == list(range(2, NUM_BLOCKS))
+    assert not parts.exists()
+
+
 # Failures.
+
+
+def test_a_full_disk_is_a_sentence_and_the_parts_stay(store: CollectionStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PART_SECONDS", 0.0)
+    full = UserError("no space left")
+
+    def fail(*_: Any) -> None:
+        raise full
+
+    def no_record(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "save_collection", fail)
+        patch.setattr(module, "write_json", no_record)
+        with pytest.raises(UserError) as caught:
+            store.get(request())
+    assert caught.value is full
+    resumed = FakeCollector()
+    assert_right(store.get(request(resumed)))
+    assert resumed.starts == [6]
 
 
 def test_a_failure_is_shared_within_a_session_and_retried_in_the_next(store: CollectionStore) -> None:

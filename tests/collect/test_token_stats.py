@@ -102,12 +102,12 @@ def test_entropy_in_closed_form() -> None:
 
 
 def test_half_precision_keeps_float32_reductions(lm_head: nn.Linear) -> None:
-    """A CPU's matrix product leaves bfloat16 logits; what is computed from them loses nothing more."""
+    """bfloat16 states and weights give float32 logits: nothing is rounded on the way."""
     hidden, target = inputs()
     half = nn.Linear(HIDDEN, VOCAB, bias=False, dtype=torch.bfloat16).requires_grad_(False)
     half.weight.copy_(lm_head.weight)
     logprob, _, _, logprobs = token_stats(hidden.bfloat16(), target, half, top_k=20)
     assert logprobs.dtype == torch.float32
-    exact = (hidden.bfloat16() @ half.weight.T).double().log_softmax(dim=-1)
+    exact = (hidden.bfloat16().double() @ half.weight.double().T).log_softmax(dim=-1)
     expected = exact.gather(1, target[:, None])[:, 0]
     torch.testing.assert_close(logprob.double(), expected, rtol=0, atol=1e-4)

@@ -1,5 +1,7 @@
 """Which characters the assistant spoke (SPEC section 2), on well-formed and adversarial conversations."""
 
+import time
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -108,3 +110,23 @@ HEADERS = st.lists(st.sampled_from(("assistant", " ", "\n", "x", CHANNEL, "to=",
 @given(HEADERS)
 def test_role_equals_the_slow_one(header: str) -> None:
     assert is_assistant(header) == slow_is_assistant(header)
+
+
+ASSISTANT = f"{START}assistant{MESSAGE}"
+LONG_TEXTS = {
+    START: 0,
+    f"{START}assistant": 0,
+    ASSISTANT: 1,
+    MESSAGE: 0,
+    f"{ASSISTANT}x<|end|>": -(-1_000_000 // len(f"{ASSISTANT}x<|end|>")),
+    f"{ASSISTANT}<|": 1,
+}
+
+
+@pytest.mark.parametrize("unit", LONG_TEXTS)
+def test_time_is_linear_in_the_text(unit: str) -> None:
+    text = unit * -(-1_000_000 // len(unit))
+    started = time.perf_counter()
+    spans = completion_spans(text)
+    assert time.perf_counter() - started < 1.0
+    assert len(spans) == LONG_TEXTS[unit]

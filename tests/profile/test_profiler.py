@@ -1,8 +1,11 @@
 """Profiling: one resumable pass, a directory that is there only when it is finished, and refusals in a sentence."""
 
 import dataclasses
+import errno
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,7 +33,8 @@ from eaftgate.packs.pack import UNION, named_packs
 from eaftgate.packs.tokenizer import load_tokenizer
 from eaftgate.profile import profiler
 from eaftgate.profile.observe import Observation, observe_batch
-from eaftgate.profile.profiler import Profile, ProfileRequest, open_profile, profile_checkpoint
+from eaftgate.profile.profile import ALIGNMENTS, Profile, open_profile
+from eaftgate.profile.profiler import ProfileRequest, profile_checkpoint
 from eaftgate.profile.trace import TraceShard, shard_name, shard_ranges
 
 SEQ_LEN, BATCH = 24, 2
@@ -72,7 +76,7 @@ def blocks_of(base: Checkpoint, request: ProfileRequest) -> Blocks:
 def contents(found: Profile) -> dict[str, NDArray[Any]]:
     """Everything a trace says of every token, in token order and without regard to shards."""
     columns = {name: found.trace.column(name) for name in ("p_T", "entropy_T", "row_T", "pack_T")}
-    for alignment in profiler.ALIGNMENTS:
+    for alignment in ALIGNMENTS:
         parts = zip(*found.trace.selections(alignment), strict=True)
         for name, arrays in zip(("expert", "gate", "norm"), parts, strict=True):
             columns[f"{alignment} {name}"] = np.concatenate(arrays)
@@ -105,7 +109,7 @@ def test_description(base: Checkpoint, request_: ProfileRequest, whole: Profile)
         for name, column, q in (("p_lo", "p_T", 0.15), ("h_lo", "entropy_T", 0.15), ("h_hi", "entropy_T", 0.85))
     }
     assert sorted(path.name for path in whole.path.iterdir()) == ["profile.json", "trace"]
-    assert sorted(path.name for path in whole.path.parent.iterdir()) == [".profile.lock", "profile"]
+    assert sorted(path.name for path in whole.path.parent.iterdir()) == ["profile"]
 
 
 def test_tokens_know_their_rows_and_packs(base: Checkpoint, request_: ProfileRequest, whole: Profile) -> None:
@@ -221,7 +225,7 @@ def test_a_killed_profile_is_resumed(
     assert len(shard_ranges(tmp_path / ".profile.partial" / "trace")) == shards
     assert_identical(profile(base, request_, out), whole)
     assert sum(observed) == num_blocks - shards * BATCH
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".profile.lock", "profile"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["profile"]
 
 
 @pytest.mark.usefixtures("many_shards")
@@ -292,6 +296,67 @@ def test_two_at_once(base: Checkpoint, request_: ProfileRequest, tmp_path: Path)
         pytest.raises(UserError, match=r"another process is writing .*profile: wait for it or choose another --out"),
     ):
         profile(base, request_, tmp_path / "profile")
+
+
+def test_another_run_finished_in_the_meantime(
+    base: Checkpoint, request_: ProfileRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Profile
+) -> None:
+    """`out` appears between the first look and the lock."""
+    out = tmp_path / "profile"
+
+    def slow(*_: Any) -> dict[str, Any]:
+        shutil.copytree(whole.path, out)
+        return whole.description
+
+    monkeypatch.setattr(profiler, "_describe", slow)
+    with pytest.raises(UserError, match="profile already exists: choose another --out or remove it"):
+        profile(base, request_, out)
+    assert [path.name for path in tmp_path.iterdir()] == ["profile"]
+    assert_identical(open_profile(out), whole)
+
+
+NO_SPACE = OSError(errno.ENOSPC, "No space left on device")
+CUT_OFF = OSError("1048576 requested and 1234 written")  # NumPy's, when the disk is full
+
+
+@pytest.mark.usefixtures("many_shards")
+@pytest.mark.parametrize(("writer", "error"), [("save_shard", NO_SPACE), ("save_shard", CUT_OFF), ("json", NO_SPACE)])
+def test_a_full_disk_is_a_sentence_and_the_profile_is_resumed(
+    base: Checkpoint, request_: ProfileRequest, whole: Profile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    observed: list[int], writer: str, error: OSError,
+) -> None:  # fmt: skip
+    out, save_shard, write_json = tmp_path / "profile", profiler.save_shard, profiler.write_json
+    saved: list[str] = []
+
+    def full_after_two(directory: Path, name: str, shard: TraceShard) -> None:
+        if len(saved) == 2:
+            raise error
+        saved.append(name)
+        save_shard(directory, name, shard)
+
+    def full_at_the_end(path: Path, value: Any) -> None:
+        if path.name == "profile.json":
+            raise error
+        write_json(path, value)
+
+    with monkeypatch.context() as patch:
+        if writer == "json":
+            patch.setattr(profiler, "write_json", full_at_the_end)
+        else:
+            patch.setattr(profiler, "save_shard", full_after_two)
+        with pytest.raises(UserError, match=r"^no space left for .*profile; free some .* is reused$"):
+            profile(base, request_, out)
+    assert not out.exists()
+    observed.clear()
+    assert_identical(profile(base, request_, out), whole)
+    assert sum(observed) == (0 if writer == "json" else whole.description["num_blocks"] - 2 * BATCH)
+    assert [path.name for path in tmp_path.iterdir()] == ["profile"]
+
+
+def test_an_output_that_cannot_be_made(base: Checkpoint, request_: ProfileRequest, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"failed while writing .*file/profile \(.*\); correct it and run again"):
+        profile(base, request_, tmp_path / "file" / "profile")
 
 
 def test_unknown_alignment(base: Checkpoint, request_: ProfileRequest, tmp_path: Path) -> None:
@@ -368,6 +433,46 @@ def test_a_damaged_description_does_not_open(copy: Path) -> None:
     (copy / "profile.json").write_text((copy / "profile.json").read_text()[:-9])
     with pytest.raises(UserError, match="profile cannot be read"):
         open_profile(copy)
+
+
+WRONG: dict[str, Any] = {
+    "schema": "profile-9",
+    "base": {"name": "x"},
+    "dimensions": {"num_layers": 2, "num_experts": "8", "top_k": 4},
+    "packs": ["chat"],
+    "num_rows": "all",
+    "seq_len": None,
+    "seed": 1.5,
+    "alignment": "next",
+    "num_blocks": -1,
+    "counted_tokens": "many",
+    "blocks_digest": 7,
+    "model": None,
+    "rows": [1],
+}
+
+
+@pytest.mark.parametrize("key", WRONG)
+def test_a_description_that_lacks_something_does_not_open(copy: Path, key: str) -> None:
+    file = copy / "profile.json"
+    description = json.loads(file.read_text())
+    for value in ({k: v for k, v in description.items() if k != key}, {**description, key: WRONG[key]}):
+        file.write_text(json.dumps(value))
+        with pytest.raises(UserError, match=rf"profile\.json: '{key}.*' is not valid \(.*\); profile again") as caught:
+            open_profile(copy)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [[], None, 3, "profile"])
+def test_a_description_that_is_no_object_does_not_open(copy: Path, value: Any) -> None:
+    (copy / "profile.json").write_text(json.dumps(value))
+    with pytest.raises(UserError, match="is not valid"):
+        open_profile(copy)
+
+
+def test_pruning_loads_neither_torch_nor_transformers() -> None:
+    code = "import sys, eaftgate.prune; assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.usefixtures("many_shards")

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from eaftgate.files import sha256_file
 from eaftgate.rewrite import copy
 from eaftgate.rewrite.integrity import check_artifact, compare_tensors
 from eaftgate.rewrite.manifest import read_manifest
-from eaftgate.rewrite.plan import plan_shards
+from eaftgate.rewrite.plan import balanced, plan_shards
 from eaftgate.rewrite.rewrite import rewrite_checkpoint
 
 KEEP = [[0, 1, 4, 6], [2, 3, 4, 5], [1, 3, 5, 7]]
@@ -157,6 +158,31 @@ def test_a_projection_is_never_parted_and_data_is_aligned(bases) -> None:  # typ
                     stem = name.removesuffix("_bias")
                     partners = {n for n in base.tensors if n.startswith(stem)}
                     assert partners <= set(plan.tensors)
+
+
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=9), st.integers(30, 80))
+def test_shards_are_few_and_then_balanced(sizes: list[int], limit: int) -> None:
+    """Against every way of cutting the sizes into consecutive stretches."""
+
+    def totals(cuts: tuple[int, ...]) -> list[int]:
+        bounds = (0, *cuts, len(sizes))
+        return [sum(sizes[begin:end]) for begin, end in pairwise(bounds)]
+
+    ways = [totals(cuts) for n in range(len(sizes)) for cuts in combinations(range(1, len(sizes)), n)]
+    fewest = min(len(way) for way in ways if max(way) <= limit)
+    smallest = min(max(way) for way in ways if len(way) == fewest)
+    found = balanced(sizes, limit)
+    assert [item for cut in found for item in sizes[cut]] == sizes
+    assert (len(found), max(sum(sizes[cut]) for cut in found)) == (fewest, smallest)
+
+
+def test_no_shard_is_a_remainder(base: Checkpoint) -> None:
+    limit = 70_000
+    plans = plan_shards(base, KEEP, max_shard_bytes=limit)
+    assert len(plans) > 1
+    largest = max(plan.size for plan in plans)
+    assert largest < limit
+    assert largest < 1.3 * sum(plan.size for plan in plans) / len(plans)
 
 
 def test_tensor_larger_than_a_shard(base: Checkpoint, tmp_path: Path) -> None:

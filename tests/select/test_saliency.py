@@ -25,7 +25,8 @@ from eaftgate.packs.blocks import build_blocks
 from eaftgate.packs.pack import UNION, named_packs
 from eaftgate.packs.tokenizer import load_tokenizer
 from eaftgate.profile import profiler
-from eaftgate.profile.profiler import Profile, ProfileRequest, profile_checkpoint
+from eaftgate.profile.profile import ALIGNMENTS, Profile
+from eaftgate.profile.profiler import ProfileRequest, profile_checkpoint
 from eaftgate.profile.trace import NORM_SCALE, Trace, TraceShard
 from eaftgate.select.saliency import EaftWeights, ExpertSums, expert_sums, mean_per_hit, regions
 
@@ -108,9 +109,7 @@ def random_trace(sizes: Sequence[int], seed: int) -> tuple[Trace, list[Token]]:
 SIZES = st.lists(st.integers(0, 40), min_size=1, max_size=3).filter(any)
 
 
-@given(
-    SIZES, st.integers(0, 1000), st.sampled_from(profiler.ALIGNMENTS), st.sampled_from((EaftWeights(), OTHER_WEIGHTS))
-)
+@given(SIZES, st.integers(0, 1000), st.sampled_from(ALIGNMENTS), st.sampled_from((EaftWeights(), OTHER_WEIGHTS)))
 def test_sums_equal_plain_loops(sizes: list[int], seed: int, alignment: str, weights: EaftWeights) -> None:
     trace, tokens = random_trace(sizes, seed)
     sums = expert_sums(trace, alignment=alignment, weights=weights)
@@ -212,7 +211,7 @@ RELATIVE = 2 * 2.0**-11 + 1e-4
 """A float16 gate and a float16 norm are each off by 2^-11 at most, the float32 model by less than 1e-4."""
 
 
-@pytest.mark.parametrize("alignment", profiler.ALIGNMENTS)
+@pytest.mark.parametrize("alignment", ALIGNMENTS)
 @pytest.mark.parametrize("weights", [EaftWeights(), OTHER_WEIGHTS], ids=["default", "other"])
 def test_sums_of_a_model_equal_the_slow_reference(case: Case, alignment: str, weights: EaftWeights) -> None:
     sums = expert_sums(case.profile.trace, alignment=alignment, weights=weights)
@@ -231,9 +230,7 @@ def test_the_case_has_every_region_and_tells_alignments_apart(case: Case) -> Non
     assert trace.num_tokens == len(case.tokens) > 150
     found = regions(trace.column("p_T"), trace.column("entropy_T"), 0.15)
     assert 0 < found.conflict_T.sum() < found.good_T.sum() < 0.15 * trace.num_tokens + 1
-    predicting, token = (
-        expert_sums(trace, alignment=alignment, weights=EaftWeights()) for alignment in profiler.ALIGNMENTS
-    )
+    predicting, token = (expert_sums(trace, alignment=alignment, weights=EaftWeights()) for alignment in ALIGNMENTS)
     for name in SUMS:
         assert difference(predicting, token, name) > 10 * RELATIVE
     assert np.abs(predicting.eaft_mass_LE / predicting.mass_LE - 0.25).max() > 0.02
