@@ -5,14 +5,16 @@ from typing import Any
 
 import pytest
 
+from eaftgate.checkpoint.finite import check_finite
 from eaftgate.gate.plan import BASE
 from eaftgate.gate.run import GateRun
 from eaftgate.rewrite.integrity import check_artifact, compare_tensors
 
 
 def test_integrity(checkpoint_case: str, run: GateRun, record_property: Callable[[str, Any], None]) -> None:
-    """Files, mapping, shards and configuration are those of the manifest, kept tensors those of the base."""
+    """Weights are finite; files, mapping, shards and configuration are the manifest's, kept tensors the base's."""
     candidate, base = run.model(checkpoint_case).checkpoint, run.model(BASE).checkpoint
+    check_finite(candidate)
     manifest = run.manifest(checkpoint_case)
     record_property("manifest", manifest is not None)
     if manifest is not None:

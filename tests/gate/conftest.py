@@ -1,0 +1,12 @@
+from prepared import (  # noqa: F401
+    base_copy,
+    copy_run,
+    keep24,
+    made,
+    nan_head,
+    other_tokenizer,
+    profile,
+    raised,
+    random8,
+    truncated,
+)

@@ -1,0 +1,275 @@
+"""The gate as its user runs it: pytest gates/ on the embedded checkpoint and on good, bad and broken candidates."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from gate_command import BASE, CALIBRATION_PACKS, GATE_PACKS, Case, Run, gate, pytest_command
+from prepared import SMALL
+
+from eaftgate.gate.policy import DEFAULT_GATES, METRICS
+
+TINY = ("--regime=fixture", "--seq-lens=64", "--num-blocks=6")
+ON_GATE_PACKS = (f"--base={BASE}", f"--packs={GATE_PACKS}")
+CELL_KEYS = {
+    "checkpoint", "pack", "seq_len", "num_blocks", "tokens", "ppl_base", "ppl", "delta_ppl", "cc_base", "cc",
+    "delta_cc", "mean_p_base", "mean_p", "delta_mean_p", "js2d", "p_thr", "h_thr", "severity", "verdict", "flags",
+    "metrics",
+}  # fmt: skip
+FIXTURE_PACKS = ("UNION", "chat", "reasoning", "tool_agentic")
+
+
+def near_lossless(run: Run, case: str) -> Case:
+    return run.junit[f"test_near_lossless::test_near_lossless[{case}]"]
+
+
+def failures(run: Run) -> dict[str, str]:
+    return {name: case.reason for name, case in run.junit.items() if case.outcome != "passed"}
+
+
+def collections_of(run: Run) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in (run.results / "collections").glob("*.safetensors")}
+
+
+# A copy of the base
+
+
+def test_a_copy_of_the_base_passes_with_no_difference_at_all(copy_run: Run) -> None:
+    assert copy_run.code == 0, copy_run.output
+    assert copy_run.parity["verdict"] == copy_run.parity["v1_verdict"] == "pass"
+    cells = copy_run.cells("copy")
+    assert list(cells) == [f"{pack}-{length}" for pack in FIXTURE_PACKS for length in (64, 128)]
+    for cell in cells.values():
+        assert cell["delta_ppl"] == cell["delta_cc"] == cell["delta_mean_p"] == cell["js2d"] == 0
+        assert cell["verdict"] == "pass"
+
+
+def test_workers_give_the_same_cells_as_one_process(copy_run: Run, base_copy: Path, tmp_path: Path) -> None:
+    workers = gate(tmp_path / "run", *ON_GATE_PACKS, f"--checkpoint={base_copy}", *SMALL, "-n", "2")
+    assert workers.code == 0, workers.output
+    assert "2 workers" in workers.output
+    assert workers.parity["cells"] == copy_run.parity["cells"]
+    assert workers.junit.keys() == copy_run.junit.keys()
+
+
+def test_parity_json_has_the_keys_that_scripts_read(copy_run: Run, base_copy: Path) -> None:
+    parity = copy_run.parity
+    assert {"schema_version", "policy", "verdict", "v1_verdict", "cells"} <= parity.keys()
+    for cell in parity["cells"]:
+        assert cell.keys() >= CELL_KEYS
+        assert cell["checkpoint"] == str(base_copy)
+        assert (cell["severity"] == "primary") == (cell["pack"] == "UNION")
+        assert cell["metrics"].keys() == set(METRICS)
+        for metric in cell["metrics"].values():
+            assert metric.keys() == {"estimate", "lower", "upper", "margin", "verdict"}
+
+
+def test_ids_and_properties_in_junit(copy_run: Run) -> None:
+    ids = {name.split("::")[1] for name in copy_run.junit if name.startswith("test_near_lossless::")}
+    assert ids == {
+        f"test_near_lossless[copy-{pack}-{length}-{metric}]"
+        for pack in FIXTURE_PACKS for length in (64, 128) for metric in METRICS
+    }  # fmt: skip
+    case = near_lossless(copy_run, "copy-UNION-64-ppl")
+    assert case.outcome == "passed"
+    assert case.properties.keys() >= {"estimate", "lower", "upper", "margin", "verdict", "tokens"}
+    assert float(case.properties["estimate"]) == 0
+    assert case.properties["verdict"] == "pass"
+
+
+def test_the_noop_checkpoint_is_removed_afterwards(copy_run: Run) -> None:
+    assert any(name.startswith("test_noop::") for name in copy_run.junit)
+    assert not (copy_run.results / "work" / "noop").exists()
+
+
+# The main job
+
+
+def test_keep_24_of_a_profile_passes(keep24: Path, tmp_path: Path) -> None:
+    budget = ("--regime=fixture", "--seq-lens=256", "--num-blocks=24")
+    run = gate(tmp_path / "run", *ON_GATE_PACKS, f"--checkpoint={keep24}", *budget)
+    assert run.code == 0, run.output
+    assert run.parity["verdict"] == "pass"
+    assert re.search(r"^checkpoint +pack +seq", run.output, re.M)
+    assert re.search(r"^keep24 +UNION +256 .* PASS$", run.output, re.M)
+    assert "verdict: PASS" in run.output
+    assert run.cells("keep24")["UNION-256"]["delta_ppl"] != 0
+    assert run.junit["test_artifact::test_integrity[keep24]"].properties["manifest"] == "True"
+
+
+# Checkpoints that are worse
+
+
+@pytest.fixture(scope="session")
+def bad_run(made: Path, random8: Path, raised: Path) -> Run:
+    return gate(made / "bad-run", *ON_GATE_PACKS, f"--checkpoint={random8}", f"--checkpoint={raised}", *TINY)
+
+
+def test_a_random_keep_8_fails_by_a_wide_margin(bad_run: Run) -> None:
+    assert bad_run.code == 1
+    assert bad_run.parity["verdict"] == "fail"
+    ppl = bad_run.cells("random8")["UNION-64"]["metrics"]["ppl"]
+    assert ppl["estimate"] > 10 * ppl["margin"]
+    case = near_lossless(bad_run, "random8-UNION-64-ppl")
+    assert case.outcome == "failure"
+    assert re.fullmatch(r"ppl \+\S+ is outside its margin \S+ \(\d+ tokens\)", case.reason)
+
+
+def test_one_expert_with_raised_scales_fails(bad_run: Run) -> None:
+    assert bad_run.cells("raised")["UNION-64"]["verdict"] == "fail"
+    assert near_lossless(bad_run, "raised-UNION-64-ppl").outcome == "failure"
+
+
+@pytest.fixture(scope="session")
+def split_gates(made: Path, bad_run: Run) -> Path:
+    """A gates file whose margin lies between two packs of random8: the better one decides, the worse is advisory."""
+    rise = {name.removesuffix("-64"): cell["delta_ppl"] for name, cell in bad_run.cells("random8").items()}
+    better, worse = min(rise, key=rise.__getitem__), max(rise, key=rise.__getitem__)
+    gates: dict[str, Any] = json.loads(DEFAULT_GATES.read_text(encoding="utf-8"))
+    for threshold in gates["policies"][gates["default"]]["thresholds"].values():
+        threshold["value"] = 1e6
+    limit = gates["policies"][gates["default"]]["thresholds"]["max_abs_delta_ppl"]
+    limit["value"] = (rise[better] + rise[worse]) / 2
+    primary = {"packs": [better], "seq_lens": [64]}
+    regime = {"packs": [better, worse], "primary": primary, "seq_lens": [64], "num_blocks": 6, "batch_size": 8}
+    gates["regimes"] = {"split": regime, "worse": {**regime, "primary": {**primary, "packs": [worse]}}}
+    path = made / "gates.json"
+    path.write_text(json.dumps(gates), encoding="utf-8")
+    return path
+
+
+def test_an_advisory_failure_is_shown_and_decides_only_with_strict_cells(
+    bad_run: Run, random8: Path, split_gates: Path
+) -> None:
+    worse = json.loads(split_gates.read_text(encoding="utf-8"))["regimes"]["worse"]["primary"]["packs"][0]
+    before = collections_of(bad_run)
+    options = (*ON_GATE_PACKS, f"--checkpoint={random8}", f"--gates={split_gates}", "--regime=split")
+    run = gate(bad_run.results, *options)
+    assert run.code == 0, run.output
+    case = near_lossless(run, f"random8-{worse}-64-ppl")
+    assert (case.outcome, case.properties["verdict"]) == ("passed", "fail")
+    cell = run.cells("random8")[f"{worse}-64"]
+    assert (cell["severity"], cell["verdict"], run.parity["verdict"]) == ("advisory", "fail", "pass")
+
+    strict = gate(bad_run.results, *options, "--strict-cells")
+    assert strict.code == 1
+    assert strict.parity["verdict"] == "fail"
+    assert failures(strict).keys() == {f"test_near_lossless::test_near_lossless[random8-{worse}-64-ppl]"}
+
+    after = collections_of(bad_run)
+    assert before.items() <= after.items(), "a collection was measured again"
+
+
+# A run that is not whole
+
+
+def test_a_deselected_primary_metric_turns_the_run_red(copy_run: Run, base_copy: Path) -> None:
+    before = collections_of(copy_run)
+    xml = copy_run.results.with_suffix(".xml")
+    junit = xml.read_bytes()
+    run = gate(
+        copy_run.results, *ON_GATE_PACKS, f"--checkpoint={base_copy}", *SMALL, "-k", "not UNION-64-ppl and not noop"
+    )
+    try:
+        assert run.code == 1
+        assert run.parity["verdict"] == run.parity["v1_verdict"] == "incomplete"
+        assert "not run: test_near_lossless[copy-UNION-64-ppl]" in run.output
+        assert before.items() <= collections_of(run).items(), "a collection was measured again"
+    finally:  # other tests read the whole run
+        again = gate(copy_run.results, *ON_GATE_PACKS, f"--checkpoint={base_copy}", *SMALL)
+        xml.write_bytes(junit)
+    assert again.code == 0
+
+
+def test_broken_checkpoints_fail_with_one_line_each(
+    nan_head: Path, truncated: Path, other_tokenizer: Path, tmp_path: Path
+) -> None:
+    candidates = [f"--checkpoint={path}" for path in (nan_head, truncated, other_tokenizer)]
+    run = gate(tmp_path / "run", *ON_GATE_PACKS, *candidates, *TINY)
+    assert run.code == 1
+    assert run.parity["verdict"] in ("incomplete", "fail")
+    assert "Traceback" not in run.output
+    assert "site-packages" not in run.output
+    for name, said in (
+        ("nan_head", "not finite"),
+        ("truncated", "model-00002-of-00002.safetensors has"),
+        ("other_tokenizer", "has another tokenizer.json than its base"),
+    ):
+        reason = near_lossless(run, f"{name}-UNION-64-ppl").reason
+        assert said in reason
+        assert "\n" not in reason.strip()
+        assert any(said in problem["reason"] for problem in run.parity["failed"] if name in problem["case"])
+    ran = {name for name, case in run.junit.items() if name.startswith("test_noop") and case.outcome == "passed"}
+    assert ran, "a broken candidate stops the cases of the base"
+
+
+def test_too_few_blocks_says_how_many_there_are(base_copy: Path, tmp_path: Path) -> None:
+    packs = tmp_path / "packs"
+    packs.mkdir()
+    pq.write_table(pq.read_table(GATE_PACKS / "chat.parquet").slice(0, 12), packs / "chat.parquet")
+    run = gate(
+        tmp_path / "run", f"--base={BASE}", f"--packs={packs}", f"--checkpoint={base_copy}", "--regime=fixture",
+        "--seq-lens=64", "--num-blocks=9999",
+    )  # fmt: skip
+    assert run.code == 1
+    reason = near_lossless(run, "copy-UNION-64-ppl").reason
+    assert re.search(r"pack UNION has \d+ blocks of 64 tokens, fewer than the 9999", reason)
+    assert run.parity["verdict"] == "incomplete"
+
+
+# Rows that were calibrated on
+
+
+def test_calibration_rows_in_the_gate_packs(keep24: Path, tmp_path: Path) -> None:
+    options = (f"--base={BASE}", f"--packs={CALIBRATION_PACKS}", f"--checkpoint={keep24}", *TINY)
+    only = ("-k", "not noise_floor and not noop")
+    run = gate(tmp_path / "run", *options, *only)
+    assert run.code == 1
+    case = run.junit["test_artifact::test_disjoint[keep24]"]
+    assert case.outcome == "failure"
+    assert re.search(r"120 rows of UNION, 40 rows of chat", case.reason)
+    assert "--allow-overlap" in case.reason
+
+    allowed = gate(tmp_path / "run", *options, *only, "--allow-overlap")
+    case = allowed.junit["test_artifact::test_disjoint[keep24]"]
+    assert (case.outcome, case.properties["overlap_UNION"]) == ("passed", "120")
+
+
+# The base alone
+
+
+def test_only_a_base_runs_its_noise_floor_and_the_noop_rewrite(tmp_path: Path) -> None:
+    run = gate(tmp_path / "run", *ON_GATE_PACKS, *TINY)
+    assert run.code == 0, run.output
+    assert {name.split("::")[0] for name in run.junit} == {"test_collection", "test_noise_floor", "test_noop"}
+    assert run.parity["verdict"] == "pass"
+    assert run.parity["cells"] == []
+    assert not (run.results / "work" / "noop").exists()
+
+
+# Usage
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ((f"--base={BASE}",), "--checkpoint and --base need --packs"),
+        ((f"--checkpoint={BASE}",), "--checkpoint and --base need --packs"),
+        ((f"--packs={GATE_PACKS}",), "--packs needs --checkpoint or --base"),
+    ],
+)
+def test_missing_options_are_usage_errors(options: tuple[str, ...], said: str, tmp_path: Path) -> None:
+    run = gate(tmp_path / "run", *options)
+    assert run.code == 4
+    assert said in run.output
+    assert "Traceback" not in run.output
+
+
+def test_the_plugin_is_inert_elsewhere(tmp_path: Path) -> None:
+    run = pytest_command("tests/parity", "--collect-only", results=tmp_path / "run")
+    assert run.code == 0, run.output
+    assert "eaftgate 0" not in run.output
+    assert "policy" not in run.output.split("collected")[0]

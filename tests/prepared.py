@@ -1,0 +1,112 @@
+"""Session fixtures over the embedded checkpoint: a profile, pruned and damaged checkpoints, and a passing gate run.
+
+A conftest.py imports the ones its tests use.
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from gate_command import BASE, CALIBRATION_PACKS, GATE_PACKS, Run, gate
+
+from eaftgate.checkpoint.checkpoint import open_checkpoint
+from eaftgate.checkpoint.digest import checkpoint_digest
+from eaftgate.model.load import default_settings
+from eaftgate.profile.profiler import Profile, ProfileRequest, profile_checkpoint
+from eaftgate.prune import PruneRequest, prune_checkpoint
+
+SMALL = ("--regime=fixture", "--seq-lens=64,128", "--num-blocks=6")
+BFLOAT16_NAN = b"\xc0\x7f"
+
+torch.set_num_threads(1)  # several threads spin for each other where the cores are shared
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory for the checkpoints of the session."""
+    return tmp_path_factory.mktemp("made")
+
+
+@pytest.fixture(scope="session")
+def base_copy(made: Path) -> Path:
+    return copy_of_base(made / "copy")
+
+
+@pytest.fixture(scope="session")
+def profile(made: Path) -> Profile:
+    request = ProfileRequest(CALIBRATION_PACKS, num_rows=120, seq_len=128, batch_size=8)
+    base = open_checkpoint(BASE)
+    settings = default_settings(device="cpu", dequantize=True)
+    return profile_checkpoint(base, checkpoint_digest(base), request, made / "profile", settings)
+
+
+@pytest.fixture(scope="session")
+def keep24(made: Path, profile: Profile) -> Path:
+    return pruned(made / "keep24", PruneRequest(keep_n=24), profile)
+
+
+@pytest.fixture(scope="session")
+def random8(made: Path) -> Path:
+    return pruned(made / "random8", PruneRequest(keep_n=8, method="random"))
+
+
+@pytest.fixture(scope="session")
+def raised(made: Path, profile: Profile) -> Path:
+    """The most used expert of the first layer has its weights times 16 in both projections."""
+    hits_E = np.bincount(profile.trace.column("expert_XLK")[:, 0].ravel(), minlength=32)
+    path = copy_of_base(made / "raised")
+    for projection in ("gate_up_proj", "down_proj"):
+        entry = open_checkpoint(path).tensors[f"model.layers.0.mlp.experts.{projection}_scales"]
+        size = entry.nbytes // entry.shape[0]
+        begin = entry.begin + int(hits_E.argmax()) * size
+        data = bytearray((path / entry.shard).read_bytes())
+        data[begin : begin + size] = bytes(exponent + 4 for exponent in data[begin : begin + size])
+        (path / entry.shard).write_bytes(data)
+    return path
+
+
+@pytest.fixture(scope="session")
+def nan_head(made: Path) -> Path:
+    path = copy_of_base(made / "nan_head")
+    entry = open_checkpoint(path).tensors["lm_head.weight"]
+    data = bytearray((path / entry.shard).read_bytes())
+    data[entry.begin : entry.end] = BFLOAT16_NAN * (entry.nbytes // 2)
+    (path / entry.shard).write_bytes(data)
+    return path
+
+
+@pytest.fixture(scope="session")
+def truncated(made: Path) -> Path:
+    path = copy_of_base(made / "truncated")
+    shard = path / "model-00002-of-00002.safetensors"
+    shard.write_bytes(shard.read_bytes()[:-1000])
+    return path
+
+
+@pytest.fixture(scope="session")
+def other_tokenizer(made: Path) -> Path:
+    path = copy_of_base(made / "other_tokenizer")
+    tokenizer = json.loads((path / "tokenizer.json").read_text(encoding="utf-8"))
+    tokenizer["model"]["merges"].pop()
+    (path / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def copy_run(made: Path, base_copy: Path) -> Run:
+    """A copy of the base against the base, in one process."""
+    return gate(made / "copy-run", f"--base={BASE}", f"--checkpoint={base_copy}", f"--packs={GATE_PACKS}", *SMALL)
+
+
+def copy_of_base(path: Path) -> Path:
+    shutil.copytree(BASE, path)
+    return path
+
+
+def pruned(path: Path, request: PruneRequest, profile: Profile | None = None) -> Path:
+    base = open_checkpoint(BASE)
+    prune_checkpoint(base, checkpoint_digest(base), profile, request, path)
+    return path

@@ -1,0 +1,1 @@
+from prepared import base_copy, copy_run, made  # noqa: F401

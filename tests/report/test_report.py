@@ -1,0 +1,94 @@
+"""report.html, the lockfile and its check, and the cost estimate, over a run in which a copy of the base passed."""
+
+import copy
+import shutil
+from html import escape
+from pathlib import Path
+
+import pytest
+from gate_command import BASE, Run
+from prepared import pruned
+
+from eaftgate.checkpoint.checkpoint import open_checkpoint
+from eaftgate.checkpoint.digest import checkpoint_digest
+from eaftgate.errors import UserError
+from eaftgate.files import read_json
+from eaftgate.gate.policy import load_gates
+from eaftgate.prune import PruneRequest
+from eaftgate.report.cost import estimate_cost
+from eaftgate.report.html import render, write_report
+from eaftgate.report.lock import verify_lock, write_lock
+
+
+def test_the_page_shows_the_verdict_and_every_cell(copy_run: Run, tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    write_report(copy_run.results, page)
+    text = page.read_text(encoding="utf-8")
+    assert '<span class="verdict pass">PASS</span>' in text
+    for cell in copy_run.parity["cells"]:
+        row = f'<td class="name">{cell["name"]}</td><td class="name">{cell["pack"]}</td><td>{cell["seq_len"]}</td>'
+        assert text.count(row) == 1
+    assert checkpoint_digest(open_checkpoint(BASE)) in text
+    with pytest.raises(UserError, match="already exists"):
+        write_report(copy_run.results, page)
+
+
+def test_names_and_reasons_are_escaped(copy_run: Run) -> None:
+    evil = "<script>alert('&')</script>"
+    parity = copy.deepcopy(copy_run.parity)
+    for cell in parity["cells"]:
+        cell.update(name=evil, checkpoint=evil, pack=evil)
+    parity.update(policy=evil, regime=evil, failed=[{"case": evil, "reason": evil}], not_run=[evil])
+    page = render(parity)
+    assert "<script" not in page
+    assert page.count(escape(evil)) > 5
+
+
+def test_a_directory_without_a_run_has_no_report(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="gate result not found"):
+        write_report(tmp_path, tmp_path / "report.html")
+
+
+def test_a_lock_pins_what_was_judged_and_is_never_overwritten(copy_run: Run, base_copy: Path, tmp_path: Path) -> None:
+    lock = tmp_path / "lock.json"
+    write_lock(copy_run.results, None, lock)
+    pinned = read_json(lock, what="lockfile")
+    assert pinned["base"] == {"name": str(BASE), "digest": checkpoint_digest(open_checkpoint(BASE))}
+    assert pinned["checkpoint"]["digest"] == checkpoint_digest(open_checkpoint(base_copy))
+    assert (pinned["verdict"], pinned["keep_n"], len(pinned["cells"])) == ("pass", 32, 8)
+    assert all(len(cell["blocks_digest"]) == 64 for cell in pinned["cells"])
+    with pytest.raises(UserError, match="already exists"):
+        write_lock(copy_run.results, None, lock)
+
+
+def test_verify_finds_a_changed_byte_in_either_model(copy_run: Run, base_copy: Path, tmp_path: Path) -> None:
+    lock = tmp_path / "lock.json"
+    write_lock(copy_run.results, str(base_copy), lock)
+    assert verify_lock(lock, base=None, checkpoint=None) == []
+    changed = tmp_path / "changed"
+    shutil.copytree(base_copy, changed)
+    entry = open_checkpoint(changed).tensors["lm_head.weight"]
+    with (changed / entry.shard).open("r+b") as stream:
+        stream.seek(entry.begin)
+        byte = stream.read(1)[0]
+        stream.seek(entry.begin)
+        stream.write(bytes([byte ^ 1]))
+    (problem,) = verify_lock(lock, base=None, checkpoint=str(changed))
+    assert "the checkpoint" in problem
+    assert "digest differs" in problem
+    (problem,) = verify_lock(lock, base=str(changed), checkpoint=None)
+    assert "the base" in problem
+
+
+def test_a_checkpoint_that_the_run_did_not_judge_is_not_locked(copy_run: Run, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="say which with --checkpoint"):
+        write_lock(copy_run.results, "another", tmp_path / "lock.json")
+
+
+@pytest.mark.parametrize("keep_n", [24, 8])
+def test_cost_says_the_bytes_of_a_really_pruned_checkpoint(keep_n: int, tmp_path: Path) -> None:
+    out = pruned(tmp_path / "pruned", PruneRequest(keep_n=keep_n, method="random"))
+    cost = estimate_cost(open_checkpoint(BASE), keep_n, load_gates().regime("fixture"), None, 1000.0)
+    assert cost["pruned_bytes"] == open_checkpoint(out).nbytes
+    assert cost["base_bytes"] == open_checkpoint(BASE).nbytes
+    assert cost["gate_seconds"] == cost["gate_tokens"] / 1000
