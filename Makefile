@@ -26,8 +26,8 @@ gate: $(READY)
 	$(BIN)/eaftgate profile fixtures/checkpoint --packs fixtures/packs/calibration --seq-len 512 --batch-size 8 --out $(OUT)/profile
 	$(BIN)/eaftgate prune fixtures/checkpoint --profile $(OUT)/profile --keep-n 24 --out $(OUT)/keep24
 	$(BIN)/python -m pytest gates/ -n 2 -q --base=fixtures/checkpoint --checkpoint=$(OUT)/keep24 \
-	  --packs=fixtures/packs/gate --regime=fixture --results=$(OUT)/run --junitxml=$(OUT)/junit.xml
-	cp $(OUT)/run/parity.json $(OUT)/parity.json
+	  --packs=fixtures/packs/gate --regime=fixture --results=$(OUT)/run --junitxml=$(OUT)/junit.xml; \
+	  status=$$?; cp $(OUT)/run/parity.json $(OUT)/parity.json; exit $$status
 
 lint: $(READY)
 	$(BIN)/ruff check .
