@@ -18,11 +18,11 @@ ORIGIN_ROWS = (
 """Published by the project this grew from (radna0/cuda-norm): gpt-oss-20b, 512 blocks, v1."""
 
 _STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem; color: #1c2024; }
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 84rem; padding: 0 1rem; color: #1c2024; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; white-space: nowrap; }
-th, td { padding: .3rem .7rem; text-align: right; border-bottom: 1px solid #e3e6e8; }
+th, td { padding: .3rem .55rem; text-align: right; border-bottom: 1px solid #e3e6e8; }
 th { font-weight: 600; border-bottom: 2px solid #1c2024; }
 td.name, th.name { text-align: left; } tr.advisory { color: #697177; }
 .verdict { font-weight: 700; } .pass { color: #18794e; } .fail { color: #cd2b31; }
