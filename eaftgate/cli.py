@@ -272,6 +272,9 @@ def main() -> None:
     except UsageError as error:
         said: Any = error
         _refuse(said.format_message())
+    except OSError as error:  # a place that cannot be written, a disk that is full
+        where = f": {error.filename}" if error.filename else ""
+        _refuse(f"{error.strerror or error}{where}; choose another place or make room, and run again")
     sys.exit(code)
 
 

@@ -20,6 +20,7 @@ def test_integrity(checkpoint_case: str, run: GateRun, record_property: Callable
     if manifest is not None:
         problems = check_artifact(candidate, base, manifest) + compare_tensors(candidate, base, manifest.keep)
         if problems:
+            record_property("verdict", "fail")
             pytest.fail("; ".join(problems[:5]), pytrace=False)
 
 
@@ -34,6 +35,7 @@ def test_disjoint(checkpoint_case: str, run: GateRun, record_property: Callable[
     for pack, rows in overlap.items():
         record_property(f"overlap_{pack}", rows)
     if overlap and not run.plan.options.allow_overlap:
+        record_property("verdict", "fail")
         counts = ", ".join(f"{rows} rows of {pack}" for pack, rows in overlap.items())
         pytest.fail(
             f"{counts} were calibrated on: split the packs (eaftgate packs split) or pass --allow-overlap",

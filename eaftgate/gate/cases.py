@@ -44,17 +44,29 @@ def cases(plan: Plan, kind: str) -> dict[str, Any]:
             return {name: name for name in plan.checkpoints}
         case "stability_case":
             return {
-                f"{cell.id}-seed{seed}": replace(cell, seed=seed)
+                f"{cell.id}-seed{seed}-{metric}": (replace(cell, seed=seed), metric)
                 for cell in plan.primary_cells
                 for seed in plan.options.seeds
+                for metric in METRICS
             }
     raise ValueError(f"no such kind of case: {kind}")
 
 
 def required_cases(plan: Plan) -> list[str]:
-    """The cases without which a run says nothing, as `module[id]`: all must have run for a pass."""
-    if not plan.checkpoints:
-        reruns, noops = cases(plan, "rerun_case"), cases(plan, "noop_case")
-        return [*(f"test_noise_floor[{i}]" for i in reruns), *(f"test_noop[{i}]" for i in noops)]
-    deciding = (i for i, (cell, metric) in cases(plan, "cell_case").items() if plan.decides(cell, metric))
-    return [f"test_near_lossless[{i}]" for i in deciding]
+    """The cases that must have run for a pass, as `module::function[id]`: all but the advisory ones.
+
+    Collections are not among them: a verdict measures what it needs when nobody did before.
+    """
+    deciding = [i for i, (cell, metric) in cases(plan, "cell_case").items() if plan.decides(cell, metric)]
+    suite = [
+        ("test_near_lossless::test_near_lossless", deciding),
+        ("test_artifact::test_integrity", cases(plan, "checkpoint_case")),
+        ("test_artifact::test_engine", cases(plan, "checkpoint_case")),
+        ("test_artifact::test_disjoint", cases(plan, "checkpoint_case")),
+        ("test_noise_floor::test_rerun", cases(plan, "rerun_case")),
+        ("test_noise_floor::test_halves", cases(plan, "halves_case")),
+        ("test_noop::test_metrics", cases(plan, "noop_case")),
+        ("test_stability::test_stability", cases(plan, "stability_case")),
+    ]
+    with_ids = [f"{test}[{i}]" for test, ids in suite if has_cases(plan, test.split("::")[0]) for i in ids]
+    return [*with_ids, "test_noop::test_tensors"]

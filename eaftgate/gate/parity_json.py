@@ -29,17 +29,16 @@ class CaseOutcome:
 
 
 def run_verdict(
-    outcomes: Sequence[CaseOutcome], missing: Sequence[str], cells: Sequence[Mapping[str, Any]]
+    outcomes: Sequence[CaseOutcome], missing: Sequence[str], cells: Sequence[Mapping[str, Any]], *, complete: bool
 ) -> RunVerdict:
-    """pass only when every planned deciding case ran and every executed case passed."""
-    verdicts = [cell["verdict"] for cell in cells if cell["severity"] == "primary"]
+    """pass only when the session ended by itself, every planned deciding case ran and every executed case passed."""
     failed = [outcome for outcome in outcomes if not outcome.passed]
-    measured = [outcome for outcome in failed if outcome.properties.get("verdict") in ("fail", "inconclusive")]
-    if any(outcome.properties.get("verdict") == "fail" for outcome in measured):
+    said = [outcome.properties.get("verdict") for outcome in failed]
+    if "fail" in said:
         return "fail"
-    if missing or len(measured) < len(failed):
+    if missing or not complete or any(verdict != "inconclusive" for verdict in said):
         return "incomplete"
-    return worst([*verdicts, *(outcome.properties["verdict"] for outcome in measured), "pass"])
+    return worst(["pass", *(cell["verdict"] for cell in cells if cell["severity"] == "primary"), *said])  # type: ignore[list-item]
 
 
 def read_cells(plan: Plan, results: Path, session: str) -> list[dict[str, Any]]:
@@ -78,6 +77,7 @@ def _row(plan: Plan, cell: Cell, record: Mapping[str, Any]) -> dict[str, Any]:
         "h_thr": m["thresholds"]["h"],
         "severity": "primary" if cell.primary or plan.options.strict_cells else "advisory",
         "verdict": record["verdict"],
+        "v1_verdict": record["v1_verdict"],
         "flags": [f"{metric}_advisory" for metric in plan.regime.advisory_metrics],
         "metrics": record["verdicts"],
         "inputs": record["inputs"],
@@ -91,17 +91,18 @@ def write_parity(
     cells: Sequence[Mapping[str, Any]],
     outcomes: Sequence[CaseOutcome],
     missing: Sequence[str],
+    complete: bool,
 ) -> dict[str, Any]:
     """Write parity.json and return it. `missing` are the deciding cases that were planned and did not run."""
-    verdict = run_verdict(outcomes, missing, cells)
-    primary = [cell["verdict"] for cell in cells if cell["severity"] == "primary"]
+    verdict = run_verdict(outcomes, missing, cells, complete=complete)
+    v1 = [cell["v1_verdict"] for cell in cells if cell["severity"] == "primary"]
     parity = {
         "schema_version": SCHEMA_VERSION,
         "eaftgate": __version__,
         "policy": plan.policy_name,
         "regime": plan.regime_name,
         "verdict": verdict,
-        "v1_verdict": worst(primary) if primary and not missing else "incomplete",
+        "v1_verdict": worst(v1) if v1 and all(v1) and not missing else "incomplete",
         "cells": list(cells),
         "failed": [{"case": o.id, "reason": o.reason} for o in outcomes if not o.passed],
         "not_run": list(missing),

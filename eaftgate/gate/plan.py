@@ -1,6 +1,5 @@
 """What a gate run will evaluate, decided before anything runs: models, packs, cells, and which cells decide."""
 
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from eaftgate.packs.pack import pack_paths
 BASE = "base"
 NOOP = "noop"
 DEFAULT_REGIME = "bigblocks"
+V1 = "near-lossless-v1"
 FIXTURE_REGIME = "fixture"
 FIXTURE_KEEP_N = 24
 
@@ -61,11 +61,15 @@ class Cell:
 
 @dataclass(frozen=True)
 class Plan:
-    """`checkpoints` maps a unique short name (the one in test ids) to the directory or hub id as given."""
+    """`checkpoints` maps a unique short name (the one in test ids) to the directory or hub id as given.
+
+    `v1` is the origin's policy, whose verdict is reported beside that of `policy`; None when the file has none.
+    """
 
     options: GateOptions
     policy_name: str
     policy: PointPolicy
+    v1: PointPolicy | None
     regime_name: str
     regime: Regime
     checkpoints: dict[str, str]
@@ -125,15 +129,17 @@ def make_plan(options: GateOptions, *, fixture_packs: Path) -> Plan:
     )
     if not any(cell.primary for cell in cells):
         raise UserError(f"no primary cell is planned: regime {regime_name} decides on {regime.primary.packs}")
-    return Plan(options, policy_name, policy, regime_name, regime, checkpoints, cells)
+    if len({cell.id for cell in cells}) < len(cells):
+        raise UserError("checkpoint and pack names give the same test id twice: rename a checkpoint's directory")
+    return Plan(options, policy_name, policy, gates.policies.get(V1), regime_name, regime, checkpoints, cells)
 
 
 def _short_names(given: tuple[str, ...]) -> dict[str, str]:
     """Directory or repository names; equal ones get a number, as do the reserved names."""
-    seen: Counter[str] = Counter({BASE: 1, NOOP: 1})
     names: dict[str, str] = {}
     for source in dict.fromkeys(given):
         name = Path(source).resolve().name if Path(source).exists() else source.split("/")[-1].split("@")[0]
-        seen[name] += 1
-        names[name if seen[name] == 1 else f"{name}-{seen[name]}"] = source
+        numbered = (name, *(f"{name}-{number}" for number in range(2, len(given) + 4)))
+        free = next(candidate for candidate in numbered if candidate not in (BASE, NOOP, *names))
+        names[free] = source
     return names

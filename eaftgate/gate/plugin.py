@@ -90,6 +90,8 @@ def _asked(config: pytest.Config) -> bool:
 @pytest.hookimpl(trylast=True)
 def pytest_configure(config: pytest.Config) -> None:
     if not _asked(config):
+        if config.getoption("checkpoint") or config.getoption("base"):
+            raise pytest.UsageError("--checkpoint and --base gate a checkpoint only as `pytest gates/ ...`")
         return
     try:
         plan = make_plan(_options(config), fixture_packs=_fixture(config) / "packs" / "gate")
@@ -128,7 +130,8 @@ def _share_cores(workers: int) -> None:
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Leave out a module that has no case in this plan: an empty parameter set would be an error."""
     if collection_path.parent == config.rootpath / "gates" and collection_path.stem in MODULES:
-        return None if has_cases(config.stash[PLAN], collection_path.stem) else True
+        plan = config.stash.get(PLAN, None)
+        return None if plan is not None and has_cases(plan, collection_path.stem) else True
     return None
 
 

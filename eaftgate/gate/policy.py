@@ -60,9 +60,13 @@ class Regime(_Strict):
     advisory_metrics: list[Literal["ppl", "mean_p", "cc_rate", "js2d"]] = []
 
     @model_validator(mode="after")
-    def _budget_for_every_seq_len(self) -> "Regime":
+    def _decides_on_what_it_evaluates(self) -> "Regime":
         if isinstance(self.num_blocks, dict) and (missing := set(self.seq_lens) - set(self.num_blocks)):
             raise ValueError(f"num_blocks has no entry for seq_len {sorted(missing)}")
+        if missing := set(self.primary.seq_lens) - set(self.seq_lens):
+            raise ValueError(f"primary seq_lens {sorted(missing)} are not among seq_lens")
+        if self.packs != "all" and (absent := set(self.primary.packs) - set(self.packs)):
+            raise ValueError(f"primary packs {sorted(absent)} are not among packs")
         if set(self.advisory_metrics) >= set(METRICS):
             raise ValueError("advisory_metrics leaves no metric that decides")
         return self

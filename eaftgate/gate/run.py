@@ -11,11 +11,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from filelock import FileLock
 
 from eaftgate.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from eaftgate.checkpoint.digest import checkpoint_digest, tokenizer_digest
-from eaftgate.collect.collection import Collection
+from eaftgate.collect.collection import Collection, check_stats
 from eaftgate.collect.store import CollectionStore, OpenBar, Request, no_bar
 from eaftgate.collect.transformers import TransformersCollector
 from eaftgate.errors import UserError
@@ -49,6 +50,7 @@ class CellResult:
     metrics: CellMetrics
     verdicts: dict[str, MetricVerdict]
     verdict: Verdict
+    v1_verdict: Verdict | None
 
 
 class GateRun:
@@ -129,8 +131,6 @@ class GateRun:
         out = self.work / NOOP
         request = PruneRequest(keep_n=base.checkpoint.num_experts, allow_any_keep_n=True)
         with self._lock(NOOP):
-            if out.exists() and read_manifest(out).base.digest != base.digest:
-                shutil.rmtree(out)
             if not out.exists():
                 prune_checkpoint(base.checkpoint, base.digest, None, request, out)
         return self._open(out)
@@ -140,17 +140,14 @@ class GateRun:
         base = self.model(BASE)
         profile_dir, out = self.work / "profile", self.work / f"keep{FIXTURE_KEEP_N}"
         with self._lock("fixture"):
-            if out.exists() and read_manifest(out).base.digest != base.digest:
-                shutil.rmtree(out)
-                shutil.rmtree(profile_dir, ignore_errors=True)
             if not out.exists():
-                if not profile_dir.exists():
-                    packs = self._fixture / "packs" / "calibration"
-                    request = ProfileRequest(packs, seq_len=512, batch_size=self.plan.batch_size)
-                    profile_checkpoint(base.checkpoint, base.digest, request, profile_dir, self.settings)
-                profile = open_profile(profile_dir)
-                request_24 = PruneRequest(keep_n=FIXTURE_KEEP_N)
-                prune_checkpoint(base.checkpoint, base.digest, profile, request_24, out)
+                packs = self._fixture / "packs" / "calibration"
+                request = ProfileRequest(packs, seq_len=512, batch_size=self.plan.batch_size)
+                if profile_dir.exists():
+                    profile = open_profile(profile_dir)
+                else:
+                    profile = profile_checkpoint(base.checkpoint, base.digest, request, profile_dir, self.settings)
+                prune_checkpoint(base.checkpoint, base.digest, profile, PruneRequest(keep_n=FIXTURE_KEEP_N), out)
         return out
 
     def _lock(self, name: str) -> FileLock:
@@ -218,7 +215,9 @@ class GateRun:
         metrics = cell_metrics(base.logprob_T, base.entropy_T, candidate.logprob_T, candidate.entropy_T)
         verdicts = judge(self.plan.policy, metrics)
         deciding = [v.verdict for name, v in verdicts.items() if name not in self.plan.regime.advisory_metrics]
-        return CellResult(cell, metrics, verdicts, worst(deciding))
+        v1 = self.plan.v1
+        v1_verdict = None if v1 is None else worst([verdict.verdict for verdict in judge(v1, metrics).values()])
+        return CellResult(cell, metrics, verdicts, worst(deciding), v1_verdict)
 
     def cell(self, cell: Cell) -> CellResult:
         """A candidate's cell; its result is also left in RUN_DIR/cells for the end of the session."""
@@ -247,14 +246,23 @@ class GateRun:
         return halves_wobble(logprob, entropy, first)
 
     def check_engine(self, name: str) -> int:
-        """Load the checkpoint in the collector and score one block; returns its counted tokens."""
+        """Load the checkpoint in the collector and score a block; returns its counted tokens.
+
+        Raises UserError when it does not load or puts out what no sound model can.
+        """
         cell = min(self.plan.primary_cells, key=lambda cell: cell.seq_len)
-        found = self.model(name)
+        found, blocks = self.model(name), self.blocks(cell)
         collector = TransformersCollector(found.checkpoint.path, found.digest, self.settings, batch_size=1)
-        _, stats = next(iter(collector.batches(self.blocks(cell), 0)))
+        block = int(np.argmax(blocks.counted_BS.any(axis=1)))  # a block need not hold a counted token
+        _, stats = next(iter(collector.batches(blocks, block)))
+        check_stats(stats, int(blocks.counted_BS[block].sum()), where=f"{name}, block {block} of {cell.pack}")
         return len(stats)
 
 
+def clear_work(results: Path) -> None:
+    """Take away what an earlier run made for its own use: the code that made it may have changed since."""
+    shutil.rmtree(results / WORK_DIR, ignore_errors=True)
+
+
 def remove_noop(results: Path) -> None:
-    """Take away what a run leaves in RUN_DIR/work only for its own use."""
     shutil.rmtree(results / WORK_DIR / NOOP, ignore_errors=True)

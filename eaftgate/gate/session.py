@@ -9,10 +9,10 @@ from eaftgate import __version__
 from eaftgate.gate.cases import required_cases
 from eaftgate.gate.parity_json import PARITY_FILE, CaseOutcome, read_cells, write_parity
 from eaftgate.gate.plan import Plan
-from eaftgate.gate.run import remove_noop
+from eaftgate.gate.run import clear_work, remove_noop
 from eaftgate.gate.table import COLOURS, render_cells
 
-_NODEID = re.compile(r"(?P<module>test_\w+)\.py::\w+(?P<id>\[.*\])?$")
+_NODEID = re.compile(r"(?P<module>test_\w+)\.py(?P<case>::\w+(?:\[.*\])?)$")
 
 
 class SessionReport:
@@ -33,6 +33,12 @@ class SessionReport:
             f"results in {plan.options.results}",
         ]
 
+    def pytest_sessionstart(self) -> None:
+        """The verdict of an earlier run must not stand in for this one, should it be killed."""
+        if not self._config.option.collectonly:
+            (self._plan.options.results / PARITY_FILE).unlink(missing_ok=True)
+            clear_work(self._plan.options.results)
+
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.when == "call" or not report.passed:
             reason = "" if report.passed else _reason(report)
@@ -45,11 +51,12 @@ class SessionReport:
             return
         results = self._plan.options.results
         remove_noop(results)
-        passed = {_short(nodeid) for nodeid, outcome in self._outcomes.items()}
-        missing = [case for case in required_cases(self._plan) if case not in passed]
+        executed = {_short(nodeid) for nodeid in self._outcomes}
+        missing = [case for case in required_cases(self._plan) if case not in executed]
+        complete = session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
         cells = read_cells(self._plan, results, self._session)
         self._parity = write_parity(
-            self._plan, results, cells=cells, outcomes=list(self._outcomes.values()), missing=missing
+            self._plan, results, cells=cells, outcomes=list(self._outcomes.values()), missing=missing, complete=complete
         )
         if session.exitstatus == pytest.ExitCode.OK and self._parity["verdict"] != "pass":
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
@@ -75,7 +82,7 @@ class SessionReport:
 
 def _short(nodeid: str) -> str:
     match = _NODEID.search(nodeid)
-    return f"{match['module']}{match['id'] or ''}" if match else nodeid
+    return f"{match['module']}{match['case']}" if match else nodeid
 
 
 def _reason(report: pytest.TestReport) -> str:

@@ -1,5 +1,6 @@
 """Loading a gpt-oss checkpoint with transformers for scoring or profiling."""
 
+import importlib.metadata
 import logging
 import re
 import warnings
@@ -16,9 +17,10 @@ from transformers.utils import logging as transformers_logging
 from transformers.utils.import_utils import is_kernels_available, is_triton_available
 from transformers.utils.quantization_config import Mxfp4Config
 
+from eaftgate import __version__
 from eaftgate.errors import UserError
 from eaftgate.model.attention import SINK_ATTENTION
-from eaftgate.model.experts import GROUPED_EXPERTS
+from eaftgate.model.experts import GROUPED_EXPERTS, expert_modules
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -37,10 +39,12 @@ class ModelSettings:
         return {
             "device": torch.cuda.get_device_name(self.device) if on_gpu else "cpu",
             "dtype": self.dtype,
+            "eaftgate": __version__,
             "experts": "dequantized" if self.dequantize else "mxfp4",
             "attention": SINK_ATTENTION,
             "torch": torch.__version__,
             "transformers": transformers.__version__,
+            **({} if self.dequantize else {name: _version(name) for name in ("triton", "kernels")}),
         }
 
 
@@ -82,7 +86,7 @@ def load_model(path: Path, settings: ModelSettings) -> GptOssForCausalLM:
     }
     if quantized:
         options["quantization_config"] = Mxfp4Config(dequantize=settings.dequantize)
-    if settings.dequantize:
+    if settings.dequantize or not quantized:
         options["experts_implementation"] = GROUPED_EXPERTS
     try:
         with _quiet_transformers():
@@ -94,7 +98,19 @@ def load_model(path: Path, settings: ModelSettings) -> GptOssForCausalLM:
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"{path} cannot be loaded by transformers {transformers.__version__}: {reason}") from None
+    if quantized and not settings.dequantize and expert_modules(model):  # MXFP4 experts are of another class
+        raise UserError(
+            f"transformers would dequantise the MXFP4 experts of {path} on {settings.device}, which cannot run them: "
+            "use another GPU, or ask for it with --dequantize"
+        )
     return cast(GptOssForCausalLM, model.eval())
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def hidden_states(model: GptOssForCausalLM, token_ids_BS: torch.Tensor) -> torch.Tensor:

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from eaftgate import __version__
-from eaftgate.checkpoint.checkpoint import open_checkpoint
-from eaftgate.checkpoint.digest import checkpoint_digest
+from eaftgate.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from eaftgate.checkpoint.digest import checkpoint_digest, tokenizer_digest
 from eaftgate.errors import UserError
-from eaftgate.files import read_json, write_json
+from eaftgate.files import read_json, sha256_file, write_json
 from eaftgate.gate.parity_json import read_parity
 from eaftgate.rewrite.manifest import MANIFEST_FILE, read_manifest, verify_files
 
@@ -33,11 +33,18 @@ def make_lock(results: Path, checkpoint: str | None) -> dict[str, Any]:
     if any(cell["inputs"]["checkpoint_digest"] != digest for cell in cells):
         raise UserError(f"{checkpoint} has changed since {results} judged it: run the gate again")
     manifest = read_manifest(found.path).model_dump() if (found.path / MANIFEST_FILE).is_file() else None
+    base = cells[0]["inputs"]["base"]
     return {
         "schema": LOCK_SCHEMA,
         "eaftgate": __version__,
-        "base": cells[0]["inputs"]["base"],
-        "checkpoint": {"name": checkpoint, "digest": digest, "num_experts": found.num_experts},
+        "base": {**base, "tokenizer": tokenizer_digest(open_checkpoint(base["name"]))},
+        "checkpoint": {
+            "name": checkpoint,
+            "digest": digest,
+            "tokenizer": tokenizer_digest(found),
+            "manifest": None if manifest is None else sha256_file(found.path / MANIFEST_FILE),
+            "num_experts": found.num_experts,
+        },
         "keep_n": found.num_experts,
         "keep": None if manifest is None else manifest["keep"],
         "provenance": None if manifest is None else manifest["provenance"],
@@ -64,6 +71,13 @@ def write_lock(results: Path, checkpoint: str | None, out: Path) -> dict[str, An
     return lock
 
 
+def _manifest_problems(checkpoint: Checkpoint, sha256: str) -> list[str]:
+    path = checkpoint.path / MANIFEST_FILE
+    if not path.is_file() or sha256_file(path) != sha256:
+        return [f"{checkpoint.name} does not have the manifest.json that was locked"]
+    return verify_files(checkpoint.path, read_manifest(checkpoint.path), hash_contents=True)
+
+
 def verify_lock(path: Path, *, base: str | None, checkpoint: str | None) -> list[str]:
     """What no longer holds, one sentence each; empty when the files are those that were judged and they passed.
 
@@ -77,6 +91,8 @@ def verify_lock(path: Path, *, base: str | None, checkpoint: str | None) -> list
         found = open_checkpoint(given or pinned["name"])
         if checkpoint_digest(found) != pinned["digest"]:
             problems.append(f"the {role} {found.name} is not the one that was locked: its digest differs")
-        if role == "checkpoint" and (found.path / MANIFEST_FILE).is_file():
-            problems += verify_files(found.path, read_manifest(found.path), hash_contents=False)
+        if tokenizer_digest(found) != pinned["tokenizer"]:
+            problems.append(f"the {role} {found.name} has another tokenizer.json than the one that was locked")
+        if pinned.get("manifest") is not None:
+            problems += _manifest_problems(found, pinned["manifest"])
     return problems

@@ -70,25 +70,54 @@ def test_only_a_base_plans_noise_floor_and_noop(packs: Path) -> None:
     assert not has_cases(plan, "test_artifact")
     assert has_cases(plan, "test_noop")
     required = required_cases(plan)
-    assert "test_noise_floor[base-UNION-1024-ppl]" in required
-    assert "test_noop[noop-UNION-2048-js2d]" in required
+    assert "test_noise_floor::test_rerun[base-UNION-1024-ppl]" in required
+    assert "test_noop::test_metrics[noop-UNION-2048-js2d]" in required
 
 
-def test_required_are_the_deciding_cases(packs: Path) -> None:
-    assert required_cases(plan_of(packs, checkpoints=("a",), seq_lens=(1024,))) == [
-        f"test_near_lossless[a-UNION-1024-{metric}]" for metric in METRICS
+def test_required_is_all_that_is_planned_but_what_only_advises(packs: Path) -> None:
+    required = required_cases(plan_of(packs, checkpoints=("a",), seq_lens=(1024,), seeds=(1,)))
+    assert required == [
+        *(f"test_near_lossless::test_near_lossless[a-UNION-1024-{metric}]" for metric in METRICS),
+        "test_artifact::test_integrity[a]",
+        "test_artifact::test_engine[a]",
+        "test_artifact::test_disjoint[a]",
+        *(f"test_noise_floor::test_rerun[base-UNION-1024-{metric}]" for metric in METRICS),
+        "test_noise_floor::test_halves[base-UNION-1024]",
+        *(f"test_noop::test_metrics[noop-UNION-1024-{metric}]" for metric in METRICS),
+        *(f"test_stability::test_stability[a-UNION-1024-seed1-{metric}]" for metric in METRICS),
+        "test_noop::test_tensors",
     ]
+
+
+def near_lossless(required: list[str]) -> list[str]:
+    return [case for case in required if case.startswith("test_near_lossless")]
+
+
+def test_strict_cells_are_required_and_advisory_metrics_are_not(packs: Path) -> None:
     strict = required_cases(plan_of(packs, checkpoints=("a",), seq_lens=(1024,), strict_cells=True))
-    assert len(strict) == 3 * len(METRICS)
-    fixture = required_cases(plan_of(packs, checkpoints=("a",), regime="fixture"))
+    assert len(near_lossless(strict)) == 3 * len(METRICS)
+    fixture = near_lossless(required_cases(plan_of(packs, checkpoints=("a",), regime="fixture")))
     assert fixture
     assert not [case for case in fixture if "js2d" in case]
+
+
+def test_no_checkpoint_is_lost_to_a_name_that_looks_numbered(packs: Path) -> None:
+    given = ("a/keep24", "b/keep24", "c/keep24-2")
+    assert tuple(plan_of(packs, checkpoints=given).checkpoints.values()) == given
+
+
+def test_names_that_give_one_test_id_twice_are_refused(packs: Path) -> None:
+    pq.write_table(pa.table({"text": ["x"]}), packs / "b-chat.parquet")
+    with pytest.raises(UserError, match="test id"):
+        plan_of(packs, checkpoints=("x/a", "x/a-b"))
 
 
 def test_stability_is_planned_with_seeds_only(packs: Path) -> None:
     assert not has_cases(plan_of(packs, checkpoints=("a",)), "test_stability")
     plan = plan_of(packs, checkpoints=("a",), seeds=(1, 2), seq_lens=(1024,))
-    assert list(cases(plan, "stability_case")) == ["a-UNION-1024-seed1", "a-UNION-1024-seed2"]
+    assert list(cases(plan, "stability_case")) == [
+        f"a-UNION-1024-seed{seed}-{metric}" for seed in (1, 2) for metric in METRICS
+    ]
 
 
 def test_every_module_of_gates_has_its_place() -> None:

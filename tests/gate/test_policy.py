@@ -82,6 +82,8 @@ def broken(raw: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
         ("regimes/bigblocks/num_blocks", {"1024": 5}, "2048"),
         ("regimes/bigblocks/seq_lens", [1], "seq_lens"),
         ("regimes/bigblocks/typo", 1, "typo"),
+        ("regimes/bigblocks/primary/seq_lens", [512], "512"),
+        ("regimes/bigblocks/packs", ["chat"], "UNION"),
         ("regimes/fixture/advisory_metrics", ["ppl", "mean_p", "cc_rate", "js2d"], "advisory_metrics"),
     ],
 )

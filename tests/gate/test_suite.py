@@ -176,7 +176,7 @@ def test_a_deselected_primary_metric_turns_the_run_red(copy_run: Run, base_copy:
     try:
         assert run.code == 1
         assert run.parity["verdict"] == run.parity["v1_verdict"] == "incomplete"
-        assert "not run: test_near_lossless[copy-UNION-64-ppl]" in run.output
+        assert "not run: test_near_lossless::test_near_lossless[copy-UNION-64-ppl]" in run.output
         assert before.items() <= collections_of(run).items(), "a collection was measured again"
     finally:  # other tests read the whole run
         again = gate(copy_run.results, *ON_GATE_PACKS, f"--checkpoint={base_copy}", *SMALL)

@@ -191,6 +191,17 @@ def test_mxfp4_with_kernels_stays_mxfp4(  # type: ignore[no-untyped-def]
     assert "experts_implementation" not in asked[0]
 
 
+def test_a_fall_back_to_dequantised_experts_is_refused(  # type: ignore[no-untyped-def]
+    monkeypatch: pytest.MonkeyPatch, mxfp4, plain
+) -> None:
+    """A GPU too old for the kernels makes transformers dequantise with no more than a warning."""
+    fallen_back = load_model(plain[0], default_settings(device="cpu"))
+    install(monkeypatch, triton=(3, 4, 0), kernels=True)
+    monkeypatch.setattr(GptOssForCausalLM, "from_pretrained", lambda *_, **__: fallen_back)
+    with pytest.raises(UserError, match="would dequantise"):
+        load_model(mxfp4[0], GPU)
+
+
 def test_plain_experts_need_no_kernels(  # type: ignore[no-untyped-def]
     monkeypatch: pytest.MonkeyPatch, plain, asked: list[dict[str, Any]]
 ) -> None:

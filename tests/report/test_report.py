@@ -10,7 +10,7 @@ from gate_command import BASE, Run
 from prepared import pruned
 
 from eaftgate.checkpoint.checkpoint import open_checkpoint
-from eaftgate.checkpoint.digest import checkpoint_digest
+from eaftgate.checkpoint.digest import checkpoint_digest, tokenizer_digest
 from eaftgate.errors import UserError
 from eaftgate.files import read_json
 from eaftgate.gate.policy import load_gates
@@ -53,7 +53,12 @@ def test_a_lock_pins_what_was_judged_and_is_never_overwritten(copy_run: Run, bas
     lock = tmp_path / "lock.json"
     write_lock(copy_run.results, None, lock)
     pinned = read_json(lock, what="lockfile")
-    assert pinned["base"] == {"name": str(BASE), "digest": checkpoint_digest(open_checkpoint(BASE))}
+    base = open_checkpoint(BASE)
+    assert pinned["base"] == {
+        "name": str(BASE),
+        "digest": checkpoint_digest(base),
+        "tokenizer": tokenizer_digest(base),
+    }
     assert pinned["checkpoint"]["digest"] == checkpoint_digest(open_checkpoint(base_copy))
     assert (pinned["verdict"], pinned["keep_n"], len(pinned["cells"])) == ("pass", 32, 8)
     assert all(len(cell["blocks_digest"]) == 64 for cell in pinned["cells"])
@@ -65,6 +70,12 @@ def test_verify_finds_a_changed_byte_in_either_model(copy_run: Run, base_copy: P
     lock = tmp_path / "lock.json"
     write_lock(copy_run.results, str(base_copy), lock)
     assert verify_lock(lock, base=None, checkpoint=None) == []
+    retokenised = tmp_path / "retokenised"
+    shutil.copytree(base_copy, retokenised)
+    tokenizer = retokenised / "tokenizer.json"
+    tokenizer.write_text(tokenizer.read_text().replace('"version"', '"Version"', 1))
+    (problem,) = verify_lock(lock, base=str(retokenised), checkpoint=None)
+    assert "another tokenizer.json" in problem
     changed = tmp_path / "changed"
     shutil.copytree(base_copy, changed)
     entry = open_checkpoint(changed).tensors["lm_head.weight"]
