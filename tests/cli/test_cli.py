@@ -130,6 +130,12 @@ def test_a_finished_output_is_never_overwritten(eaftgate: Command, base_copy: Pa
         refused(eaftgate(*arguments, "--out", base_copy), "already exists")
 
 
+def test_an_output_that_cannot_be_written_is_one_sentence(eaftgate: Command, tmp_path: Path) -> None:
+    occupied = tmp_path / "file"
+    occupied.write_text("")
+    refused(eaftgate("packs", "split", str(CALIBRATION_PACKS), "--out", str(occupied / "split")), "file")
+
+
 def test_json_of_split_profile_prune_and_cost(eaftgate: Command, profile: Profile, tmp_path: Path) -> None:
     def parsed(*arguments: object) -> dict[str, Any]:
         ended = eaftgate(*arguments, "--json")

@@ -2,12 +2,14 @@
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from gate_command import BASE, CALIBRATION_PACKS, GATE_PACKS, Case, Run, gate, pytest_command
+from gate_command import BASE, CALIBRATION_PACKS, GATE_PACKS, ROOT, Case, Run, gate, pytest_command
 from prepared import SMALL
 
 from eaftgate.gate.policy import DEFAULT_GATES, METRICS
@@ -273,3 +275,25 @@ def test_the_plugin_is_inert_elsewhere(tmp_path: Path) -> None:
     assert run.code == 0, run.output
     assert "eaftgate 0" not in run.output
     assert "policy" not in run.output.split("collected")[0]
+
+
+def test_verdicts_alone_are_no_pass_and_seeds_are_planned_cases(base_copy: Path, tmp_path: Path) -> None:
+    """Nothing that was planned may be left out: not the artifact, not the noise floor, not another seed."""
+    arguments = (*ON_GATE_PACKS, f"--checkpoint={base_copy}", "--seq-lens=64", "--num-blocks=6", "--seeds=1,2")
+    run = gate(tmp_path / "run", *arguments, "-k", "test_near_lossless or (test_stability and seed1)")
+    assert run.code == 1
+    assert run.parity["verdict"] == "incomplete"
+    missing = run.parity["not_run"]
+    assert "test_artifact::test_disjoint[copy]" in missing
+    assert "test_noop::test_tensors" in missing
+    assert "test_stability::test_stability[copy-UNION-64-seed2-ppl]" in missing
+    assert not [case for case in missing if "test_near_lossless" in case or "seed1" in case]
+    assert run.junit["test_stability::test_stability[copy-UNION-64-seed1-ppl]"].properties["verdict"] == "pass"
+
+
+def test_a_checkpoint_without_gates_on_the_command_line_is_a_usage_error() -> None:
+    """A CI step that forgot the path would otherwise run other tests and gate nothing."""
+    command = [sys.executable, "-m", "pytest", "-q", "--checkpoint=x", "tests/gate/test_table.py"]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 4
+    assert "pytest gates/" in ended.stderr
