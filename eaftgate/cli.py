@@ -8,6 +8,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
+from rich.filesize import decimal
 
 from eaftgate import __version__
 from eaftgate.errors import UserError
@@ -164,7 +165,7 @@ def prune(
     read = None if profile_dir is None else open_profile(profile_dir)
     prune_checkpoint(checkpoint, checkpoint_digest(checkpoint), read, request, out_dir)
     pruned = open_checkpoint(out_dir)
-    kept, of, size = pruned.num_experts, checkpoint.num_experts, pruned.nbytes / 1e9
+    kept, of = pruned.num_experts, checkpoint.num_experts
     summary = {
         "out": str(out_dir),
         "keep_n": kept,
@@ -175,7 +176,7 @@ def prune(
     _print(
         as_json,
         summary,
-        f"kept {kept} of {of} experts a layer, {size:.2f} of {checkpoint.nbytes / 1e9:.2f} GB: {out_dir}",
+        f"kept {kept} of {of} experts a layer, {decimal(pruned.nbytes)} of {decimal(checkpoint.nbytes)}: {out_dir}",
     )
 
 

@@ -6,18 +6,41 @@ from typing import Any
 
 import pytest
 
+from eaftgate.gate.judge import JudgedCell
+from eaftgate.gate.plan import Cell
+from eaftgate.gate.policy import IntervalPolicy
+from eaftgate.gate.run import GateRun
 from eaftgate.gate.verdict import MetricVerdict
+from eaftgate.gate.wording import describe
 
-RecordVerdict = Callable[[MetricVerdict, int], None]
+RecordVerdict = Callable[[JudgedCell, str], MetricVerdict]
+Decide = Callable[[Cell, str], None]
 
 
 @pytest.fixture
 def record_verdict(record_property: Callable[[str, Any], None]) -> RecordVerdict:
-    """Put an estimate, its interval, margin, number of tokens and verdict into JUnit."""
+    """Put a metric's estimate, interval, margin and verdict, and the number of tokens, into JUnit; return it."""
 
-    def record(verdict: MetricVerdict, tokens: int) -> None:
+    def record(judged: JudgedCell, metric: str) -> MetricVerdict:
+        verdict = judged.verdicts[metric]
         for name, value in asdict(verdict).items():
             record_property(name, value)
-        record_property("tokens", tokens)
+        record_property("tokens", judged.metrics.tokens)
+        record_property("num_blocks", judged.num_blocks)
+        return verdict
 
     return record
+
+
+@pytest.fixture
+def decide(run: GateRun, record_verdict: RecordVerdict) -> Decide:
+    """Fail unless the metric of a candidate's cell passes. An advisory case is shown with its verdict and passes."""
+
+    def decide(cell: Cell, metric: str) -> None:
+        judged = run.cell(cell)
+        verdict = record_verdict(judged, metric)
+        if run.plan.cell_decides(cell) and verdict.decides and verdict.verdict != "pass":
+            interval = isinstance(run.plan.policy, IntervalPolicy)
+            pytest.fail(describe(metric, verdict, judged.metrics.tokens, interval=interval), pytrace=False)
+
+    return decide

@@ -1,4 +1,4 @@
-"""Base against base: what a repetition and what the sampling of blocks alone do to every metric."""
+"""Base against base: what the measurement itself, and the sampling of blocks alone, do to every metric."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,21 +6,15 @@ from typing import Any
 import pytest
 
 from eaftgate.gate.plan import Cell
-from eaftgate.gate.run import RERUN, GateRun
+from eaftgate.gate.run import GateRun
 
 
-def test_rerun(rerun_case: tuple[Cell, str], run: GateRun, record_verdict) -> None:
-    """A repeated measurement of the same model passes its own gate."""
-    cell, metric = rerun_case
-    result = run.compare(cell, replicate=RERUN)
-    verdict = result.verdicts[metric]
-    record_verdict(verdict, result.metrics.tokens)
-    if verdict.verdict != "pass":
-        pytest.fail(
-            f"{metric} differs by {verdict.estimate:+.5g} between two runs of the base, more than the margin "
-            f"{verdict.margin:.5g}: the measurement is not good enough to decide",
-            pytrace=False,
-        )
+def test_floor(floor_case: tuple[Cell, str, str], run: GateRun, record_verdict) -> None:
+    """A margin stands clear of what a repetition, other batches, or one ulp do to its metric."""
+    cell, tier, metric = floor_case
+    verdict = record_verdict(run.floor(cell, tier), metric)
+    if problem := run.plan.floor_problem(metric, verdict):
+        pytest.fail(f"{tier}: {problem}", pytrace=False)
 
 
 def test_halves(halves_case: Cell, run: GateRun, record_property: Callable[[str, Any], None]) -> None:

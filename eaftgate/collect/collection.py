@@ -5,7 +5,7 @@ Shapes: T counted tokens in block order, K = 20 alternatives.
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,9 @@ class TokenStats:
     def __len__(self) -> int:
         return len(self.logprob_T)
 
+    def select(self, chosen_T: NDArray[Any] | slice) -> "TokenStats":
+        return TokenStats(*(getattr(self, field.name)[chosen_T] for field in fields(self)))
+
 
 def concatenate(parts: Sequence[TokenStats]) -> TokenStats:
     columns = (np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(TokenStats))
@@ -58,6 +61,11 @@ class Collection:
     block_T: IntArray
     identities: tuple[str, ...]
     meta: Mapping[str, Any]
+
+    def select(self, chosen_T: NDArray[Any]) -> "Collection":
+        return replace(
+            self, stats=self.stats.select(chosen_T), row_T=self.row_T[chosen_T], block_T=self.block_T[chosen_T]
+        )
 
 
 def check_stats(stats: TokenStats, expected_tokens: int, *, where: str) -> None:
@@ -88,6 +96,12 @@ def _non_finite(stats: TokenStats) -> int:
 def make_collection(stats: TokenStats, blocks: Blocks, meta: Mapping[str, Any]) -> Collection:
     block_T = np.nonzero(blocks.counted_BS)[0].astype(np.int32)
     return Collection(stats, blocks.row_BS[blocks.counted_BS], block_T, blocks.identities, meta)
+
+
+def restored(collection: Collection, order: NDArray[np.intp]) -> Collection:
+    """A collection of `blocks.reordered(order)` as one of `blocks`: its tokens in the order of those blocks."""
+    original = replace(collection, block_T=order[collection.block_T].astype(np.int32))
+    return original.select(np.argsort(original.block_T, kind="stable"))
 
 
 def save_stats(path: Path, stats: TokenStats, extra: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]) -> None:

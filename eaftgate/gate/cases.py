@@ -4,7 +4,6 @@ from dataclasses import replace
 from typing import Any
 
 from eaftgate.gate.plan import BASE, NOOP, Plan
-from eaftgate.gate.policy import METRICS
 
 MODULES = (
     "test_collection",
@@ -27,19 +26,25 @@ def has_cases(plan: Plan, module: str) -> bool:
 
 def cases(plan: Plan, kind: str) -> dict[str, Any]:
     """Test id -> parameter, in the plan's order. Raises ValueError for a kind that is none."""
+    metrics = plan.policy.metrics
     match kind:
         case "collection_case":
             shapes = {(cell.pack, cell.seq_len): cell for cell in plan.cells}.values()
             base = [replace(cell, checkpoint=BASE) for cell in shapes]
             return {cell.id: cell for cell in [*base, *(plan.cells if plan.checkpoints else ())]}
         case "cell_case":
-            return {f"{cell.id}-{metric}": (cell, metric) for cell in plan.cells for metric in METRICS}
-        case "rerun_case":
-            return {f"{c.id}-{metric}": (c, metric) for c in plan.base_cells(BASE) for metric in METRICS}
+            return {f"{cell.id}-{metric}": (cell, metric) for cell in plan.cells for metric in metrics}
+        case "floor_case":
+            return {
+                f"{cell.id}-{tier}-{metric}": (cell, tier, metric)
+                for cell in plan.base_cells(BASE)
+                for tier in plan.floor_tiers
+                for metric in metrics
+            }
         case "halves_case":
             return {cell.id: cell for cell in plan.base_cells(BASE)}
         case "noop_case":
-            return {f"{c.id}-{metric}": (c, metric) for c in plan.base_cells(NOOP) for metric in METRICS}
+            return {f"{c.id}-{metric}": (c, metric) for c in plan.base_cells(NOOP) for metric in metrics}
         case "checkpoint_case":
             return {name: name for name in plan.checkpoints}
         case "stability_case":
@@ -47,7 +52,7 @@ def cases(plan: Plan, kind: str) -> dict[str, Any]:
                 f"{cell.id}-seed{seed}-{metric}": (replace(cell, seed=seed), metric)
                 for cell in plan.primary_cells
                 for seed in plan.options.seeds
-                for metric in METRICS
+                for metric in metrics
             }
     raise ValueError(f"no such kind of case: {kind}")
 
@@ -63,7 +68,7 @@ def required_cases(plan: Plan) -> list[str]:
         ("test_artifact::test_integrity", cases(plan, "checkpoint_case")),
         ("test_artifact::test_engine", cases(plan, "checkpoint_case")),
         ("test_artifact::test_disjoint", cases(plan, "checkpoint_case")),
-        ("test_noise_floor::test_rerun", cases(plan, "rerun_case")),
+        ("test_noise_floor::test_floor", cases(plan, "floor_case")),
         ("test_noise_floor::test_halves", cases(plan, "halves_case")),
         ("test_noop::test_metrics", cases(plan, "noop_case")),
         ("test_stability::test_stability", cases(plan, "stability_case")),

@@ -13,7 +13,7 @@ from eaftgate.gate.run import CELLS_DIR
 from eaftgate.gate.verdict import worst
 
 PARITY_FILE = "parity.json"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 RunVerdict = Literal["pass", "fail", "inconclusive", "incomplete"]
 
@@ -60,7 +60,8 @@ def _row(plan: Plan, cell: Cell, record: Mapping[str, Any]) -> dict[str, Any]:
         "name": cell.checkpoint,
         "pack": cell.pack,
         "seq_len": cell.seq_len,
-        "num_blocks": cell.num_blocks,
+        "num_blocks": record["num_blocks"],
+        "budget_blocks": cell.num_blocks,
         "seed": cell.seed,
         "tokens": m["tokens"],
         "ppl_base": m["ppl_base"],
@@ -73,15 +74,25 @@ def _row(plan: Plan, cell: Cell, record: Mapping[str, Any]) -> dict[str, Any]:
         "mean_p": m["mean_p"],
         "delta_mean_p": m["mean_p"] - m["mean_p_base"],
         "js2d": m["js2d"],
+        "js2d_correction": record["js2d"],
+        "cc_events_base": record["cc_events_base"],
         "p_thr": m["thresholds"]["p"],
         "h_thr": m["thresholds"]["h"],
-        "severity": "primary" if cell.primary or plan.options.strict_cells else "advisory",
+        "severity": "primary" if plan.cell_decides(cell) else "advisory",
         "verdict": record["verdict"],
         "v1_verdict": record["v1_verdict"],
-        "flags": [f"{metric}_advisory" for metric in plan.regime.advisory_metrics],
+        "flags": _flags(plan, record["verdicts"]),
         "metrics": record["verdicts"],
         "inputs": record["inputs"],
     }
+
+
+def _flags(plan: Plan, verdicts: Mapping[str, Any]) -> list[str]:
+    underpowered = any(verdict["underpowered"] for verdict in verdicts.values())
+    return [
+        *(["underpowered"] if underpowered else []),
+        *(["sequential"] if plan.options.sequential else []),
+    ]
 
 
 def write_parity(

@@ -4,11 +4,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from eaftgate.errors import UserError
-from eaftgate.gate.policy import DEFAULT_GATES, PointPolicy, Regime, is_primary, load_gates, pack_selection
+from eaftgate.gate.policy import (
+    DEFAULT_GATES,
+    IntervalPolicy,
+    PointPolicy,
+    Regime,
+    is_primary,
+    load_gates,
+    pack_selection,
+)
+from eaftgate.gate.verdict import MetricVerdict, floor_problem
 from eaftgate.packs.pack import pack_paths
 
 BASE = "base"
 NOOP = "noop"
+RERUN, BATCH, ULP = "rerun", "batch", "ulp"
+"""Tiers of the noise floor: the base measured again; in other batches and another block order; off by one ulp."""
 DEFAULT_REGIME = "bigblocks"
 V1 = "near-lossless-v1"
 FIXTURE_REGIME = "fixture"
@@ -32,6 +43,7 @@ class GateOptions:
     seed: int | None = None
     seeds: tuple[int, ...] = ()
     strict_cells: bool = False
+    sequential: bool = False
     allow_overlap: bool = False
     device: str | None = None
     dtype: str | None = None
@@ -68,7 +80,7 @@ class Plan:
 
     options: GateOptions
     policy_name: str
-    policy: PointPolicy
+    policy: PointPolicy | IntervalPolicy
     v1: PointPolicy | None
     regime_name: str
     regime: Regime
@@ -83,8 +95,20 @@ class Plan:
     def primary_cells(self) -> tuple[Cell, ...]:
         return tuple(cell for cell in self.cells if cell.primary)
 
+    @property
+    def floor_tiers(self) -> tuple[str, ...]:
+        """A rule on point estimates is only asked whether it accepts a repetition."""
+        return (RERUN, BATCH, ULP) if isinstance(self.policy, IntervalPolicy) else (RERUN,)
+
+    def cell_decides(self, cell: Cell) -> bool:
+        return cell.primary or self.options.strict_cells
+
     def decides(self, cell: Cell, metric: str) -> bool:
-        return (cell.primary or self.options.strict_cells) and metric not in self.regime.advisory_metrics
+        """Whether the case may turn the run red; an underpowered metric may not after all."""
+        return self.cell_decides(cell) and metric in self.policy.deciding
+
+    def floor_problem(self, metric: str, measured: MetricVerdict) -> str | None:
+        return floor_problem(self.policy, metric, measured)
 
     def base_cells(self, checkpoint: str) -> tuple[Cell, ...]:
         """The primary cells of a model that is compared with the base whatever the candidates are."""
@@ -105,6 +129,8 @@ def make_plan(options: GateOptions, *, fixture_packs: Path) -> Plan:
         raise UserError(f"--seq-lens holds {too_short[0]}: a block needs at least 2 tokens")
     gates = load_gates(options.gates)
     policy_name, policy = gates.policy(options.policy)
+    if options.sequential and not isinstance(policy, IntervalPolicy):
+        raise UserError(f"--sequential needs a policy with confidence bounds: {policy_name} has none")
     regime_name = options.regime or (FIXTURE_REGIME if options.embedded else DEFAULT_REGIME)
     regime = gates.regime(regime_name)
     available = [path.stem for path in pack_paths(options.packs or fixture_packs)]
@@ -131,7 +157,10 @@ def make_plan(options: GateOptions, *, fixture_packs: Path) -> Plan:
         raise UserError(f"no primary cell is planned: regime {regime_name} decides on {regime.primary.packs}")
     if len({cell.id for cell in cells}) < len(cells):
         raise UserError("checkpoint and pack names give the same test id twice: rename a checkpoint's directory")
-    return Plan(options, policy_name, policy, gates.policies.get(V1), regime_name, regime, checkpoints, cells)
+    v1 = gates.policies.get(V1)
+    if v1 is not None and not isinstance(v1, PointPolicy):
+        raise UserError(f"policy {V1} of {options.gates} must be a rule on point estimates: it is the origin's")
+    return Plan(options, policy_name, policy, v1, regime_name, regime, checkpoints, cells)
 
 
 def _short_names(given: tuple[str, ...]) -> dict[str, str]:
@@ -140,6 +169,6 @@ def _short_names(given: tuple[str, ...]) -> dict[str, str]:
     for source in dict.fromkeys(given):
         name = Path(source).resolve().name if Path(source).exists() else source.split("/")[-1].split("@")[0]
         numbered = (name, *(f"{name}-{number}" for number in range(2, len(given) + 4)))
-        free = next(candidate for candidate in numbered if candidate not in (BASE, NOOP, *names))
+        free = next(candidate for candidate in numbered if candidate not in (BASE, NOOP, ULP, *names))
         names[free] = source
     return names

@@ -57,7 +57,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="RUN_DIR",
         help="default: ./results; resumed when it exists",
     )
-    option("--strict-cells", action="store_true", help="advisory cells decide too")
+    option(
+        "--sequential",
+        action="store_true",
+        help="stop scoring a candidate's cell as soon as it is decided, at the same error rate",
+    )
+    option("--strict-cells", action="store_true", help="advisory cells and underpowered metrics decide too")
     option(
         "--allow-overlap",
         action="store_true",
@@ -68,7 +73,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def _options(config: pytest.Config) -> GateOptions:
     get = config.getoption
     same = ("base", "packs", "gates", "policy", "regime", "seq_lens", "num_blocks", "batch_size", "seed", "seeds",
-            "strict_cells", "allow_overlap", "device", "dtype", "dequantize")  # fmt: skip
+            "strict_cells", "sequential", "allow_overlap", "device", "dtype", "dequantize")  # fmt: skip
     return GateOptions(
         results=get("results").absolute(),
         checkpoints=tuple(get("checkpoint")),

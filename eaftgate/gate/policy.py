@@ -1,7 +1,7 @@
 """near_lossless_gates.json: policies (what near-lossless means) and regimes (how much is evaluated)."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 
@@ -12,7 +12,10 @@ from eaftgate.packs.pack import UNION
 DEFAULT_GATES = Path(__file__).parent.parent / "near_lossless_gates.json"
 
 SeqLen = Annotated[int, Field(ge=2)]
-METRICS = ("ppl", "mean_p", "cc_rate", "js2d")
+PointMetric = Literal["ppl", "mean_p", "cc_rate", "js2d"]
+IntervalMetric = Literal["ppl", "mean_p", "cc_rate", "cc_ratio", "js2d_corrected", "top20_jsd", "same_top1", "rms_dp"]
+POINT_METRICS: tuple[PointMetric, ...] = get_args(PointMetric)
+INTERVAL_METRICS: tuple[IntervalMetric, ...] = get_args(IntervalMetric)
 
 
 class _Strict(BaseModel):
@@ -42,6 +45,89 @@ class PointPolicy(_Strict):
     description: str = ""
     thresholds: PointThresholds
 
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        return POINT_METRICS
+
+    @property
+    def deciding(self) -> frozenset[str]:
+        return frozenset(POINT_METRICS)
+
+
+class IntervalRule(_Strict):
+    """How one metric is judged. `side` worse: only a loss counts; both: a change in either direction.
+
+    The margin of ppl is in nats a token (ln of the ratio of perplexities), that of cc_ratio is a ratio. Below
+    `min_base_events` confident conflicts of the base, cc_ratio is underpowered and does not decide.
+    """
+
+    side: Literal["worse", "both"]
+    role: Literal["decides", "advisory"]
+    margin: Threshold | None
+    min_base_events: PositiveInt | None = None
+
+    @model_validator(mode="after")
+    def _decides_by_a_margin(self) -> Self:
+        if self.role == "decides" and self.margin is None:
+            raise ValueError("a metric that decides needs a margin")
+        return self
+
+
+class Js2dSettings(_Strict):
+    """Bins of js2d_corrected, frozen here because its value depends on them, and the number of swaps of its null."""
+
+    p_bins: PositiveInt
+    h_bins: PositiveInt
+    swaps: Annotated[int, Field(ge=50)]
+
+
+class SequentialSettings(_Strict):
+    """Looks of --sequential as shares of the budget. js2d_corrected is judged at its own few, with alpha split."""
+
+    looks: PositiveInt
+    min_blocks: PositiveInt
+    js2d_looks: list[Annotated[float, Field(gt=0, le=1)]] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _ends_with_everything(self) -> Self:
+        if self.js2d_looks != sorted(set(self.js2d_looks)) or self.js2d_looks[-1] != 1:
+            raise ValueError("js2d_looks must ascend and end with 1")
+        return self
+
+
+class IntervalPolicy(_Strict):
+    """Non-inferiority: PASS when the one-sided bounds at level 1 - alpha lie inside the margin."""
+
+    rule: Literal["interval"]
+    description: str = ""
+    alpha: float = Field(gt=0, lt=0.5)
+    floor_factor: float = Field(ge=1)
+    """A margin must be at least this many times what the noise floor does to its metric."""
+    js2d: Js2dSettings
+    sequential: SequentialSettings
+    rules: dict[IntervalMetric, IntervalRule]
+
+    @model_validator(mode="after")
+    def _judges_everything(self) -> Self:
+        if missing := [metric for metric in INTERVAL_METRICS if metric not in self.rules]:
+            raise ValueError(f"rules lacks {missing[0]}")
+        if not self.deciding:
+            raise ValueError("rules has no metric that decides")
+        if misplaced := [m for m, rule in self.rules.items() if rule.min_base_events and m != "cc_ratio"]:
+            raise ValueError(f"rules.{misplaced[0]}: min_base_events is for cc_ratio only")
+        return self
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        return INTERVAL_METRICS
+
+    @property
+    def deciding(self) -> frozenset[str]:
+        return frozenset(metric for metric, rule in self.rules.items() if rule.role == "decides")
+
+
+Policy = Annotated[PointPolicy | IntervalPolicy, Field(discriminator="rule")]
+
 
 class Primary(_Strict):
     packs: list[str] = Field(min_length=1)
@@ -49,7 +135,7 @@ class Primary(_Strict):
 
 
 class Regime(_Strict):
-    """`num_blocks` is one number, or one per seq_len. `advisory_metrics` are shown and do not decide."""
+    """`num_blocks` is one number, or one per seq_len."""
 
     description: str = ""
     packs: Literal["all"] | list[str]
@@ -57,18 +143,15 @@ class Regime(_Strict):
     seq_lens: list[SeqLen] = Field(min_length=1)
     num_blocks: PositiveInt | dict[SeqLen, PositiveInt]
     batch_size: PositiveInt
-    advisory_metrics: list[Literal["ppl", "mean_p", "cc_rate", "js2d"]] = []
 
     @model_validator(mode="after")
-    def _decides_on_what_it_evaluates(self) -> "Regime":
+    def _decides_on_what_it_evaluates(self) -> Self:
         if isinstance(self.num_blocks, dict) and (missing := set(self.seq_lens) - set(self.num_blocks)):
             raise ValueError(f"num_blocks has no entry for seq_len {sorted(missing)}")
         if missing := set(self.primary.seq_lens) - set(self.seq_lens):
             raise ValueError(f"primary seq_lens {sorted(missing)} are not among seq_lens")
         if self.packs != "all" and (absent := set(self.primary.packs) - set(self.packs)):
             raise ValueError(f"primary packs {sorted(absent)} are not among packs")
-        if set(self.advisory_metrics) >= set(METRICS):
-            raise ValueError("advisory_metrics leaves no metric that decides")
         return self
 
     def blocks_for(self, seq_len: int) -> int:
@@ -82,16 +165,16 @@ class Regime(_Strict):
 
 class Gates(_Strict):
     default: str
-    policies: dict[str, PointPolicy] = Field(min_length=1)
+    policies: dict[str, Policy] = Field(min_length=1)
     regimes: dict[str, Regime] = Field(min_length=1)
 
     @model_validator(mode="after")
-    def _default_exists(self) -> "Gates":
+    def _default_exists(self) -> Self:
         if self.default not in self.policies:
             raise ValueError(f"default policy {self.default!r} is not among policies")
         return self
 
-    def policy(self, name: str | None) -> tuple[str, PointPolicy]:
+    def policy(self, name: str | None) -> tuple[str, PointPolicy | IntervalPolicy]:
         """The named policy, or the default one. Raises UserError for a name that is none."""
         name = name or self.default
         if name not in self.policies:

@@ -5,52 +5,51 @@ through files there, so that it is done once.
 """
 
 import shutil
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from filelock import FileLock
+from numpy.typing import NDArray
 
 from eaftgate.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from eaftgate.checkpoint.digest import checkpoint_digest, tokenizer_digest
-from eaftgate.collect.collection import Collection, check_stats
+from eaftgate.collect.collection import Collection, check_stats, restored
 from eaftgate.collect.store import CollectionStore, OpenBar, Request, no_bar
 from eaftgate.collect.transformers import TransformersCollector
 from eaftgate.errors import UserError
 from eaftgate.files import write_json
-from eaftgate.gate.plan import BASE, FIXTURE_KEEP_N, NOOP, Cell, Plan
-from eaftgate.gate.verdict import MetricVerdict, Verdict, judge, worst
+from eaftgate.gate.judge import JudgedCell, judge_cell, judge_in_looks, plan_looks
+from eaftgate.gate.plan import BASE, BATCH, FIXTURE_KEEP_N, NOOP, RERUN, ULP, Cell, Plan
+from eaftgate.gate.policy import IntervalPolicy
 from eaftgate.model.load import ModelSettings, default_settings
 from eaftgate.packs.blocks import Blocks, build_blocks
 from eaftgate.packs.pack import Pack, named_packs
 from eaftgate.packs.tokenizer import PackTokenizer, load_tokenizer
-from eaftgate.parity.metrics import CellMetrics, cell_metrics, halves_wobble
+from eaftgate.parity.metrics import halves_wobble
+from eaftgate.parity.paired import PairedTokens, pair
 from eaftgate.profile.profile import open_profile
 from eaftgate.profile.profiler import ProfileRequest, profile_checkpoint
 from eaftgate.prune import PruneRequest, prune_checkpoint
 from eaftgate.rewrite.manifest import MANIFEST_FILE, Manifest, read_manifest
+from eaftgate.rewrite.perturb import make_perturbed
 
-RERUN = "rerun"
 CELLS_DIR = "cells"
 WORK_DIR = "work"
+ORDER_SEED = 3407
+"""Of the block order of --sequential and of the noise floor, and of its perturbation, when --seed says none."""
+
+
+Order = NDArray[np.intp]
 
 
 @dataclass(frozen=True)
 class Model:
     checkpoint: Checkpoint
     digest: str
-
-
-@dataclass(frozen=True)
-class CellResult:
-    cell: Cell
-    metrics: CellMetrics
-    verdicts: dict[str, MetricVerdict]
-    verdict: Verdict
-    v1_verdict: Verdict | None
 
 
 class GateRun:
@@ -66,7 +65,7 @@ class GateRun:
         self._models: dict[str, Model] = {}
         self._blocks: dict[tuple[str, int, int, int | None], Blocks] = {}
         self._packs: dict[int | None, dict[str, Pack]] = {}
-        self._cells: dict[Cell, CellResult] = {}
+        self._cells: dict[Cell, JudgedCell] = {}
 
     @property
     def results(self) -> Path:
@@ -86,7 +85,7 @@ class GateRun:
     def model(self, name: str) -> Model:
         """BASE, NOOP, or a checkpoint by its short name. Raises UserError when it cannot be had or does not fit."""
         if name not in self._models:
-            makers = {BASE: self._open_base, NOOP: self._make_noop}
+            makers = {BASE: self._open_base, NOOP: self._make_noop, ULP: self._make_perturbed}
             self._models[name] = makers.get(name, lambda: self._open_candidate(name))()
         return self._models[name]
 
@@ -133,6 +132,14 @@ class GateRun:
         with self._lock(NOOP):
             if not out.exists():
                 prune_checkpoint(base.checkpoint, base.digest, None, request, out)
+        return self._open(out)
+
+    def _make_perturbed(self) -> Model:
+        """The base off by one bfloat16 ulp, in RUN_DIR/work."""
+        noop, out = self.model(NOOP).checkpoint.path, self.work / ULP
+        with self._lock(ULP):
+            if not out.exists():
+                make_perturbed(noop, out, seed=self._order_seed)
         return self._open(out)
 
     def _make_fixture_candidate(self) -> Path:
@@ -199,43 +206,86 @@ class GateRun:
 
     # Collections and cells
 
-    def collection(self, model: str, cell: Cell, *, replicate: str = "") -> Collection:
-        """The collection of `model` on the cell's blocks, from the cache or measured now."""
-        found = self.model(model)
+    def collection(
+        self, model: str, cell: Cell, *, replicate: str = "", order: Order | None = None, batch_size: int | None = None
+    ) -> Collection:
+        """The collection of `model` on the cell's blocks, from the cache or measured now.
+
+        With `order`, on those blocks in that order; its tokens come back in the order of the cell's blocks.
+        """
+        found, blocks = self.model(model), self.blocks(cell)
         collector = TransformersCollector(
-            found.checkpoint.path, found.digest, self.settings, batch_size=self.plan.batch_size
+            found.checkpoint.path, found.digest, self.settings, batch_size=batch_size or self.plan.batch_size
         )
-        request = Request(found.digest, self.blocks(cell), collector, replicate)
-        return self._store.get(request, open_bar=self._open_bar(f"{model} {cell.pack} {cell.seq_len} {replicate}"))
+        request = Request(found.digest, blocks if order is None else blocks.reordered(order), collector, replicate)
+        bar = self._open_bar(f"{model} {cell.pack} {cell.seq_len} {replicate}")
+        collection = self._store.get(request, open_bar=bar)
+        return collection if order is None else restored(collection, order)
 
-    def compare(self, cell: Cell, *, replicate: str = "") -> CellResult:
-        """The metrics and verdicts of `cell.checkpoint` against the base; `replicate` is the candidate's side."""
-        base = self.collection(BASE, cell).stats
-        candidate = self.collection(cell.checkpoint, cell, replicate=replicate).stats
-        metrics = cell_metrics(base.logprob_T, base.entropy_T, candidate.logprob_T, candidate.entropy_T)
-        verdicts = judge(self.plan.policy, metrics)
-        deciding = [v.verdict for name, v in verdicts.items() if name not in self.plan.regime.advisory_metrics]
-        v1 = self.plan.v1
-        v1_verdict = None if v1 is None else worst([verdict.verdict for verdict in judge(v1, metrics).values()])
-        return CellResult(cell, metrics, verdicts, worst(deciding), v1_verdict)
-
-    def cell(self, cell: Cell) -> CellResult:
-        """A candidate's cell; its result is also left in RUN_DIR/cells for the end of the session."""
+    def cell(self, cell: Cell) -> JudgedCell:
+        """A cell of a candidate, or of the no-op rewrite; its result is also left in RUN_DIR/cells."""
         if cell not in self._cells:
-            result = self.compare(cell)
-            record = {"session": self.session, "inputs": self._inputs(cell), **asdict(result)}
+            sequential = self.plan.options.sequential and cell.checkpoint in self.plan.checkpoints
+            self._cells[cell] = self._in_looks(cell) if sequential else self._judge(cell, self._pairs(cell))
+            record = {"session": self.session, "inputs": self._inputs(cell), **asdict(self._cells[cell])}
             write_json(self.results / CELLS_DIR / f"{cell.id}-{cell.seed}.json", record)
-            self._cells[cell] = result
         return self._cells[cell]
+
+    def floor(self, cell: Cell, tier: str) -> JudgedCell:
+        """The base against itself: measured again, in other batches and another order, or off by one ulp."""
+        key = replace(cell, checkpoint=tier)
+        if key not in self._cells:
+            measured = {
+                RERUN: lambda: self.collection(BASE, cell, replicate=RERUN),
+                BATCH: lambda: self.collection(
+                    BASE, cell, order=self._order(cell), batch_size=max(2, self.plan.batch_size // 2)
+                ),
+                ULP: lambda: self.collection(ULP, cell),
+            }
+            self._cells[key] = self._judge(cell, pair(self.collection(BASE, cell), measured[tier]()))
+        return self._cells[key]
+
+    def _pairs(self, cell: Cell) -> PairedTokens:
+        # The no-op rewrite may have the base's digest, and must be measured all the same.
+        replicate = NOOP if cell.checkpoint == NOOP else ""
+        return pair(self.collection(BASE, cell), self.collection(cell.checkpoint, cell, replicate=replicate))
+
+    def _judge(self, cell: Cell, tokens: PairedTokens) -> JudgedCell:
+        plan = self.plan
+        return judge_cell(plan.policy, plan.v1, tokens, cell.num_blocks, strict=plan.options.strict_cells)
+
+    def _in_looks(self, cell: Cell) -> JudgedCell:
+        """The base in full, then the candidate on blocks in random order until the cell is decided."""
+        policy, plan = self.plan.policy, self.plan
+        assert isinstance(policy, IntervalPolicy)  # make_plan has refused --sequential otherwise
+        base, order = self.collection(BASE, cell), self._order(cell)
+        looks = plan_looks(policy.sequential, cell.num_blocks)
+        ends = [look.num_blocks for look in looks]
+
+        def parts() -> Iterator[PairedTokens]:
+            for begin, end in zip([0, *ends], ends, strict=False):
+                chosen = np.sort(order[begin:end])
+                candidate = self.collection(cell.checkpoint, cell, order=chosen)
+                yield pair(base.select(np.isin(base.block_T, chosen)), candidate)
+
+        p_T = np.minimum(np.exp(base.stats.logprob_T.astype(np.float64)), 1.0)
+        h_T = base.stats.entropy_T.astype(np.float64)
+        return judge_in_looks(policy, plan.v1, p_T, h_T, looks, parts(), strict=plan.options.strict_cells)
+
+    @property
+    def _order_seed(self) -> int:
+        return ORDER_SEED if self.plan.options.seed is None else self.plan.options.seed
+
+    def _order(self, cell: Cell) -> Order:
+        return np.random.default_rng(self._order_seed).permutation(cell.num_blocks)
 
     def _inputs(self, cell: Cell) -> dict[str, Any]:
         """What a cell was measured on, by content."""
-        collection = self.collection(cell.checkpoint, cell)
         return {
             "base": {"name": self.model(BASE).checkpoint.name, "digest": self.model(BASE).digest},
             "checkpoint_digest": self.model(cell.checkpoint).digest,
             "blocks_digest": self.blocks(cell).digest,
-            "collector": dict(collection.meta["settings"]),
+            "collector": dict(self.collection(BASE, cell).meta["settings"]),
         }
 
     def halves(self, cell: Cell) -> dict[str, float]:
@@ -264,5 +314,7 @@ def clear_work(results: Path) -> None:
     shutil.rmtree(results / WORK_DIR, ignore_errors=True)
 
 
-def remove_noop(results: Path) -> None:
-    shutil.rmtree(results / WORK_DIR / NOOP, ignore_errors=True)
+def remove_copies(results: Path) -> None:
+    """Take away the copies of the base that a run made to measure itself with."""
+    for name in (NOOP, ULP):
+        shutil.rmtree(results / WORK_DIR / name, ignore_errors=True)

@@ -8,10 +8,11 @@ import pytest
 from eaftgate import __version__
 from eaftgate.gate.cases import required_cases
 from eaftgate.gate.parity_json import PARITY_FILE, CaseOutcome, read_cells, write_parity
-from eaftgate.gate.plan import Plan
-from eaftgate.gate.run import clear_work, remove_noop
-from eaftgate.gate.table import COLOURS, render_cells
+from eaftgate.gate.plan import V1, Plan
+from eaftgate.gate.run import clear_work, remove_copies
+from eaftgate.gate.table import COLOURS, remarks, render_cells
 
+MAX_LINES = 8
 _NODEID = re.compile(r"(?P<module>test_\w+)\.py(?P<case>::\w+(?:\[.*\])?)$")
 
 
@@ -50,7 +51,7 @@ class SessionReport:
         if self._config.option.collectonly:
             return
         results = self._plan.options.results
-        remove_noop(results)
+        remove_copies(results)
         executed = {_short(nodeid) for nodeid in self._outcomes}
         missing = [case for case in required_cases(self._plan) if case not in executed]
         complete = session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
@@ -69,11 +70,14 @@ class SessionReport:
         if self._parity["cells"]:
             writer = terminalreporter._tw
             write(render_cells(self._parity["cells"], width=writer.fullwidth, colour=writer.hasmarkup))
-        for case in self._parity["not_run"][:5]:
-            write(f"not run: {case}")
-        if len(self._parity["not_run"]) > 5:
-            write(f"not run: {len(self._parity['not_run']) - 5} further deciding cases")
-        verdict = self._parity["verdict"]
+        said = remarks(self._parity["cells"]) + [f"not run: {case}" for case in self._parity["not_run"]]
+        for line in said[:MAX_LINES]:
+            write(line)
+        if len(said) > MAX_LINES:
+            write(f"and {len(said) - MAX_LINES} further ones, in {PARITY_FILE}")
+        verdict, v1_verdict = self._parity["verdict"], self._parity["v1_verdict"]
+        if self._parity["cells"] and self._plan.policy_name != V1:
+            write(f"{V1}, the rule on point estimates, would say: {v1_verdict}")
         write(
             f"verdict: {verdict.upper()}   ({self._plan.options.results / PARITY_FILE})",
             **{COLOURS[verdict]: True},

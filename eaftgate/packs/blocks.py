@@ -45,6 +45,11 @@ class Blocks:
     def num_counted(self) -> int:
         return int(self.counted_BS.sum())
 
+    def reordered(self, order: IntArray | NDArray[np.intp]) -> "Blocks":
+        """The blocks `order`, in that order: all of them or some."""
+        chosen = (self.token_ids_BS[order], self.counted_BS[order], self.row_BS[order])
+        return Blocks(self.pack, self.seq_len, *chosen, self.identities)
+
     @cached_property
     def digest(self) -> str:
         """sha256 of token ids, counted positions and rows: equal digests mean equal inputs to a collector."""

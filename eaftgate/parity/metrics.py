@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import rel_entr
+
+from eaftgate.parity.js2d import plug_in
 
 FloatArray = NDArray[np.floating]
 
 QUANTILE = 0.15
-P_BINS, H_BINS = 160, 120
 
 
 @dataclass(frozen=True)
@@ -67,21 +67,6 @@ def confident_conflict(p_T: FloatArray, entropy_T: FloatArray, thresholds: Thres
     return conflict
 
 
-def histogram2d(p_T: FloatArray, entropy_T: FloatArray) -> NDArray[np.int64]:
-    """Counts in 160 x 120 equal bins on the unit square, shape [P, H]; 1.0 belongs to the last bin."""
-    p_bin = np.minimum((p_T * P_BINS).astype(np.int64), P_BINS - 1)
-    h_bin = np.minimum((entropy_T * H_BINS).astype(np.int64), H_BINS - 1)
-    return np.bincount(p_bin * H_BINS + h_bin, minlength=P_BINS * H_BINS).reshape(P_BINS, H_BINS)
-
-
-def jensen_shannon(count_a: NDArray[np.int64], count_b: NDArray[np.int64]) -> float:
-    """Jensen-Shannon divergence of two histograms, in nats."""
-    a = count_a.ravel() / count_a.sum()
-    b = count_b.ravel() / count_b.sum()
-    mean = (a + b) / 2
-    return max(0.0, float(rel_entr(a, mean).sum() + rel_entr(b, mean).sum()) / 2)
-
-
 def halves_wobble(logprob_T: FloatArray, entropy_T: FloatArray, first_T: NDArray[np.bool_]) -> dict[str, float]:
     """What sampling alone does: |difference| of each metric between two disjoint sets of one model's tokens."""
     p_T, h_T = np.minimum(np.exp(logprob_T.astype(np.float64)), 1.0), entropy_T.astype(np.float64)
@@ -91,14 +76,19 @@ def halves_wobble(logprob_T: FloatArray, entropy_T: FloatArray, first_T: NDArray
         "ppl": abs(perplexity(logprob_T[first_T]) - perplexity(logprob_T[second_T])),
         "mean_p": abs(float(p_T[first_T].mean() - p_T[second_T].mean())),
         "cc_rate": abs(float(conflict_T[first_T].mean() - conflict_T[second_T].mean())),
-        "js2d": jensen_shannon(histogram2d(p_T[first_T], h_T[first_T]), histogram2d(p_T[second_T], h_T[second_T])),
+        "js2d": plug_in(p_T[first_T], h_T[first_T], p_T[second_T], h_T[second_T]),
     }
 
 
 def cell_metrics(
-    base_logprob_T: FloatArray, base_entropy_T: FloatArray, logprob_T: FloatArray, entropy_T: FloatArray
+    base_logprob_T: FloatArray,
+    base_entropy_T: FloatArray,
+    logprob_T: FloatArray,
+    entropy_T: FloatArray,
+    *,
+    thresholds: Thresholds | None = None,
 ) -> CellMetrics:
-    """All point estimates of a cell from paired tokens.
+    """All point estimates of a cell from paired tokens; `thresholds` default to those of these tokens' base.
 
     Raises ValueError when the arrays differ in length, are empty or hold a value that is not finite.
     """
@@ -110,7 +100,7 @@ def cell_metrics(
     # float64 throughout: a float32 p within half an ulp of a bin's edge would fall on either side by chance.
     base_p_T, p_T = (np.minimum(np.exp(column.astype(np.float64)), 1.0) for column in (base_logprob_T, logprob_T))
     base_h_T, h_T = base_entropy_T.astype(np.float64), entropy_T.astype(np.float64)
-    thresholds = base_thresholds(base_p_T, base_h_T)
+    thresholds = thresholds or base_thresholds(base_p_T, base_h_T)
     return CellMetrics(
         tokens=len(logprob_T),
         thresholds=thresholds,
@@ -120,5 +110,5 @@ def cell_metrics(
         mean_p=float(p_T.mean()),
         cc_base=float(confident_conflict(base_p_T, base_h_T, thresholds).mean()),
         cc=float(confident_conflict(p_T, h_T, thresholds).mean()),
-        js2d=jensen_shannon(histogram2d(base_p_T, base_h_T), histogram2d(p_T, h_T)),
+        js2d=plug_in(base_p_T, base_h_T, p_T, h_T),
     )
