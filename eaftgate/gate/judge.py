@@ -88,9 +88,7 @@ def _judged(
 
 
 def _described(estimates: CellEstimates) -> dict[str, Any]:
-    described = asdict(estimates.js2d)
-    estimate = described.pop("estimate")
-    return {"corrected": estimate["value"], "standard_error": estimate["standard_error"], **described}
+    return {name: value for name, value in asdict(estimates.js2d).items() if name != "estimate"}
 
 
 # Sequential

@@ -16,6 +16,8 @@ from eaftgate.parity.metrics import CellMetrics
 Verdict = Literal["pass", "fail", "inconclusive"]
 SEVERITY: dict[Verdict, int] = {"pass": 0, "inconclusive": 1, "fail": 2}
 
+MANY = 1_000_000
+"""Degrees of freedom of a larger run, for what it would take."""
 POWER = 0.8
 """With which the number of blocks that an inconclusive metric is said to need would decide it."""
 MAX_BLOCKS_NEEDED = 1_000_000
@@ -113,7 +115,7 @@ def _interval_verdict(
         margin = math.log(rule.margin.value) if metric in RATIOS else rule.margin.value
         verdict = decide(lower, upper, margin, rule.side, less_is_worse=metric in LESS_IS_WORSE)
         if verdict == "inconclusive":
-            needed = _blocks_needed(estimate, margin, rule.side, num_blocks, widths)
+            needed = _blocks_needed(estimate, margin, rule.side, num_blocks, width(metric, MANY))
     shown = math.exp if metric in RATIOS else float
     return MetricVerdict(
         estimate=_finite(shown, estimate.value),

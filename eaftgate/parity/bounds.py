@@ -12,6 +12,9 @@ from eaftgate.parity.clusters import Estimate
 _BEST_AT = 0.25
 """Share of the budget at which the confidence sequence is tightest: where early stopping pays."""
 
+_SYMMETRIC = 1e-4
+"""Below this skewness the transformation is the identity but for rounding."""
+
 
 def fixed_width(alpha: float, degrees_of_freedom: int) -> float:
     """Standard errors between an estimate and either of its bounds (Student's t)."""
@@ -34,8 +37,22 @@ def sequence_width(alpha: float, degrees_of_freedom: int, share: float) -> float
 
 
 def bounds(estimate: Estimate, width: float) -> tuple[float, float]:
-    """(lower, upper), `width` standard errors away; without a standard error there is no bound."""
+    """(lower, upper), `width` standard errors away and moved for skewness; without a standard error, no bound.
+
+    Damage sits in few documents, so that cluster sums are skewed (2 to 4 on real cells) and a symmetric upper bound
+    fails to cover the truth twice as often as it says. Hall's transformation (JRSS B 54, 221, 1992) removes that:
+    g(t) = t + skew/(3 sqrt n) t^2 + skew^2/(27 n) t^3 + skew/(6 sqrt n) of Student's t is normal to order 1/n.
+    """
     if not math.isfinite(estimate.standard_error * width):
         return -math.inf, math.inf
-    half = width * estimate.standard_error
-    return estimate.value - half, estimate.value + half
+    clusters, skewness = estimate.degrees_of_freedom + 1, estimate.skewness
+
+    def untransformed(z: float) -> float:
+        """The t whose transform is z."""
+        if abs(skewness) < _SYMMETRIC:
+            return z
+        root = math.cbrt(1 + skewness * (z / math.sqrt(clusters) - skewness / (6 * clusters)))
+        return 3 * math.sqrt(clusters) / skewness * (root - 1)
+
+    lower, upper = (estimate.value - estimate.standard_error * untransformed(z) for z in (width, -width))
+    return lower, upper

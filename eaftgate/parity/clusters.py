@@ -39,18 +39,21 @@ class Clusters:
 
 
 def clusters_by(key_T: NDArray[np.integer]) -> Clusters:
-    """Tokens with the same key are one cluster."""
-    _, label_T, size_C = np.unique(key_T, return_inverse=True, return_counts=True)
-    return Clusters(label_T, size_C)
+    """Tokens with the same key, a small number from 0, are one cluster."""
+    count = np.bincount(key_T)
+    present = count > 0
+    return Clusters((np.cumsum(present) - 1)[key_T], count[present])
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A statistic, its standard error (inf: unknown), and the degrees of freedom behind that."""
+    """A statistic, its standard error (inf: unknown), the degrees of freedom behind that, and the skewness of the
+    clusters' contributions to it."""
 
     value: float
     standard_error: float
     degrees_of_freedom: int
+    skewness: float = 0.0
 
 
 def clustered(
@@ -60,8 +63,8 @@ def clustered(
     centred here; for an influence function that mean is irrelevant, for a plain mean it is `value` itself.
 
     `rare`: the influence counts events that may be so few that their sample variance says nothing (no event at all has
-    variance 0). Two made-up clusters, one of a typical non-empty cluster's weight up and one down, are added: the
-    cluster form of the adjusted Wald interval (Agresti and Min, Biometrics 61, 515, 2005).
+    variance 0). Two made-up clusters of a typical non-empty cluster's weight, one up and one down, are added: the
+    cluster form of the adjusted Wald interval (Agresti and Min, Statistics in Medicine 24, 729, 2005).
     """
     tokens = len(influence_T)
     mean = float(np.mean(influence_T, dtype=np.float64))
@@ -74,8 +77,12 @@ def clustered(
         if rare:
             weight_C = np.abs(sum_C[sum_C != 0])
             squares += 2 * max(1.0, float(weight_C.mean()) if len(weight_C) else 1.0) ** 2
-        error = math.sqrt(count / (count - 1) * squares) / tokens if count > 1 else math.inf
-        found.append(Estimate(value, error, count - 1))
+        if count == 1:
+            found.append(Estimate(value, math.inf, 0))
+            continue
+        skewness = float((deviation_C**3).sum()) * math.sqrt(count) / squares**1.5 if squares else 0.0
+        error = math.sqrt(count / (count - 1) * squares) / tokens
+        found.append(Estimate(value, error, count - 1, skewness))
     return max(found, key=lambda estimate: estimate.standard_error)
 
 

@@ -10,7 +10,7 @@ Shapes: T counted tokens, C documents, B swaps, N bins of a flattened histogram.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -92,7 +92,7 @@ def corrected_js2d(
     sampled = clustered_mean((log_base_N[base_T] + log_N[candidate_T]) / 2, clusterings)
     error = math.hypot(sampled.standard_error, float(null_B.std()))
     return CorrectedJs2d(
-        estimate=Estimate(value - bias, error, sampled.degrees_of_freedom),
+        estimate=replace(sampled, value=value - bias, standard_error=error),
         plug_in=value,
         bias=bias,
         p_value=(1 + int((null_B >= value).sum())) / (1 + swaps),

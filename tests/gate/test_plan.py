@@ -9,7 +9,9 @@ import pytest
 from eaftgate.errors import UserError
 from eaftgate.gate.cases import MODULES, cases, has_cases, required_cases
 from eaftgate.gate.plan import GateOptions, Plan, make_plan
-from eaftgate.gate.policy import METRICS
+from eaftgate.gate.policy import INTERVAL_METRICS as METRICS
+
+DECIDING = ("ppl", "mean_p", "cc_rate", "cc_ratio", "js2d_corrected")
 
 
 @pytest.fixture
@@ -40,7 +42,7 @@ def test_cells_are_checkpoints_by_packs_by_seq_lens(packs: Path) -> None:
 
 def test_test_ids_end_in_the_metric(packs: Path) -> None:
     ids = list(cases(plan_of(packs, checkpoints=("a",), seq_lens=(1024,)), "cell_case"))
-    assert ids[:4] == [f"a-UNION-1024-{metric}" for metric in METRICS]
+    assert ids[:8] == [f"a-UNION-1024-{metric}" for metric in METRICS]
 
 
 def test_equal_names_get_a_suffix_and_reserved_ones_too(packs: Path) -> None:
@@ -70,18 +72,22 @@ def test_only_a_base_plans_noise_floor_and_noop(packs: Path) -> None:
     assert not has_cases(plan, "test_artifact")
     assert has_cases(plan, "test_noop")
     required = required_cases(plan)
-    assert "test_noise_floor::test_rerun[base-UNION-1024-ppl]" in required
-    assert "test_noop::test_metrics[noop-UNION-2048-js2d]" in required
+    assert "test_noise_floor::test_floor[base-UNION-1024-ulp-ppl]" in required
+    assert "test_noop::test_metrics[noop-UNION-2048-js2d_corrected]" in required
 
 
 def test_required_is_all_that_is_planned_but_what_only_advises(packs: Path) -> None:
     required = required_cases(plan_of(packs, checkpoints=("a",), seq_lens=(1024,), seeds=(1,)))
     assert required == [
-        *(f"test_near_lossless::test_near_lossless[a-UNION-1024-{metric}]" for metric in METRICS),
+        *(f"test_near_lossless::test_near_lossless[a-UNION-1024-{metric}]" for metric in DECIDING),
         "test_artifact::test_integrity[a]",
         "test_artifact::test_engine[a]",
         "test_artifact::test_disjoint[a]",
-        *(f"test_noise_floor::test_rerun[base-UNION-1024-{metric}]" for metric in METRICS),
+        *(
+            f"test_noise_floor::test_floor[base-UNION-1024-{tier}-{metric}]"
+            for tier in ("rerun", "batch", "ulp")
+            for metric in METRICS
+        ),
         "test_noise_floor::test_halves[base-UNION-1024]",
         *(f"test_noop::test_metrics[noop-UNION-1024-{metric}]" for metric in METRICS),
         *(f"test_stability::test_stability[a-UNION-1024-seed1-{metric}]" for metric in METRICS),
@@ -95,10 +101,15 @@ def near_lossless(required: list[str]) -> list[str]:
 
 def test_strict_cells_are_required_and_advisory_metrics_are_not(packs: Path) -> None:
     strict = required_cases(plan_of(packs, checkpoints=("a",), seq_lens=(1024,), strict_cells=True))
-    assert len(near_lossless(strict)) == 3 * len(METRICS)
-    fixture = near_lossless(required_cases(plan_of(packs, checkpoints=("a",), regime="fixture")))
-    assert fixture
-    assert not [case for case in fixture if "js2d" in case]
+    assert len(near_lossless(strict)) == 3 * len(DECIDING)
+
+
+def test_a_point_policy_has_its_own_metrics_and_is_only_asked_to_accept_a_repetition(packs: Path) -> None:
+    plan = plan_of(packs, base="b", checkpoints=("a",), policy="near-lossless-v1", seq_lens=(1024,))
+    assert list(cases(plan, "cell_case"))[:4] == [f"a-UNION-1024-{m}" for m in ("ppl", "mean_p", "cc_rate", "js2d")]
+    assert {tier for _, tier, _ in cases(plan, "floor_case").values()} == {"rerun"}
+    with pytest.raises(UserError, match="--sequential needs a policy with confidence bounds"):
+        plan_of(packs, checkpoints=("a",), policy="near-lossless-v1", sequential=True)
 
 
 def test_no_checkpoint_is_lost_to_a_name_that_looks_numbered(packs: Path) -> None:

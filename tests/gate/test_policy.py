@@ -84,7 +84,15 @@ def broken(raw: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
         ("regimes/bigblocks/typo", 1, "typo"),
         ("regimes/bigblocks/primary/seq_lens", [512], "512"),
         ("regimes/bigblocks/packs", ["chat"], "UNION"),
-        ("regimes/fixture/advisory_metrics", ["ppl", "mean_p", "cc_rate", "js2d"], "advisory_metrics"),
+        ("policies/near-lossless-v2/alpha", 0.5, "alpha"),
+        ("policies/near-lossless-v2/rules/ppl", None, "ppl"),
+        ("policies/near-lossless-v2/rules/ppl/margin", None, "margin"),
+        ("policies/near-lossless-v2/rules/ppl/margin/origin", None, "origin"),
+        ("policies/near-lossless-v2/rules/ppl/side", "up", "side"),
+        ("policies/near-lossless-v2/rules/ppl/min_base_events", 5, "min_base_events"),
+        ("policies/near-lossless-v2/rules/luck", {"side": "worse", "role": "advisory", "margin": None}, "luck"),
+        ("policies/near-lossless-v2/js2d/swaps", 3, "swaps"),
+        ("policies/near-lossless-v2/sequential/js2d_looks", [0.5], "js2d_looks"),
     ],
 )
 def test_an_invalid_file_is_refused_by_name(

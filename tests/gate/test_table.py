@@ -2,13 +2,19 @@
 
 import pytest
 
-from eaftgate.gate.table import render_cells
+from eaftgate.gate.table import remarks, render_cells
 
 CELL = {
     "name": "keep24-with-a-rather-long-name", "pack": "tool_agentic", "seq_len": 2048, "tokens": 1234567,
     "ppl_base": 5.0, "ppl": 5.1, "delta_ppl": 0.1, "delta_mean_p": -0.01, "delta_cc": 0.0002, "js2d": 0.004,
-    "severity": "primary", "verdict": "pass",
+    "severity": "primary", "verdict": "pass", "metrics": {"ppl": {"upper": None}},
 }  # fmt: skip
+PPL = {
+    "estimate": 0.03, "lower": 0.01, "upper": 0.06, "margin": 0.0488, "verdict": "inconclusive", "decides": True,
+    "underpowered": False, "blocks_needed": 1234,
+}  # fmt: skip
+CORRECTED = {**PPL, "estimate": 0.0012, "verdict": "pass"}
+JUDGED = {**CELL, "metrics": {"ppl": PPL, "js2d_corrected": CORRECTED}}
 
 
 @pytest.mark.parametrize("width", [60, 80, 109, 110, 200])
@@ -18,6 +24,27 @@ def test_no_line_is_wider_than_the_terminal(width: int) -> None:
     assert "+2.00%" in text
     assert "PASS" in text
     assert "(fail)" in text
+
+
+@pytest.mark.parametrize("width", [60, 80, 109, 110, 200])
+def test_with_intervals_the_upper_bound_and_the_corrected_js2d_are_shown(width: int) -> None:
+    text = render_cells([{**JUDGED, "verdict": "inconclusive"}], width=width, colour=False)
+    assert max(len(line) for line in text.splitlines()) <= width
+    assert "+6.18%" in text
+    assert "0.0012" in text
+
+
+def test_remarks_say_what_keeps_a_cell_from_passing() -> None:
+    (line,) = remarks([JUDGED])
+    assert line == (
+        "keep24-with-a-rather-long-name tool_agentic 2048: ppl +3.05% [+1.01%, +6.18%] does not decide against its "
+        "margin +5.00% in 1234567 tokens; about 1234 blocks would"
+    )
+    assert remarks([{**JUDGED, "severity": "advisory"}]) == []
+    weak = {**PPL, "estimate": None, "lower": None, "upper": None, "underpowered": True, "decides": False}
+    (line,) = remarks([{**JUDGED, "metrics": {"cc_ratio": weak, "js2d_corrected": CORRECTED}}])
+    assert "cc_ratio is underpowered" in line
+    assert "1234 blocks would have enough" in line
 
 
 def test_colour_only_when_asked() -> None:

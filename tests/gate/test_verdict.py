@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eaftgate.gate.policy import load_gates
-from eaftgate.gate.verdict import Verdict, judge, worst
+from eaftgate.gate.verdict import Verdict, judge_points, worst
 from eaftgate.parity.metrics import CellMetrics, Thresholds
 
 V1 = load_gates().policy("near-lossless-v1")[1]
@@ -16,7 +16,7 @@ SAME = CellMetrics(1000, Thresholds(0.1, 0.1), 4.0, 4.0, 0.5, 0.5, 0.001, 0.001,
 
 
 def verdicts(**changes: float) -> dict[str, str]:
-    judged = judge(V1, dataclasses.replace(SAME, **changes))
+    judged = judge_points(V1, dataclasses.replace(SAME, **changes))
     return {metric: result.verdict for metric, result in judged.items()}
 
 

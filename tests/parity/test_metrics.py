@@ -9,17 +9,14 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from tiny_model import slow_quantile
 
+from eaftgate.parity.js2d import FINE, jensen_shannon
 from eaftgate.parity.metrics import (
-    H_BINS,
-    P_BINS,
     CellMetrics,
     Thresholds,
     base_thresholds,
     cell_metrics,
     confident_conflict,
     halves_wobble,
-    histogram2d,
-    jensen_shannon,
     perplexity,
 )
 
@@ -102,10 +99,9 @@ def test_bins_by_hand() -> None:
     """160 x 120 equal bins, left edges inclusive, 1.0 in the last."""
     p = np.array([0.0, 1 / 160, 0.5, np.nextafter(1.0, 0.0), 1.0])
     entropy = np.array([1.0, 0.5, np.nextafter(0.5, 0.0), 1 / 120, 0.0])
-    histogram = histogram2d(p, entropy)
-    assert histogram.shape == (P_BINS, H_BINS) == (160, 120)
-    assert list(zip(*histogram.nonzero(), strict=True)) == [(0, 119), (1, 60), (80, 59), (159, 0), (159, 1)]
-    assert histogram.sum() == 5
+    assert (FINE.p, FINE.h) == (160, 120)
+    bins = [divmod(flat, FINE.h) for flat in FINE.of(p, entropy).tolist()]
+    assert bins == [(0, 119), (1, 60), (80, 59), (159, 1), (159, 0)]
 
 
 def test_halves_by_hand() -> None:

@@ -1,0 +1,102 @@
+"""Clustered standard errors: plain loops, closed forms, and coverage where the truth is known."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import t
+from simulated import clustered_normal, documents
+
+from eaftgate.parity.bounds import bounds, fixed_width
+from eaftgate.parity.clusters import clustered, clustered_mean, clusters_by
+
+CELL = st.lists(st.tuples(st.integers(0, 5), st.floats(-10, 10)), min_size=2, max_size=40)
+
+
+def slow_standard_error(value: list[float], label: list[int]) -> float:
+    mean = sum(value) / len(value)
+    names = sorted(set(label))
+    squares = sum(sum(v - mean for v, name in zip(value, label, strict=True) if name == c) ** 2 for c in names)
+    return math.sqrt(len(names) / (len(names) - 1) * squares) / len(value)
+
+
+@given(CELL)
+def test_standard_error_is_that_of_plain_loops(cell: list[tuple[int, float]]) -> None:
+    label, value = (list(column) for column in zip(*cell, strict=True))
+    estimate = clustered_mean(np.array(value), [clusters_by(np.array(label))])
+    assert estimate.value == pytest.approx(sum(value) / len(value), abs=1e-12)
+    if len(set(label)) == 1:
+        assert estimate.standard_error == math.inf
+        assert bounds(estimate, fixed_width(0.05, estimate.degrees_of_freedom)) == (-math.inf, math.inf)
+    else:
+        assert estimate.standard_error == pytest.approx(slow_standard_error(value, label), rel=1e-9, abs=1e-12)
+        assert estimate.degrees_of_freedom == len(set(label)) - 1
+
+
+def test_every_token_its_own_cluster_is_the_ordinary_standard_error() -> None:
+    value = np.random.default_rng(0).normal(size=100)
+    estimate = clustered_mean(value, [clusters_by(np.arange(100))])
+    assert estimate.standard_error == pytest.approx(value.std(ddof=1) / 10)
+
+
+def test_the_larger_of_two_clusterings_counts() -> None:
+    value = np.repeat([1.0, -1.0, 1.0, -1.0], 25)
+    rows, blocks = clusters_by(np.arange(100) // 25), clusters_by(np.arange(100) % 25)
+    both = clustered_mean(value, [blocks, rows])
+    assert both == clustered_mean(value, [rows])
+    assert both.standard_error > 10 * clustered_mean(value, [blocks]).standard_error
+
+
+def test_an_influence_is_centred() -> None:
+    value = np.random.default_rng(0).normal(size=60)
+    rows = [clusters_by(np.arange(60) // 7)]
+    moved = clustered(3.0, value + 5, rows).standard_error
+    assert clustered(3.0, value, rows).standard_error == pytest.approx(moved, rel=1e-12)
+
+
+@pytest.mark.parametrize("shared", [0.0, 0.1, 0.5])
+def test_one_sided_bounds_cover_the_truth_as_often_as_they_say(shared: float) -> None:
+    """2,000 cells of 60 documents. 0.95 less three standard errors of the simulation, and a little for df: 0.93."""
+    rng = np.random.default_rng(1)
+    below = above = 0
+    for _ in range(2000):
+        row_T = documents(rng, 3000, mean_length=50)
+        estimate = clustered_mean(clustered_normal(rng, row_T, shared), [clusters_by(row_T)])
+        lower, upper = bounds(estimate, fixed_width(0.05, estimate.degrees_of_freedom))
+        below, above = below + (lower <= 0), above + (upper >= 0)
+    assert below / 2000 > 0.93
+    assert above / 2000 > 0.93
+    assert min(below, above) / 2000 < 0.97, "the bounds are wider than they need be"
+
+
+def rare_events(rng: np.random.Generator, tokens: int, base_rate: float, rise: float) -> tuple[np.ndarray, ...]:
+    """Events of two models: a third of the base's vanish, as many and `rise` come up; both cluster by document."""
+    row_T = documents(rng, tokens, mean_length=60)
+    base_T = rng.random(tokens) < base_rate * rng.gamma(2.0, 0.5, row_T.max() + 1)[row_T]
+    arising_T = rng.random(tokens) < (base_rate / 3 + rise) * rng.gamma(1.0, 1.0, row_T.max() + 1)[row_T]
+    return base_T, np.where(base_T, rng.random(tokens) > 1 / 3, arising_T), row_T
+
+
+@pytest.mark.parametrize("tokens", [700, 3000, 20000])
+@pytest.mark.parametrize("base_rate", [0.0, 0.002])
+def test_a_rise_of_rare_events_at_the_margin_is_not_passed_too_often(tokens: int, base_rate: float) -> None:
+    """Without the made-up clusters 28 % of the smallest cells would pass, most of them on no event at all."""
+    rng = np.random.default_rng(2)
+    passed = plain = 0
+    for _ in range(1000):
+        base_T, event_T, row_T = rare_events(rng, tokens, base_rate, 0.002)
+        difference_T, rows = event_T.astype(float) - base_T, [clusters_by(row_T)]
+        for rare in (True, False):
+            estimate = clustered_mean(difference_T, rows, rare=rare)
+            below = bounds(estimate, fixed_width(0.05, estimate.degrees_of_freedom))[1] < 0.002
+            passed, plain = passed + (rare and below), plain + (not rare and below)
+    assert passed / 1000 < 0.05 + 3 * math.sqrt(0.05 * 0.95 / 1000)
+    if tokens == 700:
+        assert plain / 1000 > 0.1
+
+
+def test_width_is_students() -> None:
+    assert fixed_width(0.05, 9) == pytest.approx(t.ppf(0.95, 9))
+    assert fixed_width(0.05, 0) == math.inf
