@@ -193,6 +193,30 @@ def report(
 
 
 @app.command()
+def budgets(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Results of a gate run (pytest --results).")],
+    blocks: Annotated[str, typer.Option(help="Budgets, like 8,32,128; default: 8, doubled until all.")] = "",
+    policy: Annotated[str | None, typer.Option(help="Policy of the gates file; default: its default.")] = None,
+    gates: Annotated[Path | None, typer.Option(help="Gates file; default: the shipped one.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show every metric of a gate run, with its bounds and verdict, at smaller budgets of the same blocks."""
+    from eaftgate.gate.policy import DEFAULT_GATES, load_gates
+    from eaftgate.report.budgets import budget_tables, budgets_of
+
+    if not all(part.strip().isdigit() and int(part) > 0 for part in blocks.split(",") if blocks):
+        raise UserError(f"--blocks is {blocks!r}: it must be numbers of blocks, like 8,32,128")
+    counts = [int(part) for part in blocks.split(",") if blocks]
+    rows = budgets_of(run_dir, load_gates(gates or DEFAULT_GATES).policy(policy)[1], counts)
+    if as_json:
+        typer.echo(json.dumps(rows))
+    else:
+        for table in budget_tables(rows):
+            out.print(table)
+            out.print()
+
+
+@app.command()
 def lock(
     run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Results of a gate run (pytest --results).")],
     out_file: Annotated[Path, typer.Option("--out", help="Lockfile to make (JSON).")],

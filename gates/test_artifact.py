@@ -13,9 +13,9 @@ from eaftgate.rewrite.integrity import check_artifact, compare_tensors
 
 def test_integrity(checkpoint_case: str, run: GateRun, record_property: Callable[[str, Any], None]) -> None:
     """Weights are finite; files, mapping, shards and configuration are the manifest's, kept tensors the base's."""
-    candidate, base = run.model(checkpoint_case).checkpoint, run.model(BASE).checkpoint
+    candidate, base = run.models[checkpoint_case].checkpoint, run.models[BASE].checkpoint
     check_finite(candidate)
-    manifest = run.manifest(checkpoint_case)
+    manifest = run.models.manifest(checkpoint_case)
     record_property("manifest", manifest is not None)
     if manifest is not None:
         problems = check_artifact(candidate, base, manifest) + compare_tensors(candidate, base, manifest.keep)

@@ -12,7 +12,7 @@ from eaftgate.rewrite.integrity import compare_tensors
 
 def test_tensors(run: GateRun, record_property: Callable[[str, Any], None]) -> None:
     """Every tensor is bit-identical to the base's."""
-    base, noop = run.model(BASE).checkpoint, run.model(NOOP).checkpoint
+    base, noop = run.models[BASE].checkpoint, run.models[NOOP].checkpoint
     everything = [range(base.num_experts)] * base.num_layers
     if problems := compare_tensors(noop, base, everything):
         record_property("verdict", "fail")

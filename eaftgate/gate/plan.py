@@ -21,6 +21,8 @@ NOOP = "noop"
 RERUN, BATCH, ULP = "rerun", "batch", "ulp"
 """Tiers of the noise floor: the base measured again; in other batches and another block order; off by one ulp."""
 DEFAULT_REGIME = "bigblocks"
+ORDER_SEED = 3407
+"""Of the block order of --sequential and of the noise floor, and of its perturbation, when --seed says none."""
 V1 = "near-lossless-v1"
 FIXTURE_REGIME = "fixture"
 FIXTURE_KEEP_N = 24
@@ -90,6 +92,10 @@ class Plan:
     @property
     def batch_size(self) -> int:
         return self.options.batch_size or self.regime.batch_size
+
+    @property
+    def order_seed(self) -> int:
+        return ORDER_SEED if self.options.seed is None else self.options.seed
 
     @property
     def primary_cells(self) -> tuple[Cell, ...]:

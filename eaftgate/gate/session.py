@@ -7,9 +7,9 @@ import pytest
 
 from eaftgate import __version__
 from eaftgate.gate.cases import required_cases
+from eaftgate.gate.models import clear_work, remove_copies
 from eaftgate.gate.parity_json import PARITY_FILE, CaseOutcome, read_cells, write_parity
 from eaftgate.gate.plan import V1, Plan
-from eaftgate.gate.run import clear_work, remove_copies
 from eaftgate.gate.table import COLOURS, remarks, render_cells
 
 MAX_LINES = 8

@@ -16,6 +16,9 @@ _INTERVAL: dict[str, Callable[[float], str]] = {
     "cc_rate": lambda value: f"{100 * value:+.3f}pp",
     "cc_ratio": lambda value: f"x{value:.2f}",
     "js2d_corrected": lambda value: f"{value:.5f}",
+    "top20_jsd": lambda value: f"{value:.5f}",
+    "same_top1": lambda value: f"{value:.2%}",
+    "rms_dp": lambda value: f"{value:.4f}",
 }
 
 

@@ -9,7 +9,9 @@ from eaftgate.gate.policy import Regime
 from eaftgate.packs.pack import pack_paths
 
 MODELS_GATED = 2
-"""Base and one candidate; their noise floor and no-op rewrite repeat the primary cells."""
+"""Base and one candidate."""
+FLOOR_RUNS = 4
+"""The noise floor's three tiers and the no-op rewrite measure the base's primary cells again."""
 
 
 def estimate_cost(
@@ -23,7 +25,7 @@ def estimate_cost(
     num_packs = 1 + (len(pack_paths(packs)) if packs is not None else 3)
     cell_tokens = sum(length * regime.blocks_for(length) for length in regime.seq_lens)
     primary_tokens = sum(length * regime.blocks_for(length) for length in regime.primary.seq_lens)
-    gate_tokens = MODELS_GATED * (num_packs * cell_tokens + primary_tokens * len(regime.primary.packs))
+    gate_tokens = MODELS_GATED * num_packs * cell_tokens + FLOOR_RUNS * primary_tokens * len(regime.primary.packs)
     return {
         "base_bytes": base.nbytes,
         "pruned_bytes": pruned_bytes,

@@ -1,0 +1,146 @@
+"""The models of a gate run: the base, its candidates, and the copies of the base that the gate measures itself with."""
+
+import shutil
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from filelock import FileLock
+
+from eaftgate.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from eaftgate.checkpoint.digest import checkpoint_digest, tokenizer_digest
+from eaftgate.errors import UserError
+from eaftgate.gate.plan import BASE, FIXTURE_KEEP_N, NOOP, ULP, Plan
+from eaftgate.model.load import ModelSettings, default_settings
+from eaftgate.profile.profile import open_profile
+from eaftgate.profile.profiler import ProfileRequest, profile_checkpoint
+from eaftgate.prune import PruneRequest, prune_checkpoint
+from eaftgate.rewrite.manifest import MANIFEST_FILE, Manifest, read_manifest
+from eaftgate.rewrite.perturb import make_perturbed
+
+WORK_DIR = "work"
+
+
+@dataclass(frozen=True)
+class Model:
+    checkpoint: Checkpoint
+    digest: str
+
+
+class Models:
+    """Opened, or made in RUN_DIR/work, when first asked for. `fixture` is the folder of the embedded checkpoint."""
+
+    def __init__(self, plan: Plan, fixture: Path) -> None:
+        self.plan, self._fixture = plan, fixture
+        self._models: dict[str, Model] = {}
+
+    @cached_property
+    def settings(self) -> ModelSettings:
+        options = self.plan.options
+        return default_settings(device=options.device, dtype=options.dtype, dequantize=options.dequantize)
+
+    @property
+    def _work(self) -> Path:
+        return self.plan.options.results / WORK_DIR
+
+    def __getitem__(self, name: str) -> Model:
+        """BASE, NOOP, or a checkpoint by its short name. Raises UserError when it cannot be had or does not fit."""
+        if name not in self._models:
+            makers = {BASE: self._open_base, NOOP: self._make_noop, ULP: self._make_perturbed}
+            self._models[name] = makers.get(name, lambda: self._open_candidate(name))()
+        return self._models[name]
+
+    def _open(self, source: str | Path) -> Model:
+        checkpoint = open_checkpoint(source)
+        return Model(checkpoint, checkpoint_digest(checkpoint, cache=self.plan.options.results / "digests.json"))
+
+    def _open_base(self) -> Model:
+        options = self.plan.options
+        if options.embedded:
+            return self._open(self._fixture / "checkpoint")
+        if options.base is not None:
+            return self._open(options.base)
+        manifests = [self._manifest_of(name) for name in self.plan.checkpoints]
+        named = {manifest.base.digest: manifest.base.name for manifest in manifests}
+        if len(named) != 1:
+            raise UserError("the checkpoints were made from different bases: gate them one at a time, or pass --base")
+        (digest, source), *_ = named.items()
+        base = self._open(source)
+        if base.digest != digest:
+            raise UserError(f"{source} is no longer the base that the manifest names (its digest differs): pass --base")
+        return base
+
+    def _manifest_of(self, name: str) -> Manifest:
+        checkpoint = open_checkpoint(self.plan.checkpoints[name])
+        if not (checkpoint.path / MANIFEST_FILE).is_file():
+            raise UserError(f"{checkpoint.name} has no {MANIFEST_FILE} that names its base: pass --base")
+        return read_manifest(checkpoint.path)
+
+    def _open_candidate(self, name: str) -> Model:
+        source = self._make_fixture_candidate() if self.plan.options.embedded else self.plan.checkpoints[name]
+        candidate, base = self._open(source), self[BASE]
+        if tokenizer_digest(candidate.checkpoint) != tokenizer_digest(base.checkpoint):
+            raise UserError(
+                f"{candidate.checkpoint.name} has another tokenizer.json than its base: tokens cannot be compared"
+            )
+        return candidate
+
+    def _make_noop(self) -> Model:
+        """Keep all experts through the same rewrite path, in RUN_DIR/work."""
+        base = self[BASE]
+        out = self._work / NOOP
+        request = PruneRequest(keep_n=base.checkpoint.num_experts, allow_any_keep_n=True)
+        with self._lock(NOOP):
+            if not out.exists():
+                prune_checkpoint(base.checkpoint, base.digest, None, request, out)
+        return self._open(out)
+
+    def _make_perturbed(self) -> Model:
+        """The base off by one bfloat16 ulp, in RUN_DIR/work."""
+        noop, out = self[NOOP].checkpoint.path, self._work / ULP
+        with self._lock(ULP):
+            if not out.exists():
+                make_perturbed(noop, out, seed=self.plan.order_seed)
+        return self._open(out)
+
+    def _make_fixture_candidate(self) -> Path:
+        """The main job on the embedded checkpoint: profile its calibration packs, prune to 24."""
+        base = self[BASE]
+        profile_dir, out = self._work / "profile", self._work / f"keep{FIXTURE_KEEP_N}"
+        with self._lock("fixture"):
+            if not out.exists():
+                packs = self._fixture / "packs" / "calibration"
+                request = ProfileRequest(packs, seq_len=512, batch_size=self.plan.batch_size)
+                if profile_dir.exists():
+                    profile = open_profile(profile_dir)
+                else:
+                    profile = profile_checkpoint(base.checkpoint, base.digest, request, profile_dir, self.settings)
+                prune_checkpoint(base.checkpoint, base.digest, profile, PruneRequest(keep_n=FIXTURE_KEEP_N), out)
+        return out
+
+    def _lock(self, name: str) -> FileLock:
+        self._work.mkdir(parents=True, exist_ok=True)
+        return FileLock(self._work / f"{name}.lock")
+
+    def manifest(self, name: str) -> Manifest | None:
+        """The manifest of a checkpoint; None for one that keeps all experts and was not made by eaftgate."""
+        candidate, base = self[name].checkpoint, self[BASE].checkpoint
+        if (candidate.path / MANIFEST_FILE).is_file():
+            return read_manifest(candidate.path)
+        if candidate.num_experts == base.num_experts:
+            return None
+        raise UserError(
+            f"{candidate.name} has {candidate.num_experts} of {base.num_experts} experts and no {MANIFEST_FILE}: "
+            "nothing says which experts were kept"
+        )
+
+
+def clear_work(results: Path) -> None:
+    """Take away what an earlier run made for its own use: the code that made it may have changed since."""
+    shutil.rmtree(results / WORK_DIR, ignore_errors=True)
+
+
+def remove_copies(results: Path) -> None:
+    """Take away the copies of the base that a run made to measure itself with."""
+    for name in (NOOP, ULP):
+        shutil.rmtree(results / WORK_DIR / name, ignore_errors=True)
