@@ -33,6 +33,20 @@ def record_verdict(record_property: Callable[[str, Any], None]) -> RecordVerdict
 
 
 @pytest.fixture
+def record_floor(record_property: Callable[[str, Any], None]) -> RecordVerdict:
+    """The same for the base against itself, whose verdict by the policy is not what is asked."""
+
+    def record(judged: JudgedCell, metric: str) -> MetricVerdict:
+        verdict = judged.verdicts[metric]
+        record_property("estimate", verdict.estimate)
+        record_property("margin", verdict.margin)
+        record_property("tokens", judged.metrics.tokens)
+        return verdict
+
+    return record
+
+
+@pytest.fixture
 def decide(run: GateRun, record_verdict: RecordVerdict) -> Decide:
     """Fail unless the metric of a candidate's cell passes. An advisory case is shown with its verdict and passes."""
 

@@ -9,10 +9,10 @@ from eaftgate.gate.plan import Cell
 from eaftgate.gate.run import GateRun
 
 
-def test_floor(floor_case: tuple[Cell, str, str], run: GateRun, record_verdict) -> None:
+def test_floor(floor_case: tuple[Cell, str, str], run: GateRun, record_floor) -> None:
     """A margin stands clear of what a repetition, other batches, or one ulp do to its metric."""
     cell, tier, metric = floor_case
-    verdict = record_verdict(run.floor(cell, tier), metric)
+    verdict = record_floor(run.floor(cell, tier), metric)
     if problem := run.plan.floor_problem(metric, verdict):
         pytest.fail(f"{tier}: {problem}", pytrace=False)
 

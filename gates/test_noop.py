@@ -19,9 +19,9 @@ def test_tensors(run: GateRun, record_property: Callable[[str, Any], None]) -> N
         pytest.fail("; ".join(problems[:5]), pytrace=False)
 
 
-def test_metrics(noop_case: tuple[Cell, str], run: GateRun, record_verdict) -> None:
+def test_metrics(noop_case: tuple[Cell, str], run: GateRun, record_floor) -> None:
     """Measured from the rewritten files, no metric moves by more than the noise floor may."""
     cell, metric = noop_case
-    verdict = record_verdict(run.cell(cell), metric)
+    verdict = record_floor(run.cell(cell), metric)
     if problem := run.plan.floor_problem(metric, verdict):
         pytest.fail(f"nothing was removed, and yet {problem}", pytrace=False)

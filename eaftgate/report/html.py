@@ -3,11 +3,14 @@
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from eaftgate.errors import UserError
 from eaftgate.files import write_text
 from eaftgate.gate.parity_json import read_parity
+from eaftgate.gate.table import remarks
+from eaftgate.gate.verdict import MetricVerdict
+from eaftgate.gate.wording import bounds_shown, shown
 
 ORIGIN_ROWS = (
     ("EAFT-REAP keep 24", "UNION 1024", "+0.212", "+0.016", "-0.0103", "0.0060", "pass"),
@@ -40,8 +43,9 @@ def write_report(results: Path, out: Path) -> None:
 
 def render(parity: Mapping[str, Any]) -> str:
     cells = parity["cells"]
-    columns = ("checkpoint", "pack", "seq_len", "tokens", "PPL base", "PPL", "dPPL", "d mean p", "dCC (pp)", "JS2D")
-    head = _row("th", (*columns, "decides", "verdict"))
+    metrics = list(cells[0]["metrics"]) if cells else []
+    columns = ("checkpoint", "pack", "seq_len", "blocks", "tokens", "PPL base", "PPL", "dPPL")
+    head = _row("th", (*columns, *metrics, "js2d plug-in", "", "verdict"))
     body = "\n".join(_cell_row(cell) for cell in cells)
     origin_head = _row("th", ("run (20B)", "cell", "dPPL", "dCC (pp)", "d mean p", "JS2D", "verdict"))
     origin = "\n".join(_row("td", row, verdict=row[-1]) for row in ORIGIN_ROWS)
@@ -54,11 +58,14 @@ def render(parity: Mapping[str, Any]) -> str:
 <p>Policy {policy}, regime {regime}. The rule on point estimates (near-lossless-v1) says
 <span class="verdict {parity["v1_verdict"]}">{parity["v1_verdict"]}</span>.</p>
 <div class="scroll"><table>{head}{body}</table></div>
-<p class="note">Differences are candidate minus base on the same tokens; only completion tokens count. mean p is
-the mean probability of the reference token, CC the share of tokens on which the model is sure and wrong, JS2D the
-plug-in Jensen-Shannon divergence (nats) of the 160 x 120 histograms of probability and entropy, which at a small
-budget is mostly bias. Advisory cells are shown in grey and do not decide.</p>
-{_problems(parity)}
+<p class="note">Differences are candidate minus base on the same tokens; only completion tokens count. A metric is
+shown with its one-sided 95 % bounds where the policy has them: it passes when they lie inside the margin, fails when
+they lie outside, and is inconclusive in between. ppl is the mean change of the log-loss shown as a relative change of
+perplexity, mean_p that of the probability of the reference token, cc that of confident conflicts (sure and wrong),
+js2d the Jensen-Shannon divergence (nats) of the histograms of probability and entropy: corrected for finite-sample
+bias on coarse bins, or plug-in on 160 x 120 bins, which at a small budget is mostly bias. The metrics that have a
+margin are coloured by their verdict. Grey cells are advisory.</p>
+{_remarks(cells)}{_problems(parity)}
 <h2>Published figures of the origin, for comparison</h2>
 <div class="scroll"><table>{origin_head}{origin}</table></div>
 <h2>Made from</h2>{_inputs(cells)}
@@ -67,12 +74,20 @@ budget is mostly bias. Advisory cells are shown in grey and do not decide.</p>
 """
 
 
-def _row(tag: str, values: Sequence[str], *, verdict: str = "", advisory: bool = False) -> str:
+class _Cell(NamedTuple):
+    """Text with the CSS class that colours it."""
+
+    text: str
+    colour: str
+
+
+def _row(tag: str, values: Sequence[str | _Cell], *, verdict: str = "", advisory: bool = False) -> str:
     names = len(values) - 1 if verdict else len(values)
-    tds = [
-        f'<{tag} class="name">{escape(value)}</{tag}>' if index < 2 else f"<{tag}>{escape(value)}</{tag}>"
-        for index, value in enumerate(values[:names])
-    ]
+    tds = []
+    for index, value in enumerate(values[:names]):
+        text, colour = value if isinstance(value, _Cell) else (value, "name" if index < 2 else "")
+        attribute = f' class="{colour}"' if colour else ""
+        tds.append(f"<{tag}{attribute}>{escape(text)}</{tag}>")
     if verdict:
         tds.append(f'<td class="verdict {verdict}">{verdict}</td>')
     return f"<tr{' class=advisory' if advisory else ''}>{''.join(tds)}</tr>"
@@ -83,17 +98,31 @@ def _cell_row(cell: Mapping[str, Any]) -> str:
         cell["name"],
         cell["pack"],
         str(cell["seq_len"]),
+        str(cell["num_blocks"]),
         f"{cell['tokens']:,}",
         f"{cell['ppl_base']:.4f}",
         f"{cell['ppl']:.4f}",
         f"{cell['delta_ppl']:+.4f} ({cell['delta_ppl'] / cell['ppl_base']:+.2%})",
-        f"{cell['delta_mean_p']:+.4f}",
-        f"{100 * cell['delta_cc']:+.3f}",
+        *(_metric(metric, MetricVerdict(**verdict)) for metric, verdict in cell["metrics"].items()),
         f"{cell['js2d']:.4f}",
-        cell["severity"],
+        "decides" if cell["severity"] == "primary" else "advisory",
         cell["verdict"],
     )
     return _row("td", values, verdict=cell["verdict"], advisory=cell["severity"] != "primary")
+
+
+def _metric(metric: str, verdict: MetricVerdict) -> _Cell:
+    interval = verdict.lower is not None or verdict.upper is not None
+    if verdict.estimate is None:
+        return _Cell("-", "")
+    value = shown(metric, verdict.estimate, interval=interval)
+    text = f"{value} {bounds_shown(metric, verdict)}" if interval else value
+    return _Cell(text, verdict.verdict if verdict.decides and verdict.verdict else "")
+
+
+def _remarks(cells: Sequence[Mapping[str, Any]]) -> str:
+    said = "".join(f"<li>{escape(line)}</li>" for line in remarks(cells))
+    return f"<h2>What keeps deciding cells from a pass, and what they cannot tell</h2><ul>{said}</ul>" if said else ""
 
 
 def _problems(parity: Mapping[str, Any]) -> str:

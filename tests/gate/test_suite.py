@@ -12,7 +12,9 @@ import pytest
 from gate_command import BASE, CALIBRATION_PACKS, GATE_PACKS, ROOT, Case, Run, gate, pytest_command
 from prepared import SMALL
 
-from eaftgate.gate.policy import DEFAULT_GATES, INTERVAL_METRICS
+from eaftgate.errors import UserError
+from eaftgate.gate.policy import DEFAULT_GATES, INTERVAL_METRICS, load_gates
+from eaftgate.report.budgets import budgets_of
 
 TINY = ("--regime=fixture", "--seq-lens=64", "--num-blocks=6")
 ON_GATE_PACKS = (f"--base={BASE}", f"--packs={GATE_PACKS}")
@@ -251,6 +253,63 @@ def test_only_a_base_runs_its_noise_floor_and_the_noop_rewrite(tmp_path: Path) -
     assert run.parity["verdict"] == "pass"
     assert run.parity["cells"] == []
     assert not (run.results / "work" / "noop").exists()
+
+
+# Stopping early, budgets, and a policy that the measurement cannot carry
+
+
+def test_stopping_early_says_the_same_on_fewer_blocks(base_copy: Path, random8: Path, tmp_path: Path) -> None:
+    options = (*ON_GATE_PACKS, "--regime=fixture", "--seq-lens=128", "--num-blocks=96", "--sequential", "-n", "2")
+    run = gate(tmp_path / "run", *options, f"--checkpoint={base_copy}", f"--checkpoint={random8}")
+    assert run.code == 1
+    good, bad = (run.cells(name)["UNION-128"] for name in ("copy", "random8"))
+    assert (good["verdict"], good["num_blocks"], good["budget_blocks"]) == ("pass", 30, 96)
+    assert (bad["verdict"], bad["num_blocks"]) == ("fail", 18)
+    assert "sequential" in good["flags"]
+    case = near_lossless(run, "random8-UNION-128-ppl")
+    assert (case.outcome, case.properties["num_blocks"]) == ("failure", "18")
+    again = gate(run.results, *options, f"--checkpoint={base_copy}", f"--checkpoint={random8}")
+    assert again.parity["cells"] == run.parity["cells"]
+
+
+def test_a_margin_below_three_times_the_floor_is_no_pass(base_copy: Path, copy_run: Run, tmp_path: Path) -> None:
+    """A policy that asks for more than the measurement can tell is at fault, not the candidate."""
+    gates = json.loads(DEFAULT_GATES.read_text(encoding="utf-8"))
+    moved = [
+        abs(float(case.properties["estimate"]))
+        for name, case in copy_run.junit.items()
+        if re.fullmatch(r"test_noise_floor::test_floor\[base-UNION-\d+-ulp-ppl\]", name)
+    ]
+    assert min(moved) > 0, "one ulp changes nothing: the floor measures nothing"
+    gates["policies"][gates["default"]]["rules"]["ppl"]["margin"]["value"] = 2 * min(moved)
+    path = tmp_path / "gates.json"
+    path.write_text(json.dumps(gates), encoding="utf-8")
+    run = gate(tmp_path / "run", *ON_GATE_PACKS, f"--checkpoint={base_copy}", *SMALL, f"--gates={path}")
+    assert run.code == 1
+    assert run.parity["verdict"] == "incomplete"
+    failed = failures(run)
+    assert all("test_floor" in name and name.endswith("-ppl]") for name in failed)
+    assert all("less than 3 times" in reason for reason in failed.values())
+
+
+def test_budgets_show_what_fewer_blocks_would_have_said(copy_run: Run, base_copy: Path, tmp_path: Path) -> None:
+    """The first rows of `eaftgate budgets` are the cells of a run with as many blocks."""
+    gates = load_gates()
+    rows = budgets_of(copy_run.results, gates.policy(None)[1], [8, 48])
+    small = gate(
+        tmp_path / "run", *ON_GATE_PACKS, f"--checkpoint={base_copy}", "--regime=fixture", "--seq-lens=64",
+        "--num-blocks=8", "-k", "test_near_lossless",
+    )  # fmt: skip
+    cells = small.cells("copy")
+    found = {row["pack"]: row for row in rows if (row["seq_len"], row["num_blocks"]) == (64, 8)}
+    assert found.keys() == set(FIXTURE_PACKS)
+    for pack, row in found.items():
+        cell = cells[f"{pack}-64"]
+        assert (row["tokens"], row["verdict"], row["metrics"]) == (cell["tokens"], cell["verdict"], cell["metrics"])
+        assert row["verdict"] == "inconclusive"
+    assert all(row["verdict"] == "pass" for row in rows if row["num_blocks"] == 48)
+    with pytest.raises(UserError, match="judged on 48 blocks"):
+        budgets_of(copy_run.results, gates.policy(None)[1], [49])
 
 
 # Usage
