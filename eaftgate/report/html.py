@@ -21,9 +21,9 @@ ORIGIN_ROWS = (
 """Published by the project this grew from (radna0/cuda-norm): gpt-oss-20b, 512 blocks, v1."""
 
 _STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 84rem; padding: 0 1rem; color: #1c2024; }
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 96rem; padding: 0 1rem; color: #1c2024; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
-.scroll { overflow-x: auto; }
+small { color: #697177; font-size: .78em; } .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; white-space: nowrap; }
 th, td { padding: .3rem .55rem; text-align: right; border-bottom: 1px solid #e3e6e8; }
 th { font-weight: 600; border-bottom: 2px solid #1c2024; }
@@ -44,11 +44,11 @@ def write_report(results: Path, out: Path) -> None:
 def render(parity: Mapping[str, Any]) -> str:
     cells = parity["cells"]
     metrics = list(cells[0]["metrics"]) if cells else []
-    columns = ("checkpoint", "pack", "seq_len", "blocks", "tokens", "PPL base", "PPL", "dPPL")
-    head = _row("th", (*columns, *metrics, "js2d plug-in", "", "verdict"))
+    columns = ("js2d plug-in", "PPL base", "PPL", "dPPL", "blocks", "tokens")
+    head = _row("th", ("checkpoint", "pack", "seq_len", "verdict", *metrics, *columns))
     body = "\n".join(_cell_row(cell) for cell in cells)
     origin_head = _row("th", ("run (20B)", "cell", "dPPL", "dCC (pp)", "d mean p", "JS2D", "verdict"))
-    origin = "\n".join(_row("td", row, verdict=row[-1]) for row in ORIGIN_ROWS)
+    origin = "\n".join(_row("td", (*row[:-1], _verdict(row[-1]))) for row in ORIGIN_ROWS)
     verdict = parity["verdict"]
     policy, regime = escape(parity["policy"]), escape(parity["regime"])
     return f"""<!doctype html>
@@ -75,49 +75,56 @@ margin are coloured by their verdict. Grey cells are advisory.</p>
 
 
 class _Cell(NamedTuple):
-    """Text with the CSS class that colours it."""
+    """Text, the CSS class that colours it, and a smaller line below."""
 
     text: str
-    colour: str
+    colour: str = ""
+    below: str = ""
 
 
-def _row(tag: str, values: Sequence[str | _Cell], *, verdict: str = "", advisory: bool = False) -> str:
-    names = len(values) - 1 if verdict else len(values)
+def _row(tag: str, values: Sequence[str | _Cell], *, advisory: bool = False) -> str:
+    """The first two values are names."""
     tds = []
-    for index, value in enumerate(values[:names]):
-        text, colour = value if isinstance(value, _Cell) else (value, "name" if index < 2 else "")
-        attribute = f' class="{colour}"' if colour else ""
-        tds.append(f"<{tag}{attribute}>{escape(text)}</{tag}>")
-    if verdict:
-        tds.append(f'<td class="verdict {verdict}">{verdict}</td>')
+    for index, value in enumerate(values):
+        cell = value if isinstance(value, _Cell) else _Cell(value, "name" if index < 2 else "")
+        attribute = f' class="{cell.colour}"' if cell.colour else ""
+        below = f"<br><small>{escape(cell.below)}</small>" if cell.below else ""
+        tds.append(f"<{tag}{attribute}>{escape(cell.text)}{below}</{tag}>")
     return f"<tr{' class=advisory' if advisory else ''}>{''.join(tds)}</tr>"
 
 
+def _verdict(verdict: str) -> _Cell:
+    return _Cell(verdict, f"verdict {verdict}")
+
+
 def _cell_row(cell: Mapping[str, Any]) -> str:
+    advisory = cell["severity"] != "primary"
+    verdict = cell["verdict"]
     values = (
         cell["name"],
         cell["pack"],
         str(cell["seq_len"]),
-        str(cell["num_blocks"]),
-        f"{cell['tokens']:,}",
-        f"{cell['ppl_base']:.4f}",
-        f"{cell['ppl']:.4f}",
-        f"{cell['delta_ppl']:+.4f} ({cell['delta_ppl'] / cell['ppl_base']:+.2%})",
+        _Cell(f"({verdict})", verdict) if advisory else _verdict(verdict),
         *(_metric(metric, MetricVerdict(**verdict)) for metric, verdict in cell["metrics"].items()),
         f"{cell['js2d']:.4f}",
-        "decides" if cell["severity"] == "primary" else "advisory",
-        cell["verdict"],
+        f"{cell['ppl_base']:.4f}",
+        f"{cell['ppl']:.4f}",
+        f"{cell['delta_ppl']:+.4f}",
+        str(cell["num_blocks"]),
+        f"{cell['tokens']:,}",
     )
-    return _row("td", values, verdict=cell["verdict"], advisory=cell["severity"] != "primary")
+    return _row("td", values, advisory=advisory)
 
 
 def _metric(metric: str, verdict: MetricVerdict) -> _Cell:
     interval = verdict.lower is not None or verdict.upper is not None
     if verdict.estimate is None:
-        return _Cell("-", "")
-    value = shown(metric, verdict.estimate, interval=interval)
-    text = f"{value} {bounds_shown(metric, verdict)}" if interval else value
-    return _Cell(text, verdict.verdict if verdict.decides and verdict.verdict else "")
+        return _Cell("underpowered" if verdict.underpowered else "-")
+    return _Cell(
+        shown(metric, verdict.estimate, interval=interval),
+        verdict.verdict if verdict.decides and verdict.verdict else "",
+        bounds_shown(metric, verdict) if interval else "",
+    )
 
 
 def _remarks(cells: Sequence[Mapping[str, Any]]) -> str:
