@@ -48,7 +48,7 @@ def judge_cell(
     thresholds = base_thresholds(tokens.p_base_T, tokens.h_base_T)
     if isinstance(policy, PointPolicy):
         metrics = _metrics(tokens, thresholds)
-        return _judged(num_blocks, metrics, judge_points(policy, metrics), v1, None)
+        return _judged(num_blocks, metrics, judge_points(policy, metrics), v1, {})
     estimates = _estimates(policy, tokens, thresholds)
     verdicts = judge_intervals(
         policy,
@@ -58,15 +58,18 @@ def judge_cell(
         budget_events=estimates.cc_events_base,
         strict=strict,
     )
-    return _judged(num_blocks, _metrics(tokens, thresholds), verdicts, v1, estimates)
+    return _judged(num_blocks, _metrics(tokens, thresholds), verdicts, v1, _described(estimates))
 
 
 def _metrics(tokens: PairedTokens, thresholds: Thresholds) -> CellMetrics:
     return cell_metrics(tokens.logprob_base_T, tokens.h_base_T, tokens.logprob_T, tokens.h_T, thresholds=thresholds)
 
 
-def _estimates(policy: IntervalPolicy, tokens: PairedTokens, thresholds: Thresholds) -> CellEstimates:
-    return estimate_cell(tokens, thresholds, Bins(policy.js2d.p_bins, policy.js2d.h_bins), swaps=policy.js2d.swaps)
+def _estimates(
+    policy: IntervalPolicy, tokens: PairedTokens, thresholds: Thresholds, *, js2d: bool = True
+) -> CellEstimates:
+    bins = Bins(policy.js2d.p_bins, policy.js2d.h_bins) if js2d else None
+    return estimate_cell(tokens, thresholds, bins, swaps=policy.js2d.swaps)
 
 
 def _judged(
@@ -74,7 +77,7 @@ def _judged(
     metrics: CellMetrics,
     verdicts: Mapping[str, MetricVerdict],
     v1: PointPolicy | None,
-    estimates: CellEstimates | None,
+    js2d: Mapping[str, Any],
 ) -> JudgedCell:
     return JudgedCell(
         num_blocks=num_blocks,
@@ -83,11 +86,13 @@ def _judged(
         verdict=deciding_verdict(verdicts),
         v1_verdict=None if v1 is None else deciding_verdict(judge_points(v1, metrics)),
         cc_events_base=round(metrics.cc_base * metrics.tokens),
-        js2d={} if estimates is None else _described(estimates),
+        js2d=js2d,
     )
 
 
 def _described(estimates: CellEstimates) -> dict[str, Any]:
+    if estimates.js2d is None:
+        return {}
     return {name: value for name, value in asdict(estimates.js2d).items() if name != "estimate"}
 
 
@@ -130,8 +135,19 @@ def judge_in_looks(
     budget, budget_events = looks[-1].num_blocks, int(confident_conflict(base_p_T, base_h_T, thresholds).sum())
     js2d_alpha = policy.alpha / sum(look.judges_js2d for look in looks)
     seen: list[PairedTokens] = []
-    standing: dict[str, MetricVerdict] = {}
-    estimates = None
+    # What is known before the first look: nothing.
+    standing = {
+        str(metric): MetricVerdict(
+            None,
+            None,
+            None,
+            margin=None if rule.margin is None else rule.margin.value,
+            verdict=None if rule.margin is None else "inconclusive",
+            decides=rule.role == "decides",
+        )
+        for metric, rule in policy.rules.items()
+    }
+    described: dict[str, Any] = {}
     look = looks[0]
     for look, part in zip(looks, parts, strict=False):
         seen = [concatenate_pairs([*seen, part])]
@@ -144,30 +160,23 @@ def judge_in_looks(
                 return fixed_width(js2d_alpha, degrees_of_freedom)
             return sequence_width(policy.alpha, degrees_of_freedom, share)
 
-        estimates = _estimates(policy, seen[0], thresholds)
+        judge_js2d = look.judges_js2d and standing[JS2D].verdict == "inconclusive"
+        estimates = _estimates(policy, seen[0], thresholds, js2d=judge_js2d)
         now = judge_intervals(
             policy, estimates, num_blocks=look.num_blocks, width=width, budget_events=budget_events, strict=strict
         )
-        standing = {
-            metric: _standing(policy, metric, standing.get(metric), verdict, look) for metric, verdict in now.items()
-        }
+        standing |= {metric: _standing(policy, metric, standing[metric], verdict) for metric, verdict in now.items()}
+        described = _described(estimates) or described
         deciding = [verdict.verdict for verdict in standing.values() if verdict.decides]
         if "fail" in deciding or "inconclusive" not in deciding:
             break
-    return _judged(look.num_blocks, _metrics(seen[0], thresholds), standing, v1, estimates)
+    return _judged(look.num_blocks, _metrics(seen[0], thresholds), standing, v1, described)
 
 
-def _standing(
-    policy: IntervalPolicy, metric: str, before: MetricVerdict | None, now: MetricVerdict, look: Look
-) -> MetricVerdict:
-    """What is known of a metric after a look: the estimate is the latest, the bounds are the tightest."""
-    if metric == JS2D:
-        if look.judges_js2d and (before is None or before.verdict == "inconclusive"):
-            return now
-        unknown = MetricVerdict(now.estimate, None, None, now.margin, "inconclusive", now.decides)
-        return replace(before or unknown, estimate=now.estimate)
+def _standing(policy: IntervalPolicy, metric: str, before: MetricVerdict, now: MetricVerdict) -> MetricVerdict:
+    """What is known of a metric after a look: the estimate is the latest, the bounds of a sequence the tightest."""
     rule = policy.rules[metric]  # type: ignore[index]
-    if before is None or now.underpowered or rule.margin is None:
+    if metric == JS2D or now.underpowered or rule.margin is None:
         return now
     lower = max((bound for bound in (before.lower, now.lower) if bound is not None), default=-math.inf)
     upper = min((bound for bound in (before.upper, now.upper) if bound is not None), default=math.inf)

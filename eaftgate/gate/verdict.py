@@ -93,10 +93,12 @@ def judge_intervals(
     """The verdict of every metric of a cell by non-inferiority (Schuirmann's TOST, one-sided where only a loss counts).
 
     `budget_events` are the base's confident conflicts in the whole cell, of which `cell` may have seen a part.
-    `strict`: an underpowered metric decides too.
+    `strict`: an underpowered metric decides too. A metric that was not estimated is not judged.
     """
     verdicts = {}
     for metric, rule in policy.rules.items():
+        if metric not in cell.by_metric:
+            continue
         judged = _interval_verdict(metric, rule, cell.by_metric[metric], num_blocks, width)
         if rule.min_base_events is not None:
             events = (rule.min_base_events, cell.cc_events_base, budget_events)

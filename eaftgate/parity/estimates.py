@@ -33,30 +33,35 @@ class CellEstimates:
 
     by_metric: Mapping[str, Estimate]
     cc_events_base: int
-    js2d: CorrectedJs2d
+    js2d: CorrectedJs2d | None
 
 
 def estimate_cell(
-    tokens: PairedTokens, thresholds: Thresholds, bins: Bins, *, swaps: int, seed: int = 0
+    tokens: PairedTokens, thresholds: Thresholds, bins: Bins | None, *, swaps: int, seed: int = 0
 ) -> CellEstimates:
-    """`thresholds` are the base's on the whole cell; `swaps` and `seed` are those of JS2D's null."""
+    """`thresholds` are the base's on the whole cell; `swaps` and `seed` are those of JS2D's null.
+
+    Without `bins`, js2d_corrected is left out.
+    """
     documents, blocks = clusters_by(tokens.row_T), clusters_by(tokens.block_T)
     both = (documents, blocks)
     dp_T = tokens.p_T - tokens.p_base_T
     conflict_base_T = confident_conflict(tokens.p_base_T, tokens.h_base_T, thresholds).astype(np.float64)
     conflict_T = confident_conflict(tokens.p_T, tokens.h_T, thresholds).astype(np.float64)
-    js2d = corrected_js2d(tokens, both, documents, bins, swaps=swaps, seed=seed)
     rms = math.sqrt(float(np.mean(dp_T**2)))
     estimates = {
         "ppl": clustered_mean(tokens.nll_delta_T, both),
         "mean_p": clustered_mean(dp_T, both),
         "cc_rate": clustered_mean(conflict_T - conflict_base_T, both, rare=True),
         "cc_ratio": _log_ratio(conflict_T, conflict_base_T, both),
-        "js2d_corrected": js2d.estimate,
         "top20_jsd": clustered_mean(tokens.top_jsd_T, both),
         "same_top1": clustered_mean(tokens.same_top1_T, both),
         "rms_dp": clustered(rms, dp_T**2 / (2 * rms) if rms else dp_T, both),
     }
+    js2d = None
+    if bins is not None:
+        js2d = corrected_js2d(tokens, both, documents, bins, swaps=swaps, seed=seed)
+        estimates["js2d_corrected"] = js2d.estimate
     return CellEstimates(MappingProxyType(estimates), int(conflict_base_T.sum()), js2d)
 
 
