@@ -10,7 +10,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from planted import FAULTS, collected, excess, planted, usage_of
+from planted import FAULTS, excess, planted, usage_of
 
 from eaftgate.gate.judge import judge_cell
 from eaftgate.gate.policy import IntervalPolicy, load_gates
@@ -20,6 +20,7 @@ from eaftgate.packs.pack import UNION, named_packs
 from eaftgate.packs.tokenizer import load_tokenizer
 from eaftgate.parity.paired import pair
 from eaftgate.profile.profile import open_profile
+from eaftgate.search.evaluate import collected
 
 BUDGETS = (8, 32, 128, 512)
 

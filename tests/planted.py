@@ -11,14 +11,14 @@ import torch
 from numpy.typing import NDArray
 from transformers import GptOssForCausalLM
 
-from eaftgate.collect.collection import Collection, TokenStats, concatenate, make_collection
-from eaftgate.collect.transformers import score
 from eaftgate.gate.judge import JudgedCell
 from eaftgate.gate.policy import IntervalPolicy
 from eaftgate.gate.verdict import RATIOS
 from eaftgate.model.experts import expert_modules
-from eaftgate.packs.blocks import Blocks
 from eaftgate.profile.trace import Trace
+from eaftgate.search.evaluate import collected
+
+__all__ = ["FAULTS", "Usage", "collected", "excess", "planted", "usage_of"]
 
 Usage = NDArray[np.int64]
 """Selections of every expert, [L, E]."""
@@ -30,14 +30,6 @@ def usage_of(trace: Trace) -> Usage:
     return np.stack(
         [np.bincount(layer.ravel(), minlength=trace.num_experts) for layer in expert_XLK.transpose(1, 0, 2)]
     )
-
-
-def collected(model: GptOssForCausalLM, blocks: Blocks, *, batch_size: int = 8) -> Collection:
-    parts: list[TokenStats] = [
-        score(model, blocks.token_ids_BS[start : start + batch_size], blocks.counted_BS[start : start + batch_size])
-        for start in range(0, blocks.num_blocks, batch_size)
-    ]
-    return make_collection(concatenate(parts), blocks, {})
 
 
 @contextmanager

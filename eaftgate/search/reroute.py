@@ -1,0 +1,143 @@
+"""What removing experts does to the output of one layer's mixture, with rerouting: exact, and cheap to ask again.
+
+After a removal a token's next-ranked expert steps in and the softmax runs over the survivors. The output is
+sum_e gate_e * y_e, so with change_e = gate_e(kept) - gate_e(all) the squared error of a token is
+change' G change, G being the Gram matrix of its experts' outputs. G is all that is kept of the outputs:
+4 * E^2 bytes a token (4 KB for 32 experts, where their outputs take 184 KB at the 20B's width).
+
+Shapes: T tokens, E experts, K selections a token (top_k), J = K + 1, D hidden size.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers.models.gpt_oss.modeling_gpt_oss import GptOssExperts, GptOssMLP
+
+OUTPUT_BYTES = 1 << 28
+"""Bound on the experts' outputs held at a time, of which the float32 copy takes as much again or twice."""
+
+
+@dataclass(frozen=True)
+class RoutedTokens:
+    """`gate_TE`: gates of the whole layer, 0 where not selected. `weight_T` >= 0. All float32."""
+
+    logit_TE: Tensor
+    gram_TEE: Tensor
+    gate_TE: Tensor
+    weight_T: Tensor
+    top_k: int
+
+    def error(self, kept_E: Tensor) -> float:
+        """Weighted squared error of the layer's output when only the experts of the mask `kept_E` are there."""
+        top_TK, id_TK = self._survivors(kept_E).topk(self.top_k)
+        return float(self._errors(id_TK[:, None], top_TK[:, None]).sum(dtype=torch.float64))
+
+    def errors_without(self, kept_E: Tensor) -> Tensor:
+        """The error after removing each of the kept experts in turn, [E], float64; inf for one that is not kept.
+
+        More than top_k must be kept. Only the K experts a token selects matter to it, so T * K cases cover all E.
+        """
+        top_TJ, id_TJ = self._survivors(kept_E).topk(self.top_k + 1)
+        # Row j leaves selection j out; the last leaves out the runner-up, which is the selection as it stands.
+        others_JK = torch.tensor(
+            [[i for i in range(self.top_k + 1) if i != j] for j in range(self.top_k + 1)], device=id_TJ.device
+        )
+        error_TJ = self._errors(id_TJ[:, others_JK], top_TJ[:, others_JK])
+        increase_TJ = error_TJ - error_TJ[:, -1:]
+        # Scattered and summed, not added in place: the same bits on every run, also on a GPU.
+        increase_E = torch.zeros_like(self.logit_TE).scatter(1, id_TJ, increase_TJ).sum(dim=0, dtype=torch.float64)
+        return (increase_E + error_TJ[:, -1].sum(dtype=torch.float64)).masked_fill(~kept_E, torch.inf)
+
+    def _survivors(self, kept_E: Tensor) -> Tensor:
+        return self.logit_TE.masked_fill(~kept_E, -torch.inf)
+
+    def _errors(self, id_TJK: Tensor, logit_TJK: Tensor) -> Tensor:
+        """Weighted squared errors, [T, J], of J alternative selections of K experts."""
+        change_TJE = (-self.gate_TE[:, None]).repeat(1, id_TJK.shape[1], 1)
+        change_TJE.scatter_add_(2, id_TJK, logit_TJK.softmax(dim=-1))
+        square_TJ = (torch.bmm(change_TJE, self.gram_TEE) * change_TJE).sum(dim=-1)
+        return square_TJ.clamp(min=0) * self.weight_T[:, None]
+
+
+@torch.inference_mode()
+def routed_tokens(mlp: GptOssMLP, hidden_TD: Tensor, weight_T: Tensor) -> RoutedTokens:
+    """Every expert's output for every token, as a Gram matrix; `hidden_TD` is what the layer's router sees.
+
+    The experts must be plain tensors (loaded with dequantize).
+    """
+    logit_TE = torch.nn.functional.linear(hidden_TD, mlp.router.weight, mlp.router.bias).float()
+    top_TK, id_TK = logit_TE.topk(mlp.router.top_k)
+    gate_TE = torch.zeros_like(logit_TE).scatter(1, id_TK, top_TK.softmax(dim=-1))
+    experts, width = mlp.experts, max(mlp.experts.gate_up_proj.shape[2], hidden_TD.shape[1])
+    chunk = max(1, OUTPUT_BYTES // (logit_TE.shape[1] * width * hidden_TD.element_size()))
+    gram_TEE = torch.cat([_gram(_all_outputs(experts, part_TD)) for part_TD in hidden_TD.split(chunk)])
+    return RoutedTokens(logit_TE, gram_TEE, gate_TE, weight_T.to(logit_TE), mlp.router.top_k)
+
+
+def _all_outputs(experts: GptOssExperts, hidden_TD: Tensor) -> Tensor:
+    """[E, T, D]"""
+    input_ETD = hidden_TD.expand(experts.num_experts, -1, -1)
+    gated = experts._apply_gate(torch.baddbmm(experts.gate_up_proj_bias[:, None], input_ETD, experts.gate_up_proj))
+    return torch.baddbmm(experts.down_proj_bias[:, None], gated, experts.down_proj)
+
+
+def _gram(output_ETD: Tensor) -> Tensor:
+    output_TED = output_ETD.transpose(0, 1).float()
+    return output_TED @ output_TED.transpose(1, 2)
+
+
+def eliminated(tokens: RoutedTokens, keep_n: int, core_E: Tensor) -> Tensor:
+    """Greedy elimination: the mask of `keep_n` experts left after dropping, one by one, the one whose removal leaves
+    the smallest error. Experts of the mask `core_E` are never dropped. Ties go to the lower id."""
+    kept_E = torch.ones_like(core_E)
+    while int(kept_E.sum()) > keep_n:
+        kept_E = _without(kept_E, int(tokens.errors_without(kept_E).masked_fill(core_E, torch.inf).argmin()))
+    return kept_E
+
+
+@dataclass(frozen=True)
+class Swap:
+    """Keep `add` instead of `drop`; `error` is the layer's afterwards."""
+
+    drop: int
+    add: int
+    error: float
+
+
+def swaps(tokens: RoutedTokens, kept_E: Tensor, core_E: Tensor) -> list[Swap]:
+    """The best swap for every expert that is not kept, best first."""
+    found = []
+    for add in (~kept_E).nonzero().flatten().tolist():
+        error_E = tokens.errors_without(_with(kept_E, add)).masked_fill(core_E, torch.inf)
+        error_E[add] = torch.inf
+        drop = int(error_E.argmin())
+        found.append(Swap(drop, add, float(error_E[drop])))
+    return sorted(found, key=lambda swap: swap.error)
+
+
+def swapped(tokens: RoutedTokens, kept_E: Tensor, core_E: Tensor) -> Tensor:
+    """`kept_E` after the best swap, again and again until none lowers the error (by more than rounding)."""
+    error = tokens.error(kept_E)
+    while candidates := swaps(tokens, kept_E, core_E):
+        best = candidates[0]
+        if best.error >= error * (1 - 1e-5):
+            break
+        kept_E, error = after(kept_E, best), best.error
+    return kept_E
+
+
+def after(kept_E: Tensor, swap: Swap) -> Tensor:
+    return _without(_with(kept_E, swap.add), swap.drop)
+
+
+def _with(kept_E: Tensor, expert: int) -> Tensor:
+    changed_E = kept_E.clone()
+    changed_E[expert] = True
+    return changed_E
+
+
+def _without(kept_E: Tensor, expert: int) -> Tensor:
+    changed_E = kept_E.clone()
+    changed_E[expert] = False
+    return changed_E

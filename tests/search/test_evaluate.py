@@ -1,0 +1,51 @@
+"""The mask-only evaluator gives the numbers of the rewritten checkpoint, every metric of the gate included."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny_checkpoint import Size
+from tiny_model import load_lively, write_lively_checkpoint
+
+from eaftgate.checkpoint.checkpoint import open_checkpoint
+from eaftgate.errors import UserError
+from eaftgate.packs.blocks import Blocks
+from eaftgate.parity.paired import pair
+from eaftgate.rewrite.rewrite import rewrite_checkpoint
+from eaftgate.search.evaluate import collected, masked_tokens
+
+KEEP = [[0, 2, 3, 5], [1, 4, 6, 7], [0, 1, 2, 7]]
+
+
+def random_blocks(vocab_size: int) -> Blocks:
+    rng = np.random.default_rng(0)
+    counted_BS = rng.random((6, 24)) < 0.5
+    counted_BS[:, 0] = False
+    row_BS = np.repeat(np.arange(6, dtype=np.int32), 24).reshape(6, 24)
+    ids_BS = rng.integers(0, vocab_size, (6, 24)).astype(np.int32)
+    return Blocks("chat", 24, ids_BS, counted_BS, row_BS, tuple(f"row {row}" for row in range(6)))
+
+
+def test_equal_to_the_rewritten_checkpoint(tmp_path: Path) -> None:
+    base = open_checkpoint(write_lively_checkpoint(tmp_path / "base", size=Size(layers=3, experts=8)))
+    model = load_lively(base.path)
+    blocks = random_blocks(model.config.vocab_size)
+    whole = collected(model, blocks, batch_size=4)
+    masked = masked_tokens(model, blocks, whole, KEEP, batch_size=4)
+    rewrite_checkpoint(base, KEEP, tmp_path / "pruned", provenance={})
+    structural = pair(whole, collected(load_lively(tmp_path / "pruned"), blocks, batch_size=4))
+    for name in ("logprob_T", "p_T", "h_T", "top_jsd_T"):
+        np.testing.assert_allclose(getattr(masked, name), getattr(structural, name), atol=2e-5, err_msg=name)
+    for name in ("logprob_base_T", "same_top1_T", "row_T", "block_T"):
+        np.testing.assert_array_equal(getattr(masked, name), getattr(structural, name), err_msg=name)
+    assert abs(masked.nll_delta_T).max() > 0.5  # the removal matters
+    np.testing.assert_array_equal(collected(model, blocks, batch_size=4).stats.logprob_T, whole.stats.logprob_T)
+
+
+def test_a_model_that_yields_no_numbers_is_refused(tmp_path: Path) -> None:
+    model = load_lively(write_lively_checkpoint(tmp_path / "base"))
+    with torch.no_grad():
+        model.model.norm.weight[0] = torch.nan
+    with pytest.raises(UserError, match=r"scoring chat: .* not finite"):
+        collected(model, random_blocks(model.config.vocab_size))

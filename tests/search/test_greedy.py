@@ -1,0 +1,144 @@
+"""The greedy search on a whole model: layer by layer, each on what the pruned layers before it put out."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny_checkpoint import Size
+from tiny_model import load_lively, load_reference, slow_expert, write_lively_checkpoint
+from transformers import GptOssForCausalLM
+
+from eaftgate.model.load import hidden_states
+from eaftgate.model.masking import keeping_experts
+from eaftgate.packs.blocks import Blocks
+from eaftgate.search.greedy import greedy_keep_sets, weighted_positions
+from eaftgate.search.prefix import Prefix, embedded, through_layer
+
+SIZE = Size(layers=3, experts=6, top_k=2)
+KEEP = 3
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_lively_checkpoint(tmp_path_factory.mktemp("base"), size=SIZE)
+
+
+@pytest.fixture(scope="module")
+def model(path: Path) -> GptOssForCausalLM:
+    return load_lively(path)
+
+
+@pytest.fixture(scope="module")
+def blocks(model: GptOssForCausalLM) -> Blocks:
+    rng = np.random.default_rng(0)
+    shape = (5, 12)
+    counted_BS = rng.random(shape) < 0.4
+    counted_BS[:, 0] = False
+    ids = rng.integers(0, model.config.vocab_size, shape).astype(np.int32)
+    return Blocks("chat", 12, ids, counted_BS, np.zeros(shape, np.int32), ("row",))
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 5])
+def test_layer_by_layer_is_the_whole_model(model: GptOssForCausalLM, blocks: Blocks, batch_size: int) -> None:
+    prefix: Prefix = embedded(model, blocks, batch_size=batch_size)
+    with torch.no_grad(), keeping_experts(model, [[0, 2, 4]] * 3):
+        for layer in range(3):
+            prefix = through_layer(model, layer, prefix)
+        whole = hidden_states(model, torch.from_numpy(blocks.token_ids_BS.astype(np.int64)))
+    by_layers = torch.cat([model.model.norm(states) for states in prefix.states])
+    torch.testing.assert_close(by_layers, whole, rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def slow_greedy(path: Path, blocks: Blocks, weight_of: Callable[[int, int], float]) -> list[list[int]]:
+    """transformers' float64 model, masked by hand; every keep set recomputed from the outputs of every token."""
+    model = load_reference(path)
+    keep: list[list[int]] = []
+    for layer in model.model.layers:
+        caught: list[torch.Tensor] = []
+        hook = layer.mlp.register_forward_pre_hook(lambda _, inputs, caught=caught: caught.append(inputs[0]))
+        for ids in blocks.token_ids_BS:
+            model(input_ids=torch.from_numpy(ids.astype(np.int64))[None], use_cache=False)
+        hook.remove()
+        seen = []
+        for block, hidden_BSD in enumerate(caught):
+            for position, hidden in enumerate(hidden_BSD[0].numpy()):
+                logits = (layer.mlp.router.weight.numpy() @ hidden + layer.mlp.router.bias.numpy()).tolist()
+                outputs = [slow_expert(layer.mlp.experts, expert, hidden) for expert in range(SIZE.experts)]
+                seen.append((weight_of(block, position), logits, outputs))
+
+        def error(kept: set[int], seen: list = seen) -> float:
+            total = 0.0
+            for weight, logits, outputs in seen:
+                mixed = []
+                for among in (kept, set(range(SIZE.experts))):
+                    chosen = sorted(among, key=lambda e, logits=logits: -logits[e])[: SIZE.top_k]
+                    gates = np.exp([logits[e] for e in chosen])
+                    mixed.append(sum(g * outputs[e] for g, e in zip(gates / gates.sum(), chosen, strict=True)))
+                total += weight * float(((mixed[0] - mixed[1]) ** 2).sum())
+            return total
+
+        kept = set(range(SIZE.experts))
+        while len(kept) > KEEP:
+            kept = min((kept - {drop} for drop in sorted(kept)), key=error)
+        while True:
+            others = [kept - {d} | {a} for d in kept for a in set(range(SIZE.experts)) - kept]
+            best = min(others, key=error)
+            if error(best) >= error(kept):
+                break
+            kept = best
+        keep.append(sorted(kept))
+        for expert in set(range(SIZE.experts)) - kept:
+            layer.mlp.router.bias[expert] = -torch.inf
+    return keep
+
+
+@pytest.mark.parametrize("context_weight", [0.0, 0.3])
+def test_equal_to_the_search_by_plain_loops(
+    path: Path, model: GptOssForCausalLM, blocks: Blocks, context_weight: float
+) -> None:
+    weight_T = np.random.default_rng(1).choice([-2.0, 0.25, 1.0], blocks.num_counted)
+    at = {
+        (block, position - 1): max(0.0, weight_T[number])
+        for number, (block, position) in enumerate(np.argwhere(blocks.counted_BS).tolist())
+    }
+    found = greedy_keep_sets(model, blocks, weight_T, keep_n=KEEP, context_weight=context_weight, batch_size=2)
+    assert found == slow_greedy(path, blocks, lambda block, position: at.get((block, position), context_weight))
+
+
+def test_every_layer_sees_the_pruned_ones_before_it(model: GptOssForCausalLM, blocks: Blocks) -> None:
+    """The first layer's choice is forced to another one: later layers choose otherwise somewhere."""
+    weight_T = np.ones(blocks.num_counted)
+    free = greedy_keep_sets(model, blocks, weight_T, keep_n=KEEP)
+    dropped = sorted(set(range(SIZE.experts)) - set(free[0]))
+    forced = greedy_keep_sets(model, blocks, weight_T, keep_n=KEEP, core=[dropped, [], []])
+    assert set(dropped) <= set(forced[0])
+    assert free[1:] != forced[1:]
+
+
+def test_the_model_is_left_as_it_was(model: GptOssForCausalLM, blocks: Blocks) -> None:
+    before = [layer.mlp.router.bias.detach().clone() for layer in model.model.layers]
+    greedy_keep_sets(model, blocks, np.ones(blocks.num_counted), keep_n=KEEP)
+    assert all(torch.equal(a, layer.mlp.router.bias) for a, layer in zip(before, model.model.layers, strict=True))
+
+
+def test_positions_and_their_weights(blocks: Blocks) -> None:
+    weight_T = np.where(np.arange(blocks.num_counted) % 2, 1.0, -2.0)
+    position_X, weight_X = weighted_positions(blocks, weight_T, context_weight=0.0, max_positions=1000, seed=0)
+    assert position_X.tolist() == (np.flatnonzero(blocks.counted_BS) - 1)[1::2].tolist()
+    assert set(weight_X) == {1.0}
+    position_X, weight_X = weighted_positions(blocks, weight_T, context_weight=0.5, max_positions=1000, seed=0)
+    assert len(position_X) == blocks.counted_BS.size - len(weight_T[::2])
+    assert weight_X.sum() == pytest.approx(len(weight_T[1::2]) + 0.5 * (blocks.counted_BS.size - len(weight_T)))
+
+
+def test_positions_are_drawn_by_seed(blocks: Blocks) -> None:
+    def drawn(seed: int) -> list[int]:
+        weight_T = np.ones(blocks.num_counted)
+        return weighted_positions(blocks, weight_T, context_weight=0, max_positions=6, seed=seed)[0].tolist()
+
+    assert drawn(0) == drawn(0) == sorted(set(drawn(0)))
+    assert len(drawn(0)) == 6
+    assert drawn(0) != drawn(1)

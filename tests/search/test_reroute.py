@@ -1,0 +1,147 @@
+"""Removal with reroute on one layer, against plain loops over tokens, experts and every subset of them."""
+
+import itertools
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+from tiny_checkpoint import Size
+from tiny_model import load_lively, slow_expert, write_lively_checkpoint
+from transformers import GptOssForCausalLM
+
+from eaftgate.search import reroute
+from eaftgate.search.reroute import RoutedTokens, after, eliminated, routed_tokens, swapped, swaps
+
+EXPERTS, TOP_K, TOKENS, KEEP = 9, 3, 40, 5
+NO_CORE = torch.zeros(EXPERTS, dtype=torch.bool)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> GptOssForCausalLM:
+    size = Size(layers=1, experts=EXPERTS, top_k=TOP_K)
+    return load_lively(write_lively_checkpoint(tmp_path_factory.mktemp("base"), size=size))
+
+
+@pytest.fixture(scope="module")
+def hidden_TD(model: GptOssForCausalLM) -> torch.Tensor:
+    return torch.randn(TOKENS, model.config.hidden_size, generator=torch.Generator().manual_seed(3))
+
+
+WEIGHTS = np.random.default_rng(4).choice([0.0, 0.25, 1.0], TOKENS)
+
+
+@pytest.fixture(scope="module")
+def tokens(model: GptOssForCausalLM, hidden_TD: torch.Tensor) -> RoutedTokens:
+    return routed_tokens(model.model.layers[0].mlp, hidden_TD, torch.from_numpy(WEIGHTS))
+
+
+@pytest.fixture(scope="module")
+def slow_errors(model: GptOssForCausalLM, hidden_TD: torch.Tensor) -> dict[tuple[int, ...], float]:
+    """The error of every keep set of TOP_K experts or more, token by token in float64."""
+    mlp = model.model.layers[0].mlp
+    weight, bias = mlp.router.weight.detach().double().numpy(), mlp.router.bias.detach().double().numpy()
+    hidden = hidden_TD.double().numpy()
+    logits = [(weight @ x + bias).tolist() for x in hidden]
+    outputs = [[slow_expert(mlp.experts, expert, x) for expert in range(EXPERTS)] for x in hidden]
+
+    def output(token: int, kept: Sequence[int]) -> np.ndarray:
+        chosen = sorted(kept, key=lambda expert: -logits[token][expert])[:TOP_K]
+        total = sum(math.exp(logits[token][expert]) for expert in chosen)
+        return sum(math.exp(logits[token][expert]) / total * outputs[token][expert] for expert in chosen)
+
+    everyone = range(EXPERTS)
+    return {
+        kept: sum(
+            w * float(((output(token, kept) - output(token, everyone)) ** 2).sum()) for token, w in enumerate(WEIGHTS)
+        )
+        for size in range(TOP_K, EXPERTS + 1)
+        for kept in itertools.combinations(everyone, size)
+    }
+
+
+def mask(kept: Sequence[int]) -> torch.Tensor:
+    kept_E = torch.zeros(EXPERTS, dtype=torch.bool)
+    kept_E[list(kept)] = True
+    return kept_E
+
+
+def members(kept_E: torch.Tensor) -> tuple[int, ...]:
+    return tuple(kept_E.nonzero().flatten().tolist())
+
+
+def test_the_error_of_every_keep_set(tokens: RoutedTokens, slow_errors: dict[tuple[int, ...], float]) -> None:
+    scale = max(slow_errors.values())
+    for kept, error in slow_errors.items():
+        assert tokens.error(mask(kept)) == pytest.approx(error, rel=1e-4, abs=1e-5 * scale), kept
+    assert sum(error > 1e-2 * scale for error in slow_errors.values()) > 100  # or the agreement would say nothing
+
+
+def test_the_error_after_every_removal(tokens: RoutedTokens, slow_errors: dict[tuple[int, ...], float]) -> None:
+    scale = max(slow_errors.values())
+    for kept in slow_errors:
+        if len(kept) == TOP_K:
+            continue
+        error_E = tokens.errors_without(mask(kept))
+        for expert in range(EXPERTS):
+            if expert in kept:
+                left = tuple(e for e in kept if e != expert)
+                assert error_E[expert] == pytest.approx(slow_errors[left], rel=1e-4, abs=1e-5 * scale)
+            else:
+                assert error_E[expert] == math.inf
+
+
+def slow_greedy(slow_errors: dict[tuple[int, ...], float], keep_n: int, core: Sequence[int] = ()) -> tuple[int, ...]:
+    kept = tuple(range(EXPERTS))
+    while len(kept) > keep_n:
+        smaller = [tuple(e for e in kept if e != drop) for drop in kept if drop not in core]
+        kept = min(smaller, key=slow_errors.__getitem__)
+    return kept
+
+
+@pytest.mark.parametrize("keep_n", range(TOP_K, EXPERTS + 1))
+@pytest.mark.parametrize("core", [(), (0, 7)])
+def test_elimination_is_greedy(
+    tokens: RoutedTokens, slow_errors: dict[tuple[int, ...], float], keep_n: int, core: tuple[int, ...]
+) -> None:
+    assert members(eliminated(tokens, keep_n, mask(core))) == slow_greedy(slow_errors, keep_n, core)
+
+
+@pytest.mark.parametrize("keep_n", range(TOP_K, EXPERTS))
+def test_swapping_ends_where_no_swap_helps(
+    tokens: RoutedTokens, slow_errors: dict[tuple[int, ...], float], keep_n: int
+) -> None:
+    """From a bad start; never below the optimum, never above the start."""
+    core = (int(WEIGHTS.argmax()) % EXPERTS,)
+    allowed = {kept: error for kept, error in slow_errors.items() if len(kept) == keep_n and core[0] in kept}
+    start = max(allowed, key=allowed.__getitem__)
+    end = members(swapped(tokens, mask(start), mask(core)))
+    neighbours = [kept for kept in allowed if len(set(kept) - set(end)) == 1]
+    assert allowed[end] <= min(allowed[kept] for kept in neighbours) * (1 + 1e-4)
+    assert min(allowed.values()) <= allowed[end] < allowed[start]
+
+
+def test_swaps_are_the_best_for_every_expert(tokens: RoutedTokens, slow_errors: dict[tuple[int, ...], float]) -> None:
+    start, core = (0, 1, 2, 3, 4), (2,)
+    found = swaps(tokens, mask(start), mask(core))
+    assert {swap.add for swap in found} == {5, 6, 7, 8}
+    assert [swap.error for swap in found] == sorted(swap.error for swap in found)
+    for swap in found:
+        of = {drop: slow_errors[tuple(sorted((set(start) - {drop}) | {swap.add}))] for drop in set(start) - set(core)}
+        assert swap.drop == min(of, key=of.__getitem__)
+        assert swap.error == pytest.approx(of[swap.drop], rel=1e-4)
+        assert members(after(mask(start), swap)) == tuple(sorted((set(start) - {swap.drop}) | {swap.add}))
+
+
+def test_nothing_to_swap_when_all_are_kept(tokens: RoutedTokens) -> None:
+    assert swaps(tokens, mask(range(EXPERTS)), NO_CORE) == []
+    assert members(swapped(tokens, mask(range(EXPERTS)), NO_CORE)) == tuple(range(EXPERTS))
+
+
+def test_chunks_do_not_change_the_gram_matrix(
+    model: GptOssForCausalLM, hidden_TD: torch.Tensor, tokens: RoutedTokens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reroute, "OUTPUT_BYTES", 1)
+    one_by_one = routed_tokens(model.model.layers[0].mlp, hidden_TD, torch.from_numpy(WEIGHTS))
+    torch.testing.assert_close(one_by_one.gram_TEE, tokens.gram_TEE, rtol=1e-4, atol=1e-4)
