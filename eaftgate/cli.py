@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -104,17 +105,23 @@ def profile(
     """Observe in one pass which experts every completion token uses, how much, and how well the model does on it.
 
     MXFP4 experts are dequantised for this, in memory only. Every later keep set, method and weighting is cut from the
-    result without running the model again.
+    result without running the model again. Several GPUs: torchrun --nproc-per-node=N -m eaftgate.cli profile ...
     """
     from eaftgate.checkpoint.checkpoint import open_checkpoint
     from eaftgate.checkpoint.digest import checkpoint_digest
     from eaftgate.model.load import default_settings
     from eaftgate.profile.profiler import ProfileRequest, profile_checkpoint
+    from eaftgate.profile.ranks import torchrun_ranks
 
     request = ProfileRequest(packs, num_rows, seq_len, seed, alignment.value, batch_size)
     checkpoint = open_checkpoint(base)
-    settings = default_settings(device=device, dtype=dtype, dequantize=True)
-    made = profile_checkpoint(checkpoint, checkpoint_digest(checkpoint), request, out_dir, settings)
+    with torchrun_ranks() as ranks:
+        settings = default_settings(device=device, dtype=dtype, dequantize=True)
+        if ranks.size > 1 and settings.device == "cuda":
+            settings = replace(settings, device=f"cuda:{ranks.local}")
+        made = profile_checkpoint(checkpoint, checkpoint_digest(checkpoint), request, out_dir, settings, ranks)
+        if not ranks.first:
+            return
     summary = {key: made.description[key] for key in ("counted_tokens", "num_blocks", "packs", "thresholds", "seconds")}
     tokens, blocks = made.description["counted_tokens"], made.description["num_blocks"]
     _print(

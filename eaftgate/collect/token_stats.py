@@ -7,9 +7,12 @@ Shapes: T counted tokens, D hidden size, V vocabulary, K alternatives.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+
+Logits = Callable[[Tensor], Tensor]
 
 LOGIT_BYTES = 1 << 28
 """Float32 logits held at a time; the reductions over them need about as much again."""
@@ -23,17 +26,25 @@ def token_stats(
     `hidden_TD[i]` is the state that predicts `target_T[i]`. Entropy is that of the renormalised top-k
     probabilities over ln k (SPEC section 3).
     """
-    chunk = max(1, LOGIT_BYTES // (4 * lm_head.out_features))
+    return stats_of_logits(
+        hidden_TD, target_T, linear_logits(lm_head.weight), vocab_size=lm_head.out_features, top_k=top_k
+    )
+
+
+def stats_of_logits(
+    hidden_TD: Tensor, target_T: Tensor, logits: Logits, *, vocab_size: int, top_k: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The same for whatever turns hidden states [T, D] into float32 logits [T, V]."""
+    chunk = max(1, LOGIT_BYTES // (4 * vocab_size))
     parts = [
-        _chunk_stats(hidden, target, lm_head, top_k)
+        _chunk_stats(logits(hidden), target, top_k)
         for hidden, target in zip(hidden_TD.split(chunk), target_T.split(chunk), strict=True)
     ]
     logprob, entropy, ids, logprobs = (torch.cat(column) for column in zip(*parts, strict=True))
     return logprob, entropy, ids, logprobs
 
 
-def _chunk_stats(hidden: Tensor, target: Tensor, lm_head: nn.Linear, top_k: int) -> tuple[Tensor, ...]:
-    logits_TV = _logits(hidden, lm_head.weight)
+def _chunk_stats(logits_TV: Tensor, target: Tensor, top_k: int) -> tuple[Tensor, ...]:
     lse_T = logits_TV.logsumexp(dim=-1)
     top_TK, ids_TK = logits_TV.topk(top_k, dim=-1)
     logprob_T = logits_TV.gather(1, target[:, None])[:, 0] - lse_T
@@ -41,11 +52,15 @@ def _chunk_stats(hidden: Tensor, target: Tensor, lm_head: nn.Linear, top_k: int)
     return logprob_T, normalised_entropy(top_TK), ids_TK.int(), top_logprobs_TK
 
 
-def _logits(hidden: Tensor, weight_VD: Tensor) -> Tensor:
+def linear_logits(weight_VD: Tensor) -> Logits:
     """Float32 logits; half-precision inputs accumulate and stay in float32 where the device can do so."""
-    if hidden.is_cuda and hidden.dtype != torch.float32:
-        return torch.mm(hidden, weight_VD.T, out_dtype=torch.float32)
-    return hidden.float() @ weight_VD.float().T
+
+    def logits(hidden_TD: Tensor) -> Tensor:
+        if hidden_TD.is_cuda and hidden_TD.dtype != torch.float32:
+            return torch.mm(hidden_TD, weight_VD.T, out_dtype=torch.float32)
+        return hidden_TD.float() @ weight_VD.float().T
+
+    return logits
 
 
 def normalised_entropy(top_logits_TK: Tensor) -> Tensor:

@@ -47,6 +47,10 @@ class GateOptions:
     strict_cells: bool = False
     sequential: bool = False
     allow_overlap: bool = False
+    collector: str = "transformers"
+    endpoints: tuple[str, ...] = ()
+    tp: int = 1
+    dp: int = 1
     device: str | None = None
     dtype: str | None = None
     dequantize: bool = False
@@ -94,6 +98,15 @@ class Plan:
         return self.options.batch_size or self.regime.batch_size
 
     @property
+    def runs_engines(self) -> bool:
+        """Whether models run in engines that this run starts; a server's models are not its own to choose."""
+        return self.options.collector == "sglang" and not self.options.endpoints
+
+    @property
+    def gpus_per_worker(self) -> int:
+        return self.options.tp * self.options.dp if self.runs_engines else 1
+
+    @property
     def order_seed(self) -> int:
         return ORDER_SEED if self.options.seed is None else self.options.seed
 
@@ -103,8 +116,10 @@ class Plan:
 
     @property
     def floor_tiers(self) -> tuple[str, ...]:
-        """A rule on point estimates is only asked whether it accepts a repetition."""
-        return (RERUN, BATCH, ULP) if isinstance(self.policy, IntervalPolicy) else (RERUN,)
+        """A rule on point estimates is only asked whether it accepts a repetition; a server has no perturbed copy."""
+        if isinstance(self.policy, PointPolicy):
+            return (RERUN,)
+        return (RERUN, BATCH) if self.options.endpoints else (RERUN, BATCH, ULP)
 
     def cell_decides(self, cell: Cell) -> bool:
         return cell.primary or self.options.strict_cells
@@ -128,7 +143,10 @@ def make_plan(options: GateOptions, *, fixture_packs: Path) -> Plan:
         raise UserError("--checkpoint and --base need --packs: the directory of Parquet packs to gate on")
     if options.packs is not None and options.base is None and not options.checkpoints:
         raise UserError("--packs needs --checkpoint or --base: the model to gate on them")
-    for name, value in (("--num-blocks", options.num_blocks), ("--batch-size", options.batch_size)):
+    if options.collector != "sglang" and (options.endpoints or (options.tp, options.dp) != (1, 1)):
+        raise UserError("--endpoint, --tp and --dp are for --collector=sglang")
+    counts = {"--num-blocks": options.num_blocks, "--batch-size": options.batch_size, "--tp": options.tp}
+    for name, value in {**counts, "--dp": options.dp}.items():
         if value is not None and value < 1:
             raise UserError(f"{name} is {value}: it must be at least 1")
     if too_short := [length for length in options.seq_lens if length < 2]:

@@ -14,6 +14,7 @@ import pytest
 from eaftgate.collect.store import OpenBar, no_bar
 from eaftgate.errors import UserError
 from eaftgate.gate.cases import MODULES, cases, has_cases
+from eaftgate.gate.gpus import pin_gpus, visible_gpus
 from eaftgate.gate.plan import GateOptions, Plan, make_plan
 from eaftgate.gate.policy import DEFAULT_GATES
 from eaftgate.gate.run import GateRun
@@ -42,7 +43,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     option("--batch-size", type=int, metavar="N", help="blocks scored at a time")
     option("--seed", type=int, metavar="N", help="shuffle every pack's rows (default: file order)")
     option("--seeds", type=_integers, default=(), metavar="A,B", help="also hold the verdict over these seeds")
-    option("--collector", choices=["transformers"], default="transformers", help="what scores the blocks")
+    option("--collector", choices=["transformers", "sglang"], default="transformers", help="what scores the blocks")
+    option(
+        "--endpoint",
+        action="append",
+        default=[],
+        metavar="URL",
+        help="sglang: a running server of the base or of a candidate; may be repeated (default: an engine of our own)",
+    )
+    option("--tp", type=int, default=1, metavar="N", help="sglang: GPUs that share one model")
+    option("--dp", type=int, default=1, metavar="N", help="sglang: copies of the model")
     option("--device", metavar="DEV", help="cpu, cuda or cuda:N (default: cuda when there is one)")
     option("--dtype", choices=["float32", "bfloat16"], help="default: float32 on a CPU, bfloat16 on a GPU")
     option(
@@ -73,10 +83,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def _options(config: pytest.Config) -> GateOptions:
     get = config.getoption
     same = ("base", "packs", "gates", "policy", "regime", "seq_lens", "num_blocks", "batch_size", "seed", "seeds",
-            "strict_cells", "sequential", "allow_overlap", "device", "dtype", "dequantize")  # fmt: skip
+            "strict_cells", "sequential", "allow_overlap", "collector", "tp", "dp", "device", "dtype",
+            "dequantize")  # fmt: skip
     return GateOptions(
         results=get("results").absolute(),
         checkpoints=tuple(get("checkpoint")),
+        endpoints=tuple(get("endpoint")),
         **{name: get(name) for name in same},
     )
 
@@ -105,10 +117,12 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[PLAN] = plan
     worker_input = getattr(config, "workerinput", None)
     if worker_input is None:
+        _check_gpus(plan, workers=int(getattr(config.option, "numprocesses", None) or 1))
         config.stash[SESSION] = uuid.uuid4().hex
         config.pluginmanager.register(SessionReport(config, plan, config.stash[SESSION]), "eaftgate-session")
     else:
         config.stash[SESSION] = worker_input["eaftgate_session"]
+        pin_gpus(int(worker_input["workerid"].removeprefix("gw")), plan.gpus_per_worker)
         _share_cores(int(worker_input["workercount"]))
 
 
@@ -124,6 +138,16 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     from eaftgate.gate.schedule import GateScheduling
 
     return GateScheduling(config, log)
+
+
+def _check_gpus(plan: Plan, *, workers: int) -> None:
+    """An engine that shares its GPU with another would run out of memory in hour three; say so at once."""
+    found, needed = len(visible_gpus()), workers * plan.gpus_per_worker
+    if plan.runs_engines and found < needed:
+        raise pytest.UsageError(
+            f"{workers} workers of {plan.gpus_per_worker} GPUs need {needed}, and {found} are visible: "
+            "lower -n, --tp or --dp"
+        )
 
 
 def _share_cores(workers: int) -> None:

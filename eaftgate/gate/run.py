@@ -4,6 +4,7 @@ Every process of a run (pytest-xdist's workers too) has its own GateRun over the
 through files there, so that it is done once.
 """
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from functools import cached_property
@@ -14,6 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eaftgate.collect.collection import Collection, check_stats, restored
+from eaftgate.collect.collector import Collector
+from eaftgate.collect.sglang.collector import EngineOptions, SglangCollector
+from eaftgate.collect.sglang.endpoint import CALL_TOKENS, EndpointCollector, endpoint_for
 from eaftgate.collect.store import CollectionStore, OpenBar, Request, no_bar
 from eaftgate.collect.transformers import TransformersCollector
 from eaftgate.files import write_json
@@ -99,11 +103,24 @@ class GateRun:
         return collection if order is None else restored(collection, order)
 
     def _request(self, model: str, blocks: Blocks, replicate: str = "", batch_size: int | None = None) -> Request:
-        found = self.models[model]
-        collector = TransformersCollector(
-            found.checkpoint.path, found.digest, self.models.settings, batch_size=batch_size or self.plan.batch_size
-        )
-        return Request(found.digest, blocks, collector, replicate)
+        return Request(self.models[model].digest, blocks, self._collector(model, batch_size), replicate)
+
+    def _collector(self, model: str, batch_size: int | None = None) -> Collector:
+        """What scores `model`; another `batch_size` than the plan's is for the noise floor."""
+        options, found = self.plan.options, self.models[model]
+        path, is_mxfp4 = found.checkpoint.path, found.checkpoint.is_mxfp4
+        if options.endpoints:
+            url = endpoint_for(options.endpoints, path, found.checkpoint.name)
+            share = 1 if batch_size is None else 2
+            return EndpointCollector(url, is_mxfp4=is_mxfp4, call_tokens=CALL_TOKENS // share)
+        if options.collector == "sglang":
+            engine = EngineOptions(tp=options.tp, dp=options.dp)
+            if batch_size is not None:  # an engine batches by itself: other forward passes take another limit
+                engine = replace(engine, prefill_tokens=engine.prefill_tokens // 2)
+            log = self.results / f"engine-{os.getpid()}.log"
+            return SglangCollector(path, found.digest, engine, log, is_mxfp4=is_mxfp4)
+        size = batch_size or self.plan.batch_size
+        return TransformersCollector(path, found.digest, self.models.settings, batch_size=size)
 
     def cell(self, cell: Cell) -> JudgedCell:
         """A cell of a candidate, or of the no-op rewrite; its result is also left in RUN_DIR/cells."""
@@ -187,9 +204,9 @@ class GateRun:
         Raises UserError when it does not load or puts out what no sound model can.
         """
         cell = min(self.plan.primary_cells, key=lambda cell: cell.seq_len)
-        found, blocks = self.models[name], self.blocks(cell)
-        collector = TransformersCollector(found.checkpoint.path, found.digest, self.models.settings, batch_size=1)
+        blocks = self.blocks(cell)
         block = int(np.argmax(blocks.counted_BS.any(axis=1)))  # a block need not hold a counted token
-        _, stats = next(iter(collector.batches(blocks, block)))
-        check_stats(stats, int(blocks.counted_BS[block].sum()), where=f"{name}, block {block} of {cell.pack}")
+        one = blocks.reordered(np.array([block]))
+        (_, stats), *_ = self._collector(name).batches(one, 0)
+        check_stats(stats, one.num_counted, where=f"{name}, block {block} of {cell.pack}")
         return len(stats)

@@ -2,8 +2,8 @@
 
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from eaftgate.packs.pack import UNION, Pack, named_packs
 from eaftgate.packs.tokenizer import load_tokenizer
 from eaftgate.profile.observe import Observation, observe_batch
 from eaftgate.profile.profile import ALIGNMENTS, PROFILE_FILE, TRACE_DIR, Profile, open_profile
+from eaftgate.profile.ranks import ALONE, Ranks
 from eaftgate.profile.trace import Trace, TraceShard, load_trace, save_shard, shard_name, shard_ranges
 from eaftgate.progress import progress_bar
 
@@ -44,9 +45,17 @@ class ProfileRequest:
 
 
 def profile_checkpoint(
-    base: Checkpoint, base_digest: str, request: ProfileRequest, out: Path, settings: ModelSettings
+    base: Checkpoint,
+    base_digest: str,
+    request: ProfileRequest,
+    out: Path,
+    settings: ModelSettings,
+    ranks: Ranks = ALONE,
 ) -> Profile:
     """Profile `base` and write `out`. Work goes on in `.<out>.partial` beside it, which a later run resumes.
+
+    Each of several `ranks` (torchrun, one GPU each, `out` on a disk they share) observes its share of the blocks; the
+    trace is that of one.
 
     Raises UserError for bad packs, an existing `out`, a failing disk, or a model that yields values that are not
     finite.
@@ -61,18 +70,25 @@ def profile_checkpoint(
     tokenizer = load_tokenizer(base.path)
     blocks = build_blocks(rows, tokenizer.backend, eos_id=tokenizer.eos_id, seq_len=request.seq_len, num_blocks=None)
     description = _describe(base, base_digest, request, settings, rows, blocks, sorted(packs))
+    partial = out.with_name(f".{out.name}.partial")
     try:
-        with _locked(out):
-            _refuse_existing(out)  # another process may have made it since
-            partial = out.with_name(f".{out.name}.partial")
-            _open_partial(partial, description)
+        with _locked(out) if ranks.first else nullcontext():
+            if ranks.first:
+                _refuse_existing(out)  # another process may have made it since
+                _open_partial(partial, description)
+            ranks.wait()
+            share = ranks.share(blocks.num_blocks, request.batch_size)
             seconds = _trace_blocks(
-                base, settings, request.batch_size, rows, blocks, sorted(packs), partial / TRACE_DIR
+                base, settings, request.batch_size, rows, blocks, sorted(packs), partial / TRACE_DIR, share
             )
-            trace = load_trace(partial / TRACE_DIR, description["dimensions"])
-            write_json(partial / PROFILE_FILE, {**description, "thresholds": _thresholds(trace), "seconds": seconds})
-            (partial / REQUEST_FILE).unlink()
-            partial.rename(out)
+            ranks.wait()
+            if ranks.first:
+                trace = load_trace(partial / TRACE_DIR, description["dimensions"])
+                made = {**description, "thresholds": _thresholds(trace), "seconds": seconds}
+                write_json(partial / PROFILE_FILE, made)
+                (partial / REQUEST_FILE).unlink()
+                partial.rename(out)
+            ranks.wait()
     except Timeout:
         raise UserError(f"another process is writing {out}: wait for it or choose another --out") from None
     except OSError as error:
@@ -145,26 +161,39 @@ def _trace_blocks(
     blocks: Blocks,
     pack_names: list[str],
     directory: Path,
+    share: range,
 ) -> float:
-    """Observe every block that no finished shard holds; returns the seconds spent in the model."""
+    """Observe every block of `share` that no finished shard holds; returns the seconds spent in the model."""
     directory.mkdir(exist_ok=True)
-    first = max((held.stop for held in shard_ranges(directory).values()), default=0)
-    if first == blocks.num_blocks:
+    missing = _missing(share, shard_ranges(directory).values())
+    if not missing:
         return 0.0
     model = load_model(base.path, settings)
     pack_R = np.array([pack_names.index(source) for source in rows.sources], dtype=np.uint8)
     started = saved_at = time.perf_counter()
-    pending: list[Observation] = []
-    with progress_bar("profile", (blocks.num_blocks - first) * blocks.seq_len, unit="tokens") as bar:
-        for start in range(first, blocks.num_blocks, batch_size):
-            stop = min(start + batch_size, blocks.num_blocks)
-            pending.append(_observe(model, blocks, start, stop))
-            bar.advance((stop - start) * blocks.seq_len)
-            if stop == blocks.num_blocks or time.perf_counter() - saved_at > SHARD_SECONDS:
-                row_T = blocks.row_BS[first:stop][blocks.counted_BS[first:stop]]
-                save_shard(directory, shard_name(first, stop), _shard(pending, row_T, pack_R[row_T]))
-                pending, first, saved_at = [], stop, time.perf_counter()
+    with progress_bar("profile", sum(map(len, missing)) * blocks.seq_len, unit="tokens") as bar:
+        for gap in missing:
+            pending: list[Observation] = []
+            first = gap.start
+            for start in range(gap.start, gap.stop, batch_size):
+                stop = min(start + batch_size, gap.stop)
+                pending.append(_observe(model, blocks, start, stop))
+                bar.advance((stop - start) * blocks.seq_len)
+                if stop == gap.stop or time.perf_counter() - saved_at > SHARD_SECONDS:
+                    row_T = blocks.row_BS[first:stop][blocks.counted_BS[first:stop]]
+                    save_shard(directory, shard_name(first, stop), _shard(pending, row_T, pack_R[row_T]))
+                    pending, first, saved_at = [], stop, time.perf_counter()
     return time.perf_counter() - started
+
+
+def _missing(share: range, held: Iterable[range]) -> list[range]:
+    """The stretches of `share` that none of `held` covers; a run with other ranks may have left any."""
+    gaps, start = [], share.start
+    for done in sorted(held, key=lambda blocks: blocks.start):
+        if start < min(done.start, share.stop):
+            gaps.append(range(start, min(done.start, share.stop)))
+        start = max(start, done.stop)
+    return [*gaps, range(start, share.stop)] if start < share.stop else gaps
 
 
 def _observe(model: GptOssForCausalLM, blocks: Blocks, start: int, stop: int) -> Observation:

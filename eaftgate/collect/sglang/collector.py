@@ -1,0 +1,140 @@
+"""The SGLang collector: MXFP4 experts as they serve, statistics from inside the engine."""
+
+import importlib.metadata
+import importlib.util
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from eaftgate import __version__
+from eaftgate.collect.collection import TokenStats, concatenate
+from eaftgate.collect.sglang import spool
+from eaftgate.collect.sglang.engine import Engine
+from eaftgate.errors import UserError
+from eaftgate.packs.blocks import Blocks
+
+CALL_TOKENS = 1 << 16
+"""Tokens handed over at a time; two such lists are with the engine."""
+_AHEAD = 2
+_SHARED_MEMORY = Path("/dev/shm")
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """How the engine runs. `call_tokens` is the collector's own batch; the caller's batch size does not matter."""
+
+    tp: int = 1
+    dp: int = 1
+    moe_runner_backend: str = "triton_kernel"
+    attention_backend: str = "triton"
+    prefill_tokens: int = 1 << 14
+    memory_fraction: float = 0.6
+    call_tokens: int = CALL_TOKENS
+
+    def arguments(self) -> dict[str, Any]:
+        """sglang.Engine's. Prefill only, nothing cached between blocks, nothing sampled."""
+        return {
+            "skip_tokenizer_init": True,
+            "dtype": "bfloat16",
+            "tp_size": self.tp,
+            "dp_size": self.dp,
+            "attention_backend": self.attention_backend,
+            "moe_runner_backend": self.moe_runner_backend,
+            "sampling_backend": "pytorch",
+            "grammar_backend": "none",
+            "disable_radix_cache": True,
+            "disable_cuda_graph": True,
+            "chunked_prefill_size": self.prefill_tokens,
+            "max_prefill_tokens": self.prefill_tokens,
+            "mem_fraction_static": self.memory_fraction,
+            "random_seed": 0,
+            "log_level": "warning",
+        }
+
+
+_engines: dict[tuple[Path, str, EngineOptions], Engine] = {}
+"""The engine of this process: one at a time, because two do not fit on a GPU."""
+
+
+def close_engines() -> None:
+    while _engines:
+        _engines.popitem()[1].close()
+
+
+def _engine(path: Path, digest: str, options: EngineOptions, log: Path, *, is_mxfp4: bool) -> Engine:
+    key = (path, digest, options)
+    if key not in _engines:
+        close_engines()
+        if importlib.util.find_spec("sglang") is None:
+            raise UserError("--collector=sglang needs SGLang: pip install 'eaftgate[sglang]', or give --endpoint URL")
+        _engines[key] = Engine(path, options.arguments(), log, is_mxfp4=is_mxfp4)
+    return _engines[key]
+
+
+class SglangCollector:
+    """`log` is the file that gets what the engine prints."""
+
+    def __init__(self, path: Path, digest: str, options: EngineOptions, log: Path, *, is_mxfp4: bool) -> None:
+        self._path, self._digest, self._options, self._log = path, digest, options, log
+        self._is_mxfp4 = is_mxfp4
+
+    def settings(self) -> dict[str, Any]:
+        try:
+            version = importlib.metadata.version("sglang")
+        except importlib.metadata.PackageNotFoundError:
+            version = None
+        return {
+            "collector": "sglang",
+            "eaftgate": __version__,
+            "sglang": version,
+            "torch": torch.__version__,
+            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
+            "call_tokens": self._options.call_tokens,
+            **self._options.arguments(),
+        }
+
+    def batches(self, blocks: Blocks, first_block: int) -> Iterator[tuple[int, TokenStats]]:
+        engine = _engine(self._path, self._digest, self._options, self._log, is_mxfp4=self._is_mxfp4)
+        size = max(1, self._options.call_tokens // blocks.seq_len)
+        starts = list(range(first_block, blocks.num_blocks, size))
+        root = _SHARED_MEMORY if _SHARED_MEMORY.is_dir() else None
+        directory = Path(tempfile.mkdtemp(prefix=f"{spool.MARK}-", dir=root))
+        submitted = answered = 0
+        try:
+            for place, start in enumerate(starts):
+                while submitted < min(place + 1 + _AHEAD, len(starts)):
+                    self._submit(engine, blocks, starts[submitted], size, directory)
+                    submitted += 1
+                count = engine.wait()
+                answered += 1
+                yield count, self._take(blocks, start, count, directory)
+        finally:
+            try:
+                for _ in range(submitted - answered):  # an abandoned run leaves the engine usable
+                    engine.wait()
+            except UserError:
+                _engines.clear()
+            shutil.rmtree(directory, ignore_errors=True)
+
+    @staticmethod
+    def _submit(engine: Engine, blocks: Blocks, start: int, size: int, directory: Path) -> None:
+        engine.submit(
+            [
+                spool.write_request(directory / f"{block:09d}", blocks.token_ids_BS[block], blocks.counted_BS[block])
+                for block in range(start, min(start + size, blocks.num_blocks))
+            ]
+        )
+
+    @staticmethod
+    def _take(blocks: Blocks, start: int, count: int, directory: Path) -> TokenStats:
+        return concatenate(
+            [
+                spool.take_answer(directory / f"{block:09d}", int(blocks.counted_BS[block].sum()))
+                for block in range(start, start + count)
+            ]
+        )

@@ -1,0 +1,67 @@
+"""The engine's process: SGLang kills its whole process tree when it fails, so it gets one of its own.
+
+    python -m eaftgate.collect.sglang.worker
+
+Reads JSON lines on standard input: first {"model": DIR, "arguments": {...}}, then lists of request ids. Answers with
+JSON lines on standard output: first {"ready": {...}}, then {"done": number of requests} for every list, in order.
+Whatever SGLang prints goes to standard error.
+"""
+
+import asyncio
+import json
+import os
+import sys
+from typing import Any
+
+from eaftgate.collect.sglang.spool import read_tokens
+
+MODELS = "eaftgate.collect.sglang.models"
+IN_FLIGHT = 2
+"""Lists of requests that the engine holds at a time, so that it need not wait for the next."""
+
+
+def main() -> None:
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
+    os.dup2(2, 1)
+    given = json.loads(sys.stdin.readline())
+    os.environ["SGLANG_EXTERNAL_MODEL_PACKAGE"] = MODELS
+    import sglang
+
+    engine = sglang.Engine(model_path=given["model"], **given["arguments"])
+    used = {key: getattr(engine.server_args, key) for key in ("moe_runner_backend", "attention_backend")}
+    answers.write(json.dumps({"ready": used}) + "\n")
+    try:
+        engine.loop.run_until_complete(_serve(engine, answers))
+    finally:
+        engine.shutdown()
+
+
+async def _serve(engine: Any, answers: Any) -> None:
+    loop = asyncio.get_running_loop()
+    free = asyncio.Semaphore(IN_FLIGHT)
+    before: asyncio.Task[None] | None = None
+
+    async def score(rids: list[str], previous: "asyncio.Task[None] | None") -> None:
+        try:
+            await engine.async_generate(
+                input_ids=[read_tokens(rid).tolist() for rid in rids],
+                sampling_params={"temperature": 0, "max_new_tokens": 0},
+                rid=rids,
+            )
+            if previous is not None:
+                await previous  # answers keep the order of the questions
+            answers.write(json.dumps({"done": len(rids)}) + "\n")
+        finally:
+            free.release()
+
+    while line := await loop.run_in_executor(None, sys.stdin.readline):
+        await free.acquire()
+        if before is not None and before.done():
+            before.result()
+        before = asyncio.create_task(score(json.loads(line), before))
+    if before is not None:
+        await before
+
+
+if __name__ == "__main__":
+    main()
