@@ -13,7 +13,7 @@ from transformers import GptOssForCausalLM
 from eaftgate.model.load import hidden_states
 from eaftgate.model.masking import keeping_experts
 from eaftgate.packs.blocks import Blocks
-from eaftgate.search.greedy import greedy_keep_sets, weighted_positions
+from eaftgate.search.greedy import Sample, greedy_keep_sets, sampled_positions
 from eaftgate.search.prefix import Prefix, embedded, through_layer
 
 SIZE = Size(layers=3, experts=6, top_k=2)
@@ -95,49 +95,44 @@ def slow_greedy(path: Path, blocks: Blocks, weight_of: Callable[[int, int], floa
     return keep
 
 
-@pytest.mark.parametrize("context_weight", [0.0, 0.3])
-def test_equal_to_the_search_by_plain_loops(
-    path: Path, model: GptOssForCausalLM, blocks: Blocks, context_weight: float
-) -> None:
+def test_equal_to_the_search_by_plain_loops(path: Path, model: GptOssForCausalLM, blocks: Blocks) -> None:
     weight_T = np.random.default_rng(1).choice([-2.0, 0.25, 1.0], blocks.num_counted)
     at = {
         (block, position - 1): max(0.0, weight_T[number])
         for number, (block, position) in enumerate(np.argwhere(blocks.counted_BS).tolist())
     }
-    found = greedy_keep_sets(model, blocks, weight_T, keep_n=KEEP, context_weight=context_weight, batch_size=2)
-    assert found == slow_greedy(path, blocks, lambda block, position: at.get((block, position), context_weight))
+    sample = sampled_positions(blocks, weight_T)
+    found = greedy_keep_sets(model, blocks, sample, keep_n=KEEP, batch_size=2)
+    assert found == slow_greedy(path, blocks, lambda block, position: at.get((block, position), 0.0))
 
 
 def test_every_layer_sees_the_pruned_ones_before_it(model: GptOssForCausalLM, blocks: Blocks) -> None:
     """The first layer's choice is forced to another one: later layers choose otherwise somewhere."""
-    weight_T = np.ones(blocks.num_counted)
-    free = greedy_keep_sets(model, blocks, weight_T, keep_n=KEEP)
+    sample = sampled_positions(blocks, np.ones(blocks.num_counted))
+    free = greedy_keep_sets(model, blocks, sample, keep_n=KEEP)
     dropped = sorted(set(range(SIZE.experts)) - set(free[0]))
-    forced = greedy_keep_sets(model, blocks, weight_T, keep_n=KEEP, core=[dropped, [], []])
+    forced = greedy_keep_sets(model, blocks, sample, keep_n=KEEP, core=[dropped, [], []])
     assert set(dropped) <= set(forced[0])
     assert free[1:] != forced[1:]
 
 
 def test_the_model_is_left_as_it_was(model: GptOssForCausalLM, blocks: Blocks) -> None:
     before = [layer.mlp.router.bias.detach().clone() for layer in model.model.layers]
-    greedy_keep_sets(model, blocks, np.ones(blocks.num_counted), keep_n=KEEP)
+    greedy_keep_sets(model, blocks, sampled_positions(blocks, np.ones(blocks.num_counted)), keep_n=KEEP)
     assert all(torch.equal(a, layer.mlp.router.bias) for a, layer in zip(before, model.model.layers, strict=True))
 
 
 def test_positions_and_their_weights(blocks: Blocks) -> None:
     weight_T = np.where(np.arange(blocks.num_counted) % 2, 1.0, -2.0)
-    position_X, weight_X = weighted_positions(blocks, weight_T, context_weight=0.0, max_positions=1000, seed=0)
-    assert position_X.tolist() == (np.flatnonzero(blocks.counted_BS) - 1)[1::2].tolist()
-    assert set(weight_X) == {1.0}
-    position_X, weight_X = weighted_positions(blocks, weight_T, context_weight=0.5, max_positions=1000, seed=0)
-    assert len(position_X) == blocks.counted_BS.size - len(weight_T[::2])
-    assert weight_X.sum() == pytest.approx(len(weight_T[1::2]) + 0.5 * (blocks.counted_BS.size - len(weight_T)))
+    sample = sampled_positions(blocks, weight_T)
+    assert sample.position_X.tolist() == (np.flatnonzero(blocks.counted_BS) - 1)[1::2].tolist()
+    assert set(sample.weight_X) == {1.0}
 
 
 def test_positions_are_drawn_by_seed(blocks: Blocks) -> None:
     def drawn(seed: int) -> list[int]:
-        weight_T = np.ones(blocks.num_counted)
-        return weighted_positions(blocks, weight_T, context_weight=0, max_positions=6, seed=seed)[0].tolist()
+        sample: Sample = sampled_positions(blocks, np.ones(blocks.num_counted), max_positions=6, seed=seed)
+        return sample.position_X.tolist()
 
     assert drawn(0) == drawn(0) == sorted(set(drawn(0)))
     assert len(drawn(0)) == 6
