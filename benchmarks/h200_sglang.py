@@ -2,8 +2,8 @@
 
     PYTHONPATH=. python benchmarks/h200_sglang.py --work DIR --out results.jsonl [--sections parity speed decode]
 
-parity: the fixture checkpoint, and --model's if given: cells of the SGLang collector, of an SGLang server by its URL, and
-of transformers on the GPU, against transformers on the CPU in float32; --record keeps what the server answered for a
+parity: the fixture checkpoint, and --model's if given: cells of the SGLang collector, of an SGLang server by its URL,
+and of transformers on the GPU, against transformers on the CPU in float32; --record keeps what the server answered for a
 short block (fixtures/sglang). speed: the 20B shape with generated weights: engine alone (k = 0: given tokens'
 log-probabilities; k = 20), the collector in its own process, transformers with dequantised experts. decode: tokens/s of
 the base, keep 24 and keep 20 with CUDA graphs. Medians of 3.
@@ -105,15 +105,16 @@ def parity(results: Results, given: argparse.Namespace) -> None:
         smaller = sglang_collector(path, given.work, memory_fraction=0.3, prefill_tokens=1 << 12, call_tokens=1 << 13)
         found["sglang, other batches"] = collected(smaller, blocks)
         close_engines()
-        for name, device, dtype in (
-            ("cuda bf16", "cuda", "bfloat16"),
-            ("cuda f32", "cuda", "float32"),
-            ("cpu f32", "cpu", "float32"),
-        ):
+        if path.parent == FIXTURE:
+            with server(path, given.work) as url:
+                found["sglang server"] = collected(EndpointCollector(url, is_mxfp4=True), blocks)
+                if given.record is not None:
+                    record(url, blocks, given.record)
+        for device, dtype in (("cuda", "bfloat16"), ("cuda", "float32"), ("cpu", "float32")):
             settings = default_settings(device=device, dtype=dtype, dequantize=True)
-            batch_size = 4 if device == "cpu" else 16
-            found[name] = collected(TransformersCollector(path, digest, settings, batch_size=batch_size), blocks)
-        reference = found["cpu f32"]
+            model = TransformersCollector(path, digest, settings, batch_size=4 if device == "cpu" else 16)
+            found[f"{device} {dtype}"] = collected(model, blocks)
+        reference = found["cpu float32"]
         for name, collection in found.items():
             tokens = pair(reference, collection)
             cell = cell_metrics(tokens.logprob_base_T, tokens.h_base_T, tokens.logprob_T, tokens.h_T)

@@ -60,13 +60,12 @@ def test_no_more_logits_at_a_time_than_allowed(
 ) -> None:
     sizes = []
 
-    def recording(hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    def recording(hidden: torch.Tensor) -> torch.Tensor:
         sizes.append(len(hidden))
-        return hidden @ weight.T
+        return hidden @ lm_head.weight.T
 
     monkeypatch.setattr(module, "LOGIT_BYTES", logit_bytes)
-    monkeypatch.setattr(module, "_logits", recording)
-    token_stats(*inputs(), lm_head, top_k=20)
+    module.stats_of_logits(*inputs(), recording, vocab_size=lm_head.out_features, top_k=20)
     assert max(sizes) == chunk
     assert sum(sizes) == TOKENS
 
