@@ -1,6 +1,6 @@
 """From scores to keep sets: core experts first, then the best of the rest (SPEC section 4).
 
-Shapes: L layers, E experts.
+Shapes: P packs, L layers, E experts.
 """
 
 from collections.abc import Callable
@@ -16,27 +16,54 @@ KeepSets = list[list[int]]
 
 CORE_EXPERTS = 4
 
-_SCORES: dict[str, Callable[[ExpertSums], ScoreArray]] = {
-    "eaft-reap": lambda sums: sums.eaft_mass_LE,
-    "reap": lambda sums: mean_per_hit(sums.mass_LE, sums.hits_LE),
-    "reap-mass": lambda sums: sums.mass_LE,
-    "ean": lambda sums: sums.norm_LE,
-    "frequency": lambda sums: sums.hits_LE,
-}
-METHODS = (*_SCORES, "random")
 
-
-def ranked_keep_sets(score_LE: ScoreArray, keep_n: int, core_score_LE: ScoreArray | None = None) -> KeepSets:
-    """The `keep_n` best experts of every layer; with `core_score_LE`, its best CORE_EXPERTS are among them.
+def ranked_keep_sets(score_LE: ScoreArray, keep_n: int, core_score_PLE: ScoreArray | None = None) -> KeepSets:
+    """The `keep_n` best experts of every layer; with `core_score_PLE`, the core experts of every pack are among them.
 
     Ties go to the lower expert id.
     """
+    core: KeepSets = [[] for _ in score_LE] if core_score_PLE is None else core_experts(core_score_PLE)
     keep: KeepSets = []
-    for layer, score_E in enumerate(score_LE):
-        core = [] if core_score_LE is None else _ranking(core_score_LE[layer])[: min(CORE_EXPERTS, keep_n)]
-        rest = [expert for expert in _ranking(score_E) if expert not in core]
-        keep.append(sorted(core + rest[: keep_n - len(core)]))
+    for score_E, first in zip(score_LE, core, strict=True):
+        rest = [expert for expert in _ranking(score_E) if expert not in first]
+        keep.append(sorted([*first, *rest][:keep_n]))
     return keep
+
+
+def core_experts(score_PLE: ScoreArray) -> KeepSets:
+    """Per layer, the CORE_EXPERTS best of every pack: all packs' first, then all packs' second, and so on."""
+    return [
+        list(dict.fromkeys(np.transpose([_ranking(score_E)[:CORE_EXPERTS] for score_E in score_PE]).ravel().tolist()))
+        for score_PE in score_PLE.transpose(1, 0, 2)
+    ]
+
+
+def worst_pack_keep_sets(score_PLE: ScoreArray, keep_n: int) -> KeepSets:
+    """Drop one expert after the other: the one after which the pack that has lost the largest share of its score has
+    lost least. Scores are >= 0; ties go to keeping the lower id."""
+    share_PLE = score_PLE / np.maximum(score_PLE.sum(axis=2, keepdims=True), np.finfo(np.float64).tiny)
+    keep: KeepSets = []
+    for share_PE in share_PLE.transpose(1, 0, 2):
+        kept = list(range(share_PE.shape[1]))
+        lost_P = np.zeros(len(share_PE))
+        while len(kept) > keep_n:
+            worst = (lost_P[:, None] + share_PE[:, kept]).max(axis=0)
+            dropped = kept.pop(len(kept) - 1 - int(worst[::-1].argmin()))
+            lost_P += share_PE[:, dropped]
+        keep.append(kept)
+    return keep
+
+
+_SCORERS: dict[str, Callable[[ExpertSums, int], KeepSets]] = {
+    "eaft-reap": lambda sums, keep_n: ranked_keep_sets(sums.eaft_mass_LE, keep_n, sums.good_mass_LE[None]),
+    "reap": lambda sums, keep_n: ranked_keep_sets(mean_per_hit(sums.mass_LE, sums.hits_LE), keep_n),
+    "reap-mass": lambda sums, keep_n: ranked_keep_sets(sums.mass_LE, keep_n),
+    "ean": lambda sums, keep_n: ranked_keep_sets(sums.norm_LE, keep_n),
+    "frequency": lambda sums, keep_n: ranked_keep_sets(sums.hits_LE, keep_n),
+    "eaft-reap-pack-core": lambda sums, keep_n: ranked_keep_sets(sums.eaft_mass_LE, keep_n, sums.good_mass_PLE),
+    "worst-pack": lambda sums, keep_n: worst_pack_keep_sets(sums.mass_PLE, keep_n),
+}
+METHODS = (*_SCORERS, "random")
 
 
 def _ranking(score_E: ScoreArray) -> list[int]:
@@ -53,8 +80,6 @@ def select_keep_sets(
     trace: Trace, *, method: str, keep_n: int, alignment: str, weights: EaftWeights | None = None
 ) -> KeepSets:
     """The keep sets of a scoring method. Raises UserError for a method that is none."""
-    if method not in _SCORES:
+    if method not in _SCORERS:
         raise UserError(f"--method is {method!r}: it must be one of {', '.join(METHODS)}")
-    sums = expert_sums(trace, alignment=alignment, weights=weights or EaftWeights())
-    core = sums.good_mass_LE if method == "eaft-reap" else None
-    return ranked_keep_sets(_SCORES[method](sums), keep_n, core)
+    return _SCORERS[method](expert_sums(trace, alignment=alignment, weights=weights or EaftWeights()), keep_n)

@@ -3,7 +3,7 @@
 REAP (arXiv 2510.13999) scores an expert by gate x L2 norm of its output over the tokens routed to it; EAFT-REAP weights
 every token by how right and how sure the model was, and ranks by the total mass.
 
-Shapes: T counted tokens, L layers, E experts, K selections.
+Shapes: T counted tokens, P packs, L layers, E experts, K selections.
 """
 
 from dataclasses import asdict, dataclass
@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from eaftgate.profile.trace import Trace
 
 ScoreArray = NDArray[np.float64]
+_CHUNK = 1 << 14
+"""Tokens at a time: their selections and bins stay in the caches."""
 
 
 @dataclass(frozen=True)
@@ -48,42 +50,72 @@ def regions(p_T: NDArray[np.float32], entropy_T: NDArray[np.float32], low_quanti
 
 @dataclass(frozen=True)
 class ExpertSums:
-    """Per layer and expert, over the tokens routed to it: number of selections, sum of norms, of gate x norm, and of
-    gate x norm weighted by region."""
+    """Per pack, layer and expert, over the tokens routed to it: number of selections, sum of norms, of gate x norm, and
+    of gate x norm weighted by region. The same over all packs under names in _LE."""
 
-    hits_LE: ScoreArray
-    norm_LE: ScoreArray
-    mass_LE: ScoreArray
-    good_mass_LE: ScoreArray
-    eaft_mass_LE: ScoreArray
+    hits_PLE: ScoreArray
+    norm_PLE: ScoreArray
+    mass_PLE: ScoreArray
+    good_mass_PLE: ScoreArray
+    eaft_mass_PLE: ScoreArray
+
+    @property
+    def hits_LE(self) -> ScoreArray:
+        return _over_packs(self.hits_PLE)
+
+    @property
+    def norm_LE(self) -> ScoreArray:
+        return _over_packs(self.norm_PLE)
+
+    @property
+    def mass_LE(self) -> ScoreArray:
+        return _over_packs(self.mass_PLE)
+
+    @property
+    def good_mass_LE(self) -> ScoreArray:
+        return _over_packs(self.good_mass_PLE)
+
+    @property
+    def eaft_mass_LE(self) -> ScoreArray:
+        return _over_packs(self.eaft_mass_PLE)
+
+
+def _over_packs(sum_PLE: ScoreArray) -> ScoreArray:
+    total_LE: ScoreArray = sum_PLE.sum(axis=0)
+    return total_LE
 
 
 def expert_sums(trace: Trace, *, alignment: str, weights: EaftWeights) -> ExpertSums:
     """One pass over the trace. Float64 sums, so that they do not depend on the order of shards to 1e-12."""
     region = regions(trace.column("p_T"), trace.column("entropy_T"), weights.low_quantile)
-    weight_T, good_T = region.weight_T(weights), region.good_T.astype(np.float64)
-    shape = (trace.num_layers, trace.num_experts)
-    sums = np.zeros((5, *shape))
+    region_T = np.where(region.good_T, 0, np.where(region.conflict_T, 1, 2))
+    pack_T = trace.column("pack_T").astype(np.intp)
+    cells = trace.num_layers * trace.num_experts
+    packs = int(pack_T.max()) + 1
+    # Everything is summed by pack and region; weights come after, so that they cost nothing.
+    cell_L = np.arange(trace.num_layers)[:, None] * trace.num_experts
+    group_T = (pack_T * 3 + region_T) * cells
+    sums = np.zeros((3, packs * 3 * cells))
     first = 0
     for expert_TLK, gate_TLK, norm_TLK in trace.selections(alignment):
-        tokens = slice(first, first + len(expert_TLK))
-        first = tokens.stop
-        for layer in range(trace.num_layers):
-            expert = expert_TLK[:, layer].ravel().astype(np.intp)
-            norm = norm_TLK[:, layer].ravel().astype(np.float64)
-            mass = gate_TLK[:, layer].ravel() * norm
-            repeat = trace.top_k
-            for row, value in enumerate(
-                (
-                    None,
-                    norm,
-                    mass,
-                    mass * np.repeat(good_T[tokens], repeat),
-                    mass * np.repeat(weight_T[tokens], repeat),
-                )
-            ):
-                sums[row, layer] += np.bincount(expert, weights=value, minlength=trace.num_experts)
-    return ExpertSums(*sums)
+        for start in range(0, len(expert_TLK), _CHUNK):
+            chunk = slice(start, start + _CHUNK)
+            norm = norm_TLK[chunk]
+            group = group_T[first + start : first + start + len(norm)]
+            bin_N = (group[:, None, None] + cell_L + expert_TLK[chunk]).ravel()
+            for row, value in enumerate((None, norm, gate_TLK[chunk].astype(np.float64) * norm)):
+                weight_N = None if value is None else value.ravel()
+                sums[row] += np.bincount(bin_N, weights=weight_N, minlength=sums.shape[1])
+        first += len(expert_TLK)
+    hits, norms, mass = sums.reshape(3, packs, 3, trace.num_layers, trace.num_experts)
+    region_weights = np.array([weights.good, weights.conflict, weights.uncertain])
+    return ExpertSums(
+        hits_PLE=hits.sum(axis=1),
+        norm_PLE=norms.sum(axis=1),
+        mass_PLE=mass.sum(axis=1),
+        good_mass_PLE=mass[:, 0],
+        eaft_mass_PLE=np.einsum("prle,r->ple", mass, region_weights),
+    )
 
 
 def mean_per_hit(total_LE: ScoreArray, hits_LE: ScoreArray) -> ScoreArray:

@@ -1,6 +1,7 @@
 """From scores to keep sets (SPEC section 4): core experts first, ties to the lower id, every method its own score."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,9 +14,11 @@ from eaftgate.select.keep import (
     CORE_EXPERTS,
     METHODS,
     KeepSets,
+    core_experts,
     random_keep_sets,
     ranked_keep_sets,
     select_keep_sets,
+    worst_pack_keep_sets,
 )
 from eaftgate.select.saliency import EaftWeights, expert_sums
 
@@ -51,7 +54,7 @@ def test_equals_picking_one_after_the_other(
     layers: list[tuple[list[float], list[float]]], keep_n: int, with_core: bool
 ) -> None:
     scores, core = ([layer[i] for layer in layers] for i in (0, 1))
-    keep = ranked_keep_sets(np.array(scores), keep_n, np.array(core) if with_core else None)
+    keep = ranked_keep_sets(np.array(scores), keep_n, np.array([core]) if with_core else None)
     expected = [slow_keep(s, keep_n, c if with_core else None) for s, c in layers]
     assert keep == expected
     assert all(type(expert) is int for kept in keep for expert in kept)  # they go into JSON
@@ -61,14 +64,14 @@ def test_ties_go_to_the_lower_id() -> None:
     assert ranked_keep_sets(np.array([[1.0, 2.0, 1.0, 2.0, 1.0, 0.0]]), 4) == [[0, 1, 2, 3]]
     assert ranked_keep_sets(np.zeros((2, 6)), 3) == [[0, 1, 2], [0, 1, 2]]
     assert ranked_keep_sets(np.array([[0.0, -0.0, 0.0, -0.0]]), 2) == [[0, 1]]
-    core = np.array([[0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0]])
+    core = np.array([[[0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0]]])
     assert ranked_keep_sets(np.arange(8.0)[None], 5, core) == [[0, 1, 2, 6, 7]]
 
 
 def test_core_experts_stay_however_low_their_score() -> None:
     assert CORE_EXPERTS == 4
     score = np.array([[9.0, 8.0, 7.0, 6.0, -5.0, -6.0, -7.0, -8.0]])
-    core = -score
+    core = -score[None]
     assert ranked_keep_sets(score, 5, core) == [[0, 4, 5, 6, 7]]
     assert ranked_keep_sets(score, 4, core) == [[4, 5, 6, 7]]
     assert ranked_keep_sets(score, 2, core) == [[6, 7]]
@@ -115,6 +118,8 @@ BEST_FIRST = {
     "reap-mass": [6, 7, 4, 5, 0, 1, 2, 3],  # 16, 12, 8, 6.25
     "ean": [5, 6, 7, 4, 0, 1, 2, 3],  # 100, 32, 24, 16
     "frequency": [7, 6, 0, 1, 2, 3, 4, 5],  # 12, 4, 2 x 4, 1, 1
+    "eaft-reap-pack-core": [4, 7, 5, 0, 1, 2, 3, 6],  # one pack: its core is the core
+    "worst-pack": [6, 7, 4, 5, 0, 1, 2, 3],  # one pack: reap-mass
 }
 
 
@@ -132,17 +137,18 @@ def test_every_method_ranks_by_its_own_score(method: str, keep_n: int) -> None:
         trace_of(TOKENS), method=method, keep_n=keep_n, alignment="predicting", weights=WEIGHTS
     )  # fmt: skip
     ranking = BEST_FIRST[method]
-    if method == "eaft-reap":  # the core, by good-token mass, is there before the others
+    if method.startswith("eaft-reap"):  # the core, by good-token mass, is there before the others
         ranking = [0, 1, 2, 3, 7, 4, 5, 6]
     assert keep == [sorted(ranking[:keep_n])]
 
 
 def test_methods_disagree_here() -> None:
-    """Every method's first choice is another expert, so none can stand in for another above."""
+    """Every method's first choice is another expert, so none can stand in for another above; the two that differ by
+    pack have tests of their own."""
     trace = trace_of(TOKENS)
     first = [
         select_keep_sets(trace, method=method, keep_n=1, alignment="predicting", weights=WEIGHTS)[0][0]
-        for method in BEST_FIRST
+        for method in list(BEST_FIRST)[:5]
     ]
     assert first == [0, 4, 6, 5, 7]
     assert set(METHODS) == {*BEST_FIRST, "random"}
@@ -172,6 +178,73 @@ def test_weights_default_to_the_specified_ones() -> None:
 def test_a_method_without_scores_is_refused(method: str) -> None:
     with pytest.raises(UserError, match=f"--method is '{method}': it must be one of eaft-reap, reap, "):
         select_keep_sets(trace_of(TOKENS), method=method, keep_n=4, alignment="predicting")
+
+
+# By pack.
+
+
+PACK_SCORES = st.lists(
+    st.lists(st.lists(st.integers(0, 3).map(float), min_size=6, max_size=6), min_size=2, max_size=2),
+    min_size=1,
+    max_size=3,
+)
+"""[pack][layer][expert], with many ties."""
+
+
+def test_every_pack_has_its_core_in_turns() -> None:
+    """Packs agree on expert 7; after that each gets its next best before any gets its third."""
+    score = np.array([[[0, 0, 0, 0, 1, 2, 3, 9]], [[4, 3, 2, 0, 0, 0, 0, 9]]], dtype=float)
+    assert core_experts(score) == [[7, 6, 0, 5, 1, 4, 2]]
+    total = np.arange(8.0)[None]
+    assert ranked_keep_sets(total, 4, score) == [[0, 5, 6, 7]]
+    assert ranked_keep_sets(total, 8, score) == [[0, 1, 2, 3, 4, 5, 6, 7]]
+    assert ranked_keep_sets(total[:, ::-1], 7, score) == [[0, 1, 2, 4, 5, 6, 7]]
+
+
+@given(PACK_SCORES, st.integers(1, 6))
+def test_worst_pack_equals_dropping_one_after_the_other(scores: list[list[list[float]]], keep_n: int) -> None:
+    keep = worst_pack_keep_sets(np.array(scores), keep_n)
+    for layer, kept in enumerate(keep):
+        totals = [sum(pack[layer]) or 1.0 for pack in scores]
+        left = list(range(6))
+        while len(left) > keep_n:
+            losses = {}
+            for drop in left:
+                gone = set(range(6)) - set(left) | {drop}
+                losses[drop] = max(
+                    sum(pack[layer][e] for e in gone) / total for pack, total in zip(scores, totals, strict=True)
+                )
+            # The highest id among those that are least, to rounding.
+            left.remove(max(drop for drop in left if losses[drop] <= min(losses.values()) + 1e-12))
+        worst = [
+            max(1 - sum(pack[layer][e] for e in found) / total for pack, total in zip(scores, totals, strict=True))
+            for found in (kept, left)
+        ]
+        assert len(kept) == keep_n
+        assert kept == left or worst[0] == pytest.approx(worst[1])
+
+
+def test_an_expert_of_one_small_pack_survives_only_where_packs_count_alike() -> None:
+    """Pack 0 has 99 % of the mass and never uses expert 3; pack 1 uses nothing else."""
+    mass = np.array([[[40.0, 30.0, 29.0, 0.0]], [[0.0, 0.0, 0.0, 1.0]]])
+    assert ranked_keep_sets(mass.sum(axis=0), 3) == [[0, 1, 2]]
+    assert worst_pack_keep_sets(mass, 3) == [[0, 1, 3]]
+
+
+def test_methods_by_pack_read_the_packs_of_the_trace() -> None:
+    trace = trace_of(TOKENS)
+    pack_T = np.array([0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0], dtype=np.uint8)  # experts 4 and 5: pack 1, alone
+    trace = replace(trace, shards=(replace(trace.shards[0], pack_T=pack_T),))
+    sums = expert_sums(trace, alignment="predicting", weights=WEIGHTS)
+    assert sums.mass_PLE[1].tolist() == [[0.0, 0.0, 0.0, 0.0, 8.0, 6.25, 0.0, 0.0]]
+    keep = {
+        method: select_keep_sets(trace, method=method, keep_n=2, alignment="predicting", weights=WEIGHTS)
+        for method in ("reap-mass", "worst-pack", "eaft-reap", "eaft-reap-pack-core")
+    }
+    assert keep["reap-mass"] == [[6, 7]]
+    assert keep["worst-pack"] == [[4, 6]]
+    assert keep["eaft-reap"] == [[0, 1]]
+    assert keep["eaft-reap-pack-core"] == [[0, 1]]  # pack 1 has no good token: expert 0 by number, then pack 0's second
 
 
 # Random keep sets.

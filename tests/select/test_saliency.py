@@ -1,7 +1,7 @@
 """Saliency sums against plain loops over tokens, layers and selections: on random traces, and on a model's own."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -129,6 +129,26 @@ def test_the_order_of_shards_does_not_matter(sizes: list[int], seed: int, random
     )
     for name in SUMS:
         np.testing.assert_allclose(getattr(one, name), getattr(other, name), rtol=1e-12, atol=1e-12)
+
+
+@given(st.lists(st.integers(1, 20), min_size=1, max_size=3), st.integers(0, 1000))
+def test_a_pack_has_the_sums_of_its_tokens(sizes: list[int], seed: int) -> None:
+    """Where the tokens of all other packs put out nothing, the sums over all packs are those of the one."""
+    trace, _ = random_trace(sizes, seed)
+    rng = np.random.default_rng(seed)
+    packs = [rng.integers(0, 3, size).astype(np.uint8) for size in sizes]
+    shards = [replace(shard, pack_T=pack_T) for shard, pack_T in zip(trace.shards, packs, strict=True)]
+    sums = expert_sums(replace(trace, shards=tuple(shards)), alignment="predicting", weights=OTHER_WEIGHTS)
+    for pack in range(int(np.concatenate(packs).max()) + 1):
+        silenced = []
+        for shard in shards:
+            norm_XLK = shard.norm_XLK.copy()
+            norm_XLK[shard.predicting_T[shard.pack_T != pack]] = 0
+            silenced.append(replace(shard, norm_XLK=norm_XLK))
+        alone = expert_sums(replace(trace, shards=tuple(silenced)), alignment="predicting", weights=OTHER_WEIGHTS)
+        for name in SUMS[1:]:
+            found = getattr(sums, f"{name[:-3]}_PLE")[pack]
+            np.testing.assert_allclose(found, getattr(alone, name), rtol=1e-12, atol=1e-12, err_msg=name)
 
 
 def test_mean_per_hit_of_an_expert_that_was_never_selected_is_zero() -> None:
