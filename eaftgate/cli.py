@@ -2,7 +2,7 @@
 
 import json
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -49,6 +49,9 @@ class Method(StrEnum):
     REAP_MASS = "reap-mass"
     EAN = "ean"
     FREQUENCY = "frequency"
+    PACK_CORE = "eaft-reap-pack-core"
+    WORST_PACK = "worst-pack"
+    GREEDY = "greedy"
     RANDOM = "random"
 
 
@@ -140,10 +143,24 @@ def prune(
     keep_frac: Annotated[float | None, typer.Option(help="The same as a share, rounded up to a multiple of 4.")] = None,
     method: Annotated[Method, typer.Option(help="What ranks the experts.")] = Method.EAFT_REAP,
     alignment: Annotated[Alignment | None, typer.Option(help="Default: the profile's.")] = None,
-    w_good: Annotated[float, typer.Option(help="eaft-reap: weight of tokens the model is sure and right about.")] = 1.0,
-    w_conflict: Annotated[float, typer.Option(help="eaft-reap: weight of tokens it is sure and wrong about.")] = -2.0,
-    w_uncertain: Annotated[float, typer.Option(help="eaft-reap: weight of all other tokens.")] = 0.25,
-    seed: Annotated[int, typer.Option(help="Of --method random.")] = 0,
+    w_good: Annotated[float, typer.Option(help="Weight of tokens the model is sure and right about.")] = 1.0,
+    w_conflict: Annotated[
+        float, typer.Option(help="Of tokens it is sure and wrong about; to greedy, below 0 is 0.")
+    ] = -2.0,
+    w_uncertain: Annotated[float, typer.Option(help="Of all other tokens.")] = 0.25,
+    seed: Annotated[int, typer.Option(help="Of --method random, and of the positions that greedy draws.")] = 0,
+    packs: Annotated[
+        Path | None, typer.Option(help="The packs of the profile, for --method greedy and --pre-gate; no others do.")
+    ] = None,
+    pre_gate: Annotated[
+        bool, typer.Option("--pre-gate", help="Show, before writing, the parity of the choice on --packs, by masking.")
+    ] = False,
+    max_positions: Annotated[int, typer.Option(min=1, help="greedy: positions to look at.")] = 65_536,
+    swaps: Annotated[int, typer.Option(min=0, help="greedy: swaps to try on the masked model afterwards.")] = 0,
+    core: Annotated[bool, typer.Option("--core", help="greedy: never drop the experts of most good tokens.")] = False,
+    batch_size: Annotated[int, typer.Option(min=1, help="Blocks a forward pass, with --packs.")] = 8,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
     allow_any_keep_n: Annotated[
         bool, typer.Option("--allow-any-keep-n", help="Allow a keep_n that fused MXFP4 kernels may refuse.")
     ] = False,
@@ -155,11 +172,21 @@ def prune(
     """
     from eaftgate.checkpoint.checkpoint import open_checkpoint
     from eaftgate.checkpoint.digest import checkpoint_digest
+    from eaftgate.gate.judge import JudgedCell
     from eaftgate.profile.profile import open_profile
-    from eaftgate.prune import PruneRequest, prune_checkpoint
+    from eaftgate.prune import ModelRun, PruneRequest, prune_checkpoint
     from eaftgate.select.saliency import EaftWeights
 
     checkpoint = open_checkpoint(base)
+    if pre_gate and packs is None:
+        raise UserError("--pre-gate needs --packs: the calibration packs that the profile was made from")
+    run = None
+    if packs is not None:
+        from eaftgate.model.load import default_settings
+        from eaftgate.search.search import SearchSettings
+
+        search = SearchSettings(max_positions=max_positions, swaps=swaps, core=core, seed=seed, batch_size=batch_size)
+        run = ModelRun(packs, default_settings(device=device, dtype=dtype, dequantize=True), search, pre_gate)
     request = PruneRequest(
         keep_n=keep_n,
         keep_frac=keep_frac,
@@ -168,9 +195,18 @@ def prune(
         weights=EaftWeights(good=w_good, conflict=w_conflict, uncertain=w_uncertain),
         seed=seed,
         allow_any_keep_n=allow_any_keep_n,
+        run=run,
     )
     read = None if profile_dir is None else open_profile(profile_dir)
-    prune_checkpoint(checkpoint, checkpoint_digest(checkpoint), read, request, out_dir)
+    judged: list[JudgedCell] = []
+
+    def show(cell: JudgedCell) -> None:
+        from eaftgate.search.search import pre_gate_lines
+
+        judged.append(cell)
+        _print(False, {}, *([] if as_json else pre_gate_lines(cell)))
+
+    prune_checkpoint(checkpoint, checkpoint_digest(checkpoint), read, request, out_dir, show=show)
     pruned = open_checkpoint(out_dir)
     kept, of = pruned.num_experts, checkpoint.num_experts
     summary = {
@@ -179,6 +215,7 @@ def prune(
         "num_experts": of,
         "bytes": pruned.nbytes,
         "base_bytes": checkpoint.nbytes,
+        **({"pre_gate": asdict(judged[0])} if judged else {}),
     }
     _print(
         as_json,

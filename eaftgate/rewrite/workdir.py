@@ -60,7 +60,7 @@ def open_workdir(out: Path, base: Path, request: dict[str, Any]) -> Iterator[Wor
     One left over from the same request is taken up again, any other is emptied. Raises UserError when `out`
     exists or lies in the checkpoint `base`, and when another process is making it.
     """
-    _refuse_existing(out)
+    refuse_existing(out)
     out = out.resolve()
     root = out.with_name(f".{out.name}.partial")
     base = base.resolve()
@@ -73,13 +73,14 @@ def open_workdir(out: Path, base: Path, request: dict[str, Any]) -> Iterator[Wor
     root.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(root / _LOCK, timeout=0):
-            _refuse_existing(out)
+            refuse_existing(out)
             yield WorkDir(root, out, _take_up(root, request), Lock())
     except Timeout:
         raise UserError(f"another process is writing {out}; wait for it or choose another --out") from None
 
 
-def _refuse_existing(out: Path) -> None:
+def refuse_existing(out: Path) -> None:
+    """Raises UserError when something is at `out` already (an empty directory is nothing)."""
     if out.is_symlink() or (out.exists() and (not out.is_dir() or any(out.iterdir()))):
         raise UserError(f"{out} already exists; choose another --out or remove it")
 

@@ -4,12 +4,15 @@ Equal to scoring the rewritten checkpoint (eaftgate.model.masking), so the full 
 anything is rewritten.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
+import torch
 from transformers import GptOssForCausalLM
 
 from eaftgate.collect.collection import Collection, TokenStats, check_stats, concatenate, make_collection
 from eaftgate.collect.transformers import score
+from eaftgate.errors import UserError
 from eaftgate.model.masking import keeping_experts
 from eaftgate.packs.blocks import Blocks
 from eaftgate.parity.paired import PairedTokens, pair
@@ -39,3 +42,14 @@ def masked_tokens(
     """`blocks` under the whole model (`base`, from `collected`) and under the experts `keep[layer]` alone."""
     with keeping_experts(model, keep):
         return pair(base, collected(model, blocks, batch_size=batch_size))
+
+
+@contextmanager
+def within_memory() -> Iterator[None]:
+    """Turns a device's out of memory into a UserError."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise UserError(
+            "the model ran out of memory on the calibration blocks: lower --batch-size or --max-positions"
+        ) from None

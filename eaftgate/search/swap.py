@@ -46,8 +46,8 @@ def refined_keep_sets(
     batch_size: int = BATCH_SIZE,
     progress: Callable[[int, int], None] | None = None,
 ) -> Refinement:
-    """`keep` after every swap that lowered the loss on `blocks`; each layer tries `evaluations` // layers of them, in
-    the order of the error they leave at `sample`. Experts `core[layer]` stay."""
+    """`keep` after every swap that lowered the loss on `blocks`; at most `evaluations` are tried, spread evenly over the
+    layers, in the order of the error they leave at `sample`. Experts `core[layer]` stay."""
     chosen = [list(kept) for kept in keep]
     prefix = embedded(model, blocks, batch_size=batch_size)
     before = loss = _loss(model, blocks, prefix, 0, chosen)
@@ -57,7 +57,7 @@ def refined_keep_sets(
         core_E = expert_mask(model, [] if core is None else core[layer])
         kept_E = expert_mask(model, chosen[layer])
         proposals = swaps(routed, kept_E, core_E)
-        for _ in range(evaluations // len(chosen)):
+        for _ in range(evaluations * (layer + 1) // len(chosen) - evaluations * layer // len(chosen)):
             if not proposals:
                 break
             proposed_E = after(kept_E, proposals.pop(0))

@@ -63,7 +63,9 @@ _SCORERS: dict[str, Callable[[ExpertSums, int], KeepSets]] = {
     "eaft-reap-pack-core": lambda sums, keep_n: ranked_keep_sets(sums.eaft_mass_LE, keep_n, sums.good_mass_PLE),
     "worst-pack": lambda sums, keep_n: worst_pack_keep_sets(sums.mass_PLE, keep_n),
 }
-METHODS = (*_SCORERS, "random")
+SEARCHES = ("greedy",)
+"""Methods that run the model on calibration blocks; see eaftgate.search. All others need the trace at most."""
+METHODS = (*_SCORERS, *SEARCHES, "random")
 
 
 def _ranking(score_E: ScoreArray) -> list[int]:
@@ -81,5 +83,5 @@ def select_keep_sets(
 ) -> KeepSets:
     """The keep sets of a scoring method. Raises UserError for a method that is none."""
     if method not in _SCORERS:
-        raise UserError(f"--method is {method!r}: it must be one of {', '.join(METHODS)}")
+        raise UserError(f"--method is {method!r}: it must be one of {', '.join(_SCORERS)}")
     return _SCORERS[method](expert_sums(trace, alignment=alignment, weights=weights or EaftWeights()), keep_n)

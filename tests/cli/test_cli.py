@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,11 +15,20 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from gate_command import BASE, CALIBRATION_PACKS, ROOT, Run
+from gate_command import BASE, CALIBRATION_PACKS, GATE_PACKS, ROOT, Run
 
 from eaftgate import __version__, cli
 from eaftgate.checkpoint.checkpoint import open_checkpoint
-from eaftgate.profile.profiler import Profile
+from eaftgate.checkpoint.digest import checkpoint_digest
+from eaftgate.model.load import default_settings, load_model
+from eaftgate.packs.pack import read_pack, row_identity, shuffle_key
+from eaftgate.parity.metrics import perplexity
+from eaftgate.profile.profiler import Profile, ProfileRequest, profile_checkpoint
+from eaftgate.rewrite.manifest import read_manifest
+from eaftgate.search.calibration import calibration_blocks
+from eaftgate.search.evaluate import collected
+from eaftgate.select.keep import core_experts
+from eaftgate.select.saliency import EaftWeights, expert_sums
 
 COMMANDS = (("packs", "split"), ("profile",), ("prune",), ("report",), ("lock",), ("verify",), ("cost",))
 
@@ -71,6 +81,10 @@ def pack_of(directory: Path, **columns: list[str]) -> Path:
         ([], "exactly one of --keep-n and --keep-frac"),
         (["--keep-frac", "1.5"], "not in (0, 1]"),
         (["--keep-n", "24"], "needs --profile"),
+        (["--keep-n", "24", "--method", "greedy"], "needs --profile"),
+        (["--keep-n", "24", "--method", "greedy", "--packs", "x"], "--packs needs --profile"),
+        (["--keep-n", "24", "--packs", "x"], "--packs is for --pre-gate and for --method greedy"),
+        (["--keep-n", "24", "--pre-gate"], "--pre-gate needs --packs"),
         (["--keep-n", "24", "--nope"], "No such option: --nope"),
         (["--keep-n", "24", "--method", "best"], "'best' is not one of"),
         (["--keep-n", "24", "--profile", "nowhere"], "nowhere is not a finished profile"),
@@ -152,6 +166,93 @@ def test_json_of_split_profile_prune_and_cost(eaftgate: Command, profile: Profil
     assert (pruned["keep_n"], pruned["num_experts"]) == (20, 32)
     cost = parsed("cost", BASE, "--keep-frac", 0.6, "--regime", "fixture")
     assert cost["pruned_bytes"] == pruned["bytes"] == open_checkpoint(tmp_path / "pruned").nbytes
+
+
+# Searches and the pre-gate see calibration rows, and nothing else.
+
+
+@pytest.fixture(scope="module")
+def small_profile(tmp_path_factory: pytest.TempPathFactory) -> Profile:
+    base = open_checkpoint(BASE)
+    request = ProfileRequest(CALIBRATION_PACKS, num_rows=6, seq_len=64, batch_size=8)
+    settings = default_settings(device="cpu", dequantize=True)
+    return profile_checkpoint(base, checkpoint_digest(base), request, tmp_path_factory.mktemp("small") / "p", settings)
+
+
+def prune_on_model(eaftgate: Command, profile: Profile, packs: Path, out: Path, *more: object) -> Ended:
+    given = ("--profile", profile.path, "--packs", packs, "--keep-n", 20, "--device", "cpu", "--out", out)
+    return eaftgate("prune", BASE, *given, *more)
+
+
+@pytest.mark.parametrize("more", [("--method", "greedy"), ("--method", "reap", "--pre-gate")])
+def test_a_gate_row_is_refused(
+    eaftgate: Command, small_profile: Profile, tmp_path: Path, more: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other packs altogether, and the profile's with a single row exchanged for one of the gate's; no model is run."""
+    monkeypatch.setattr("eaftgate.model.load.load_model", lambda *_: pytest.fail("a model was loaded"))
+    ended = prune_on_model(eaftgate, small_profile, GATE_PACKS, tmp_path / "out", *more)
+    refused(ended, "6 rows that profile")
+    mixed = tmp_path / "mixed"
+    shutil.copytree(CALIBRATION_PACKS, mixed)
+    texts = pq.read_table(mixed / "chat.parquet")["text"].to_pylist()
+    order = read_pack(mixed / "chat.parquet").shuffled(small_profile.description["seed"])
+    foreign = pq.read_table(GATE_PACKS / "chat.parquet")["text"].to_pylist()
+    texts[texts.index(order.texts[0])] = min(foreign, key=lambda text: shuffle_key(3407, row_identity(text)))
+    pq.write_table(pa.table({"text": texts}), mixed / "chat.parquet")
+    refused(prune_on_model(eaftgate, small_profile, mixed, tmp_path / "out", *more), "1 rows that profile")
+    assert not (tmp_path / "out").exists()
+
+
+def test_packs_that_lack_a_calibration_row_are_refused(
+    eaftgate: Command, small_profile: Profile, tmp_path: Path
+) -> None:
+    """Rows that the profile has seen, but not the blocks that it was made of."""
+    used = set(small_profile.description["rows"])
+    (tmp_path / "fewer").mkdir()
+    for path in CALIBRATION_PACKS.glob("*.parquet"):
+        texts = [text for text in pq.read_table(path)["text"].to_pylist() if row_identity(text) in used]
+        kept = texts[1:] if path.stem == "reasoning" else texts
+        pq.write_table(pa.table({"text": kept}), tmp_path / "fewer" / path.name)
+    ended = prune_on_model(eaftgate, small_profile, tmp_path / "fewer", tmp_path / "out", "--method", "greedy")
+    refused(ended, "does not give the blocks that profile")
+
+
+def test_a_search_is_recorded_and_repeatable(eaftgate: Command, small_profile: Profile, tmp_path: Path) -> None:
+    more = ("--method", "greedy", "--swaps", 3, "--core", "--max-positions", 150, "--seed", 5, "--pre-gate")
+    first = prune_on_model(eaftgate, small_profile, CALIBRATION_PACKS, tmp_path / "first", *more, "--json")
+    second = prune_on_model(eaftgate, small_profile, CALIBRATION_PACKS, tmp_path / "second", *more)
+    assert (first.code, second.code) == (0, 0), first.err + second.err
+    manifests = [read_manifest(tmp_path / name) for name in ("first", "second")]
+    assert manifests[0].keep == manifests[1].keep
+    assert manifests[0].provenance == manifests[1].provenance
+    provenance = manifests[0].provenance
+    assert provenance["calibration_rows"] == sorted(small_profile.description["rows"])
+    assert provenance["search"]["settings"] == {
+        "max_positions": 150, "swaps": 3, "core": True, "seed": 5, "batch_size": 8,
+    }  # fmt: skip
+    assert provenance["search"]["positions"] == 150
+    assert provenance["search"]["refinement"]["tried"] == 3
+    assert provenance["weights"] == EaftWeights().as_dict()
+    sums = expert_sums(small_profile.trace, alignment="predicting", weights=EaftWeights())
+    core = core_experts(sums.good_mass_LE[None])
+    assert all(set(kept) >= set(first) for kept, first in zip(manifests[0].keep, core, strict=True))
+    cell = json.loads(first.out)["pre_gate"]
+    assert cell["metrics"]["tokens"] == small_profile.description["counted_tokens"]
+    said = second.out.splitlines()
+    assert said[0].startswith("pre-gate on ")
+    assert [line.split()[0] for line in said[1:-1]] == list(cell["verdicts"])
+
+
+def test_the_pre_gate_is_that_of_the_checkpoint(eaftgate: Command, small_profile: Profile, tmp_path: Path) -> None:
+    """Perplexity by masking and of the directory that was written, on the calibration blocks."""
+    more = ("--method", "reap", "--pre-gate", "--json")
+    ended = prune_on_model(eaftgate, small_profile, CALIBRATION_PACKS, tmp_path / "out", *more)
+    shown = json.loads(ended.out)["pre_gate"]["metrics"]
+    blocks = calibration_blocks(open_checkpoint(BASE), small_profile, CALIBRATION_PACKS)
+    written = load_model(tmp_path / "out", default_settings(device="cpu", dequantize=True))
+    measured = perplexity(collected(written, blocks).stats.logprob_T)
+    assert shown["ppl"] == pytest.approx(measured, rel=1e-5)
+    assert shown["ppl"] > 1.01 * shown["ppl_base"]
 
 
 def test_json_of_lock_and_verify(eaftgate: Command, copy_run: Run, tmp_path: Path) -> None:

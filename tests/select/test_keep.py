@@ -13,6 +13,7 @@ from eaftgate.profile.trace import Trace, TraceShard
 from eaftgate.select.keep import (
     CORE_EXPERTS,
     METHODS,
+    SEARCHES,
     KeepSets,
     core_experts,
     random_keep_sets,
@@ -151,7 +152,7 @@ def test_methods_disagree_here() -> None:
         for method in list(BEST_FIRST)[:5]
     ]
     assert first == [0, 4, 6, 5, 7]
-    assert set(METHODS) == {*BEST_FIRST, "random"}
+    assert set(METHODS) == {*BEST_FIRST, *SEARCHES, "random"}
 
 
 def test_alignment_chooses_the_positions() -> None:
@@ -174,7 +175,7 @@ def test_weights_default_to_the_specified_ones() -> None:
     assert keep == [[0, 1, 2, 3, 6]]
 
 
-@pytest.mark.parametrize("method", ["REAP", "magnitude", "random", ""])
+@pytest.mark.parametrize("method", ["REAP", "magnitude", "random", "greedy", ""])
 def test_a_method_without_scores_is_refused(method: str) -> None:
     with pytest.raises(UserError, match=f"--method is '{method}': it must be one of eaft-reap, reap, "):
         select_keep_sets(trace_of(TOKENS), method=method, keep_n=4, alignment="predicting")

@@ -1,0 +1,95 @@
+"""What `eaftgate prune` does on the model: the search of --method greedy, and the pre-gate."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from transformers import GptOssForCausalLM
+
+from eaftgate.errors import UserError
+from eaftgate.gate.judge import JudgedCell, judge_cell
+from eaftgate.gate.policy import load_gates
+from eaftgate.gate.wording import bounds_shown, shown
+from eaftgate.packs.blocks import Blocks
+from eaftgate.profile.profile import Profile
+from eaftgate.progress import progress_bar
+from eaftgate.search.evaluate import BATCH_SIZE, collected, masked_tokens, within_memory
+from eaftgate.search.greedy import MAX_POSITIONS, greedy_keep_sets, sampled_positions
+from eaftgate.search.swap import refined_keep_sets
+from eaftgate.select.keep import KeepSets, core_experts
+from eaftgate.select.saliency import EaftWeights, expert_sums, regions
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """`swaps`: how many to try on the masked model after the elimination. `core`: never drop the experts of most
+    good-token mass. `seed` draws the positions when there are more than `max_positions`."""
+
+    max_positions: int = MAX_POSITIONS
+    swaps: int = 0
+    core: bool = False
+    seed: int = 0
+    batch_size: int = BATCH_SIZE
+
+
+def search_keep_sets(
+    model: GptOssForCausalLM,
+    blocks: Blocks,
+    profile: Profile,
+    *,
+    keep_n: int,
+    weights: EaftWeights,
+    settings: SearchSettings,
+) -> tuple[KeepSets, dict[str, Any]]:
+    """The keep sets, and what they came from, for the manifest. `blocks` are the profile's.
+
+    Raises UserError when memory runs out or no token has a positive weight.
+    """
+    trace = profile.trace
+    region = regions(trace.column("p_T"), trace.column("entropy_T"), weights.low_quantile)
+    weight_T = region.weight_T(weights)
+    sample = sampled_positions(blocks, weight_T, max_positions=settings.max_positions, seed=settings.seed)
+    if not len(sample.position_X):
+        raise UserError("no token has a weight above 0, so the search has nothing to look at: raise --w-good")
+    core = None
+    if settings.core:
+        core = core_experts(expert_sums(trace, alignment="predicting", weights=weights).good_mass_LE[None])
+        core = [experts[:keep_n] for experts in core]
+    found: dict[str, Any] = {"settings": asdict(settings), "positions": len(sample.position_X)}
+    with within_memory():
+        with progress_bar("search", len(model.model.layers), unit="layers") as bar:
+            keep = greedy_keep_sets(
+                model, blocks, sample, keep_n=keep_n, core=core, batch_size=settings.batch_size, progress=bar.show
+            )
+        if settings.swaps:
+            with progress_bar("swaps", len(keep), unit="layers") as bar:
+                refined = refined_keep_sets(
+                    model,
+                    blocks,
+                    sample,
+                    keep,
+                    evaluations=settings.swaps,
+                    core=core,
+                    batch_size=settings.batch_size,
+                    progress=bar.show,
+                )
+            keep, found["refinement"] = refined.keep, {k: v for k, v in asdict(refined).items() if k != "keep"}
+    return keep, found
+
+
+def pre_gate(model: GptOssForCausalLM, blocks: Blocks, keep: KeepSets, *, batch_size: int) -> JudgedCell:
+    """The parity cell of `keep` on calibration blocks, by masking, under the shipped default policy: what to expect of
+    a gate, on rows that the keep sets were chosen with. Raises UserError when memory runs out."""
+    with within_memory():
+        base = collected(model, blocks, batch_size=batch_size)
+        tokens = masked_tokens(model, blocks, base, keep, batch_size=batch_size)
+    return judge_cell(load_gates().policy(None)[1], None, tokens, blocks.num_blocks, strict=False)
+
+
+def pre_gate_lines(cell: JudgedCell) -> list[str]:
+    """One line a metric, and what they amount to."""
+    lines = [f"pre-gate on {cell.metrics.tokens:,} calibration tokens, by masking (not a verdict): {cell.verdict}"]
+    for metric, verdict in cell.verdicts.items():
+        value, margin = (shown(metric, number, interval=True) for number in (verdict.estimate, verdict.margin))
+        against = "no margin" if verdict.margin is None else f"margin {margin}: {verdict.verdict}"
+        lines.append(f"  {metric} {value} {bounds_shown(metric, verdict)}, {against}")
+    return lines
