@@ -3,8 +3,8 @@
     PYTHONPATH=. python benchmarks/h200_sglang.py --work DIR --out results.jsonl [--sections parity speed decode]
 
 parity: the fixture checkpoint, and --model's if given: cells of the SGLang collector, of an SGLang server by its URL,
-and of transformers on the GPU, against transformers on the CPU in float32; --record keeps what the server answered for a
-short block (fixtures/sglang). speed: the 20B shape with generated weights: engine alone (k = 0: given tokens'
+and of transformers on the GPU, against transformers on the CPU in float32; --record keeps what the server answered for
+a short block (fixtures/sglang). speed: the 20B shape with generated weights: engine alone (k = 0: given tokens'
 log-probabilities; k = 20), the collector in its own process, transformers with dequantised experts. decode: tokens/s of
 the base, keep 24 and keep 20 with CUDA graphs. Medians of 3.
 """
@@ -37,7 +37,7 @@ from eaftgate.collect.collection import Collection, check_stats, concatenate, ma
 from eaftgate.collect.collector import Collector
 from eaftgate.collect.sglang.answers import stats_of_answer
 from eaftgate.collect.sglang.collector import EngineOptions, SglangCollector, close_engines
-from eaftgate.collect.sglang.endpoint import RECORDED, _get, _post, endpoint_for
+from eaftgate.collect.sglang.endpoint import RECORDED, EndpointCollector, _get, _post, endpoint_for
 from eaftgate.collect.transformers import TransformersCollector
 from eaftgate.errors import UserError
 from eaftgate.model.load import default_settings
@@ -106,10 +106,7 @@ def parity(results: Results, given: argparse.Namespace) -> None:
         found["sglang, other batches"] = collected(smaller, blocks)
         close_engines()
         if path.parent == FIXTURE:
-            with server(path, given.work) as url:
-                found["sglang server"] = collected(EndpointCollector(url, is_mxfp4=True), blocks)
-                if given.record is not None:
-                    record(url, blocks, given.record)
+            results.section("server", lambda: found.update(server=served(path, blocks, given)))  # noqa: B023
         for device, dtype in (("cuda", "bfloat16"), ("cuda", "float32"), ("cpu", "float32")):
             settings = default_settings(device=device, dtype=dtype, dequantize=True)
             model = TransformersCollector(path, digest, settings, batch_size=4 if device == "cpu" else 16)
@@ -124,6 +121,13 @@ def parity(results: Results, given: argparse.Namespace) -> None:
                 max_abs=float(np.abs(tokens.nll_delta_T).max()), same_top1=float(tokens.same_top1_T.mean()),
                 top20_jsd=float(tokens.top_jsd_T.mean()),
             )  # fmt: skip
+
+
+def served(path: Path, blocks: Blocks, given: argparse.Namespace) -> Collection:
+    with server(path, given.work) as url:
+        if given.record is not None:
+            record(url, blocks, given.record)
+        return collected(EndpointCollector(url, is_mxfp4=True), blocks)
 
 
 @contextmanager
@@ -149,7 +153,8 @@ def server(path: Path, work: Path) -> Iterator[str]:
         require(url is not None, "the server did not start in 120 s")
         yield str(url)
     finally:
-        os.killpg(process.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
 
