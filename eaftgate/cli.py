@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.filesize import decimal
 
 from eaftgate import __version__
+from eaftgate.cli_search import DeviceOption, DtypeOption, JsonOption, search_app
 from eaftgate.errors import UserError
 
 app = typer.Typer(
@@ -27,15 +28,11 @@ packs_app = typer.Typer(
     help="Work on directories of packs (Parquet files of Harmony conversations).", no_args_is_help=True
 )
 app.add_typer(packs_app, name="packs")
+app.add_typer(search_app)
 
 out = Console()
 UsageError: type[Exception] = typer.BadParameter.mro()[1]
 """click's, of which newer versions of typer carry their own copy."""
-JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
-DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N; default: cuda when there is one.")]
-DtypeOption = Annotated[
-    str | None, typer.Option(help="float32 or bfloat16; default: float32 on a CPU, bfloat16 on a GPU.")
-]
 
 
 class Alignment(StrEnum):

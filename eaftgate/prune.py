@@ -91,13 +91,18 @@ def _provenance(base: Checkpoint, base_digest: str, profile: Profile | None, req
     provenance: dict[str, Any] = {"method": request.method}
     if profile is None:
         return provenance
-    if profile.description["base"]["digest"] != base_digest:
-        made_from = profile.description["base"]["name"]
-        raise UserError(f"profile {profile.path} was made from another checkpoint ({made_from}): profile {base.name}")
+    check_profile(base, base_digest, profile)
     described = ("packs", "num_rows", "seq_len", "seed", "num_blocks", "counted_tokens", "blocks_digest", "model")
     provenance["profile"] = {key: profile.description[key] for key in described}
     provenance["calibration_rows"] = sorted(profile.description["rows"])
     return provenance
+
+
+def check_profile(base: Checkpoint, base_digest: str, profile: Profile) -> None:
+    """Raises UserError when the profile is of another checkpoint."""
+    if profile.description["base"]["digest"] != base_digest:
+        made_from = profile.description["base"]["name"]
+        raise UserError(f"profile {profile.path} was made from another checkpoint ({made_from}): profile {base.name}")
 
 
 def choose_experts(

@@ -5,6 +5,7 @@ from typing import Any
 
 from transformers import GptOssForCausalLM
 
+from eaftgate.collect.collection import Collection
 from eaftgate.errors import UserError
 from eaftgate.gate.judge import JudgedCell, judge_cell
 from eaftgate.gate.policy import load_gates
@@ -76,13 +77,24 @@ def search_keep_sets(
     return keep, found
 
 
-def pre_gate(model: GptOssForCausalLM, blocks: Blocks, keep: KeepSets, *, batch_size: int) -> JudgedCell:
-    """The parity cell of `keep` on calibration blocks, by masking, under the shipped default policy: what to expect of
-    a gate, on rows that the keep sets were chosen with. Raises UserError when memory runs out."""
+def judged_by_masking(
+    model: GptOssForCausalLM, blocks: Blocks, base: Collection, keep: KeepSets, *, batch_size: int
+) -> JudgedCell:
+    """The parity cell of `keep` against `base`, the whole model's collection of `blocks`, under the shipped default
+    policy. On calibration blocks it says what to expect of a gate, but on rows that the keep sets were chosen with.
+
+    Raises UserError when memory runs out.
+    """
     with within_memory():
-        base = collected(model, blocks, batch_size=batch_size)
         tokens = masked_tokens(model, blocks, base, keep, batch_size=batch_size)
     return judge_cell(load_gates().policy(None)[1], None, tokens, blocks.num_blocks, strict=False)
+
+
+def pre_gate(model: GptOssForCausalLM, blocks: Blocks, keep: KeepSets, *, batch_size: int) -> JudgedCell:
+    """The same, with a base of its own."""
+    with within_memory():
+        base = collected(model, blocks, batch_size=batch_size)
+    return judged_by_masking(model, blocks, base, keep, batch_size=batch_size)
 
 
 def pre_gate_lines(cell: JudgedCell) -> list[str]:

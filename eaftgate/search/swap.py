@@ -46,8 +46,8 @@ def refined_keep_sets(
     batch_size: int = BATCH_SIZE,
     progress: Callable[[int, int], None] | None = None,
 ) -> Refinement:
-    """`keep` after every swap that lowered the loss on `blocks`; at most `evaluations` are tried, spread evenly over the
-    layers, in the order of the error they leave at `sample`. Experts `core[layer]` stay."""
+    """`keep` after every swap that lowered the loss on `blocks`. At most `evaluations` are tried, spread evenly over
+    the layers, in the order of the error they leave at `sample`. Experts `core[layer]` stay."""
     chosen = [list(kept) for kept in keep]
     prefix = embedded(model, blocks, batch_size=batch_size)
     before = loss = _loss(model, blocks, prefix, 0, chosen)

@@ -1,1 +1,1 @@
-from prepared import base_copy, copy_run, made, profile  # noqa: F401
+from prepared import base_copy, copy_run, made, profile, random8  # noqa: F401

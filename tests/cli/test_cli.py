@@ -21,16 +21,21 @@ from eaftgate import __version__, cli
 from eaftgate.checkpoint.checkpoint import open_checkpoint
 from eaftgate.checkpoint.digest import checkpoint_digest
 from eaftgate.model.load import default_settings, load_model
-from eaftgate.packs.pack import read_pack, row_identity, shuffle_key
+from eaftgate.model.masking import keeping_experts
+from eaftgate.packs.blocks import build_blocks
+from eaftgate.packs.pack import UNION, named_packs, read_pack, row_identity, shuffle_key
+from eaftgate.packs.tokenizer import load_tokenizer
 from eaftgate.parity.metrics import perplexity
 from eaftgate.profile.profiler import Profile, ProfileRequest, profile_checkpoint
 from eaftgate.rewrite.manifest import read_manifest
+from eaftgate.search import sweep as sweeping
 from eaftgate.search.calibration import calibration_blocks
 from eaftgate.search.evaluate import collected
-from eaftgate.select.keep import core_experts
+from eaftgate.select.keep import core_experts, select_keep_sets
 from eaftgate.select.saliency import EaftWeights, expert_sums
 
-COMMANDS = (("packs", "split"), ("profile",), ("prune",), ("report",), ("lock",), ("verify",), ("cost",))
+COMMANDS = (("packs", "split"), ("profile",), ("prune",), ("report",), ("lock",), ("verify",), ("cost",),
+            ("sweep",), ("diagnose",))  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -253,6 +258,80 @@ def test_the_pre_gate_is_that_of_the_checkpoint(eaftgate: Command, small_profile
     measured = perplexity(collected(written, blocks).stats.logprob_T)
     assert shown["ppl"] == pytest.approx(measured, rel=1e-5)
     assert shown["ppl"] > 1.01 * shown["ppl_base"]
+
+
+def sweep_of(eaftgate: Command, profile: Profile, packs: Path, out: Path, *more: object) -> Ended:
+    given = ("--profile", profile.path, "--packs", packs, "--keep-n", "20", "--device", "cpu", "--out", out)
+    return eaftgate("sweep", BASE, *given, *more)
+
+
+def test_a_sweep_refuses_gate_rows_and_what_it_does_not_know(
+    eaftgate: Command, small_profile: Profile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("eaftgate.model.load.load_model", lambda *_: pytest.fail("a model was loaded"))
+    refused(sweep_of(eaftgate, small_profile, GATE_PACKS, tmp_path / "out"), "6 rows that profile")
+    for more, said in (
+        (("--methods", "reap,best"), "'best' is no method"),
+        (("--vary", "depth=1"), "'depth' cannot be varied"),
+        (("--vary", "seed"), "must be a factor and its values"),
+        (("--vary", "good=a"), "must be numbers"),
+        (("--vary", "good=nan"), "must be finite"),
+        (("--keep-n", "22"), "not a multiple of 4"),
+    ):
+        refused(sweep_of(eaftgate, small_profile, CALIBRATION_PACKS, tmp_path / "out", *more), said)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_sweep_varies_one_factor_at_a_time_and_resumes(
+    eaftgate: Command, small_profile: Profile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "sweep.jsonl"
+    methods = ("--methods", "eaft-reap,ean", "--vary", "uncertain=1", "--vary", "good=0,2")
+    lines = json.loads(sweep_of(eaftgate, small_profile, CALIBRATION_PACKS, out, *methods, "--json").out)
+    cases = [(line["case"]["method"], line["case"]["varied"]) for line in lines]
+    assert cases == [("eaft-reap", ""), ("ean", ""), *(("eaft-reap", v) for v in ("uncertain=1", "good=0", "good=2"))]
+    standard = EaftWeights().as_dict()
+    for line in lines:
+        name, _, value = line["case"]["varied"].partition("=")
+        assert line["case"]["weights"] == standard | ({name: float(value)} if name else {})
+    keep = select_keep_sets(small_profile.trace, method="ean", keep_n=20, alignment="predicting")
+    assert lines[1]["keep"] == keep
+    # Cut off in the last line: that case alone runs again, and no other.
+    out.write_bytes(out.read_bytes()[:-20])
+    ran: list[str] = []
+    run = sweeping._run
+    monkeypatch.setattr(sweeping, "_run", lambda *given: ran.append(given[-1].varied) or run(*given))
+    again = json.loads(sweep_of(eaftgate, small_profile, CALIBRATION_PACKS, out, *methods, "--json").out)
+    assert ran == ["good=2"]
+    assert [line | {"seconds": 0} for line in again] == [line | {"seconds": 0} for line in lines]
+    table = sweep_of(eaftgate, small_profile, CALIBRATION_PACKS, out, *methods).out.splitlines()
+    assert ran == ["good=2"]
+    losses = [float(re.search(r"([+-][\d.]+)%", row)[1]) for row in table[1:]]  # type: ignore[index]
+    assert len(losses) == 5
+    assert losses == sorted(losses)
+
+
+def test_diagnose_masks_one_layer_at_a_time(eaftgate: Command, random8: Path) -> None:
+    given = ("--packs", GATE_PACKS, "--seq-len", 64, "--num-blocks", 8, "--device", "cpu")
+    shown = json.loads(eaftgate("diagnose", random8, *given, "--json").out)
+    base = open_checkpoint(BASE)
+    assert [row["layer"] for row in shown] == [None, *range(base.num_layers)]
+    tokenizer = load_tokenizer(BASE)
+    union = named_packs(GATE_PACKS, seed=None)[UNION]
+    blocks = build_blocks(union, tokenizer.backend, eos_id=tokenizer.eos_id, seq_len=64, num_blocks=8)
+    whole = load_model(BASE, default_settings(device="cpu", dequantize=True))
+    unpruned = collected(whole, blocks).stats.logprob_T.astype(float)
+    keep = read_manifest(random8).keep
+    for row in shown:
+        chosen = [k if row["layer"] in (None, layer) else list(range(32)) for layer, k in enumerate(keep)]
+        with keeping_experts(whole, chosen):
+            masked = collected(whole, blocks).stats.logprob_T.astype(float)
+        assert row["loss"] == pytest.approx((unpruned - masked).mean(), abs=1e-6)
+        assert row["lower"] <= row["loss"] <= row["upper"]
+    assert max(row["loss"] for row in shown) > 1e-3
+    table = eaftgate("diagnose", random8, *given).out
+    assert len(table.splitlines()) == 2 + base.num_layers
+    refused(eaftgate("diagnose", random8, *given, "--base", random8), "is not the base")
 
 
 def test_json_of_lock_and_verify(eaftgate: Command, copy_run: Run, tmp_path: Path) -> None:
