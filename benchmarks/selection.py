@@ -40,7 +40,7 @@ from eaftgate.parity.paired import PairedTokens
 from eaftgate.profile.profiler import ProfileRequest, profile_checkpoint
 from eaftgate.profile.trace import Trace
 from eaftgate.search.evaluate import collected, masked_tokens
-from eaftgate.search.greedy import Sample, greedy_keep_sets, sampled_positions
+from eaftgate.search.greedy import Follow, Sample, greedy_keep_sets, sampled_positions
 from eaftgate.search.swap import refined_keep_sets
 from eaftgate.select.keep import KeepSets, select_keep_sets
 from eaftgate.select.saliency import EaftWeights, expert_sums, regions
@@ -84,13 +84,13 @@ def scorer(name: str) -> Method:
     return lambda seen, keep_n, _: select_keep_sets(seen.trace, method=name, keep_n=keep_n, alignment="predicting")
 
 
-def greedy(kind: str, *, core: bool = False) -> Method:
+def greedy(kind: str, *, core: bool = False, follow: Follow = "whole") -> Method:
     def method(seen: Calibration, keep_n: int, _: Chosen) -> KeepSets:
         first = None
         if core:
             good_LE = expert_sums(seen.trace, alignment="predicting", weights=EaftWeights()).good_mass_LE
             first = np.argsort(-good_LE, axis=1, kind="stable")[:, :4].tolist()
-        options = {"keep_n": keep_n, "core": first, "batch_size": seen.batch_size}
+        options = {"keep_n": keep_n, "core": first, "follow": follow, "batch_size": seen.batch_size}
         return greedy_keep_sets(seen.model, seen.blocks, seen.sample(kind, seen.blocks), **options)
 
     return method
@@ -114,6 +114,9 @@ METHODS: dict[str, Method] = {
     **{name: scorer(name) for name in SCORERS},
     "greedy": greedy("uniform"),
     "greedy-eaft": greedy("eaft"),
+    "greedy-pruned": greedy("uniform", follow="pruned"),
+    "greedy-stream": greedy("uniform", follow="stream"),
+    "greedy-eaft-stream": greedy("eaft", follow="stream"),
     "greedy-eaft-core": greedy("eaft", core=True),
     "greedy+swap": swapped("greedy", "uniform"),
     "greedy-eaft+swap": swapped("greedy-eaft", "eaft"),
@@ -121,7 +124,7 @@ METHODS: dict[str, Method] = {
 }
 
 
-ASKED_FOR = ("greedy-eaft-core", "greedy+swap", "eaft-reap+swap")
+ASKED_FOR = ("greedy-eaft-stream", "greedy-eaft-core", "greedy-eaft+swap", "eaft-reap+swap")
 """Only by --methods: the default run takes minutes."""
 
 

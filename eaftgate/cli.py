@@ -40,6 +40,12 @@ class Alignment(StrEnum):
     TOKEN = "token"
 
 
+class Following(StrEnum):
+    WHOLE = "whole"
+    PRUNED = "pruned"
+    STREAM = "stream"
+
+
 class Method(StrEnum):
     EAFT_REAP = "eaft-reap"
     REAP = "reap"
@@ -154,6 +160,9 @@ def prune(
     ] = False,
     max_positions: Annotated[int, typer.Option(min=1, help="greedy: positions to look at.")] = 65_536,
     swaps: Annotated[int, typer.Option(min=0, help="greedy: swaps to try on the masked model afterwards.")] = 0,
+    follow: Annotated[
+        Following, typer.Option(help="greedy: what layers are given, and aim at; whole: as in the unpruned model.")
+    ] = Following.WHOLE,
     core: Annotated[bool, typer.Option("--core", help="greedy: never drop the experts of most good tokens.")] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Blocks a forward pass, with --packs.")] = 8,
     device: DeviceOption = None,
@@ -182,7 +191,9 @@ def prune(
         from eaftgate.model.load import default_settings
         from eaftgate.search.search import SearchSettings
 
-        search = SearchSettings(max_positions=max_positions, swaps=swaps, core=core, seed=seed, batch_size=batch_size)
+        search = SearchSettings(
+            max_positions=max_positions, swaps=swaps, core=core, follow=follow.value, seed=seed, batch_size=batch_size
+        )
         run = ModelRun(packs, default_settings(device=device, dtype=dtype, dequantize=True), search, pre_gate)
     request = PruneRequest(
         keep_n=keep_n,

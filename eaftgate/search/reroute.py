@@ -2,8 +2,9 @@
 
 After a removal a token's next-ranked expert steps in and the softmax runs over the survivors. The output is
 sum_e gate_e * y_e, so with change_e = gate_e(kept) - gate_e(all) the squared error of a token is
-change' G change, G being the Gram matrix of its experts' outputs. G is all that is kept of the outputs:
-4 * E^2 bytes a token (4 KB for 32 experts, where their outputs take 184 KB at the 20B's width).
+change' G change, G being the Gram matrix of its experts' outputs. Where the output was off by o before anything was
+removed, it is change' G change + 2 change' (y o) + o' o. G is all that is kept of the outputs: 4 * E^2 bytes a token
+(4 KB for 32 experts, where their outputs take 184 KB at the 20B's width).
 
 Shapes: T tokens, E experts, K selections a token (top_k), J = K + 1, D hidden size.
 """
@@ -20,10 +21,13 @@ OUTPUT_BYTES = 1 << 28
 
 @dataclass(frozen=True)
 class RoutedTokens:
-    """`gate_TE`: gates of the whole layer, 0 where not selected. `weight_T` >= 0. All float32."""
+    """`gate_TE`: gates of the whole layer, 0 where not selected. `cross_TE`, `offset_T`: y o and o' o, see above.
+    `weight_T` >= 0. All float32."""
 
     logit_TE: Tensor
     gram_TEE: Tensor
+    cross_TE: Tensor
+    offset_T: Tensor
     gate_TE: Tensor
     weight_T: Tensor
     top_k: int
@@ -56,23 +60,38 @@ class RoutedTokens:
         """Weighted squared errors, [T, J], of J alternative selections of K experts."""
         change_TJE = (-self.gate_TE[:, None]).repeat(1, id_TJK.shape[1], 1)
         change_TJE.scatter_add_(2, id_TJK, logit_TJK.softmax(dim=-1))
-        square_TJ = (torch.bmm(change_TJE, self.gram_TEE) * change_TJE).sum(dim=-1)
+        slope_TJE = torch.bmm(change_TJE, self.gram_TEE) + 2 * self.cross_TE[:, None]
+        square_TJ = (slope_TJE * change_TJE).sum(dim=-1) + self.offset_T[:, None]
         return square_TJ.clamp(min=0) * self.weight_T[:, None]
 
 
 @torch.inference_mode()
-def routed_tokens(mlp: GptOssMLP, hidden_TD: Tensor, weight_T: Tensor) -> RoutedTokens:
-    """Every expert's output for every token, as a Gram matrix; `hidden_TD` is what the layer's router sees.
+def routed_tokens(mlp: GptOssMLP, hidden_TD: Tensor, weight_T: Tensor, offset_TD: Tensor | None = None) -> RoutedTokens:
+    """Every expert's output for every token, as a Gram matrix; `hidden_TD` is what the layer's router sees, `offset_TD`
+    by how much the layer's output misses its target when nothing is removed (None: it is the target).
 
     The experts must be plain tensors (loaded with dequantize).
     """
     logit_TE = torch.nn.functional.linear(hidden_TD, mlp.router.weight, mlp.router.bias).float()
     top_TK, id_TK = logit_TE.topk(mlp.router.top_k)
     gate_TE = torch.zeros_like(logit_TE).scatter(1, id_TK, top_TK.softmax(dim=-1))
+    offset_TD = torch.zeros_like(hidden_TD, dtype=torch.float32) if offset_TD is None else offset_TD.float()
     experts, width = mlp.experts, max(mlp.experts.gate_up_proj.shape[2], hidden_TD.shape[1])
     chunk = max(1, OUTPUT_BYTES // (logit_TE.shape[1] * width * hidden_TD.element_size()))
-    gram_TEE = torch.cat([_gram(_all_outputs(experts, part_TD)) for part_TD in hidden_TD.split(chunk)])
-    return RoutedTokens(logit_TE, gram_TEE, gate_TE, weight_T.to(logit_TE), mlp.router.top_k)
+    grams, crosses = [], []
+    for input_TD, miss_TD in zip(hidden_TD.split(chunk), offset_TD.split(chunk), strict=True):
+        output_TED = _all_outputs(experts, input_TD).transpose(0, 1).float()
+        grams.append(output_TED @ output_TED.transpose(1, 2))
+        crosses.append((output_TED @ miss_TD[:, :, None])[:, :, 0])
+    return RoutedTokens(
+        logit_TE=logit_TE,
+        gram_TEE=torch.cat(grams),
+        cross_TE=torch.cat(crosses),
+        offset_T=offset_TD.square().sum(dim=1),
+        gate_TE=gate_TE,
+        weight_T=weight_T.to(logit_TE),
+        top_k=mlp.router.top_k,
+    )
 
 
 def _all_outputs(experts: GptOssExperts, hidden_TD: Tensor) -> Tensor:
@@ -80,11 +99,6 @@ def _all_outputs(experts: GptOssExperts, hidden_TD: Tensor) -> Tensor:
     input_ETD = hidden_TD.expand(experts.num_experts, -1, -1)
     gated = experts._apply_gate(torch.baddbmm(experts.gate_up_proj_bias[:, None], input_ETD, experts.gate_up_proj))
     return torch.baddbmm(experts.down_proj_bias[:, None], gated, experts.down_proj)
-
-
-def _gram(output_ETD: Tensor) -> Tensor:
-    output_TED = output_ETD.transpose(0, 1).float()
-    return output_TED @ output_TED.transpose(1, 2)
 
 
 def eliminated(tokens: RoutedTokens, keep_n: int, core_E: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from eaftgate.packs.blocks import Blocks
 from eaftgate.profile.profile import Profile
 from eaftgate.progress import progress_bar
 from eaftgate.search.evaluate import BATCH_SIZE, collected, masked_tokens, within_memory
-from eaftgate.search.greedy import MAX_POSITIONS, greedy_keep_sets, sampled_positions
+from eaftgate.search.greedy import MAX_POSITIONS, Follow, greedy_keep_sets, sampled_positions
 from eaftgate.search.swap import refined_keep_sets
 from eaftgate.select.keep import KeepSets, core_experts
 from eaftgate.select.saliency import EaftWeights, expert_sums, regions
@@ -23,11 +23,13 @@ from eaftgate.select.saliency import EaftWeights, expert_sums, regions
 @dataclass(frozen=True)
 class SearchSettings:
     """`swaps`: how many to try on the masked model after the elimination. `core`: never drop the experts of most
-    good-token mass. `seed` draws the positions when there are more than `max_positions`."""
+    good-token mass. `follow`: see eaftgate.search.greedy. `seed` draws the positions when there are more than
+    `max_positions`."""
 
     max_positions: int = MAX_POSITIONS
     swaps: int = 0
     core: bool = False
+    follow: Follow = "whole"
     seed: int = 0
     batch_size: int = BATCH_SIZE
 
@@ -59,7 +61,14 @@ def search_keep_sets(
     with within_memory():
         with progress_bar("search", len(model.model.layers), unit="layers") as bar:
             keep = greedy_keep_sets(
-                model, blocks, sample, keep_n=keep_n, core=core, batch_size=settings.batch_size, progress=bar.show
+                model,
+                blocks,
+                sample,
+                keep_n=keep_n,
+                core=core,
+                follow=settings.follow,
+                batch_size=settings.batch_size,
+                progress=bar.show,
             )
         if settings.swaps:
             with progress_bar("swaps", len(keep), unit="layers") as bar:

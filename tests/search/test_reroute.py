@@ -32,17 +32,26 @@ def hidden_TD(model: GptOssForCausalLM) -> torch.Tensor:
 WEIGHTS = np.random.default_rng(4).choice([0.0, 0.25, 1.0], TOKENS)
 
 
-@pytest.fixture(scope="module")
-def tokens(model: GptOssForCausalLM, hidden_TD: torch.Tensor) -> RoutedTokens:
-    return routed_tokens(model.model.layers[0].mlp, hidden_TD, torch.from_numpy(WEIGHTS))
+@pytest.fixture(scope="module", params=[0.0, 0.5], ids=["exact", "off"])
+def offset_TD(request: pytest.FixtureRequest, hidden_TD: torch.Tensor) -> torch.Tensor:
+    """By how much the output misses its target before anything is removed."""
+    return request.param * torch.randn(hidden_TD.shape, generator=torch.Generator().manual_seed(5))
 
 
 @pytest.fixture(scope="module")
-def slow_errors(model: GptOssForCausalLM, hidden_TD: torch.Tensor) -> dict[tuple[int, ...], float]:
+def tokens(model: GptOssForCausalLM, hidden_TD: torch.Tensor, offset_TD: torch.Tensor) -> RoutedTokens:
+    offset = offset_TD if offset_TD.any() else None
+    return routed_tokens(model.model.layers[0].mlp, hidden_TD, torch.from_numpy(WEIGHTS), offset)
+
+
+@pytest.fixture(scope="module")
+def slow_errors(
+    model: GptOssForCausalLM, hidden_TD: torch.Tensor, offset_TD: torch.Tensor
+) -> dict[tuple[int, ...], float]:
     """The error of every keep set of TOP_K experts or more, token by token in float64."""
     mlp = model.model.layers[0].mlp
     weight, bias = mlp.router.weight.detach().double().numpy(), mlp.router.bias.detach().double().numpy()
-    hidden = hidden_TD.double().numpy()
+    hidden, offset = hidden_TD.double().numpy(), offset_TD.double().numpy()
     logits = [(weight @ x + bias).tolist() for x in hidden]
     outputs = [[slow_expert(mlp.experts, expert, x) for expert in range(EXPERTS)] for x in hidden]
 
@@ -54,7 +63,8 @@ def slow_errors(model: GptOssForCausalLM, hidden_TD: torch.Tensor) -> dict[tuple
     everyone = range(EXPERTS)
     return {
         kept: sum(
-            w * float(((output(token, kept) - output(token, everyone)) ** 2).sum()) for token, w in enumerate(WEIGHTS)
+            w * float(((output(token, kept) - output(token, everyone) + offset[token]) ** 2).sum())
+            for token, w in enumerate(WEIGHTS)
         )
         for size in range(TOP_K, EXPERTS + 1)
         for kept in itertools.combinations(everyone, size)
@@ -140,8 +150,13 @@ def test_nothing_to_swap_when_all_are_kept(tokens: RoutedTokens) -> None:
 
 
 def test_chunks_do_not_change_the_gram_matrix(
-    model: GptOssForCausalLM, hidden_TD: torch.Tensor, tokens: RoutedTokens, monkeypatch: pytest.MonkeyPatch
+    model: GptOssForCausalLM,
+    hidden_TD: torch.Tensor,
+    offset_TD: torch.Tensor,
+    tokens: RoutedTokens,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(reroute, "OUTPUT_BYTES", 1)
-    one_by_one = routed_tokens(model.model.layers[0].mlp, hidden_TD, torch.from_numpy(WEIGHTS))
+    one_by_one = routed_tokens(model.model.layers[0].mlp, hidden_TD, torch.from_numpy(WEIGHTS), offset_TD)
     torch.testing.assert_close(one_by_one.gram_TEE, tokens.gram_TEE, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(one_by_one.cross_TE, tokens.cross_TE, rtol=1e-4, atol=1e-4)
