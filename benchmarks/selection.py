@@ -15,7 +15,7 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -124,7 +124,7 @@ METHODS: dict[str, Method] = {
 }
 
 
-ASKED_FOR = ("greedy-eaft-stream", "greedy-eaft-core", "greedy-eaft+swap", "eaft-reap+swap")
+ASKED_FOR = ("greedy-pruned", "greedy-eaft-stream", "greedy-eaft-core", "greedy-eaft+swap", "eaft-reap+swap")
 """Only by --methods: the default run takes minutes."""
 
 
@@ -234,7 +234,10 @@ def three_parts(packs: Path, work: Path, seed: int, hold_out: str | None) -> dic
     return parts
 
 
-def run_seed(given: argparse.Namespace, settings: ModelSettings, seed: int, work: Path) -> list[dict[str, Any]]:
+def run_seed(
+    given: argparse.Namespace, settings: ModelSettings, seed: int, work: Path
+) -> Iterator[list[dict[str, Any]]]:
+    """The results of every keep_n as they come."""
     started = time.perf_counter()
     base, tokenizer = open_checkpoint(str(given.model)), load_tokenizer(given.model)
     parts = three_parts(given.packs, work, seed, given.hold_out)
@@ -260,10 +263,8 @@ def run_seed(given: argparse.Namespace, settings: ModelSettings, seed: int, work
         model, profile.trace, blocks, seed, given.batch_size, given.max_positions, given.evaluations, given.swap_blocks
     )
     methods = {name: METHODS[name] for name in given.methods.split(",")}
-    results: list[dict[str, Any]] = []
     for keep_n in given.keep:
-        results += measured(seen, keep_n, methods, judged["development"], judged["final"])
-    return results
+        yield measured(seen, keep_n, methods, judged["development"], judged["final"])
 
 
 def main() -> None:
@@ -275,28 +276,29 @@ def main() -> None:
     parser.add_argument("--keep", type=lambda text: [int(n) for n in text.split(",")], default=[24, 20])
     parser.add_argument("--methods", default=",".join(name for name in METHODS if name not in ASKED_FOR))
     parser.add_argument("--hold-out", help="a pack that calibration does not see")
-    parser.add_argument("--rows", type=int, default=500, help="of UNION, to calibrate on")
+    parser.add_argument("--rows", type=int, default=400, help="of UNION, to calibrate on")
     parser.add_argument("--seq-len", type=int, default=1024)
-    parser.add_argument("--development-blocks", type=int, default=64)
-    parser.add_argument("--final-blocks", type=int, default=160)
+    parser.add_argument("--development-blocks", type=int, default=48)
+    parser.add_argument("--final-blocks", type=int, default=144)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--max-positions", type=int, default=65_536)
-    parser.add_argument("--evaluations", type=int, default=60, help="swaps to try")
+    parser.add_argument("--evaluations", type=int, default=40, help="swaps to try")
     parser.add_argument("--swap-blocks", type=int, default=96, help="calibration blocks that swaps are tried on")
     parser.add_argument("--device")
     parser.add_argument("--dtype", default="float32")
     given = parser.parse_args()
     settings = default_settings(device=given.device, dtype=given.dtype, dequantize=True)
+    arguments = json.loads(json.dumps(vars(given), default=str))
     started = time.perf_counter()
     results: list[dict[str, Any]] = []
     for seed in range(SEED, SEED + given.seeds):
         work = Path(tempfile.mkdtemp())
         try:
-            results += run_seed(given, settings, seed, work)
+            for more in run_seed(given, settings, seed, work):
+                results += more
+                write_json(given.out, {"arguments": arguments, "model": settings.describe(), "results": results})
         finally:
             shutil.rmtree(work)
-        arguments = json.loads(json.dumps(vars(given), default=str))
-        write_json(given.out, {"arguments": arguments, "model": settings.describe(), "results": results})
     print(f"done in {time.perf_counter() - started:.0f} s: {given.out}")
 
 
