@@ -35,10 +35,10 @@ def one_layer(device: str, dtype: torch.dtype) -> GptOssForCausalLM:
         num_hidden_layers=1, num_local_experts=32, num_experts_per_tok=4, hidden_size=2880, intermediate_size=2880,
         num_attention_heads=64, num_key_value_heads=8, head_dim=64, vocab_size=1024, layer_types=["full_attention"],
     )  # fmt: skip
-    config._attn_implementation = SINK_ATTENTION
-    config._experts_implementation = GROUPED_EXPERTS
     with torch.device(device):
         model = GptOssForCausalLM(config).to(dtype).eval()
+    model.set_attn_implementation(SINK_ATTENTION)
+    model.set_experts_implementation(GROUPED_EXPERTS)
     generator = torch.Generator(device=device).manual_seed(0)
     with torch.no_grad():
         for parameter in model.model.layers[0].parameters():
