@@ -71,6 +71,10 @@ class Calibration:
         if kind == "eaft":
             region = regions(self.trace.column("p_T"), self.trace.column("entropy_T"), EaftWeights().low_quantile)
             weight_T = region.weight_T(EaftWeights())
+        if kind == "balanced":  # every pack weighs the same
+            pack_T = self.trace.column("pack_T")
+            weight_T = 1 / np.bincount(pack_T)[pack_T]
+            weight_T /= weight_T.mean()
         weight_T = weight_T[: blocks.num_counted]
         return sampled_positions(blocks, weight_T, max_positions=self.max_positions, seed=self.seed)
 
@@ -114,6 +118,7 @@ METHODS: dict[str, Method] = {
     **{name: scorer(name) for name in SCORERS},
     "greedy": greedy("uniform"),
     "greedy-eaft": greedy("eaft"),
+    "greedy-balanced": greedy("balanced"),
     "greedy-pruned": greedy("uniform", follow="pruned"),
     "greedy-stream": greedy("uniform", follow="stream"),
     "greedy-eaft-stream": greedy("eaft", follow="stream"),
