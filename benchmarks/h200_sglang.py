@@ -36,7 +36,7 @@ from eaftgate.checkpoint.digest import checkpoint_digest
 from eaftgate.collect.collection import Collection, check_stats, concatenate, make_collection
 from eaftgate.collect.collector import Collector
 from eaftgate.collect.sglang.answers import stats_of_answer
-from eaftgate.collect.sglang.collector import EngineOptions, SglangCollector, close_engines
+from eaftgate.collect.sglang.collector import CALL_TOKENS, EngineOptions, SglangCollector, close_engines
 from eaftgate.collect.sglang.endpoint import RECORDED, EndpointCollector, _get, _post, endpoint_for
 from eaftgate.collect.transformers import TransformersCollector
 from eaftgate.errors import UserError
@@ -76,10 +76,12 @@ def main() -> None:
     raise SystemExit(1 if results.failed else 0)
 
 
-def sglang_collector(path: Path, work: Path, **options: Any) -> SglangCollector:
+def sglang_collector(path: Path, work: Path, *, call_tokens: int = CALL_TOKENS, **options: Any) -> SglangCollector:
     checkpoint = open_checkpoint(path)
     log = work / f"engine-{path.name}.log"
-    return SglangCollector(path, checkpoint_digest(checkpoint), EngineOptions(**options), log, is_mxfp4=True)
+    return SglangCollector(
+        path, checkpoint_digest(checkpoint), EngineOptions(**options), log, is_mxfp4=True, call_tokens=call_tokens
+    )
 
 
 def collected(collector: Collector, blocks: Blocks) -> Collection:
@@ -102,7 +104,7 @@ def parity(results: Results, given: argparse.Namespace) -> None:
         digest = checkpoint_digest(open_checkpoint(path))
         engine = sglang_collector(path, given.work, memory_fraction=0.3)
         found = {"sglang": collected(engine, blocks), "sglang again": collected(engine, blocks)}
-        smaller = sglang_collector(path, given.work, memory_fraction=0.3, prefill_tokens=1 << 12, call_tokens=1 << 13)
+        smaller = sglang_collector(path, given.work, call_tokens=1 << 12, memory_fraction=0.3)
         found["sglang, other batches"] = collected(smaller, blocks)
         close_engines()
         if path.parent == FIXTURE:

@@ -37,8 +37,8 @@ def cases(plan: Plan, kind: str) -> dict[str, Any]:
         case "floor_case":
             return {
                 f"{cell.id}-{tier}-{metric}": (cell, tier, metric)
+                for tier in plan.floor_tiers  # outermost: a model that takes a minute to boot is booted once
                 for cell in plan.base_cells(BASE)
-                for tier in plan.floor_tiers
                 for metric in metrics
             }
         case "halves_case":

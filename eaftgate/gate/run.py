@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 
 from eaftgate.collect.collection import Collection, check_stats, restored
 from eaftgate.collect.collector import Collector
+from eaftgate.collect.sglang import collector as engine_collector
+from eaftgate.collect.sglang import endpoint
 from eaftgate.collect.sglang.collector import EngineOptions, SglangCollector
-from eaftgate.collect.sglang.endpoint import CALL_TOKENS, EndpointCollector, endpoint_for
+from eaftgate.collect.sglang.endpoint import EndpointCollector, endpoint_for
 from eaftgate.collect.store import CollectionStore, OpenBar, Request, no_bar
 from eaftgate.collect.transformers import TransformersCollector
 from eaftgate.files import write_json
@@ -33,6 +35,7 @@ from eaftgate.parity.paired import PairedTokens, pair
 
 CELLS_DIR = "cells"
 COLLECTIONS_DIR = "collections"
+OTHER_BATCHES = 8
 
 Order = NDArray[np.intp]
 
@@ -109,16 +112,15 @@ class GateRun:
         """What scores `model`; another `batch_size` than the plan's is for the noise floor."""
         options, found = self.plan.options, self.models[model]
         path, is_mxfp4 = found.checkpoint.path, found.checkpoint.is_mxfp4
+        # A server and an engine batch by themselves; handed less at a time they make other batches.
+        share = 1 if batch_size is None else OTHER_BATCHES
         if options.endpoints:
             url = endpoint_for(options.endpoints, path, found.checkpoint.name)
-            share = 1 if batch_size is None else 2
-            return EndpointCollector(url, is_mxfp4=is_mxfp4, call_tokens=CALL_TOKENS // share)
+            return EndpointCollector(url, is_mxfp4=is_mxfp4, call_tokens=endpoint.CALL_TOKENS // share)
         if options.collector == "sglang":
-            engine = EngineOptions(tp=options.tp, dp=options.dp)
-            if batch_size is not None:  # an engine batches by itself: other forward passes take another limit
-                engine = replace(engine, prefill_tokens=engine.prefill_tokens // 2)
             log = self.results / f"engine-{os.getpid()}.log"
-            return SglangCollector(path, found.digest, engine, log, is_mxfp4=is_mxfp4)
+            engine, calls = EngineOptions(tp=options.tp, dp=options.dp), engine_collector.CALL_TOKENS // share
+            return SglangCollector(path, found.digest, engine, log, is_mxfp4=is_mxfp4, call_tokens=calls)
         size = batch_size or self.plan.batch_size
         return TransformersCollector(path, found.digest, self.models.settings, batch_size=size)
 

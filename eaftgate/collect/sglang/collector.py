@@ -26,7 +26,7 @@ _SHARED_MEMORY = Path("/dev/shm")
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """How the engine runs. `call_tokens` is the collector's own batch; the caller's batch size does not matter."""
+    """How the engine runs, besides what a collector of log-probabilities leaves no choice in."""
 
     tp: int = 1
     dp: int = 1
@@ -34,7 +34,6 @@ class EngineOptions:
     attention_backend: str = "triton"
     prefill_tokens: int = 1 << 14
     memory_fraction: float = 0.6
-    call_tokens: int = CALL_TOKENS
 
     def arguments(self) -> dict[str, Any]:
         """sglang.Engine's. Prefill only, nothing cached between blocks, nothing sampled."""
@@ -77,11 +76,20 @@ def _engine(path: Path, digest: str, options: EngineOptions, log: Path, *, is_mx
 
 
 class SglangCollector:
-    """`log` is the file that gets what the engine prints."""
+    """`log` is the file that gets what the engine prints. `call_tokens` is the batch: the caller's does not matter."""
 
-    def __init__(self, path: Path, digest: str, options: EngineOptions, log: Path, *, is_mxfp4: bool) -> None:
+    def __init__(
+        self,
+        path: Path,
+        digest: str,
+        options: EngineOptions,
+        log: Path,
+        *,
+        is_mxfp4: bool,
+        call_tokens: int = CALL_TOKENS,
+    ) -> None:
         self._path, self._digest, self._options, self._log = path, digest, options, log
-        self._is_mxfp4 = is_mxfp4
+        self._is_mxfp4, self._call_tokens = is_mxfp4, call_tokens
 
     def settings(self) -> dict[str, Any]:
         try:
@@ -94,13 +102,13 @@ class SglangCollector:
             "sglang": version,
             "torch": torch.__version__,
             "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
-            "call_tokens": self._options.call_tokens,
+            "call_tokens": self._call_tokens,
             **self._options.arguments(),
         }
 
     def batches(self, blocks: Blocks, first_block: int) -> Iterator[tuple[int, TokenStats]]:
         engine = _engine(self._path, self._digest, self._options, self._log, is_mxfp4=self._is_mxfp4)
-        size = max(1, self._options.call_tokens // blocks.seq_len)
+        size = max(1, self._call_tokens // blocks.seq_len)
         starts = list(range(first_block, blocks.num_blocks, size))
         root = _SHARED_MEMORY if _SHARED_MEMORY.is_dir() else None
         directory = Path(tempfile.mkdtemp(prefix=f"{spool.MARK}-", dir=root))
