@@ -125,7 +125,7 @@ class SglangCollector:
             try:
                 for _ in range(submitted - answered):  # an abandoned run leaves the engine usable
                     engine.wait()
-            except UserError:
+            except UserError:  # it ended, and said so where it was waited for
                 _engines.clear()
             shutil.rmtree(directory, ignore_errors=True)
 

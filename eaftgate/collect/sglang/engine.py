@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,9 @@ class Engine:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, text=True, bufsize=1
             )
+        assert self._process.stdin is not None  # both were asked to be pipes
+        assert self._process.stdout is not None
+        self._stdin, self._stdout = self._process.stdin, self._process.stdout
         self._write({"model": str(model), "arguments": arguments})
         used = self._read()["ready"]
         if is_mxfp4 and used["moe_runner_backend"] in DEQUANTISING:
@@ -47,29 +51,30 @@ class Engine:
         return int(self._read()["done"])
 
     def close(self) -> None:
-        if self._process.poll() is None and self._process.stdin is not None:
-            self._process.stdin.close()
-            try:
-                self._process.wait(SHUTDOWN_SECONDS)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
+        """The worker ends when its input does."""
+        with suppress(BrokenPipeError):
+            self._stdin.close()
+        try:
+            self._process.wait(SHUTDOWN_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._stdout.close()
 
     def _write(self, value: Any) -> None:
         try:
-            assert self._process.stdin is not None
-            self._process.stdin.write(json.dumps(value) + "\n")
+            self._stdin.write(json.dumps(value) + "\n")
         except BrokenPipeError:
             raise self._failure() from None
 
     def _read(self) -> Any:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
+        line = self._stdout.readline()
         if not line:
             raise self._failure()
         return json.loads(line)
 
     def _failure(self) -> UserError:
-        self._process.wait()
+        self.close()
         with self._log.open(encoding="utf-8", errors="replace") as stream:
             lines = [line.strip() for line in deque(stream, 200) if line.strip()]
         errors = [line for line in lines if "Error" in line]

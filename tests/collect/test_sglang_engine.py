@@ -1,0 +1,113 @@
+"""The SGLang collector over an engine that cuts blocks up as it likes (tests/fake_sglang)."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from gate_command import BASE, GATE_PACKS
+
+from eaftgate.checkpoint.checkpoint import open_checkpoint
+from eaftgate.checkpoint.digest import checkpoint_digest
+from eaftgate.collect.collection import TokenStats, check_stats, concatenate
+from eaftgate.collect.sglang import spool
+from eaftgate.collect.sglang.collector import EngineOptions, SglangCollector, close_engines
+from eaftgate.collect.transformers import TransformersCollector
+from eaftgate.errors import UserError
+from eaftgate.model.load import default_settings
+from eaftgate.packs.blocks import Blocks, build_blocks
+from eaftgate.packs.pack import named_packs
+from eaftgate.packs.tokenizer import load_tokenizer
+
+FAKE = Path(__file__).parents[1] / "fake_sglang"
+
+
+@pytest.fixture(autouse=True)
+def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(FAKE), str(Path(__file__).parents[2])]))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.syspath_prepend(str(FAKE))
+    yield
+    close_engines()
+
+
+@pytest.fixture(scope="module")
+def blocks() -> Blocks:
+    tokenizer = load_tokenizer(BASE)
+    union = named_packs(GATE_PACKS, seed=3407)["UNION"]
+    return build_blocks(union, tokenizer.backend, eos_id=tokenizer.eos_id, seq_len=72, num_blocks=11)
+
+
+def collector(log: Path, path: Path = BASE, *, call_tokens: int = 250, **options: object) -> SglangCollector:
+    digest = checkpoint_digest(open_checkpoint(BASE))
+    engine = EngineOptions(**options)  # type: ignore[arg-type]
+    return SglangCollector(path, digest, engine, log, is_mxfp4=True, call_tokens=call_tokens)
+
+
+def test_blocks_that_were_cut_up_come_back_with_the_transformers_collectors_numbers(
+    blocks: Blocks, tmp_path: Path
+) -> None:
+    found = list(collector(tmp_path / "log").batches(blocks, 0))
+    assert [count for count, _ in found] == [3, 3, 3, 2]
+    stats = concatenate([stats for _, stats in found])
+    check_stats(stats, blocks.num_counted, where="test")
+    model = TransformersCollector(BASE, "x", default_settings(device="cpu"), batch_size=4)
+    expected = concatenate([stats for _, stats in model.batches(blocks, 0)])
+    np.testing.assert_allclose(stats.logprob_T, expected.logprob_T, atol=2e-4)
+    np.testing.assert_allclose(stats.entropy_T, expected.entropy_T, atol=2e-4)
+    np.testing.assert_allclose(stats.top_logprobs_TK, expected.top_logprobs_TK, atol=1e-3)
+    assert (stats.top_ids_TK[:, 0] == expected.top_ids_TK[:, 0]).mean() > 0.999
+
+
+def test_it_resumes_at_a_block_and_an_abandoned_run_leaves_the_engine_usable(blocks: Blocks, tmp_path: Path) -> None:
+    engine = collector(tmp_path / "log")
+    next(engine.batches(blocks, 0))[1]
+    rest = concatenate([stats for _, stats in engine.batches(blocks, 5)])
+    assert len(rest) == int(blocks.counted_BS[5:].sum())
+
+
+def test_an_engine_that_does_not_boot_is_one_sentence_with_its_log(blocks: Blocks, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"engine ended with code \d+ \(.*has no config.json\): see .*log"):
+        list(collector(tmp_path / "log", tmp_path / "nowhere").batches(blocks, 0))
+
+
+def test_a_backend_that_dequantises_is_refused(blocks: Blocks, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="dequantises its MXFP4 experts"):
+        list(collector(tmp_path / "log", moe_runner_backend="triton").batches(blocks, 0))
+
+
+def test_settings_name_what_decides_the_numbers(tmp_path: Path) -> None:
+    settings = collector(tmp_path / "log").settings()
+    assert settings.keys() >= {"sglang", "moe_runner_backend", "attention_backend", "chunked_prefill_size", "tp_size"}
+    assert settings != collector(tmp_path / "log", call_tokens=1).settings()
+
+
+def test_without_sglang_the_sentence_says_what_to_install(
+    blocks: Blocks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(UserError, match=r"eaftgate\[sglang\]"):
+        list(collector(tmp_path / "log").batches(blocks, 0))
+
+
+# Files between the processes
+
+
+def test_a_part_that_is_missing_is_an_error(tmp_path: Path) -> None:
+    directory = tmp_path / spool.MARK
+    directory.mkdir()
+    counted = np.array([False, True, True, False, True])
+    rid = spool.write_request(directory / "000000000", np.arange(5), counted)
+    assert spool.is_ours(rid)
+    assert not spool.is_ours("4f5e")
+    position, target = spool.wanted(rid, 0, 2)
+    assert (position.tolist(), target.tolist()) == ([0, 1], [1, 2])
+    columns = (((2,), np.float32), ((2,), np.float32), ((2, 20), np.int32), ((2, 20), np.float32))
+    stats = TokenStats(*(np.zeros(shape, kind) for shape, kind in columns))
+    spool.write_part(rid, 0, stats)
+    with pytest.raises(UserError, match="2 of 3 counted tokens"):
+        spool.take_answer(directory / "000000000", 3)
+    spool.write_part(rid, 2, stats.select(np.s_[:1]))
+    assert len(spool.take_answer(directory / "000000000", 3)) == 3
+    assert list(directory.iterdir()) == []

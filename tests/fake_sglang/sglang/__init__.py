@@ -1,0 +1,62 @@
+"""A stand-in for SGLang with its real interfaces towards eaftgate: an Engine that batches and chunks requests as it
+likes, and calls the model class that the external package registers, on a CPU.
+
+What it shows: that blocks come back whole, in order and with the right numbers, however they were cut up. What it
+cannot show: that SGLang still has these interfaces; that takes a GPU (benchmarks/h200_sglang.py).
+"""
+
+import asyncio
+import importlib
+import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+FORWARD_TOKENS = 100
+"""Of a forward pass: blocks of more are chunked, smaller ones share a pass."""
+
+
+class Engine:
+    def __init__(self, model_path: str, **arguments: Any) -> None:
+        if arguments.get("log_level") != "warning":
+            raise RuntimeError("RuntimeError: unexpected arguments")
+        if not (Path(model_path) / "config.json").is_file():
+            raise RuntimeError(f"RuntimeError: {model_path} has no config.json")
+        self.server_args = SimpleNamespace(
+            moe_runner_backend=arguments["moe_runner_backend"], attention_backend=arguments["attention_backend"]
+        )
+        self.loop = asyncio.new_event_loop()
+        asyncio.set_event_loop(self.loop)
+        package = os.environ["SGLANG_EXTERNAL_MODEL_PACKAGE"]
+        self._model = importlib.import_module(f"{package}.gpt_oss").EntryClass(model_path)
+
+    async def async_generate(self, *, input_ids: list[list[int]], sampling_params: Any, rid: list[str]) -> list[Any]:
+        assert sampling_params["max_new_tokens"] == 0
+        await asyncio.sleep(0)
+        passes: list[list[tuple[str, int, list[int], list[int]]]] = [[]]
+        room = FORWARD_TOKENS
+        for name, ids in zip(rid, input_ids, strict=True):
+            start = 0
+            while start < len(ids):
+                taken = ids[start : start + room]
+                passes[-1].append((name, start, taken, ids[: start + len(taken)]))
+                start, room = start + len(taken), room - len(taken)
+                if not room:
+                    passes.append([])
+                    room = FORWARD_TOKENS
+        for requests in filter(None, passes):
+            batch = SimpleNamespace(
+                rids=[name for name, *_ in requests],
+                extend_prefix_lens_cpu=[start for _, start, *_ in requests],
+                extend_seq_lens_cpu=[len(taken) for *_, taken, _ in requests],
+                forward_mode=SimpleNamespace(is_extend=lambda: True),
+                whole=[whole for *_, whole in requests],
+            )
+            ids_N = torch.tensor([token for *_, taken, _ in requests for token in taken])
+            self._model.forward(ids_N, ids_N, batch)
+        return [{} for _ in rid]
+
+    def shutdown(self) -> None:
+        self.loop.stop()

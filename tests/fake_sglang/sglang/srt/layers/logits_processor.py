@@ -1,0 +1,2 @@
+class LogitsMetadata:
+    pass
