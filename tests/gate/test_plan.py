@@ -153,3 +153,21 @@ def test_every_module_of_gates_has_its_place() -> None:
 def test_contradictions_are_usage_errors(packs: Path, options: dict[str, object], said: str) -> None:
     with pytest.raises(UserError, match=said):
         plan_of(packs, **options)
+
+
+def test_engines_and_servers(packs: Path) -> None:
+    """A server has no perturbed copy and no no-op rewrite of the base; an engine of our own has, and wants its GPUs."""
+    engine = plan_of(packs, checkpoints=("a",), collector="sglang", tp=2)
+    assert (engine.runs_engines, engine.gpus_per_worker) == (True, 2)
+    assert {tier for _, tier, _ in cases(engine, "floor_case").values()} == {"rerun", "batch", "ulp"}
+    server = plan_of(packs, checkpoints=("a",), collector="sglang", endpoints=("http://x",))
+    assert not server.runs_engines
+    assert {tier for _, tier, _ in cases(server, "floor_case").values()} == {"rerun", "batch"}
+    assert not cases(server, "noop_case")
+    assert not [case for case in required_cases(server) if "test_noop::test_metrics" in case]
+    assert "test_noop::test_tensors" in required_cases(server)
+    for wrong in ({"endpoints": ("http://x",)}, {"tp": 2}, {"dp": 2}):
+        with pytest.raises(UserError, match="--collector=sglang"):
+            plan_of(packs, checkpoints=("a",), **wrong)
+    with pytest.raises(UserError, match="--tp is 0"):
+        plan_of(packs, checkpoints=("a",), collector="sglang", tp=0)

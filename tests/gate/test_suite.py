@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from gate_command import BASE, CALIBRATION_PACKS, GATE_PACKS, ROOT, Case, Run, gate, pytest_command
 from prepared import SMALL
+from sglang_server import serving
 
 from eaftgate.errors import UserError
 from eaftgate.gate.policy import DEFAULT_GATES, INTERVAL_METRICS, load_gates
@@ -310,6 +311,22 @@ def test_budgets_show_what_fewer_blocks_would_have_said(copy_run: Run, base_copy
     assert all(row["verdict"] == "pass" for row in rows if row["num_blocks"] == 48)
     with pytest.raises(UserError, match="judged on 48 blocks"):
         budgets_of(copy_run.results, gates.policy(None)[1], [49])
+
+
+# Scoring somewhere else
+
+
+def test_servers_score_a_base_and_its_copy(base_copy: Path, tmp_path: Path) -> None:
+    options = (*ON_GATE_PACKS, f"--checkpoint={base_copy}", *TINY, "--policy=near-lossless-v1", "--collector=sglang")
+    with serving(str(BASE), 2048) as base, serving(str(base_copy), 2048) as copy:
+        run = gate(tmp_path / "run", *options, f"--endpoint={base.url}", f"--endpoint={copy.url}")
+        assert base.asked > copy.asked > 0
+        lonely = gate(tmp_path / "lonely", *options, f"--endpoint={base.url}")
+    assert run.code == 0, run.output
+    assert run.cells("copy")["UNION-64"]["inputs"]["collector"]["collector"] == "sglang-endpoint"
+    assert not any(name.startswith("test_noop::test_metrics") for name in run.junit)
+    assert lonely.code == 1
+    assert "no --endpoint serves" in near_lossless(lonely, "copy-UNION-64-ppl").reason
 
 
 # Usage

@@ -98,10 +98,12 @@ def _post(url: str, question: dict[str, Any]) -> Any:
             with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response:
                 return json.load(response)
         except (OSError, HTTPException, ValueError) as error:
-            refused = isinstance(error, urllib.error.HTTPError) and error.code < 500
-            if wait is None or refused:
-                raise UserError(f"{url} does not answer ({error}): see the server's log") from None
-            time.sleep(wait)
+            reason, refused = str(error), isinstance(error, urllib.error.HTTPError) and error.code < 500
+            if isinstance(error, urllib.error.HTTPError):
+                error.close()  # it is the response, too
+        if wait is None or refused:
+            raise UserError(f"{url} does not answer ({reason}): see the server's log")
+        time.sleep(wait)
     raise AssertionError("unreachable")
 
 

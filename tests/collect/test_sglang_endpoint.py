@@ -1,0 +1,115 @@
+"""Scoring over HTTP: a server on this machine that answers in SGLang's form, sometimes late, sometimes not at all."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sglang_server import Server, answer, logprobs_after, serving
+
+from eaftgate.collect.collection import check_stats, concatenate
+from eaftgate.collect.sglang import endpoint
+from eaftgate.collect.sglang.answers import stats_of_answer
+from eaftgate.collect.sglang.endpoint import EndpointCollector, endpoint_for
+from eaftgate.errors import UserError
+from eaftgate.packs.blocks import Blocks
+
+VOCABULARY, SEQ_LEN, BLOCKS = 64, 12, 9
+RNG = np.random.default_rng(0)
+BLOCK = Blocks(
+    pack="p",
+    seq_len=SEQ_LEN,
+    token_ids_BS=RNG.integers(VOCABULARY, size=(BLOCKS, SEQ_LEN), dtype=np.int32),
+    counted_BS=(RNG.random((BLOCKS, SEQ_LEN)) < 0.4) & (np.arange(SEQ_LEN) > 0),
+    row_BS=np.zeros((BLOCKS, SEQ_LEN), np.int32),
+    identities=("x",),
+)
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with serving("/models/keep24", VOCABULARY) as state:
+        yield state
+
+
+@pytest.fixture(autouse=True)
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(endpoint, "RETRY_SECONDS", (0.01, 0.01))
+
+
+def test_every_counted_token_gets_the_servers_numbers(server: Server) -> None:
+    collector = EndpointCollector(server.url, is_mxfp4=True, call_tokens=2 * SEQ_LEN)
+    found = list(collector.batches(BLOCK, 0))
+    assert [count for count, _ in found] == [2, 2, 2, 2, 1]
+    stats = concatenate([stats for _, stats in found])
+    check_stats(stats, BLOCK.num_counted, where="test")
+    for token, (block, place) in enumerate(np.argwhere(BLOCK.counted_BS)):
+        ids = BLOCK.token_ids_BS[block]
+        logprobs = logprobs_after(int(ids[place - 1]), int(place), VOCABULARY)
+        assert stats.logprob_T[token] == pytest.approx(logprobs[ids[place]], rel=1e-6)
+        best = np.argsort(-logprobs)[:20]
+        assert stats.top_ids_TK[token].tolist() == best.tolist()
+        q = np.exp(logprobs[best]) / np.exp(logprobs[best]).sum()
+        assert stats.entropy_T[token] == pytest.approx(-(q * np.log(q)).sum() / np.log(20), rel=1e-5)
+
+
+def test_it_resumes_at_a_block(server: Server) -> None:
+    collector = EndpointCollector(server.url, is_mxfp4=True, call_tokens=2 * SEQ_LEN)
+    stats = concatenate([stats for _, stats in collector.batches(BLOCK, 6)])
+    assert len(stats) == int(BLOCK.counted_BS[6:].sum())
+
+
+def test_a_dropped_connection_and_a_busy_server_are_asked_again(server: Server) -> None:
+    server.failures = [None, 503]
+    collector = EndpointCollector(server.url, is_mxfp4=True, call_tokens=BLOCKS * SEQ_LEN)
+    ((count, stats),) = collector.batches(BLOCK, 0)
+    assert (count, len(stats), server.asked) == (BLOCKS, BLOCK.num_counted, 3)
+
+
+@pytest.mark.parametrize("failures", [[503] * 3, [400]])
+def test_a_server_that_stays_broken_or_refuses_is_one_sentence(server: Server, failures: list[int | None]) -> None:
+    server.failures = list(failures)
+    collector = EndpointCollector(server.url, is_mxfp4=True, call_tokens=BLOCKS * SEQ_LEN)
+    with pytest.raises(UserError, match="does not answer"):
+        list(collector.batches(BLOCK, 0))
+    assert server.asked == len(failures)
+
+
+def test_a_server_that_dequantises_is_refused(server: Server) -> None:
+    server.backend = "triton"
+    with pytest.raises(UserError, match="dequantises MXFP4 experts"):
+        EndpointCollector(server.url, is_mxfp4=True)
+    assert EndpointCollector(server.url, is_mxfp4=False).settings()["moe_runner_backend"] == "triton"
+
+
+def test_the_endpoint_is_the_one_that_serves_the_checkpoint(server: Server) -> None:
+    assert endpoint_for([server.url], Path("/elsewhere"), "/models/keep24") == server.url
+    with pytest.raises(UserError, match=r"no --endpoint serves other .*serves /models/keep24"):
+        endpoint_for([server.url], Path("/elsewhere"), "other")
+    with pytest.raises(UserError, match="is an SGLang server running there"):
+        endpoint_for(["http://127.0.0.1:9"], Path("/x"), "x")
+
+
+IDS, COUNTED = BLOCK.token_ids_BS[0], BLOCK.counted_BS[0]
+
+
+def other_tokens(meta: dict[str, Any]) -> None:
+    for entry in meta["input_token_logprobs"]:
+        entry[1] += 1
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda meta: meta.pop("input_top_logprobs"),
+        lambda meta: meta["input_token_logprobs"].pop(),
+        lambda meta: [tops.pop() for tops in meta["input_top_logprobs"][1:]],
+        other_tokens,
+    ],
+)
+def test_an_answer_of_another_form_or_block_is_refused(damage: Any) -> None:
+    meta = answer(IDS.tolist(), VOCABULARY)["meta_info"]
+    damage(meta)
+    with pytest.raises(UserError, match="cannot be read"):
+        stats_of_answer(meta, IDS, COUNTED)

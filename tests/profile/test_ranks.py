@@ -1,0 +1,66 @@
+"""Several processes profile together: whole batches each, and the trace of one."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from gate_command import BASE, CALIBRATION_PACKS, ROOT
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eaftgate.profile.profile import open_profile
+from eaftgate.profile.profiler import _missing
+from eaftgate.profile.ranks import Ranks
+
+
+@given(st.integers(1, 200), st.integers(1, 16), st.integers(1, 9))
+def test_shares_are_whole_batches_and_cover_every_block_once(blocks: int, batch_size: int, size: int) -> None:
+    shares = [Ranks(rank, size, rank).share(blocks, batch_size) for rank in range(size)]
+    assert [block for share in shares for block in share] == list(range(blocks))
+    assert all(share.start % batch_size == 0 for share in shares if share)
+
+
+@pytest.mark.parametrize(
+    ("share", "held", "missing"),
+    [
+        (range(0, 10), [], [range(0, 10)]),
+        (range(0, 10), [range(0, 4)], [range(4, 10)]),
+        (range(0, 10), [range(6, 8), range(0, 4)], [range(4, 6), range(8, 10)]),
+        (range(5, 10), [range(0, 7)], [range(7, 10)]),
+        (range(5, 10), [range(12, 20)], [range(5, 10)]),
+        (range(5, 10), [range(0, 20)], []),
+        (range(5, 5), [], []),
+    ],
+)
+def test_what_is_missing(share: range, held: list[range], missing: list[range]) -> None:
+    assert _missing(share, held) == missing
+
+
+def test_two_ranks_give_the_trace_of_one(tmp_path: Path) -> None:
+    arguments = (
+        "profile", str(BASE), "--packs", str(CALIBRATION_PACKS), "--num-rows", "24", "--seq-len", "64",
+        "--batch-size", "4", "--device", "cpu",
+    )  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    launchers = {
+        "one": [sys.executable, "-m", "eaftgate.cli"],
+        "two": [
+            sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "eaftgate.cli",
+        ],
+    }  # fmt: skip
+    for name, launcher in launchers.items():
+        command = [*launcher, *arguments, "--out", str(tmp_path / name)]
+        ended = subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False
+        )
+        assert ended.returncode == 0, ended.stderr
+        assert ended.stdout.count("profiled") == 1
+    one, two = (open_profile(tmp_path / name) for name in launchers)
+    assert len(one.trace.shards) == 1
+    assert len(two.trace.shards) == 2
+    for column in ("p_T", "entropy_T", "row_T", "pack_T", "expert_XLK", "gate_XLK", "norm_XLK"):
+        assert np.array_equal(one.trace.column(column), two.trace.column(column)), column
+    assert one.description["thresholds"] == two.description["thresholds"]

@@ -1,0 +1,84 @@
+"""A server on this machine that answers in SGLang's form, sometimes late, sometimes not at all.
+
+Its log-probabilities depend on the token before and on the place, and on nothing else: whatever model it is said to
+serve.
+"""
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import numpy as np
+from scipy.special import log_softmax
+
+
+def logprobs_after(token: int, place: int, vocabulary: int) -> np.ndarray:
+    return log_softmax(np.random.default_rng([token, place]).normal(0, 3, vocabulary))
+
+
+def answer(ids: list[int], vocabulary: int) -> dict[str, Any]:
+    """What an SGLang server says of a prompt with logprob_start_len 0 and top_logprobs_num 20."""
+    given: list[Any] = [[None, ids[0], None]]
+    tops: list[Any] = [None]
+    for place in range(1, len(ids)):
+        logprobs = logprobs_after(ids[place - 1], place, vocabulary)
+        given.append([float(logprobs[ids[place]]), ids[place], None])
+        tops.append([[float(logprobs[i]), int(i), None] for i in np.argsort(-logprobs)[:20]])
+    return {"text": "", "meta_info": {"input_token_logprobs": given, "input_top_logprobs": tops}}
+
+
+@dataclass
+class Server:
+    url: str = ""
+    failures: list[int | None] = field(default_factory=list)
+    """Before the next answers: a status to fail with, or None to drop the connection."""
+    backend: str = "triton_kernel"
+    asked: int = 0
+
+
+@contextmanager
+def serving(model: str, vocabulary: int) -> Iterator[Server]:
+    state = Server()
+
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, *_: Any) -> None:
+            pass
+
+        def do_GET(self) -> None:
+            described = {"model_path": model, "version": "0.5.16", "moe_runner_backend": state.backend}
+            self._say(200, described)
+
+        def do_POST(self) -> None:
+            question = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            state.asked += 1
+            if state.failures:
+                status = state.failures.pop(0)
+                if status is None:
+                    self.close_connection = True
+                    return
+                self._say(status, {})
+                return
+            assert (question["logprob_start_len"], question["top_logprobs_num"]) == (0, 20)
+            self._say(200, [answer(ids, vocabulary) for ids in question["input_ids"]])
+
+        def _say(self, status: int, value: Any) -> None:
+            body = json.dumps(value).encode()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+    httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=httpd.serve_forever, daemon=True)
+    thread.start()
+    state.url = f"http://127.0.0.1:{httpd.server_address[1]}"
+    try:
+        yield state
+    finally:
+        httpd.shutdown()
+        httpd.server_close()
+        thread.join()
