@@ -8,7 +8,7 @@ OUT ?= gate-out
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup gate test lint clean
+.PHONY: setup gate test gpu-test lint clean
 
 setup: $(READY)
 
@@ -36,6 +36,12 @@ lint: $(READY)
 
 test: lint
 	$(BIN)/python -m pytest -n 2 -q tests/
+
+# Everything that needs a GPU (an H100 or H200, SGLang installed); fails without one.
+gpu-test: $(READY)
+	mkdir -p $(OUT)
+	PYTHONPATH=. $(BIN)/python benchmarks/h200.py --device cuda --work $(OUT)/gpu --out $(OUT)/gpu.jsonl
+	PYTHONPATH=. $(BIN)/python benchmarks/h200_sglang.py --work $(OUT)/gpu --out $(OUT)/gpu.jsonl
 
 clean:
 	rm -rf $(OUT) $(VENV) results
