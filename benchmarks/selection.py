@@ -41,7 +41,6 @@ from eaftgate.profile.profiler import ProfileRequest, profile_checkpoint
 from eaftgate.profile.trace import Trace
 from eaftgate.search.evaluate import collected, masked_tokens
 from eaftgate.search.greedy import Follow, Sample, greedy_keep_sets, sampled_positions
-from eaftgate.search.swap import refined_keep_sets
 from eaftgate.select.keep import KeepSets, select_keep_sets
 from eaftgate.select.saliency import EaftWeights, expert_sums, regions
 
@@ -62,8 +61,6 @@ class Calibration:
     seed: int
     batch_size: int
     max_positions: int
-    evaluations: int
-    swap_blocks: int
 
     def sample(self, kind: str, blocks: Blocks) -> Sample:
         """Positions of `blocks`, all of the calibration blocks or the first of them."""
@@ -79,37 +76,21 @@ class Calibration:
         return sampled_positions(blocks, weight_T, max_positions=self.max_positions, seed=self.seed)
 
 
-Chosen = dict[str, KeepSets]
-"""What the methods before it chose, by name, at the same keep_n."""
-Method = Callable[[Calibration, int, Chosen], KeepSets]
+Method = Callable[[Calibration, int], KeepSets]
 
 
 def scorer(name: str) -> Method:
-    return lambda seen, keep_n, _: select_keep_sets(seen.trace, method=name, keep_n=keep_n, alignment="predicting")
+    return lambda seen, keep_n: select_keep_sets(seen.trace, method=name, keep_n=keep_n, alignment="predicting")
 
 
 def greedy(kind: str, *, core: bool = False, follow: Follow = "whole") -> Method:
-    def method(seen: Calibration, keep_n: int, _: Chosen) -> KeepSets:
+    def method(seen: Calibration, keep_n: int) -> KeepSets:
         first = None
         if core:
             good_LE = expert_sums(seen.trace, alignment="predicting", weights=EaftWeights()).good_mass_LE
             first = np.argsort(-good_LE, axis=1, kind="stable")[:, :4].tolist()
         options = {"keep_n": keep_n, "core": first, "follow": follow, "batch_size": seen.batch_size}
         return greedy_keep_sets(seen.model, seen.blocks, seen.sample(kind, seen.blocks), **options)
-
-    return method
-
-
-def swapped(start: str, kind: str) -> Method:
-    """From what `start` chose, which must have run before."""
-
-    def method(seen: Calibration, keep_n: int, chosen: Chosen) -> KeepSets:  # noqa: ARG001
-        blocks = seen.blocks.reordered(np.arange(min(seen.swap_blocks, seen.blocks.num_blocks)))
-        options = {"evaluations": seen.evaluations, "batch_size": seen.batch_size}
-        found = refined_keep_sets(seen.model, blocks, seen.sample(kind, blocks), chosen[start], **options)
-        print(f"    loss on calibration {found.loss_before:.4f} -> {found.loss:.4f}, "
-              f"{found.accepted} of {found.tried} swaps", flush=True)  # fmt: skip
-        return found.keep
 
     return method
 
@@ -123,13 +104,10 @@ METHODS: dict[str, Method] = {
     "greedy-stream": greedy("uniform", follow="stream"),
     "greedy-eaft-stream": greedy("eaft", follow="stream"),
     "greedy-eaft-core": greedy("eaft", core=True),
-    "greedy+swap": swapped("greedy", "uniform"),
-    "greedy-eaft+swap": swapped("greedy-eaft", "eaft"),
-    "eaft-reap+swap": swapped("eaft-reap", "uniform"),
 }
 
 
-ASKED_FOR = ("greedy-pruned", "greedy-eaft-stream", "greedy-eaft-core", "greedy-eaft+swap", "eaft-reap+swap")
+ASKED_FOR = ("greedy-pruned", "greedy-eaft-stream", "greedy-eaft-core")
 """Only by --methods: the default run takes minutes."""
 
 
@@ -182,20 +160,19 @@ def measured(
     seen: Calibration, keep_n: int, methods: Mapping[str, Method], development: Judged, final: Judged
 ) -> list[dict[str, Any]]:
     """Every method at one keep_n, ranked by nobody: in the order of METHODS."""
-    chosen: Chosen = {}
     results, final_tokens = [], {}
     for name, method in methods.items():
         started = time.perf_counter()
-        chosen[name] = method(seen, keep_n, chosen)
+        keep = method(seen, keep_n)
         seconds = time.perf_counter() - started
         at = {"batch_size": seen.batch_size}
-        tokens = masked_tokens(seen.model, development.blocks, development.base, chosen[name], **at)
-        final_tokens[name] = masked_tokens(seen.model, final.blocks, final.base, chosen[name], **at)
+        tokens = masked_tokens(seen.model, development.blocks, development.base, keep, **at)
+        final_tokens[name] = masked_tokens(seen.model, final.blocks, final.base, keep, **at)
         result = {
             "seed": seen.seed, "keep_n": keep_n, "method": name, "seconds": seconds,
             "development": relative_loss(tokens), "final": relative_loss(final_tokens[name]),
             "packs": by_pack(final_tokens[name], final), **verdicts(final_tokens[name], final.blocks.num_blocks),
-            "keep": chosen[name],
+            "keep": keep,
         }  # fmt: skip
         results.append(result)
         packs = "  ".join(f"{pack} {cell['loss']:+.2%}" for pack, cell in result["packs"].items())
@@ -264,9 +241,7 @@ def run_seed(
     counted = {part: len(at.base.stats) for part, at in judged.items()}
     print(f"seed {seed}: {blocks.num_blocks} blocks, {blocks.num_counted:,} counted tokens to calibrate on, {counted}; "
           f"prepared in {time.perf_counter() - started:.1f} s", flush=True)  # fmt: skip
-    seen = Calibration(
-        model, profile.trace, blocks, seed, given.batch_size, given.max_positions, given.evaluations, given.swap_blocks
-    )
+    seen = Calibration(model, profile.trace, blocks, seed, given.batch_size, given.max_positions)
     methods = {name: METHODS[name] for name in given.methods.split(",")}
     for keep_n in given.keep:
         yield measured(seen, keep_n, methods, judged["development"], judged["final"])
@@ -287,8 +262,6 @@ def main() -> None:
     parser.add_argument("--final-blocks", type=int, default=144)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--max-positions", type=int, default=65_536)
-    parser.add_argument("--evaluations", type=int, default=40, help="swaps to try")
-    parser.add_argument("--swap-blocks", type=int, default=96, help="calibration blocks that swaps are tried on")
     parser.add_argument("--device")
     parser.add_argument("--dtype", default="float32")
     given = parser.parse_args()

@@ -159,7 +159,6 @@ def prune(
         bool, typer.Option("--pre-gate", help="Show, before writing, the parity of the choice on --packs, by masking.")
     ] = False,
     max_positions: Annotated[int, typer.Option(min=1, help="greedy: positions to look at.")] = 65_536,
-    swaps: Annotated[int, typer.Option(min=0, help="greedy: swaps to try on the masked model afterwards.")] = 0,
     follow: Annotated[
         Following, typer.Option(help="greedy: what layers are given, and aim at; whole: as in the unpruned model.")
     ] = Following.WHOLE,
@@ -192,7 +191,7 @@ def prune(
         from eaftgate.search.search import SearchSettings
 
         search = SearchSettings(
-            max_positions=max_positions, swaps=swaps, core=core, follow=follow.value, seed=seed, batch_size=batch_size
+            max_positions=max_positions, core=core, follow=follow.value, seed=seed, batch_size=batch_size
         )
         run = ModelRun(packs, default_settings(device=device, dtype=dtype, dequantize=True), search, pre_gate)
     request = PruneRequest(

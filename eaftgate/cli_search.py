@@ -32,7 +32,6 @@ def sweep(
         list[str] | None,
         typer.Option(help="FACTOR=V1,V2: every case again with this one factor changed; repeatable."),
     ] = None,
-    swaps: Annotated[int, typer.Option(min=0, help="greedy: swaps to try on the masked model afterwards.")] = 0,
     batch_size: BatchOption = 8,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
@@ -41,7 +40,7 @@ def sweep(
     """Score many selections by masking, on the rows of the profile and on no others; ends with a ranked table.
 
     Methods and keep_n are crossed, factors are varied one at a time: good, conflict, uncertain, low_quantile (weights),
-    swaps, max_positions, seed.
+    max_positions, seed.
     """
     from eaftgate.checkpoint.checkpoint import open_checkpoint
     from eaftgate.checkpoint.digest import checkpoint_digest
@@ -59,7 +58,7 @@ def sweep(
     for n in counts:
         resolve_keep_n(checkpoint.num_experts, checkpoint.top_k, n)
     varied = dict(_factor(text) for text in vary or [])
-    cases = sweeping.planned(methods.split(","), counts, varied, SearchSettings(swaps=swaps, batch_size=batch_size))
+    cases = sweeping.planned(methods.split(","), counts, varied, SearchSettings(batch_size=batch_size))
     blocks = calibration_blocks(checkpoint, profile, packs)
     model = load_model(checkpoint.path, default_settings(device=device, dtype=dtype, dequantize=True))
     lines = sweeping.sweep(model, blocks, profile, cases, out_file)

@@ -149,10 +149,8 @@ def _on_model(
         keep, chosen = choose_experts(base, profile, request, keep_n)
     model = load_model(base.path, run.model)
     if searching:
-        keep, found = search_keep_sets(
-            model, blocks, profile, keep_n=keep_n, weights=request.weights, settings=run.search
-        )
+        keep, found = search_keep_sets(model, blocks, profile, keep_n=keep_n, settings=run.search)
         found["model"] = run.model.describe()
-        chosen = {"alignment": "predicting", "weights": request.weights.as_dict(), "search": found}
+        chosen = {"alignment": "predicting", "search": found}
     judged = pre_gate(model, blocks, keep, batch_size=run.search.batch_size) if run.pre_gate else None
     return keep, chosen, judged

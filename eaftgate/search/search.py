@@ -3,10 +3,10 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 from transformers import GptOssForCausalLM
 
 from eaftgate.collect.collection import Collection
-from eaftgate.errors import UserError
 from eaftgate.gate.judge import JudgedCell, judge_cell
 from eaftgate.gate.policy import load_gates
 from eaftgate.gate.wording import bounds_shown, shown
@@ -15,19 +15,16 @@ from eaftgate.profile.profile import Profile
 from eaftgate.progress import progress_bar
 from eaftgate.search.evaluate import BATCH_SIZE, collected, masked_tokens, within_memory
 from eaftgate.search.greedy import MAX_POSITIONS, Follow, greedy_keep_sets, sampled_positions
-from eaftgate.search.swap import refined_keep_sets
 from eaftgate.select.keep import KeepSets, core_experts
-from eaftgate.select.saliency import EaftWeights, expert_sums, regions
+from eaftgate.select.saliency import EaftWeights, expert_sums
 
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """`swaps`: how many to try on the masked model after the elimination. `core`: never drop the experts of most
-    good-token mass. `follow`: see eaftgate.search.greedy. `seed` draws the positions when there are more than
-    `max_positions`."""
+    """`core`: never drop the experts of most good-token mass. `follow`: see eaftgate.search.greedy. `seed` draws the
+    positions when there are more than `max_positions`."""
 
     max_positions: int = MAX_POSITIONS
-    swaps: int = 0
     core: bool = False
     follow: Follow = "whole"
     seed: int = 0
@@ -40,49 +37,32 @@ def search_keep_sets(
     profile: Profile,
     *,
     keep_n: int,
-    weights: EaftWeights,
     settings: SearchSettings,
 ) -> tuple[KeepSets, dict[str, Any]]:
     """The keep sets, and what they came from, for the manifest. `blocks` are the profile's.
 
-    Raises UserError when memory runs out or no token has a positive weight.
+    Every counted token weighs the same: EAFT's weights were measured and lost more (docs/selection.md). Raises
+    UserError when memory runs out.
     """
     trace = profile.trace
-    region = regions(trace.column("p_T"), trace.column("entropy_T"), weights.low_quantile)
-    weight_T = region.weight_T(weights)
-    sample = sampled_positions(blocks, weight_T, max_positions=settings.max_positions, seed=settings.seed)
-    if not len(sample.position_X):
-        raise UserError("no token has a weight above 0, so the search has nothing to look at: raise --w-good")
+    equal_T = np.ones(blocks.num_counted)
+    sample = sampled_positions(blocks, equal_T, max_positions=settings.max_positions, seed=settings.seed)
     core = None
     if settings.core:
-        core = core_experts(expert_sums(trace, alignment="predicting", weights=weights).good_mass_LE[None])
+        core = core_experts(expert_sums(trace, alignment="predicting", weights=EaftWeights()).good_mass_LE[None])
         core = [experts[:keep_n] for experts in core]
     found: dict[str, Any] = {"settings": asdict(settings), "positions": len(sample.position_X)}
-    with within_memory():
-        with progress_bar("search", len(model.model.layers), unit="layers") as bar:
-            keep = greedy_keep_sets(
-                model,
-                blocks,
-                sample,
-                keep_n=keep_n,
-                core=core,
-                follow=settings.follow,
-                batch_size=settings.batch_size,
-                progress=bar.show,
-            )
-        if settings.swaps:
-            with progress_bar("swaps", len(keep), unit="layers") as bar:
-                refined = refined_keep_sets(
-                    model,
-                    blocks,
-                    sample,
-                    keep,
-                    evaluations=settings.swaps,
-                    core=core,
-                    batch_size=settings.batch_size,
-                    progress=bar.show,
-                )
-            keep, found["refinement"] = refined.keep, {k: v for k, v in asdict(refined).items() if k != "keep"}
+    with within_memory(), progress_bar("search", len(model.model.layers), unit="layers") as bar:
+        keep = greedy_keep_sets(
+            model,
+            blocks,
+            sample,
+            keep_n=keep_n,
+            core=core,
+            follow=settings.follow,
+            batch_size=settings.batch_size,
+            progress=bar.show,
+        )
     return keep, found
 
 

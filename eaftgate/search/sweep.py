@@ -31,7 +31,6 @@ FACTORS = {
     "conflict": "weights",
     "uncertain": "weights",
     "low_quantile": "weights",
-    "swaps": "search",
     "max_positions": "search",
     "seed": "search",
 }
@@ -80,7 +79,7 @@ def planned(
 
 def _matters(factor: str, method: str) -> bool:
     if method in SEARCHES:
-        return True
+        return FACTORS[factor] == "search"
     return factor == "seed" if method == "random" else FACTORS[factor] == "weights" and method in WEIGHTED
 
 
@@ -146,7 +145,7 @@ def _run(model: GptOssForCausalLM, blocks: Blocks, profile: Profile, base: Colle
 
 def _keep_sets(model: GptOssForCausalLM, blocks: Blocks, profile: Profile, case: Case) -> KeepSets:
     if case.method in SEARCHES:
-        options: dict[str, Any] = {"keep_n": case.keep_n, "weights": case.weights, "settings": case.search}
+        options: dict[str, Any] = {"keep_n": case.keep_n, "settings": case.search}
         return search_keep_sets(model, blocks, profile, **options)[0]
     if case.method == "random":
         shape = (profile.trace.num_layers, profile.trace.num_experts)
