@@ -80,7 +80,8 @@ def clustered(
         if count == 1:
             found.append(Estimate(value, math.inf, 0))
             continue
-        skewness = float((deviation_C**3).sum()) * math.sqrt(count) / squares**1.5 if squares else 0.0
+        # Scaled first: the cube of a tiny deviation would be 0.
+        skewness = float(((deviation_C / math.sqrt(squares)) ** 3).sum()) * math.sqrt(count) if squares else 0.0
         error = math.sqrt(count / (count - 1) * squares) / tokens
         found.append(Estimate(value, error, count - 1, skewness))
     return max(found, key=lambda estimate: estimate.standard_error)

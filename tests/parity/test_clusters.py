@@ -35,6 +35,15 @@ def test_standard_error_is_that_of_plain_loops(cell: list[tuple[int, float]]) ->
         assert estimate.degrees_of_freedom == len(set(label)) - 1
 
 
+@pytest.mark.parametrize("scale", [1e-150, 1e-110, 1e-5, 1.0, 1e100])
+def test_skewness_does_not_depend_on_the_scale(scale: float) -> None:
+    value = np.random.default_rng(0).standard_exponential(40)
+    clusters = [clusters_by(np.arange(40))]
+    moved = clustered_mean(value * scale, clusters).skewness
+    assert moved == pytest.approx(clustered_mean(value, clusters).skewness, rel=1e-6)
+    assert clustered_mean(np.full(40, 5e-324), clusters).skewness == 0
+
+
 def test_every_token_its_own_cluster_is_the_ordinary_standard_error() -> None:
     value = np.random.default_rng(0).normal(size=100)
     estimate = clustered_mean(value, [clusters_by(np.arange(100))])
