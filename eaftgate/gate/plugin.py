@@ -144,7 +144,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 def _check_gpus(plan: Plan, *, workers: int) -> None:
     """An engine that shares its GPU with another would run out of memory in hour three; say so at once."""
     found, needed = len(visible_gpus()), workers * plan.gpus_per_worker
-    if plan.runs_engines and found < needed:
+    if plan.runs_engines and 0 < found < needed:  # without any, the cases say what is missing
         raise pytest.UsageError(
             f"{workers} workers of {plan.gpus_per_worker} GPUs need {needed}, and {found} are visible: "
             "lower -n, --tp or --dp"

@@ -316,6 +316,17 @@ def test_budgets_show_what_fewer_blocks_would_have_said(copy_run: Run, base_copy
 # Scoring somewhere else
 
 
+def test_without_sglang_every_case_says_what_to_install(base_copy: Path, tmp_path: Path) -> None:
+    """Not evaluable is red, and no usage error."""
+    options = (*ON_GATE_PACKS, f"--checkpoint={base_copy}", *TINY, "--collector=sglang")
+    run = gate(tmp_path / "run", *options, "-k", "UNION and not noise_floor and not noop")
+    assert run.code == 1
+    assert run.parity["verdict"] == "incomplete"
+    reason = near_lossless(run, "copy-UNION-64-ppl").reason
+    assert "eaftgate[sglang]" in reason
+    assert "\n" not in reason.strip()
+
+
 def test_servers_score_a_base_and_its_copy(base_copy: Path, tmp_path: Path) -> None:
     options = (*ON_GATE_PACKS, f"--checkpoint={base_copy}", *TINY, "--policy=near-lossless-v1", "--collector=sglang")
     with serving(str(BASE), 2048) as base, serving(str(base_copy), 2048) as copy:
