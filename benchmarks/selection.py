@@ -62,8 +62,7 @@ class Calibration:
     batch_size: int
     max_positions: int
 
-    def sample(self, kind: str, blocks: Blocks) -> Sample:
-        """Positions of `blocks`, all of the calibration blocks or the first of them."""
+    def sample(self, kind: str) -> Sample:
         weight_T = np.ones(self.trace.num_tokens)
         if kind == "eaft":
             region = regions(self.trace.column("p_T"), self.trace.column("entropy_T"), EaftWeights().low_quantile)
@@ -72,8 +71,7 @@ class Calibration:
             pack_T = self.trace.column("pack_T")
             weight_T = 1 / np.bincount(pack_T)[pack_T]
             weight_T /= weight_T.mean()
-        weight_T = weight_T[: blocks.num_counted]
-        return sampled_positions(blocks, weight_T, max_positions=self.max_positions, seed=self.seed)
+        return sampled_positions(self.blocks, weight_T, max_positions=self.max_positions, seed=self.seed)
 
 
 Method = Callable[[Calibration, int], KeepSets]
@@ -90,7 +88,7 @@ def greedy(kind: str, *, core: bool = False, follow: Follow = "whole") -> Method
             good_LE = expert_sums(seen.trace, alignment="predicting", weights=EaftWeights()).good_mass_LE
             first = np.argsort(-good_LE, axis=1, kind="stable")[:, :4].tolist()
         options = {"keep_n": keep_n, "core": first, "follow": follow, "batch_size": seen.batch_size}
-        return greedy_keep_sets(seen.model, seen.blocks, seen.sample(kind, seen.blocks), **options)
+        return greedy_keep_sets(seen.model, seen.blocks, seen.sample(kind), **options)
 
     return method
 

@@ -147,9 +147,7 @@ def prune(
     method: Annotated[Method, typer.Option(help="What ranks the experts.")] = Method.EAFT_REAP,
     alignment: Annotated[Alignment | None, typer.Option(help="Default: the profile's.")] = None,
     w_good: Annotated[float, typer.Option(help="Weight of tokens the model is sure and right about.")] = 1.0,
-    w_conflict: Annotated[
-        float, typer.Option(help="Of tokens it is sure and wrong about; to greedy, below 0 is 0.")
-    ] = -2.0,
+    w_conflict: Annotated[float, typer.Option(help="Of tokens it is sure and wrong about.")] = -2.0,
     w_uncertain: Annotated[float, typer.Option(help="Of all other tokens.")] = 0.25,
     seed: Annotated[int, typer.Option(help="Of --method random, and of the positions that greedy draws.")] = 0,
     packs: Annotated[
