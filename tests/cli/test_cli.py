@@ -222,6 +222,14 @@ def test_packs_that_lack_a_calibration_row_are_refused(
     refused(ended, "does not give the blocks that profile")
 
 
+def test_a_search_refuses_weights_that_it_would_ignore(
+    eaftgate: Command, small_profile: Profile, tmp_path: Path
+) -> None:
+    more = ("--method", "greedy", "--w-good", "2")
+    ended = prune_on_model(eaftgate, small_profile, CALIBRATION_PACKS, tmp_path / "out", *more)
+    refused(ended, "weighs every token alike")
+
+
 def test_a_search_is_recorded_and_repeatable(eaftgate: Command, small_profile: Profile, tmp_path: Path) -> None:
     more = (
         "--method", "greedy", "--core", "--follow", "stream", "--max-positions", 150, "--seed", 5,
