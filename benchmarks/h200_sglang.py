@@ -37,7 +37,7 @@ from eaftgate.collect.collection import Collection, check_stats, concatenate, ma
 from eaftgate.collect.collector import Collector
 from eaftgate.collect.sglang.answers import stats_of_answer
 from eaftgate.collect.sglang.collector import CALL_TOKENS, EngineOptions, SglangCollector, close_engines
-from eaftgate.collect.sglang.endpoint import RECORDED, EndpointCollector, _get, _post, endpoint_for
+from eaftgate.collect.sglang.endpoint import RECORDED, EndpointCollector, endpoint_for, get_json, post_json
 from eaftgate.collect.transformers import TransformersCollector
 from eaftgate.errors import UserError
 from eaftgate.model.load import default_settings
@@ -180,9 +180,9 @@ def record(url: str, blocks: Blocks, out: Path) -> None:
         "logprob_start_len": 0,
         "top_logprobs_num": 20,
     }
-    answers = _post(f"{url}/generate", question)
-    described = {key: _get(url, "/server_info").get(key) for key in RECORDED}
-    kept = {"input_ids": ids, "answers": answers, "server_info": described, "model_info": _get(url, "/model_info")}
+    answers = post_json(f"{url}/generate", question)
+    described = {key: get_json(url, "/server_info").get(key) for key in RECORDED}
+    kept = {"input_ids": ids, "answers": answers, "server_info": described, "model_info": get_json(url, "/model_info")}
     out.write_text(json.dumps(kept), encoding="utf-8")
 
 

@@ -39,7 +39,7 @@ def sequence_width(alpha: float, degrees_of_freedom: int, share: float) -> float
 def bounds(estimate: Estimate, width: float) -> tuple[float, float]:
     """(lower, upper), `width` standard errors away and moved for skewness; without a standard error, no bound.
 
-    Damage sits in few documents, so that cluster sums are skewed (2 to 4 on real cells) and a symmetric upper bound
+    Damage sits in few documents, so that cluster sums are skewed (2 to 4 on most cells) and a symmetric upper bound
     fails to cover the truth twice as often as it says. Hall's transformation (JRSS B 54, 221, 1992) removes that:
     g(t) = t + skew/(3 sqrt n) t^2 + skew^2/(27 n) t^3 + skew/(6 sqrt n) of Student's t is normal to order 1/n.
     """

@@ -94,7 +94,7 @@ def test_a_cell_of_one_document_decides_nothing() -> None:
 
 
 def test_a_loss_at_the_margin_passes_no_more_often_than_alpha_and_fails_no_more_often() -> None:
-    """200 documents of skewness 4, which is as bad as real cells get; Student's bound alone would pass 11 %."""
+    """200 documents whose sums are skewed by unequal lengths and exponential damage."""
     rng = np.random.default_rng(1)
     found = [judged(cell(rng, 100, LIMIT), 100).verdicts["ppl"].verdict for _ in range(300)]
     assert found.count("pass") / 300 < 0.05 + ERROR

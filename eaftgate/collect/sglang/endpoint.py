@@ -29,7 +29,7 @@ RECORDED = ("version", "moe_runner_backend", "attention_backend", "dtype", "quan
 
 def endpoint_for(urls: Sequence[str], path: Path, name: str) -> str:
     """The one of `urls` that serves the checkpoint at `path`, also known as `name`. Raises UserError when none does."""
-    served = {url: str(_get(url, "/model_info").get("model_path")) for url in urls}
+    served = {url: str(get_json(url, "/model_info").get("model_path")) for url in urls}
     for url, model in served.items():
         if model == name or (Path(model).exists() and Path(model).resolve() == path.resolve()):
             return url
@@ -42,7 +42,7 @@ class EndpointCollector:
 
     def __init__(self, url: str, *, is_mxfp4: bool, call_tokens: int = CALL_TOKENS) -> None:
         self._url, self._call_tokens = url.rstrip("/"), call_tokens
-        self._server = {key: _get(url, "/server_info").get(key) for key in RECORDED}
+        self._server = {key: get_json(url, "/server_info").get(key) for key in RECORDED}
         if is_mxfp4 and self._server["moe_runner_backend"] in DEQUANTISING:
             raise UserError(f"{url} dequantises MXFP4 experts: start it with another --moe-runner-backend")
 
@@ -78,7 +78,7 @@ class EndpointCollector:
             "logprob_start_len": 0,
             "top_logprobs_num": TOP_K,
         }
-        answers = _post(f"{self._url}/generate", question)
+        answers = post_json(f"{self._url}/generate", question)
         if not isinstance(answers, list) or len(answers) != len(token_ids_BS):
             raise UserError(f"{self._url} did not answer every block: its version of SGLang may not suit")
         return concatenate(
@@ -89,7 +89,7 @@ class EndpointCollector:
         )
 
 
-def _post(url: str, question: dict[str, Any]) -> Any:
+def post_json(url: str, question: dict[str, Any]) -> Any:
     """Asked again after a dropped connection or an overloaded server; the answer is the same."""
     body = json.dumps(question).encode()
     request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
@@ -107,7 +107,7 @@ def _post(url: str, question: dict[str, Any]) -> Any:
     raise AssertionError("unreachable")
 
 
-def _get(url: str, path: str) -> dict[str, Any]:
+def get_json(url: str, path: str) -> dict[str, Any]:
     try:
         with urllib.request.urlopen(f"{url.rstrip('/')}{path}", timeout=30.0) as response:
             found = json.load(response)
