@@ -1,17 +1,20 @@
 """The SGLang collector on a large GPU, beside the engine's own speed and the transformers collector, in one run.
 
-    PYTHONPATH=. python benchmarks/h200_sglang.py --work DIR --out results.jsonl [--sections parity speed decode]
+    PYTHONPATH=. python benchmarks/h200_sglang.py --work DIR --out results.jsonl [--sections parity record ...]
 
-parity: the fixture checkpoint, and --model's if given: cells of the SGLang collector, of an SGLang server by its URL,
-and of transformers on the GPU, against transformers on the CPU in float32; --record keeps what the server answered for
-a short block (fixtures/sglang). speed: the 20B shape with generated weights: engine alone (k = 0: given tokens'
-log-probabilities; k = 20), the collector in its own process, transformers with dequantised experts. decode: tokens/s of
-the base, keep 24 and keep 20 with CUDA graphs. Medians of 3.
+parity: the fixture checkpoint, and --model's if given: cells of the SGLang collector and of transformers on the GPU
+(MXFP4 experts with --sglang-kernels, dequantised ones, float32), against transformers on the CPU in float32. record:
+what an engine answers for a short block of the fixture, to --record (fixtures/sglang). server: the fixture's cell by
+the URL of an SGLang server. speed: the 20B shape with generated weights: engine alone (k = 0: given tokens'
+log-probabilities; k = 20), the collector in its own process, transformers with dequantised experts. long: one block of
+131,072 tokens through both collectors. decode: tokens/s of the base, keep 24 and keep 20 with CUDA graphs. Medians of
+3.
 """
 
 import argparse
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -20,16 +23,19 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
+import torch
 
 os.environ["SGLANG_EXTERNAL_MODEL_PACKAGE"] = "eaftgate.collect.sglang.models"  # before sglang is imported
 
 from generate_checkpoint import generate
 from h200 import ROUNDING_FACTOR, Results, random_blocks, require
+from mxfp4_kernels import use_sglang_kernels
 
 from eaftgate.checkpoint.checkpoint import open_checkpoint
 from eaftgate.checkpoint.digest import checkpoint_digest
@@ -37,8 +43,8 @@ from eaftgate.collect.collection import Collection, check_stats, concatenate, ma
 from eaftgate.collect.collector import Collector
 from eaftgate.collect.sglang.answers import stats_of_answer
 from eaftgate.collect.sglang.collector import CALL_TOKENS, EngineOptions, SglangCollector, close_engines
-from eaftgate.collect.sglang.endpoint import RECORDED, EndpointCollector, endpoint_for, get_json, post_json
-from eaftgate.collect.transformers import TransformersCollector
+from eaftgate.collect.sglang.endpoint import EndpointCollector, endpoint_for
+from eaftgate.collect.transformers import TransformersCollector, unload
 from eaftgate.errors import UserError
 from eaftgate.model.load import default_settings
 from eaftgate.packs.blocks import Blocks, build_blocks
@@ -50,6 +56,8 @@ from eaftgate.prune import PruneRequest, prune_checkpoint
 
 FIXTURE = Path(__file__).parent.parent / "fixtures"
 DECODE_BATCHES = (1, 8, 32, 64)
+LONGEST = 131_072
+RECORDED_TOKENS = 48
 PORT = 30_011
 
 
@@ -57,21 +65,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--sections", nargs="+", default=["parity", "speed", "decode"])
+    parser.add_argument("--sections", nargs="+", default=list(SECTIONS))
     parser.add_argument("--model", type=Path, help="a trained checkpoint for parity, with --packs")
     parser.add_argument("--packs", type=Path)
-    parser.add_argument("--record", type=Path, metavar="FILE", help="parity: keep a server's answer")
+    parser.add_argument("--record", type=Path, metavar="FILE", default=FIXTURE / "sglang" / "answer.json")
+    parser.add_argument("--server-command", default=f"{sys.executable} -m sglang.launch_server")
+    parser.add_argument("--sglang-kernels", action="store_true", help="MXFP4 in transformers by SGLang's kernels")
     parser.add_argument("--blocks", type=int, default=128, help="blocks of 2048 a timed run; twice as many of 1024")
     given = parser.parse_args()
     given.work.mkdir(parents=True, exist_ok=True)
     results = Results(given.out)
-    sections: dict[str, Callable[[], None]] = {
-        "parity": lambda: parity(results, given),
-        "speed": lambda: speed(results, given),
-        "decode": lambda: decode(results, given),
-    }
     for name in given.sections:
-        results.section(name, sections[name])
+        results.section(name, partial(SECTIONS[name], results, given))
         close_engines()
     raise SystemExit(1 if results.failed else 0)
 
@@ -82,6 +87,13 @@ def sglang_collector(path: Path, work: Path, *, call_tokens: int = CALL_TOKENS, 
     return SglangCollector(
         path, checkpoint_digest(checkpoint), EngineOptions(**options), log, is_mxfp4=True, call_tokens=call_tokens
     )
+
+
+def transformers_collector(
+    path: Path, device: str, dtype: str, *, batch_size: int = 16, dequantize: bool = True
+) -> TransformersCollector:
+    settings = default_settings(device=device, dtype=dtype, dequantize=dequantize)
+    return TransformersCollector(path, checkpoint_digest(open_checkpoint(path)), settings, batch_size=batch_size)
 
 
 def collected(collector: Collector, blocks: Blocks) -> Collection:
@@ -98,28 +110,40 @@ def parity(results: Results, given: argparse.Namespace) -> None:
     if given.model is not None:
         inputs.append((given.model, given.packs, 1024, 64))
     for path, packs, seq_len, num_blocks in inputs:
-        tokenizer = load_tokenizer(path)
-        union = named_packs(packs, seed=3407)[UNION]
-        blocks = build_blocks(union, tokenizer.backend, eos_id=tokenizer.eos_id, seq_len=seq_len, num_blocks=num_blocks)
-        digest = checkpoint_digest(open_checkpoint(path))
+        blocks = union_blocks(path, packs, seq_len, num_blocks)
+        transformers = partial(transformers_collector, path)
         engine = sglang_collector(path, given.work, memory_fraction=0.3)
-        found = {"sglang": collected(engine, blocks), "sglang again": collected(engine, blocks)}
         smaller = sglang_collector(path, given.work, call_tokens=1 << 12, memory_fraction=0.3)
-        found["sglang, other batches"] = collected(smaller, blocks)
+        collectors: dict[str, Collector] = {
+            "cuda float32": transformers("cuda", "float32"),
+            "cuda bfloat16": transformers("cuda", "bfloat16"),
+            "sglang": engine,
+            "sglang again": engine,
+            "sglang, other batches": smaller,
+            **({"cuda MXFP4": transformers("cuda", "bfloat16", dequantize=False)} if given.sglang_kernels else {}),
+        }
+        reference = collected(transformers("cpu", "float32", batch_size=4), blocks)
+        far = {}
+        for name, collector in collectors.items():
+            if name == "cuda MXFP4":
+                use_sglang_kernels()
+            far[name] = compare(results, f"{path.name} {name}", reference, collected(collector, blocks))
         close_engines()
-        for device, dtype in (("cuda", "bfloat16"), ("cuda", "float32"), ("cpu", "float32")):
-            settings = default_settings(device=device, dtype=dtype, dequantize=True)
-            model = TransformersCollector(path, digest, settings, batch_size=4 if device == "cpu" else 16)
-            found[f"{device} {dtype}"] = collected(model, blocks)
-        reference = found["cpu float32"]
-        far = {name: compare(results, f"{path.name} {name}", reference, made) for name, made in found.items()}
-        for name in ("sglang", "sglang again", "sglang, other batches"):
+        for name in list(far)[2:]:
             require(
                 far[name] <= ROUNDING_FACTOR * far["cuda bfloat16"],
                 f"{path.name}: {name} is further from float32 than rounding to bfloat16 explains",
             )
-        if path.parent == FIXTURE:  # an engine's own interface, last: not every machine has what its server imports
-            compare(results, f"{path.name} sglang server", reference, served(path, blocks, given))
+
+
+def union_blocks(path: Path, packs: Path, seq_len: int, num_blocks: int) -> Blocks:
+    tokenizer = load_tokenizer(path)
+    union = named_packs(packs, seed=3407)[UNION]
+    return build_blocks(union, tokenizer.backend, eos_id=tokenizer.eos_id, seq_len=seq_len, num_blocks=num_blocks)
+
+
+def fixture_blocks() -> Blocks:
+    return union_blocks(FIXTURE / "checkpoint", FIXTURE / "packs" / "gate", 512, 64)
 
 
 def compare(results: Results, name: str, reference: Collection, found: Collection) -> float:
@@ -135,15 +159,16 @@ def compare(results: Results, name: str, reference: Collection, found: Collectio
     return mean_abs
 
 
-def served(path: Path, blocks: Blocks, given: argparse.Namespace) -> Collection:
-    with server(path, given.work) as url:
-        if given.record is not None:
-            record(url, blocks, given.record)
-        return collected(EndpointCollector(url, is_mxfp4=True), blocks)
+def by_server(results: Results, given: argparse.Namespace) -> None:
+    path, blocks = FIXTURE / "checkpoint", fixture_blocks()
+    reference = collected(transformers_collector(path, "cpu", "float32", batch_size=4), blocks)
+    with server(path, given) as url:
+        found = collected(EndpointCollector(url, is_mxfp4=True), blocks)
+    compare(results, f"{path.name} sglang server", reference, found)
 
 
 @contextmanager
-def server(path: Path, work: Path) -> Iterator[str]:
+def server(path: Path, given: argparse.Namespace) -> Iterator[str]:
     """An SGLang server of the checkpoint at `path`."""
     skipped = ("tp_size", "dp_size", "random_seed")
     flags = []
@@ -151,14 +176,14 @@ def server(path: Path, work: Path) -> Iterator[str]:
         if key not in skipped:
             flags += [f"--{key.replace('_', '-')}", *([] if value is True else [str(value)])]
     environment = {key: value for key, value in os.environ.items() if key != "SGLANG_EXTERNAL_MODEL_PACKAGE"}
-    command = [sys.executable, "-m", "sglang.launch_server", "--model-path", str(path), "--port", str(PORT), *flags]
-    with (work / "server.log").open("wb") as log:
+    command = [*shlex.split(given.server_command), "--model-path", str(path), "--port", str(PORT), *flags]
+    with (given.work / "server.log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
     try:
         url = None
         for _ in range(120):
             time.sleep(1)
-            require(process.poll() is None, f"the server ended: {work / 'server.log'}")
+            require(process.poll() is None, f"the server ended: {given.work / 'server.log'}")
             with suppress(UserError):
                 url = endpoint_for([f"http://127.0.0.1:{PORT}"], path, str(path))
                 break
@@ -170,20 +195,23 @@ def server(path: Path, work: Path) -> Iterator[str]:
         process.wait()
 
 
-def record(url: str, blocks: Blocks, out: Path) -> None:
-    """What the server answers for the first 48 tokens of a block, and its description of itself."""
-    ids = blocks.token_ids_BS[:1, :48].tolist()
-    question = {
-        "input_ids": ids,
-        "sampling_params": {"temperature": 0, "max_new_tokens": 0},
-        "return_logprob": True,
-        "logprob_start_len": 0,
-        "top_logprobs_num": 20,
-    }
-    answers = post_json(f"{url}/generate", question)
-    described = {key: get_json(url, "/server_info").get(key) for key in RECORDED}
-    kept = {"input_ids": ids, "answers": answers, "server_info": described, "model_info": get_json(url, "/model_info")}
-    out.write_text(json.dumps(kept), encoding="utf-8")
+def record(results: Results, given: argparse.Namespace) -> None:
+    """What an engine answers for the first tokens of two blocks of the fixture, as a server would send it."""
+    import sglang
+
+    ids = fixture_blocks().token_ids_BS[:2, :RECORDED_TOKENS].tolist()
+    arguments = EngineOptions(memory_fraction=0.3).arguments()
+    engine = sglang.Engine(model_path=str(FIXTURE / "checkpoint"), **arguments)
+    answers = engine.generate(
+        input_ids=ids, sampling_params={"temperature": 0, "max_new_tokens": 0}, return_logprob=True,
+        logprob_start_len=0, top_logprobs_num=20,
+    )  # fmt: skip
+    engine.shutdown()
+    kept = {"sglang": sglang.__version__, "device": torch.cuda.get_device_name(), "arguments": arguments,
+            "input_ids": ids, "answers": answers}  # fmt: skip
+    given.record.parent.mkdir(parents=True, exist_ok=True)
+    given.record.write_text(json.dumps(kept, indent=0), encoding="utf-8")
+    results.add("record", str(given.record), bytes=given.record.stat().st_size)
 
 
 # Speed
@@ -222,9 +250,7 @@ def speed(results: Results, given: argparse.Namespace) -> None:
         counted = blocks.num_counted / tokens
         results.add("speed", f"sglang {name}", tokens_per_second=rate, ratio_to_k0=rate / reference, counted=counted)
     close_engines()
-    digest = checkpoint_digest(open_checkpoint(path))
-    settings = default_settings(device="cuda", dequantize=True)
-    model = TransformersCollector(path, digest, settings, batch_size=8)
+    model = transformers_collector(path, "cuda", "bfloat16", batch_size=8)
     for blocks in shapes:
         part = blocks.reordered(np.arange(blocks.num_blocks // 4))
         rate = part.num_blocks * part.seq_len / timed(lambda part=part: collected(model, part))
@@ -260,6 +286,25 @@ def engine_alone(results: Results, path: Path, shapes: list[Blocks]) -> dict[int
         results.add("speed", f"engine k=20 {blocks.seq_len}", tokens_per_second=tokens / seconds, arrays_seconds=arrays)
     engine.shutdown()
     return rates
+
+
+# Long blocks
+
+
+def long(results: Results, given: argparse.Namespace) -> None:
+    """One block of the longest context, 30 % counted, through both collectors on this GPU."""
+    path = generated(given)
+    blocks = random_blocks(201_088, 1, LONGEST)
+    model = transformers_collector(path, "cuda", "bfloat16", batch_size=1)
+    collected(model, random_blocks(201_088, 1, 2048))
+    torch.cuda.reset_peak_memory_stats()
+    seconds = timed(lambda: collected(model, blocks), repeats=1)
+    peak = torch.cuda.max_memory_allocated() / 2**30
+    results.add("long", f"transformers {LONGEST}", tokens_per_second=LONGEST / seconds, peak_gib=peak)
+    unload()
+    collector = sglang_collector(path, given.work)
+    seconds = timed(lambda: collected(collector, blocks), repeats=1)
+    results.add("long", f"sglang {LONGEST}", tokens_per_second=LONGEST / seconds)
 
 
 # Decode
@@ -301,6 +346,16 @@ def decode(results: Results, given: argparse.Namespace) -> None:
         engine.shutdown()
         if keep_n < 32:
             shutil.rmtree(path)
+
+
+SECTIONS: dict[str, Callable[[Results, argparse.Namespace], None]] = {
+    "parity": parity,
+    "record": record,
+    "server": by_server,
+    "speed": speed,
+    "long": long,
+    "decode": decode,
+}
 
 
 if __name__ == "__main__":

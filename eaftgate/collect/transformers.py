@@ -21,11 +21,16 @@ _loaded: dict[tuple[Path, str, ModelSettings], GptOssForCausalLM] = {}
 def loaded_model(path: Path, digest: str, settings: ModelSettings) -> GptOssForCausalLM:
     key = (path, digest, settings)
     if key not in _loaded:
-        _loaded.clear()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        unload()
         _loaded[key] = load_model(path, settings)
     return _loaded[key]
+
+
+def unload() -> None:
+    """Give the memory of this process's model back."""
+    _loaded.clear()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 class TransformersCollector:

@@ -37,8 +37,8 @@ def resolve_keep_n(
         raise UserError(f"keeping {keep_n} experts is more than the {num_experts} a layer has; keep fewer")
     if keep_n % KEEP_MULTIPLE and not allow_any:
         raise UserError(
-            f"keeping {keep_n} experts is not a multiple of {KEEP_MULTIPLE}, which fused MXFP4 kernels need; "
-            "choose a multiple or give --allow-any-keep-n"
+            f"keeping {keep_n} experts is not a multiple of {KEEP_MULTIPLE}, which fused MXFP4 kernels may need "
+            "(SGLang's moe_runner_backend triton_kernel does not); choose a multiple or give --allow-any-keep-n"
         )
     return keep_n
 

@@ -1,6 +1,8 @@
 """The SGLang collector over an engine that cuts blocks up as it likes (tests/fake_sglang)."""
 
+import json
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -68,8 +70,20 @@ def test_it_resumes_at_a_block_and_an_abandoned_run_leaves_the_engine_usable(blo
 
 
 def test_an_engine_that_does_not_boot_is_one_sentence_with_its_log(blocks: Blocks, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"engine ended with code \d+ \(.*has no config.json\): see .*log"):
-        list(collector(tmp_path / "log", tmp_path / "nowhere").batches(blocks, 0))
+    (tmp_path / "no-weights").mkdir()
+    shutil.copy(BASE / "config.json", tmp_path / "no-weights")
+    with pytest.raises(UserError, match=r"engine ended with code \d+ \(.*Error.*\): see .*log"):
+        list(collector(tmp_path / "log", tmp_path / "no-weights").batches(blocks, 0))
+
+
+def test_a_config_that_leaves_the_swiglu_limit_to_its_default_boots(blocks: Blocks, tmp_path: Path) -> None:
+    shutil.copytree(BASE, tmp_path / "older")
+    config = json.loads((BASE / "config.json").read_text(encoding="utf-8"))
+    del config["swiglu_limit"]
+    (tmp_path / "older" / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    one = blocks.reordered(np.arange(1))
+    stats = concatenate([stats for _, stats in collector(tmp_path / "log", tmp_path / "older").batches(one, 0)])
+    check_stats(stats, one.num_counted, where="test")
 
 
 def test_a_backend_that_dequantises_is_refused(blocks: Blocks, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import importlib.util
+import json
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 
 from eaftgate import __version__
+from eaftgate.checkpoint.strict_json import read_object
 from eaftgate.collect.collection import TokenStats, concatenate
 from eaftgate.collect.sglang import spool
 from eaftgate.collect.sglang.engine import Engine
@@ -22,6 +24,8 @@ CALL_TOKENS = 1 << 16
 """Tokens handed over at a time; two such lists are with the engine."""
 _AHEAD = 2
 _SHARED_MEMORY = Path("/dev/shm")
+_SWIGLU_LIMIT = 7.0
+"""Published for gpt-oss, and what transformers takes where a config has none; SGLang has no default."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,13 @@ class EngineOptions:
         }
 
 
+def config_overrides(path: Path) -> dict[str, str]:
+    """sglang.Engine's, for what SGLang reads of a config that this checkpoint's leaves to a default."""
+    config = read_object(path / "config.json", what="checkpoint's config")
+    missing = {} if "swiglu_limit" in config else {"swiglu_limit": _SWIGLU_LIMIT}
+    return {"json_model_override_args": json.dumps(missing)} if missing else {}
+
+
 _engines: dict[tuple[Path, str, EngineOptions], Engine] = {}
 """The engine of this process: one at a time, because two do not fit on a GPU."""
 
@@ -71,7 +82,7 @@ def _engine(path: Path, digest: str, options: EngineOptions, log: Path, *, is_mx
         close_engines()
         if importlib.util.find_spec("sglang") is None:
             raise UserError("--collector=sglang needs SGLang: pip install 'eaftgate[sglang]', or give --endpoint URL")
-        _engines[key] = Engine(path, options.arguments(), log, is_mxfp4=is_mxfp4)
+        _engines[key] = Engine(path, options.arguments() | config_overrides(path), log, is_mxfp4=is_mxfp4)
     return _engines[key]
 
 

@@ -7,6 +7,7 @@ cannot show: that SGLang still has these interfaces; that takes a GPU (benchmark
 
 import asyncio
 import importlib
+import json
 import os
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,8 +23,10 @@ class Engine:
     def __init__(self, model_path: str, **arguments: Any) -> None:
         if arguments.get("log_level") != "warning":
             raise RuntimeError("RuntimeError: unexpected arguments")
-        if not (Path(model_path) / "config.json").is_file():
-            raise RuntimeError(f"RuntimeError: {model_path} has no config.json")
+        config = json.loads((Path(model_path) / "config.json").read_text(encoding="utf-8"))
+        config |= json.loads(arguments.get("json_model_override_args", "{}"))
+        if "swiglu_limit" not in config:
+            raise AttributeError("AttributeError: 'GptOssConfig' object has no attribute 'swiglu_limit'")
         self.server_args = SimpleNamespace(
             moe_runner_backend=arguments["moe_runner_backend"], attention_backend=arguments["attention_backend"]
         )
