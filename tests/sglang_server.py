@@ -21,12 +21,17 @@ def logprobs_after(token: int, place: int, vocabulary: int) -> np.ndarray:
 
 
 def answer(ids: list[int], vocabulary: int) -> dict[str, Any]:
-    """What an SGLang server says of a prompt with logprob_start_len 0 and top_logprobs_num 20."""
-    given: list[Any] = [[None, ids[0], None]]
+    """What an SGLang server says of a prompt with logprob_start_len 0 and top_logprobs_num 20; like SGLang it reports
+    the last id of the vocabulary as 0."""
+
+    def reported(token: int) -> int:
+        return token if token < vocabulary - 1 else 0
+
+    given: list[Any] = [[None, reported(ids[0]), None]]
     tops: list[Any] = [None]
     for place in range(1, len(ids)):
         logprobs = logprobs_after(ids[place - 1], place, vocabulary)
-        given.append([float(logprobs[ids[place]]), ids[place], None])
+        given.append([float(logprobs[ids[place]]), reported(ids[place]), None])
         tops.append([[float(logprobs[i]), int(i), None] for i in np.argsort(-logprobs)[:20]])
     return {"text": "", "meta_info": {"input_token_logprobs": given, "input_top_logprobs": tops}}
 

@@ -60,11 +60,19 @@ class EngineOptions:
         }
 
 
-def config_overrides(path: Path) -> dict[str, str]:
-    """sglang.Engine's, for what SGLang reads of a config that this checkpoint's leaves to a default."""
-    config = read_object(path / "config.json", what="checkpoint's config")
-    missing = {} if "swiglu_limit" in config else {"swiglu_limit": _SWIGLU_LIMIT}
-    return {"json_model_override_args": json.dumps(missing)} if missing else {}
+_RESERVED_TOKENS = 16
+
+
+def model_arguments(path: Path) -> dict[str, Any]:
+    """sglang.Engine's that depend on the checkpoint's config: what SGLang reads of it and this one leaves to a default,
+    and room for blocks as long as the model's context, of which SGLang keeps a few tokens to itself."""
+    config = read_object(path / "config.json", what="the model configuration")
+    arguments: dict[str, Any] = {}
+    if "swiglu_limit" not in config:
+        arguments["json_model_override_args"] = json.dumps({"swiglu_limit": _SWIGLU_LIMIT})
+    if "max_position_embeddings" in config:
+        arguments["context_length"] = config["max_position_embeddings"] + _RESERVED_TOKENS
+    return arguments
 
 
 _engines: dict[tuple[Path, str, EngineOptions], Engine] = {}
@@ -82,7 +90,7 @@ def _engine(path: Path, digest: str, options: EngineOptions, log: Path, *, is_mx
         close_engines()
         if importlib.util.find_spec("sglang") is None:
             raise UserError("--collector=sglang needs SGLang: pip install 'eaftgate[sglang]', or give --endpoint URL")
-        _engines[key] = Engine(path, options.arguments() | config_overrides(path), log, is_mxfp4=is_mxfp4)
+        _engines[key] = Engine(path, options.arguments() | model_arguments(path), log, is_mxfp4=is_mxfp4)
     return _engines[key]
 
 

@@ -25,6 +25,7 @@ def main() -> None:
     os.dup2(2, 1)
     given = json.loads(sys.stdin.readline())
     os.environ["SGLANG_EXTERNAL_MODEL_PACKAGE"] = MODELS
+    os.environ["SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN"] = "1"  # for context_length, see collector.model_arguments
     import sglang
 
     engine = sglang.Engine(model_path=given["model"], **given["arguments"])
