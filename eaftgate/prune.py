@@ -92,8 +92,10 @@ def _provenance(base: Checkpoint, base_digest: str, profile: Profile | None, req
     if profile is None:
         return provenance
     check_profile(base, base_digest, profile)
-    described = ("packs", "num_rows", "seq_len", "seed", "num_blocks", "counted_tokens", "blocks_digest", "model")
-    provenance["profile"] = {key: profile.description[key] for key in described}
+    described = (
+        "packs", "packs_digest", "num_rows", "seq_len", "seed", "num_blocks", "counted_tokens", "blocks_digest", "model"
+    )  # fmt: skip
+    provenance["profile"] = {key: profile.description.get(key) for key in described}  # an older one has no packs_digest
     provenance["calibration_rows"] = sorted(profile.description["rows"])
     return provenance
 

@@ -1,6 +1,6 @@
 """Fixtures of the gate cases."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -10,6 +10,7 @@ from eaftgate.gate.judge import JudgedCell
 from eaftgate.gate.plan import Cell
 from eaftgate.gate.policy import IntervalPolicy
 from eaftgate.gate.run import GateRun
+from eaftgate.gate.stability import Spread, spreads
 from eaftgate.gate.verdict import MetricVerdict
 from eaftgate.gate.wording import describe
 
@@ -42,6 +43,21 @@ def record_floor(record_property: Callable[[str, Any], None]) -> RecordVerdict:
         record_property("margin", verdict.margin)
         record_property("tokens", judged.metrics.tokens)
         return verdict
+
+    return record
+
+
+@pytest.fixture
+def record_spread(record_property: Callable[[str, Any], None]) -> Callable[[Sequence[JudgedCell]], dict[str, Spread]]:
+    """Put the verdicts of cells that differ in a seed, and every metric's spread over them, into JUnit; return it."""
+
+    def record(judged: Sequence[JudgedCell]) -> dict[str, Spread]:
+        record_property("verdicts", ", ".join(cell.verdict for cell in judged))
+        found = spreads([{metric: verdict.estimate for metric, verdict in c.verdicts.items()} for c in judged])
+        for metric, spread in found.items():
+            for name, value in asdict(spread).items():
+                record_property(f"{metric}_{name}", value)
+        return found
 
     return record
 

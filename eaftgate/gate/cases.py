@@ -20,7 +20,7 @@ def has_cases(plan: Plan, module: str) -> bool:
     if module in ("test_near_lossless", "test_artifact"):
         return bool(plan.checkpoints)
     if module == "test_stability":
-        return bool(plan.checkpoints) and bool(plan.options.seeds)
+        return plan.plans_stability
     return True
 
 
@@ -51,11 +51,21 @@ def cases(plan: Plan, kind: str) -> dict[str, Any]:
             return {name: name for name in plan.checkpoints}
         case "stability_case":
             return {
-                f"{cell.id}-seed{seed}-{metric}": (replace(cell, seed=seed), metric)
-                for cell in plan.primary_cells
-                for seed in plan.options.seeds
+                f"{cell.id}-seed{cell.seed}-{metric}": (cell, metric)
+                for _, *further in plan.seed_cells
+                for cell in further
                 for metric in metrics
             }
+        case "spread_case":
+            return {cells[0].id: cells for cells in plan.seed_cells}
+        case "profiling_case":
+            return {
+                f"{group.name}-{cells[0].pack}-{cells[0].seq_len}": (group, cells)
+                for group in plan.profiling_groups
+                for cells in plan.group_cells(group)
+            }
+        case "overlap_case":
+            return {group.name: group for group in plan.profiling_groups}
     raise ValueError(f"no such kind of case: {kind}")
 
 
@@ -74,6 +84,9 @@ def required_cases(plan: Plan) -> list[str]:
         ("test_noise_floor::test_halves", cases(plan, "halves_case")),
         ("test_noop::test_metrics", cases(plan, "noop_case")),
         ("test_stability::test_stability", cases(plan, "stability_case")),
+        ("test_stability::test_spread", cases(plan, "spread_case")),
+        ("test_stability::test_profiling_seeds", cases(plan, "profiling_case")),
+        ("test_stability::test_keep_overlap", cases(plan, "overlap_case")),
     ]
     with_ids = [f"{test}[{i}]" for test, ids in suite if has_cases(plan, test.split("::")[0]) for i in ids]
     return [*with_ids, "test_noop::test_tensors"]

@@ -1,6 +1,6 @@
 """RUN_DIR/parity.json: the run's verdict and its cells, for scripts (SPEC section 8)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -41,16 +41,21 @@ def run_verdict(
     return worst(["pass", *(cell["verdict"] for cell in cells if cell["severity"] == "primary"), *said])  # type: ignore[list-item]
 
 
-def read_cells(plan: Plan, results: Path, session: str) -> list[dict[str, Any]]:
-    """The cells of this session in the plan's order, as parity.json shows them."""
-    rows = []
-    for cell in plan.cells:
+def read_records(cells: Iterable[Cell], results: Path, session: str) -> dict[Cell, dict[str, Any]]:
+    """What RUN_DIR/cells has of `cells`, judged in this session."""
+    records = {}
+    for cell in cells:
         path = results / CELLS_DIR / f"{cell.id}-{cell.seed}.json"
         if path.is_file():
             record = read_json(path, what="cell result")
             if record["session"] == session:
-                rows.append(_row(plan, cell, record))
-    return rows
+                records[cell] = record
+    return records
+
+
+def read_cells(plan: Plan, results: Path, session: str) -> list[dict[str, Any]]:
+    """The cells of this session in the plan's order, as parity.json shows them."""
+    return [_row(plan, cell, record) for cell, record in read_records(plan.cells, results, session).items()]
 
 
 def _row(plan: Plan, cell: Cell, record: Mapping[str, Any]) -> dict[str, Any]:
@@ -100,6 +105,7 @@ def write_parity(
     results: Path,
     *,
     cells: Sequence[Mapping[str, Any]],
+    stability: Mapping[str, Any],
     outcomes: Sequence[CaseOutcome],
     missing: Sequence[str],
     complete: bool,
@@ -115,6 +121,7 @@ def write_parity(
         "verdict": verdict,
         "v1_verdict": worst(v1) if v1 and all(v1) and not missing else "incomplete",
         "cells": list(cells),
+        "stability": dict(stability),
         "failed": [{"case": o.id, "reason": o.reason} for o in outcomes if not o.passed],
         "not_run": list(missing),
     }

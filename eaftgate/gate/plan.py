@@ -1,6 +1,6 @@
 """What a gate run will evaluate, decided before anything runs: models, packs, cells, and which cells decide."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from eaftgate.errors import UserError
@@ -13,6 +13,7 @@ from eaftgate.gate.policy import (
     load_gates,
     pack_selection,
 )
+from eaftgate.gate.profiling_seeds import ProfilingGroup, local_manifests, profiling_groups
 from eaftgate.gate.verdict import MetricVerdict, floor_problem
 from eaftgate.packs.pack import pack_paths
 
@@ -82,6 +83,7 @@ class Plan:
     """`checkpoints` maps a unique short name (the one in test ids) to the directory or hub id as given.
 
     `v1` is the origin's policy, whose verdict is reported beside that of `policy`; None when the file has none.
+    `profiling_groups` are checkpoints that differ only in their profiling seed, as their manifests say.
     """
 
     options: GateOptions
@@ -92,6 +94,7 @@ class Plan:
     regime: Regime
     checkpoints: dict[str, str]
     cells: tuple[Cell, ...]
+    profiling_groups: tuple[ProfilingGroup, ...] = ()
 
     @property
     def batch_size(self) -> int:
@@ -113,6 +116,27 @@ class Plan:
     @property
     def primary_cells(self) -> tuple[Cell, ...]:
         return tuple(cell for cell in self.cells if cell.primary)
+
+    @property
+    def evaluation_seeds(self) -> tuple[int | None, ...]:
+        """The row orders: the run's own first (None: file order), then the further ones of --seeds."""
+        return tuple(dict.fromkeys((self.options.seed, *self.options.seeds)))
+
+    @property
+    def seed_cells(self) -> tuple[tuple[Cell, ...], ...]:
+        """Every primary cell of a candidate in every row order; none when there is one order only."""
+        seeds = self.evaluation_seeds
+        cells = self.primary_cells if self.checkpoints and len(seeds) > 1 else ()
+        return tuple(tuple(replace(cell, seed=seed) for seed in seeds) for cell in cells)
+
+    def group_cells(self, group: ProfilingGroup) -> tuple[tuple[Cell, ...], ...]:
+        """Every primary pack x seq_len, for the checkpoints of a group."""
+        shapes = [cell for cell in self.primary_cells if cell.checkpoint == group.checkpoints[0]]
+        return tuple(tuple(replace(cell, checkpoint=name) for name in group.checkpoints) for cell in shapes)
+
+    @property
+    def plans_stability(self) -> bool:
+        return bool(self.seed_cells or self.profiling_groups)
 
     @property
     def floor_tiers(self) -> tuple[str, ...]:
@@ -138,7 +162,10 @@ class Plan:
 
 
 def make_plan(options: GateOptions, *, fixture_packs: Path) -> Plan:
-    """Raises UserError for options that contradict each other or name what is not there."""
+    """Raises UserError for options that contradict each other or name what is not there.
+
+    The same files give the same plan in every process of a run. Manifests of local checkpoints are read, weights not.
+    """
     if not options.embedded and options.packs is None:
         raise UserError("--checkpoint and --base need --packs: the directory of Parquet packs to gate on")
     if options.packs is not None and options.base is None and not options.checkpoints:
@@ -162,6 +189,7 @@ def make_plan(options: GateOptions, *, fixture_packs: Path) -> Plan:
     seq_lens = tuple(dict.fromkeys(options.seq_lens)) or tuple(regime.seq_lens)
     none_primary = not set(seq_lens) & set(regime.primary.seq_lens)
     checkpoints = _short_names(options.checkpoints)
+    groups = profiling_groups(local_manifests(checkpoints))
     if options.embedded:
         checkpoints = {f"keep{FIXTURE_KEEP_N}": f"keep{FIXTURE_KEEP_N}"}
     cells = tuple(
@@ -184,7 +212,7 @@ def make_plan(options: GateOptions, *, fixture_packs: Path) -> Plan:
     v1 = gates.policies.get(V1)
     if v1 is not None and not isinstance(v1, PointPolicy):
         raise UserError(f"policy {V1} of {options.gates} must be a rule on point estimates: it is the origin's")
-    return Plan(options, policy_name, policy, v1, regime_name, regime, checkpoints, cells)
+    return Plan(options, policy_name, policy, v1, regime_name, regime, checkpoints, cells, groups)
 
 
 def _short_names(given: tuple[str, ...]) -> dict[str, str]:

@@ -4,13 +4,15 @@ import re
 from typing import Any
 
 import pytest
+from _pytest.junitxml import xml_key
 
 from eaftgate import __version__
 from eaftgate.gate.cases import required_cases
 from eaftgate.gate.models import clear_work, remove_copies
-from eaftgate.gate.parity_json import PARITY_FILE, CaseOutcome, read_cells, write_parity
+from eaftgate.gate.parity_json import PARITY_FILE, CaseOutcome, read_cells, read_records, write_parity
 from eaftgate.gate.plan import V1, Plan
-from eaftgate.gate.table import COLOURS, remarks, render_cells
+from eaftgate.gate.stability import describe_stability, stability_lines, stability_note
+from eaftgate.gate.table import COLOURS, has_intervals, remarks, render_cells
 
 MAX_LINES = 8
 _NODEID = re.compile(r"(?P<module>test_\w+)\.py(?P<case>::\w+(?:\[.*\])?)$")
@@ -39,6 +41,8 @@ class SessionReport:
         if not self._config.option.collectonly:
             (self._plan.options.results / PARITY_FILE).unlink(missing_ok=True)
             clear_work(self._plan.options.results)
+        if junit := self._config.stash.get(xml_key, None):  # not by a case: what was not planned has none
+            junit.add_global_property("stability", stability_note(self._plan))
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.when == "call" or not report.passed:
@@ -55,12 +59,22 @@ class SessionReport:
         executed = {_short(nodeid) for nodeid in self._outcomes}
         missing = [case for case in required_cases(self._plan) if case not in executed]
         complete = session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
-        cells = read_cells(self._plan, results, self._session)
         self._parity = write_parity(
-            self._plan, results, cells=cells, outcomes=list(self._outcomes.values()), missing=missing, complete=complete
+            self._plan,
+            results,
+            cells=read_cells(self._plan, results, self._session),
+            stability=self._stability(),
+            outcomes=list(self._outcomes.values()),
+            missing=missing,
+            complete=complete,
         )
         if session.exitstatus == pytest.ExitCode.OK and self._parity["verdict"] != "pass":
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def _stability(self) -> dict[str, Any]:
+        plan = self._plan
+        over_seeds = [*plan.cells, *(cell for cells in plan.seed_cells for cell in cells)]
+        return describe_stability(plan, read_records(over_seeds, plan.options.results, self._session))
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         if not self._parity:
@@ -71,10 +85,12 @@ class SessionReport:
             writer = terminalreporter._tw
             write(render_cells(self._parity["cells"], width=writer.fullwidth, colour=writer.hasmarkup))
         said = remarks(self._parity["cells"]) + [f"not run: {case}" for case in self._parity["not_run"]]
-        for line in said[:MAX_LINES]:
-            write(line)
-        if len(said) > MAX_LINES:
-            write(f"and {len(said) - MAX_LINES} further ones, in {PARITY_FILE}")
+        stable = stability_lines(self._parity["stability"], interval=has_intervals(self._parity["cells"]))
+        for lines in (said, stable):
+            for line in lines[:MAX_LINES]:
+                write(line)
+            if len(lines) > MAX_LINES:
+                write(f"and {len(lines) - MAX_LINES} further ones, in {PARITY_FILE}")
         verdict, v1_verdict = self._parity["verdict"], self._parity["v1_verdict"]
         if self._parity["cells"] and self._plan.policy_name != V1:
             write(f"{V1}, the rule on point estimates, would say: {v1_verdict}")

@@ -29,6 +29,11 @@ def shown(metric: str, value: float | None, *, interval: bool) -> str:
     return (_INTERVAL.get(metric, _plain) if interval else _plain)(value)
 
 
+def deviation_shown(metric: str, value: float | None, *, interval: bool) -> str:
+    """A standard deviation, in the unit that the metric is shown in; it has no sign and is no ratio."""
+    return shown(metric, value, interval=interval).lstrip("+x")
+
+
 def bounds_shown(metric: str, verdict: MetricVerdict) -> str:
     return f"[{shown(metric, verdict.lower, interval=True)}, {shown(metric, verdict.upper, interval=True)}]"
 

@@ -49,6 +49,8 @@ class _Description(_Strict):
     base: _Base
     dimensions: _Dimensions
     packs: dict[str, Count]
+    packs_digest: str | None = None
+    """Of all rows' identities, whatever their order; earlier versions did not write it."""
     num_rows: Count | None
     seq_len: Count
     seed: int

@@ -69,7 +69,7 @@ def profile_checkpoint(
     rows = packs.pop(UNION).head(request.num_rows)
     tokenizer = load_tokenizer(base.path)
     blocks = build_blocks(rows, tokenizer.backend, eos_id=tokenizer.eos_id, seq_len=request.seq_len, num_blocks=None)
-    description = _describe(base, base_digest, request, settings, rows, blocks, sorted(packs))
+    description = _describe(base, base_digest, request, settings, rows, blocks, packs)
     partial = out.with_name(f".{out.name}.partial")
     try:
         with _locked(out) if ranks.first else nullcontext():
@@ -121,7 +121,7 @@ def _describe(
     settings: ModelSettings,
     rows: Pack,
     blocks: Blocks,
-    pack_names: list[str],
+    packs: dict[str, Pack],
 ) -> dict[str, Any]:
     used = len(blocks.identities)
     return {
@@ -129,7 +129,8 @@ def _describe(
         "eaftgate": __version__,
         "base": {"name": base.name, "digest": base_digest},
         "dimensions": {"num_layers": base.num_layers, "num_experts": base.num_experts, "top_k": base.top_k},
-        "packs": {name: rows.sources[:used].count(name) for name in pack_names},
+        "packs": {name: rows.sources[:used].count(name) for name in sorted(packs)},
+        "packs_digest": sha256_json({name: sorted(pack.identities) for name, pack in packs.items()}),
         "num_rows": request.num_rows,
         "seq_len": request.seq_len,
         "seed": request.seed,

@@ -3,14 +3,16 @@
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from eaftgate.errors import UserError
 from eaftgate.files import write_text
 from eaftgate.gate.parity_json import read_parity
-from eaftgate.gate.table import remarks
+from eaftgate.gate.table import has_intervals, remarks
 from eaftgate.gate.verdict import MetricVerdict
 from eaftgate.gate.wording import bounds_shown, shown
+from eaftgate.report.rows import Cell, row, table, verdict_cell
+from eaftgate.report.stability import stability_section
 
 ORIGIN_ROWS = (
     ("EAFT-REAP keep 24", "UNION 1024", "+0.212", "+0.016", "-0.0103", "0.0060", "pass"),
@@ -22,7 +24,7 @@ ORIGIN_ROWS = (
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 96rem; padding: 0 1rem; color: #1c2024; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
+h1 { font-size: 1.5rem; } h2 { font-size: 1.1rem; margin-top: 2rem; } h3 { font-size: 1rem; }
 small { color: #697177; font-size: .78em; } .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; white-space: nowrap; }
 th, td { padding: .3rem .55rem; text-align: right; border-bottom: 1px solid #e3e6e8; }
@@ -45,10 +47,13 @@ def render(parity: Mapping[str, Any]) -> str:
     cells = parity["cells"]
     metrics = list(cells[0]["metrics"]) if cells else []
     columns = ("js2d plug-in", "PPL base", "PPL", "dPPL", "blocks", "tokens")
-    head = _row("th", ("checkpoint", "pack", "seq_len", "verdict", *metrics, *columns))
-    body = "\n".join(_cell_row(cell) for cell in cells)
-    origin_head = _row("th", ("run (20B)", "cell", "dPPL", "dCC (pp)", "d mean p", "JS2D", "verdict"))
-    origin = "\n".join(_row("td", (*row[:-1], _verdict(row[-1]))) for row in ORIGIN_ROWS)
+    judged = table(
+        ("checkpoint", "pack", "seq_len", "verdict", *metrics, *columns), [_cell_row(cell) for cell in cells]
+    )
+    origin = table(
+        ("run (20B)", "cell", "dPPL", "dCC (pp)", "d mean p", "JS2D", "verdict"),
+        [row("td", (*published, verdict_cell(verdict))) for *published, verdict in ORIGIN_ROWS],
+    )
     verdict = parity["verdict"]
     policy, regime = escape(parity["policy"]), escape(parity["regime"])
     return f"""<!doctype html>
@@ -57,7 +62,7 @@ def render(parity: Mapping[str, Any]) -> str:
 <h1>Near-lossless gate: <span class="verdict {verdict}">{verdict.upper()}</span></h1>
 <p>Policy {policy}, regime {regime}. The rule on point estimates (near-lossless-v1) says
 <span class="verdict {parity["v1_verdict"]}">{parity["v1_verdict"]}</span>.</p>
-<div class="scroll"><table>{head}{body}</table></div>
+{judged}
 <p class="note">Differences are candidate minus base on the same tokens; only completion tokens count. A metric is
 shown with its one-sided 95 % bounds where the policy has them: it passes when they lie inside the margin, fails when
 they lie outside, and is inconclusive in between. ppl is the mean change of the log-loss shown as a relative change of
@@ -66,35 +71,13 @@ js2d the Jensen-Shannon divergence (nats) of the histograms of probability and e
 bias on coarse bins, or plug-in on 160 x 120 bins, which at a small budget is mostly bias. The metrics that have a
 margin are coloured by their verdict. Grey cells are advisory.</p>
 {_remarks(cells)}{_problems(parity)}
+{stability_section(parity.get("stability"), interval=has_intervals(cells))}
 <h2>Published figures of the origin, for comparison</h2>
-<div class="scroll"><table>{origin_head}{origin}</table></div>
+{origin}
 <h2>Made from</h2>{_inputs(cells)}
 <p class="note">Written by eaftgate {escape(parity["eaftgate"])}.</p>
 </body></html>
 """
-
-
-class _Cell(NamedTuple):
-    """Text, the CSS class that colours it, and a smaller line below."""
-
-    text: str
-    colour: str = ""
-    below: str = ""
-
-
-def _row(tag: str, values: Sequence[str | _Cell], *, advisory: bool = False) -> str:
-    """The first two values are names."""
-    tds = []
-    for index, value in enumerate(values):
-        cell = value if isinstance(value, _Cell) else _Cell(value, "name" if index < 2 else "")
-        attribute = f' class="{cell.colour}"' if cell.colour else ""
-        below = f"<br><small>{escape(cell.below)}</small>" if cell.below else ""
-        tds.append(f"<{tag}{attribute}>{escape(cell.text)}{below}</{tag}>")
-    return f"<tr{' class=advisory' if advisory else ''}>{''.join(tds)}</tr>"
-
-
-def _verdict(verdict: str) -> _Cell:
-    return _Cell(verdict, f"verdict {verdict}")
 
 
 def _cell_row(cell: Mapping[str, Any]) -> str:
@@ -104,7 +87,7 @@ def _cell_row(cell: Mapping[str, Any]) -> str:
         cell["name"],
         cell["pack"],
         str(cell["seq_len"]),
-        _Cell(f"({verdict})", verdict) if advisory else _verdict(verdict),
+        Cell(f"({verdict})", verdict) if advisory else verdict_cell(verdict),
         *(_metric(metric, MetricVerdict(**verdict)) for metric, verdict in cell["metrics"].items()),
         f"{cell['js2d']:.4f}",
         f"{cell['ppl_base']:.4f}",
@@ -113,14 +96,14 @@ def _cell_row(cell: Mapping[str, Any]) -> str:
         str(cell["num_blocks"]),
         f"{cell['tokens']:,}",
     )
-    return _row("td", values, advisory=advisory)
+    return row("td", values, advisory=advisory)
 
 
-def _metric(metric: str, verdict: MetricVerdict) -> _Cell:
+def _metric(metric: str, verdict: MetricVerdict) -> Cell:
     interval = verdict.lower is not None or verdict.upper is not None
     if verdict.estimate is None:
-        return _Cell("underpowered" if verdict.underpowered else "-")
-    return _Cell(
+        return Cell("underpowered" if verdict.underpowered else "-")
+    return Cell(
         shown(metric, verdict.estimate, interval=interval),
         verdict.verdict if verdict.decides and verdict.verdict else "",
         bounds_shown(metric, verdict) if interval else "",
@@ -146,8 +129,9 @@ def _inputs(cells: Sequence[Mapping[str, Any]]) -> str:
         inputs = cell["inputs"]
         rows["base"] = (inputs["base"]["name"], inputs["base"]["digest"])
         rows[cell["name"]] = (cell["checkpoint"], inputs["checkpoint_digest"])
-    body = "".join(_row("td", (role, name, digest)) for role, (name, digest) in rows.items())
+    models = table(
+        ("model", "named", "digest"), [row("td", (role, name, digest)) for role, (name, digest) in rows.items()]
+    )
     settings = cells[0]["inputs"]["collector"] if cells else {}
     scored = ", ".join(f"{key} {value}" for key, value in settings.items())
-    head = _row("th", ("model", "named", "digest"))
-    return f'<div class="scroll"><table>{head}{body}</table></div><p class="note">Scored with: {escape(scored)}.</p>'
+    return f'{models}<p class="note">Scored with: {escape(scored)}.</p>'

@@ -1,5 +1,6 @@
 """What a gate run plans: cells, names, and which cases must have run."""
 
+import json
 from pathlib import Path
 
 import pyarrow as pa
@@ -91,6 +92,7 @@ def test_required_is_all_that_is_planned_but_what_only_advises(packs: Path) -> N
         "test_noise_floor::test_halves[base-UNION-1024]",
         *(f"test_noop::test_metrics[noop-UNION-1024-{metric}]" for metric in METRICS),
         *(f"test_stability::test_stability[a-UNION-1024-seed1-{metric}]" for metric in METRICS),
+        "test_stability::test_spread[a-UNION-1024]",
         "test_noop::test_tensors",
     ]
 
@@ -129,6 +131,57 @@ def test_stability_is_planned_with_seeds_only(packs: Path) -> None:
     assert list(cases(plan, "stability_case")) == [
         f"a-UNION-1024-seed{seed}-{metric}" for seed in (1, 2) for metric in METRICS
     ]
+
+
+def test_the_runs_own_row_order_is_no_further_seed(packs: Path) -> None:
+    plan = plan_of(packs, checkpoints=("a",), seed=1, seeds=(1, 2, 2), seq_lens=(1024,))
+    assert plan.evaluation_seeds == (1, 2)
+    assert {cell.seed for cell, _ in cases(plan, "stability_case").values()} == {2}
+    assert [[cell.seed for cell in cells] for cells in cases(plan, "spread_case").values()] == [[1, 2]]
+    assert not has_cases(plan_of(packs, checkpoints=("a",), seed=1, seeds=(1,)), "test_stability")
+    assert not has_cases(plan_of(packs, base="b", seeds=(1, 2)), "test_stability")
+
+
+def profiled(directory: Path, seed: int) -> str:
+    """A directory with the manifest of a checkpoint that was profiled with `seed`; it holds nothing else."""
+    directory.mkdir()
+    profile = {"seed": seed, "packs": {"chat": 1}}
+    value = {
+        "base": {"name": "b", "digest": "a" * 64, "num_experts": 8, "top_k": 2},
+        "keep_n": 4,
+        "keep_frac": 0.5,
+        "allow_any_keep_n": False,
+        "keep": [[0, 1, 2, 3]],
+        "provenance": {"method": "reap", "profile": profile, "calibration_rows": []},
+        "tool": {"version": "1"},
+        "files": {},
+    }
+    (directory / "manifest.json").write_text(json.dumps(value), encoding="utf-8")
+    return str(directory)
+
+
+def test_checkpoints_that_differ_in_the_profiling_seed_are_compared(packs: Path, tmp_path: Path) -> None:
+    given = tuple(profiled(tmp_path / f"s{seed}", seed) for seed in (7, 3))
+    plan = plan_of(packs, checkpoints=("other", *given))
+    assert list(cases(plan, "profiling_case")) == ["s3+s7-UNION-1024", "s3+s7-UNION-2048"]
+    group, cells = cases(plan, "profiling_case")["s3+s7-UNION-2048"]
+    assert cases(plan, "overlap_case") == {"s3+s7": group}
+    assert [cell.id for cell in cells] == ["s3-UNION-2048", "s7-UNION-2048"]
+    assert set(cells) <= set(plan.primary_cells)
+    assert [case for case in required_cases(plan) if "test_stability" in case] == [
+        "test_stability::test_profiling_seeds[s3+s7-UNION-1024]",
+        "test_stability::test_profiling_seeds[s3+s7-UNION-2048]",
+        "test_stability::test_keep_overlap[s3+s7]",
+    ]
+
+
+def test_a_broken_manifest_takes_its_checkpoint_out_of_the_group_only(packs: Path, tmp_path: Path) -> None:
+    given = tuple(profiled(tmp_path / f"s{seed}", seed) for seed in (1, 2, 3))
+    (Path(given[1]) / "manifest.json").write_text("{", encoding="utf-8")
+    plan = plan_of(packs, checkpoints=given)
+    assert list(cases(plan, "overlap_case")) == ["s1+s3"]
+    assert "s2-UNION-1024-ppl" in cases(plan, "cell_case")
+    assert "test_artifact::test_integrity[s2]" in required_cases(plan)
 
 
 def test_every_module_of_gates_has_its_place() -> None:

@@ -102,6 +102,7 @@ def test_description(base: Checkpoint, request_: ProfileRequest, whole: Profile)
     assert (description["num_blocks"], description["counted_tokens"]) == (blocks.num_blocks, blocks.num_counted)
     assert description["packs"] == {"chat": 6, "tools": 3}
     assert description["model"]["dtype"] == "float32"
+    assert len(description["packs_digest"]) == 64
     assert (description["seed"], description["seq_len"], description["alignment"]) == (5, SEQ_LEN, "predicting")
     trace = whole.trace
     assert description["thresholds"] == {
@@ -145,6 +146,17 @@ def test_num_rows_takes_the_first_rows_of_union(base: Checkpoint, request_: Prof
     assert set(found.description["rows"]) <= set(named_packs(request.packs, seed=5)[UNION].identities[:4])
     assert sum(found.description["packs"].values()) == len(found.description["rows"]) <= 4
     assert found.trace.num_tokens == blocks_of(base, request).num_counted
+
+
+def test_packs_are_named_by_content_whatever_the_seed_and_the_rows_used(
+    base: Checkpoint, request_: ProfileRequest, whole: Profile, tmp_path: Path
+) -> None:
+    fewer = profile(base, dataclasses.replace(request_, num_rows=4, seed=6), tmp_path / "fewer")
+    assert fewer.description["rows"] != whole.description["rows"]
+    assert fewer.description["packs_digest"] == whole.description["packs_digest"]
+    others = write_packs(tmp_path / "others", {"chat": 6, "tools": 2})
+    other = profile(base, dataclasses.replace(request_, packs=others), tmp_path / "other")
+    assert other.description["packs_digest"] != whole.description["packs_digest"]
 
 
 def test_batch_size_changes_nothing_but_rounding(

@@ -19,6 +19,30 @@ from eaftgate.report.cost import estimate_cost
 from eaftgate.report.html import render, write_report
 from eaftgate.report.lock import verify_lock, write_lock
 
+METRICS = {
+    "ppl": {"count": 2, "min": 0.01, "max": 0.02, "std": 0.007},
+    "cc_ratio": {"count": 2, "min": 1.0, "max": 1.1, "std": 0.07},
+    "rms_dp": {"count": 1, "min": 0.02, "max": 0.02, "std": None},
+    "js2d_corrected": {"count": 0, "min": None, "max": None, "std": None},
+}
+ROW = {"pack": "UNION", "seq_len": 256, "metrics": METRICS}
+STABILITY = {
+    "planned": True,
+    "note": "stability: over all",
+    "evaluation_seeds": [None, 1],
+    "spread": [{**ROW, "checkpoint": "x/a", "name": "a", "seeds": [None, 1], "verdicts": ["pass", "inconclusive"]}],
+    "profiling_groups": [
+        {
+            "name": "a+b",
+            "checkpoints": ["x/a", "x/b"],
+            "seeds": [1, 2],
+            "cells": [{**ROW, "verdicts": ["pass", "fail"], "verdict": "fail"}],
+            "keep_jaccard": [{"mean": 0.5, "min": 0.5}, {"mean": 0.9, "min": 0.9}],
+            "rows_jaccard": 0.25,
+        }
+    ],
+}
+
 
 def test_the_page_shows_the_verdict_and_every_cell(copy_run: Run, tmp_path: Path) -> None:
     page = tmp_path / "report.html"
@@ -39,9 +63,36 @@ def test_names_and_reasons_are_escaped(copy_run: Run) -> None:
     for cell in parity["cells"]:
         cell.update(name=evil, checkpoint=evil, pack=evil)
     parity.update(policy=evil, regime=evil, failed=[{"case": evil, "reason": evil}], not_run=[evil])
+    parity["stability"] = copy.deepcopy(STABILITY)
+    parity["stability"].update(note=evil)
+    parity["stability"]["spread"][0].update(name=evil, pack=evil)
+    parity["stability"]["profiling_groups"][0].update(name=evil)
     page = render(parity)
     assert "<script" not in page
     assert page.count(escape(evil)) > 5
+
+
+def test_stability_is_shown_with_ranges_and_overlap(copy_run: Run) -> None:
+    page = render({**copy_run.parity, "stability": STABILITY})
+    assert "<p>stability: over all.</p>" in page
+    assert "<td>file order, 1<br><small>pass, inconclusive</small></td>" in page
+    assert '<td class="verdict inconclusive">inconclusive</td>' in page
+    assert "<td>+1.01% .. +2.02%<br><small>sd 0.70%</small></td>" in page
+    assert "<td>x1.00 .. x1.10<br><small>sd 0.07</small></td>" in page
+    assert "<td>0.0200 .. 0.0200<br><small>1 of 2 seeds</small></td><td>-</td></tr>" in page
+    assert '<td class="verdict fail">not the same</td><td>1, 2<br><small>pass, fail</small></td>' in page
+    assert "<td>0.50</td><td>0.90</td></tr>" in page
+    assert "keep sets overlap by 0.70 (Jaccard, mean of layers), least in layer 0, by 0.50" in page
+    unjudged = copy.deepcopy(STABILITY)
+    unjudged["profiling_groups"][0]["cells"] = []
+    page = render({**copy_run.parity, "stability": unjudged})
+    assert "not the same" not in page
+    assert "keep sets overlap by 0.70" in page
+
+
+def test_a_run_of_an_earlier_version_has_a_report(copy_run: Run) -> None:
+    older = {key: value for key, value in copy_run.parity.items() if key != "stability"}
+    assert "Stability" not in render(older)
 
 
 def test_a_directory_without_a_run_has_no_report(tmp_path: Path) -> None:

@@ -1,0 +1,33 @@
+"""Rows of the report's tables, with everything that comes from outside escaped."""
+
+from collections.abc import Sequence
+from html import escape
+from typing import NamedTuple
+
+
+class Cell(NamedTuple):
+    """Text, the CSS class that colours it, and a smaller line below."""
+
+    text: str
+    colour: str = ""
+    below: str = ""
+
+
+def row(tag: str, values: Sequence[str | Cell], *, advisory: bool = False) -> str:
+    """The first two values are names."""
+    tds = []
+    for index, value in enumerate(values):
+        cell = value if isinstance(value, Cell) else Cell(value, "name" if index < 2 else "")
+        attribute = f' class="{cell.colour}"' if cell.colour else ""
+        below = f"<br><small>{escape(cell.below)}</small>" if cell.below else ""
+        tds.append(f"<{tag}{attribute}>{escape(cell.text)}{below}</{tag}>")
+    return f"<tr{' class=advisory' if advisory else ''}>{''.join(tds)}</tr>"
+
+
+def verdict_cell(verdict: str) -> Cell:
+    return Cell(verdict, f"verdict {verdict}")
+
+
+def table(head: Sequence[str], body: Sequence[str]) -> str:
+    """`body` are finished rows."""
+    return f'<div class="scroll"><table>{row("th", head)}{"".join(body)}</table></div>'
