@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.filesize import decimal
 
 from eaftgate import __version__
+from eaftgate.cli_recipe import UsageError, take_recipes
 from eaftgate.cli_search import DeviceOption, DtypeOption, JsonOption, search_app
 from eaftgate.errors import UserError
 
@@ -31,8 +32,6 @@ app.add_typer(packs_app, name="packs")
 app.add_typer(search_app)
 
 out = Console()
-UsageError: type[Exception] = typer.BadParameter.mro()[1]
-"""click's, of which newer versions of typer carry their own copy."""
 
 
 class Alignment(StrEnum):
@@ -142,6 +141,9 @@ def prune(
     base: Annotated[str, typer.Argument(metavar="BASE", help="Checkpoint directory or hub id.")],
     out_dir: Annotated[Path, typer.Option("--out", help="Checkpoint directory to make; an unfinished one is resumed.")],
     profile_dir: Annotated[Path | None, typer.Option("--profile", help="Profile of BASE (eaftgate profile).")] = None,
+    scores_file: Annotated[
+        Path | None, typer.Option("--scores", help="Instead of a profile: the reap-scores.yaml of a pruned checkpoint.")
+    ] = None,
     keep_n: Annotated[int | None, typer.Option(help="Experts to keep in every layer.")] = None,
     keep_frac: Annotated[float | None, typer.Option(help="The same as a share, rounded up to a multiple of 4.")] = None,
     method: Annotated[Method, typer.Option(help="What ranks the experts.")] = Method.EAFT_REAP,
@@ -179,6 +181,7 @@ def prune(
     from eaftgate.profile.profile import open_profile
     from eaftgate.prune import ModelRun, PruneRequest, prune_checkpoint
     from eaftgate.select.saliency import EaftWeights
+    from eaftgate.select.scores import open_scores
 
     checkpoint = open_checkpoint(base)
     if pre_gate and packs is None:
@@ -203,6 +206,7 @@ def prune(
         run=run,
     )
     read = None if profile_dir is None else open_profile(profile_dir)
+    scores = None if scores_file is None else open_scores(scores_file)
     judged: list[JudgedCell] = []
 
     def show(cell: JudgedCell) -> None:
@@ -211,7 +215,7 @@ def prune(
         judged.append(cell)
         _print(False, {}, *([] if as_json else pre_gate_lines(cell)))
 
-    prune_checkpoint(checkpoint, checkpoint_digest(checkpoint), read, request, out_dir, show=show)
+    prune_checkpoint(checkpoint, checkpoint_digest(checkpoint), read, request, out_dir, scores=scores, show=show)
     pruned = open_checkpoint(out_dir)
     kept, of = pruned.num_experts, checkpoint.num_experts
     summary = {
@@ -332,6 +336,9 @@ def cost(
         f"gate: {estimate['gate_tokens'] / 1e6:.1f} M tokens ({estimate['packs']} packs, base and one candidate), "
         f"{estimate['gate_seconds'] / 3600:.1f} h at {tokens_per_second:,.0f} tokens/s",
     )
+
+
+take_recipes(app)
 
 
 def main() -> None:

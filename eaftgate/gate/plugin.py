@@ -5,7 +5,7 @@ It does nothing unless cases under gates/ are collected.
 
 import inspect
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from eaftgate.errors import UserError
 from eaftgate.gate.cases import MODULES, cases, has_cases
 from eaftgate.gate.gpus import pin_gpus, visible_gpus
 from eaftgate.gate.plan import GateOptions, Plan, make_plan
-from eaftgate.gate.policy import DEFAULT_GATES
+from eaftgate.gate.recipe import gate_settings
 from eaftgate.gate.run import GateRun
 from eaftgate.gate.session import SessionReport
 from eaftgate.progress import Bar, progress_bar
@@ -31,29 +31,32 @@ def _integers(text: str) -> tuple[int, ...]:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    group = parser.getgroup("eaftgate", "near-lossless gate")
-    option = group.addoption
+    gate_options(parser.getgroup("eaftgate", "near-lossless gate").addoption)
+
+
+def gate_options(option: Callable[..., object]) -> None:
+    """Every option of the gate, by calls like those of ArgumentParser.add_argument; none has a default of its own."""
+    option("--recipe", type=Path, metavar="FILE", help="YAML file with options that are not given here")
     option("--base", metavar="BASE", help="base checkpoint: directory or hub id (default: the manifest's)")
-    option("--checkpoint", action="append", default=[], metavar="CKPT", help="candidate to gate; may be repeated")
+    option("--checkpoint", action="append", metavar="CKPT", help="candidate to gate; may be repeated")
     option("--packs", type=Path, metavar="DIR", help="directory of gate packs (*.parquet)")
-    option("--gates", type=Path, default=DEFAULT_GATES, metavar="FILE", help="policies and regimes")
+    option("--gates", type=Path, metavar="FILE", help="policies and regimes")
     option("--policy", metavar="NAME", help="policy of the gates file (default: its default)")
     option("--regime", metavar="NAME", help="regime of the gates file (default: bigblocks)")
-    option("--seq-lens", type=_integers, default=(), metavar="N,N", help="seq_lens instead of the regime's")
+    option("--seq-lens", type=_integers, metavar="N,N", help="seq_lens instead of the regime's")
     option("--num-blocks", type=int, metavar="N", help="blocks per pack and seq_len instead of the regime's")
     option("--batch-size", type=int, metavar="N", help="blocks scored at a time")
     option("--seed", type=int, metavar="N", help="shuffle every pack's rows (default: file order)")
-    option("--seeds", type=_integers, default=(), metavar="A,B", help="also hold the verdict over these seeds")
-    option("--collector", choices=["transformers", "sglang"], default="transformers", help="what scores the blocks")
+    option("--seeds", type=_integers, metavar="A,B", help="also hold the verdict over these seeds")
+    option("--collector", choices=["transformers", "sglang"], help="what scores the blocks")
     option(
         "--endpoint",
         action="append",
-        default=[],
         metavar="URL",
         help="sglang: a running server of the base or of a candidate; may be repeated (default: an engine of our own)",
     )
-    option("--tp", type=int, default=1, metavar="N", help="sglang: GPUs that share one model")
-    option("--dp", type=int, default=1, metavar="N", help="sglang: copies of the model")
+    option("--tp", type=int, metavar="N", help="sglang: GPUs that share one model")
+    option("--dp", type=int, metavar="N", help="sglang: copies of the model")
     option("--device", metavar="DEV", help="cpu, cuda or cuda:N (default: cuda when there is one)")
     option("--dtype", choices=["float32", "bfloat16"], help="default: float32 on a CPU, bfloat16 on a GPU")
     option(
@@ -64,7 +67,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     option(
         "--results",
         type=Path,
-        default=Path("results"),
         metavar="RUN_DIR",
         help="default: ./results; resumed when it exists",
     )
@@ -82,15 +84,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def _options(config: pytest.Config) -> GateOptions:
-    get = config.getoption
-    same = ("base", "packs", "gates", "policy", "regime", "seq_lens", "num_blocks", "batch_size", "seed", "seeds",
-            "strict_cells", "sequential", "allow_overlap", "collector", "tp", "dp", "device", "dtype",
-            "dequantize")  # fmt: skip
+    """What the command line says over what the recipe says over the defaults of GateOptions."""
+    names = ("base", "checkpoint", "packs", "gates", "policy", "regime", "seq_lens", "num_blocks", "batch_size", "seed",
+             "seeds", "strict_cells", "sequential", "allow_overlap", "collector", "endpoint", "tp", "dp", "device",
+             "dtype", "dequantize", "results")  # fmt: skip
+    recipe = config.getoption("recipe")
+    said = {} if recipe is None else gate_settings(recipe, gate_options)
+    given = {name: config.getoption(name) for name in names}
+    said |= {name: value for name, value in given.items() if value is not None and value is not False}
     return GateOptions(
-        results=get("results").absolute(),
-        checkpoints=tuple(get("checkpoint")),
-        endpoints=tuple(get("endpoint")),
-        **{name: get(name) for name in same},
+        results=said.pop("results", Path("results")).absolute(),
+        checkpoints=tuple(said.pop("checkpoint", ())),
+        endpoints=tuple(said.pop("endpoint", ())),
+        **said,
     )
 
 
@@ -108,8 +114,8 @@ def _asked(config: pytest.Config) -> bool:
 @pytest.hookimpl(trylast=True)
 def pytest_configure(config: pytest.Config) -> None:
     if not _asked(config):
-        if config.getoption("checkpoint") or config.getoption("base"):
-            raise pytest.UsageError("--checkpoint and --base gate a checkpoint only as `pytest gates/ ...`")
+        if any(config.getoption(name) for name in ("checkpoint", "base", "recipe")):
+            raise pytest.UsageError("--checkpoint, --base and --recipe gate a checkpoint only as `pytest gates/ ...`")
         return
     try:
         plan = make_plan(_options(config), fixture_packs=_fixture(config) / "packs" / "gate")

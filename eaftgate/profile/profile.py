@@ -49,12 +49,15 @@ class _Description(_Strict):
     base: _Base
     dimensions: _Dimensions
     packs: dict[str, Count]
+    packs_dir: str | None = None
+    """As it was given; not in profiles of earlier versions."""
     packs_digest: str | None = None
     """Of all rows' identities, whatever their order; earlier versions did not write it."""
     num_rows: Count | None
     seq_len: Count
     seed: int
     alignment: Alignment
+    batch_size: Count
     num_blocks: Count
     counted_tokens: Count
     blocks_digest: str
@@ -67,15 +70,20 @@ def open_profile(path: Path) -> Profile:
     if not (path / PROFILE_FILE).is_file():
         raise UserError(f"{path} is not a finished profile (no {PROFILE_FILE}): run eaftgate profile")
     description = read_json(path / PROFILE_FILE, what="profile")
-    try:
-        _Description.model_validate(description)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"])[:200]
-        raise UserError(f"{path / PROFILE_FILE}: {where!r} is not valid ({first['msg']}); profile again") from None
+    checked_description(description, path / PROFILE_FILE)
     trace = load_trace(path / TRACE_DIR, description["dimensions"])
     if trace.num_tokens != description["counted_tokens"]:
         raise UserError(
             f"{path} is incomplete: its trace holds {trace.num_tokens} of {description['counted_tokens']} tokens"
         )
     return Profile(path, description, trace)
+
+
+def checked_description(value: Any, file: Path) -> dict[str, Any]:
+    """What is read of a profile's description, and no more. Raises UserError that names `file` when it is not valid."""
+    try:
+        return _Description.model_validate(value).model_dump(by_alias=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"])[:200]
+        raise UserError(f"{file}: {where!r} is not valid ({first['msg']}); profile again") from None

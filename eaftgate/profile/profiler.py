@@ -84,7 +84,8 @@ def profile_checkpoint(
             ranks.wait()
             if ranks.first:
                 trace = load_trace(partial / TRACE_DIR, description["dimensions"])
-                made = {**description, "thresholds": _thresholds(trace), "seconds": seconds}
+                given = {"packs_dir": str(request.packs)}  # a name, and no part of what is profiled
+                made = {**description, **given, "thresholds": _thresholds(trace), "seconds": seconds}
                 write_json(partial / PROFILE_FILE, made)
                 (partial / REQUEST_FILE).unlink()
                 partial.rename(out)

@@ -8,7 +8,7 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -49,6 +49,7 @@ def rewrite_checkpoint(
     out: Path,
     *,
     provenance: dict[str, Any],
+    carried: Mapping[str, bytes] | None = None,
     base_digest: str | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
     allow_any_keep_n: bool = False,
@@ -56,8 +57,9 @@ def rewrite_checkpoint(
 ) -> None:
     """Write to `out` the checkpoint `base` with only the experts of `keep` (per layer, ascending ids).
 
-    `provenance` (a JSON object) goes into the manifest; `base_digest` is `checkpoint_digest(base)` if the
-    caller has it. `progress(done, total)` gets bytes of shards, from several threads but one at a time.
+    `provenance` (a JSON object) goes into the manifest, `carried` are further files by name; `base_digest` is
+    `checkpoint_digest(base)` if the caller has it. `progress(done, total)` gets bytes of shards, from several
+    threads but one at a time.
     The result is a function of the arguments alone, byte for byte.
 
     An interrupted run leaves `.<out name>.partial` beside `out`; the same call takes it up again.
@@ -87,6 +89,8 @@ def rewrite_checkpoint(
     try:
         with open_workdir(out, base.path, request) as work:
             _write_shards(plans, base, work, progress)
+            for name, content in (carried or {}).items():
+                (work.payload / name).write_bytes(content)
             _write_companions(plans, base, manifest, work)
             work.publish()
     except OSError as error:

@@ -9,7 +9,7 @@ import numpy as np
 
 from eaftgate.errors import UserError
 from eaftgate.profile.trace import Trace
-from eaftgate.select.saliency import EaftWeights, ExpertSums, ScoreArray, expert_sums, mean_per_hit
+from eaftgate.select.saliency import EaftWeights, ExpertSums, RegionSums, ScoreArray, mean_per_hit, region_sums
 
 KeepSets = list[list[int]]
 """Per layer, the kept expert ids in ascending order; as many in every layer."""
@@ -87,6 +87,13 @@ def select_keep_sets(
     trace: Trace, *, method: str, keep_n: int, alignment: str, weights: EaftWeights | None = None
 ) -> KeepSets:
     """The keep sets of a scoring method. Raises UserError for a method that is none."""
+    weights = weights or EaftWeights()
+    sums = region_sums(trace, alignment=alignment, low_quantile=weights.low_quantile)
+    return scored_keep_sets(sums, method=method, keep_n=keep_n, weights=weights)
+
+
+def scored_keep_sets(sums: RegionSums, *, method: str, keep_n: int, weights: EaftWeights) -> KeepSets:
+    """The same from sums over the trace, whose regions must be those of `weights.low_quantile`."""
     if method not in _SCORERS:
         raise UserError(f"--method is {method!r}: it must be one of {', '.join(_SCORERS)}")
-    return _SCORERS[method](expert_sums(trace, alignment=alignment, weights=weights or EaftWeights()), keep_n)
+    return _SCORERS[method](sums.weighted(weights), keep_n)

@@ -3,7 +3,7 @@
 REAP (arXiv 2510.13999) scores an expert by gate x L2 norm of its output over the tokens routed to it; EAFT-REAP weights
 every token by how right and how sure the model was, and ranks by the total mass.
 
-Shapes: T counted tokens, P packs, L layers, E experts, K selections.
+Shapes: T counted tokens, P packs, R regions (good, conflict, uncertain), L layers, E experts, K selections.
 """
 
 from dataclasses import asdict, dataclass
@@ -85,9 +85,32 @@ def _over_packs(sum_PLE: ScoreArray) -> ScoreArray:
     return total_LE
 
 
+@dataclass(frozen=True)
+class RegionSums:
+    """All that any scorer needs of a trace: ExpertSums before the regions are weighted. Float64."""
+
+    hits_PLE: ScoreArray
+    norm_PLE: ScoreArray
+    mass_PRLE: ScoreArray
+
+    def weighted(self, weights: EaftWeights) -> ExpertSums:
+        region_weights = np.array([weights.good, weights.conflict, weights.uncertain])
+        return ExpertSums(
+            hits_PLE=self.hits_PLE,
+            norm_PLE=self.norm_PLE,
+            mass_PLE=self.mass_PRLE.sum(axis=1),
+            good_mass_PLE=self.mass_PRLE[:, 0],
+            eaft_mass_PLE=np.einsum("prle,r->ple", self.mass_PRLE, region_weights),
+        )
+
+
 def expert_sums(trace: Trace, *, alignment: str, weights: EaftWeights) -> ExpertSums:
+    return region_sums(trace, alignment=alignment, low_quantile=weights.low_quantile).weighted(weights)
+
+
+def region_sums(trace: Trace, *, alignment: str, low_quantile: float) -> RegionSums:
     """One pass over the trace. Float64 sums, so that they do not depend on the order of shards to 1e-12."""
-    region = regions(trace.column("p_T"), trace.column("entropy_T"), weights.low_quantile)
+    region = regions(trace.column("p_T"), trace.column("entropy_T"), low_quantile)
     region_T = np.where(region.good_T, 0, np.where(region.conflict_T, 1, 2))
     pack_T = trace.column("pack_T").astype(np.intp)
     cells = trace.num_layers * trace.num_experts
@@ -108,14 +131,7 @@ def expert_sums(trace: Trace, *, alignment: str, weights: EaftWeights) -> Expert
                 sums[row] += np.bincount(bin_N, weights=weight_N, minlength=sums.shape[1])
         first += len(expert_TLK)
     hits, norms, mass = sums.reshape(3, packs, 3, trace.num_layers, trace.num_experts)
-    region_weights = np.array([weights.good, weights.conflict, weights.uncertain])
-    return ExpertSums(
-        hits_PLE=hits.sum(axis=1),
-        norm_PLE=norms.sum(axis=1),
-        mass_PLE=mass.sum(axis=1),
-        good_mass_PLE=mass[:, 0],
-        eaft_mass_PLE=np.einsum("prle,r->ple", mass, region_weights),
-    )
+    return RegionSums(hits_PLE=hits.sum(axis=1), norm_PLE=norms.sum(axis=1), mass_PRLE=mass)
 
 
 def mean_per_hit(total_LE: ScoreArray, hits_LE: ScoreArray) -> ScoreArray:

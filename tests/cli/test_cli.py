@@ -7,14 +7,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from cli_command import Command, Ended, refused
 from gate_command import BASE, CALIBRATION_PACKS, GATE_PACKS, ROOT, Run
 
 from eaftgate import __version__, cli
@@ -36,38 +35,6 @@ from eaftgate.select.saliency import EaftWeights, expert_sums
 
 COMMANDS = (("packs", "split"), ("profile",), ("prune",), ("report",), ("lock",), ("verify",), ("cost",),
             ("sweep",), ("diagnose",))  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Ended:
-    code: int
-    out: str
-    err: str
-
-
-Command = Callable[..., Ended]
-
-
-@pytest.fixture
-def eaftgate(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """`eaftgate ARGUMENTS` in this process."""
-
-    def command(*arguments: object) -> Ended:
-        monkeypatch.setattr(sys, "argv", ["eaftgate", *map(str, arguments)])
-        monkeypatch.setenv("COLUMNS", "200")
-        with pytest.raises(SystemExit) as exit_info:
-            cli.main()
-        return Ended(int(exit_info.value.code or 0), *capsys.readouterr())
-
-    return command
-
-
-def refused(ended: Ended, said: str) -> None:
-    """Exit code 2, nothing on stdout, one sentence on stderr that says `said`."""
-    assert ended.code == 2
-    assert ended.out == ""
-    assert re.fullmatch(r"error: [^\n]+\n", ended.err)
-    assert said in ended.err
 
 
 def pack_of(directory: Path, **columns: list[str]) -> Path:

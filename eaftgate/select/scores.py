@@ -1,0 +1,106 @@
+"""The scores snapshot: a profile as far as scoring methods need it, small enough to travel with a checkpoint.
+
+reap-scores.yaml says what the sums are of; reap-scores.npz beside it holds them, and the profile's rows. Any keep_n,
+scoring method and token weights can be cut from them, as from the profile; another alignment cannot.
+"""
+
+import hashlib
+import io
+import zipfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from eaftgate.errors import UserError
+from eaftgate.profile.profile import Alignment, Profile, checked_description
+from eaftgate.select.saliency import RegionSums, region_sums
+
+SCORES_FILE = "reap-scores.yaml"
+DATA_FILE = "reap-scores.npz"
+_COMMENT = """\
+# Sums over the profile that this checkpoint was made from. Other numbers of experts, scoring methods and token weights
+# are cut from them without profiling again:
+#   eaftgate prune BASE --scores reap-scores.yaml --keep-n N --out NEW
+"""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Sums over the trace of the profile `description` (see profile.json), at `alignment`'s positions."""
+
+    description: dict[str, Any]
+    alignment: str
+    low_quantile: float
+    sums: RegionSums
+
+
+class _Snapshot(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    snapshot_schema: Literal["scores-1"] = Field(alias="schema")
+    data_sha256: str
+    alignment: Alignment
+    low_quantile: Annotated[float, Field(ge=0, le=1)]
+    profile: dict[str, Any]
+
+
+def scores_of(profile: Profile, *, alignment: str, low_quantile: float) -> Scores:
+    description = checked_description(profile.description, profile.path)
+    return Scores(
+        description, alignment, low_quantile, region_sums(profile.trace, alignment=alignment, low_quantile=low_quantile)
+    )
+
+
+def scores_files(scores: Scores) -> dict[str, bytes]:
+    """The two files of the snapshot by name, the same for the same scores."""
+    description = dict(scores.description)
+    data = io.BytesIO()
+    np.savez(data, rows=np.array(description.pop("rows"), dtype=np.bytes_), **asdict(scores.sums))
+    told = {
+        "schema": "scores-1",
+        "data_sha256": hashlib.sha256(data.getvalue()).hexdigest(),
+        "alignment": scores.alignment,
+        "low_quantile": scores.low_quantile,
+        "profile": description,
+    }
+    return {
+        SCORES_FILE: (_COMMENT + yaml.safe_dump(told, sort_keys=False)).encode(),
+        DATA_FILE: data.getvalue(),
+    }
+
+
+def open_scores(path: Path) -> Scores:
+    """Read a snapshot. Raises UserError when a file is missing, damaged or not of this kind."""
+    data_path = path.with_suffix(".npz")
+    try:
+        told = _Snapshot.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        data = data_path.read_bytes()
+    except OSError as error:
+        raise UserError(f"scores not found: {error.filename} cannot be read ({error.strerror})") from None
+    except (ValidationError, yaml.YAMLError, UnicodeDecodeError, RecursionError):
+        raise UserError(f"{path} is not a {SCORES_FILE} that eaftgate prune wrote") from None
+    if hashlib.sha256(data).hexdigest() != told.data_sha256:
+        raise UserError(f"{data_path} is not the file that {path} speaks of (its sha256 differs): take fresh copies")
+    try:
+        with np.load(io.BytesIO(data)) as arrays:
+            rows = arrays["rows"].astype(np.str_).tolist()
+            sums = RegionSums(**{name: arrays[name] for name in ("hits_PLE", "norm_PLE", "mass_PRLE")})
+    except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"{data_path} cannot be read ({error}): take fresh copies") from None
+    description = checked_description({**told.profile, "rows": rows}, path)
+    _check_shapes(sums, description, data_path)
+    return Scores(description, told.alignment, told.low_quantile, sums)
+
+
+def _check_shapes(sums: RegionSums, description: dict[str, Any], path: Path) -> None:
+    layers, experts = (description["dimensions"][key] for key in ("num_layers", "num_experts"))
+    packs = len(sums.hits_PLE) if sums.hits_PLE.ndim else 0
+    expected = {"hits_PLE": (packs, layers, experts), "norm_PLE": (packs, layers, experts)}
+    for name, shape in {**expected, "mass_PRLE": (packs, 3, layers, experts)}.items():
+        array = getattr(sums, name)
+        if packs < 1 or array.shape != shape or array.dtype != np.float64 or not np.isfinite(array).all():
+            raise UserError(f"{path}: {name} must be finite float64 numbers of shape {list(shape)}: take fresh copies")

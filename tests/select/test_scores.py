@@ -1,0 +1,134 @@
+"""The scores snapshot: written and read again it is the same, and what is damaged or made up is refused."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from eaftgate.errors import UserError
+from eaftgate.select.keep import METHODS, SEARCHES, scored_keep_sets
+from eaftgate.select.saliency import EaftWeights, RegionSums
+from eaftgate.select.scores import DATA_FILE, SCORES_FILE, Scores, open_scores, scores_files
+
+LAYERS, EXPERTS, PACKS = 2, 8, 3
+DESCRIPTION = {
+    "schema": "profile-1", "base": {"name": "base", "digest": "d" * 64},
+    "dimensions": {"num_layers": LAYERS, "num_experts": EXPERTS, "top_k": 4},
+    "packs": {"a": 1, "b": 1, "c": 1}, "packs_dir": "packs", "packs_digest": None, "num_rows": None, "seq_len": 64,
+    "seed": 1, "alignment": "token", "batch_size": 1, "num_blocks": 2, "counted_tokens": 100, "blocks_digest": "e" * 64,
+    "model": {"device": "cpu", "dtype": "float32"}, "rows": [hashlib.sha256(b"%d" % n).hexdigest() for n in range(3)],
+}  # fmt: skip
+
+
+def scores(values: Any) -> Scores:
+    """hits, norms and the masses of three regions, stacked in `values`."""
+    sums = RegionSums(values[0], values[1], np.stack(values[2:], axis=1))
+    return Scores(DESCRIPTION, "predicting", 0.15, sums)
+
+
+def write(directory: Path, files: dict[str, bytes]) -> Path:
+    for name, content in files.items():
+        (directory / name).write_bytes(content)
+    return directory / SCORES_FILE
+
+
+VALUES = arrays.arrays(
+    np.float64, (5, PACKS, LAYERS, EXPERTS), elements=st.floats(0, 1e300, allow_nan=False, allow_infinity=False)
+)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("scores")
+
+
+@settings(max_examples=30)
+@given(VALUES)
+def test_what_is_written_is_read_bit_for_bit(place: Path, values: Any) -> None:
+    made = scores(values)
+    files = scores_files(made)
+    assert files == scores_files(made)
+    found = open_scores(write(place, files))
+    assert (found.description, found.alignment, found.low_quantile) == (DESCRIPTION, "predicting", 0.15)
+    for name, array in asdict(made.sums).items():
+        np.testing.assert_array_equal(getattr(found.sums, name), array)
+    assert scores_files(found) == files
+
+
+def test_every_scorer_cuts_the_same(place: Path) -> None:
+    made = scores(np.random.default_rng(0).random((5, PACKS, LAYERS, EXPERTS)))
+    found = open_scores(write(place, scores_files(made)))
+    for method in set(METHODS) - {"random", *SEARCHES}:
+        kept = [
+            scored_keep_sets(each.sums, method=method, keep_n=5, weights=EaftWeights(conflict=-1.3))
+            for each in (made, found)
+        ]
+        assert kept[0] == kept[1]
+
+
+def resigned(directory: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change the arrays, and make the sha256 right again."""
+    with np.load(directory / DATA_FILE) as data:
+        held = {name: data[name] for name in data.files}
+    change(held)
+    np.savez(directory / DATA_FILE, **held)
+    edit(
+        directory,
+        lambda told: told.update(data_sha256=hashlib.sha256((directory / DATA_FILE).read_bytes()).hexdigest()),
+    )
+
+
+def edit(directory: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    told = yaml.safe_load((directory / SCORES_FILE).read_text())
+    change(told)
+    (directory / SCORES_FILE).write_text(yaml.safe_dump(told))
+
+
+def flipped(directory: Path) -> None:
+    data = bytearray((directory / DATA_FILE).read_bytes())
+    data[200] ^= 1
+    (directory / DATA_FILE).write_bytes(data)
+
+
+def replaced_by_text(directory: Path) -> None:
+    (directory / DATA_FILE).write_bytes(b"text")
+    edit(directory, lambda told: told.update(data_sha256=hashlib.sha256(b"text").hexdigest()))
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda d: (d / SCORES_FILE).unlink(), "scores not found"),
+        (lambda d: (d / DATA_FILE).unlink(), "scores not found"),
+        (lambda d: (d / SCORES_FILE).write_text("- a"), "is not a reap-scores.yaml"),
+        (lambda d: (d / SCORES_FILE).write_text("a: ["), "is not a reap-scores.yaml"),
+        (lambda d: edit(d, lambda told: told.update(schema="scores-2")), "is not a reap-scores.yaml"),
+        (lambda d: edit(d, lambda told: told.pop("alignment")), "is not a reap-scores.yaml"),
+        (lambda d: edit(d, lambda told: told["profile"].pop("base")), "'base' is not valid"),
+        (flipped, "its sha256 differs"),
+        (replaced_by_text, "cannot be read"),
+        (lambda d: resigned(d, lambda held: held.pop("norm_PLE")), "cannot be read"),
+        (lambda d: resigned(d, lambda held: held.update(rows=np.array([{}]))), "cannot be read"),
+        (lambda d: resigned(d, lambda held: held.update(hits_PLE=held["hits_PLE"][:, :1])), "hits_PLE must be finite"),
+        (lambda d: resigned(d, lambda held: held.update(hits_PLE=np.float64(1))), "hits_PLE must be finite"),
+        (lambda d: resigned(d, lambda held: held.update(norm_PLE=held["norm_PLE"] * np.nan)), "norm_PLE must be"),
+        (lambda d: resigned(d, lambda held: held.update(mass_PRLE=held["mass_PRLE"][:, :2])), "mass_PRLE must be"),
+        (lambda d: resigned(d, lambda held: held.update(mass_PRLE=held["mass_PRLE"].astype("f4"))), "mass_PRLE must"),
+    ],
+)  # fmt: skip
+def test_damage_is_one_sentence(tmp_path: Path, damage: Callable[[Path], object], said: str) -> None:
+    path = write(tmp_path, scores_files(scores(np.ones((5, PACKS, LAYERS, EXPERTS)))))
+    open_scores(path)
+    damage(tmp_path)
+    with pytest.raises(UserError) as refusal:
+        open_scores(path)
+    assert said in str(refusal.value)
+    assert str(tmp_path) in str(refusal.value)
