@@ -1,6 +1,6 @@
 """What near-lossless-v2's statistics do where the truth is known: bias of JS2D, error rates of the verdicts.
 
-    pip install -e '.[docs]'
+    pip install -e .
     PYTHONPATH=tests python benchmarks/simulations.py bias --out docs/js2d_bias.svg     # 5 minutes on one core
     PYTHONPATH=tests python benchmarks/simulations.py errors                            # 3 minutes
 

@@ -99,6 +99,6 @@ def _use(ctx: typer.Context, recipe: Path | None) -> None:
 
 def _as_given(value: str | list[str], parameter: Any) -> str | list[str]:
     """A list is an option given repeatedly, where it can be, and else its values with commas between."""
-    if getattr(parameter, "multiple", False):
+    if getattr(parameter, "multiple", False) or parameter.nargs == -1:
         return [value] if isinstance(value, str) else value
     return value if isinstance(value, str) else ",".join(value)

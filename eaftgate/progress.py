@@ -26,9 +26,13 @@ class Bar:
         if self._progress is not None and self._task is not None:
             self._progress.advance(self._task, amount)
 
-    def show(self, done: int, total: int) -> None:
+    def show(self, done: float, total: int) -> None:
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, completed=done, total=total)
+
+    def describe(self, text: str) -> None:
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, description=text)
 
 
 class _RateColumn(TextColumn):
@@ -40,6 +44,8 @@ class _RateColumn(TextColumn):
         speed = task.finished_speed or task.speed
         if speed is None:
             return Text("")
+        if speed < 0.1:
+            return Text(f"{60 * speed:.1f} {self.unit}/min")
         scale = next((s for s in ((1e9, "G"), (1e6, "M"), (1e3, "k")) if speed >= s[0]), (1.0, ""))
         return Text(f"{speed / scale[0]:.1f} {scale[1]}{self.unit}/s")
 

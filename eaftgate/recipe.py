@@ -21,7 +21,8 @@ RECIPE_FILE = "reap-recipe.yaml"
 """Of a pruned checkpoint: what made it."""
 EXTENDS = "extends"
 SECTIONS = (
-    "packs split", "profile", "prune", "sweep", "diagnose", "gate", "report", "budgets", "lock", "verify", "cost",
+    "packs split", "profile", "prune", "sweep", "diagnose", "overlap", "gate", "report", "budgets", "lock", "verify",
+    "cost",
 )  # fmt: skip
 """Every command of `eaftgate`, and the gate, which is pytest's."""
 

@@ -61,11 +61,21 @@ class TransformersCollector:
 @torch.inference_mode()
 def score(model: GptOssForCausalLM, token_ids_BS: np.ndarray[Any, Any], counted_BS: np.ndarray[Any, Any]) -> TokenStats:
     """Token statistics of the counted tokens of a batch, in block order."""
-    device = model.lm_head.weight.device
-    ids_BS = torch.from_numpy(token_ids_BS.astype(np.int64)).to(device)
+    ids_BS = torch.from_numpy(token_ids_BS.astype(np.int64)).to(model.lm_head.weight.device)
+    return counted_stats(model, hidden_states(model, ids_BS), token_ids_BS, counted_BS)
+
+
+@torch.inference_mode()
+def counted_stats(
+    model: GptOssForCausalLM,
+    hidden_BSD: torch.Tensor,
+    token_ids_BS: np.ndarray[Any, Any],
+    counted_BS: np.ndarray[Any, Any],
+) -> TokenStats:
+    """The same from the last hidden states of a batch, normalised."""
     # Flat positions of the counted tokens; the state one position before predicts them.
-    counted_T = torch.from_numpy(np.flatnonzero(counted_BS)).to(device)
-    hidden_BSD = hidden_states(model, ids_BS)
-    hidden_TD = hidden_BSD.flatten(0, 1)[counted_T - 1]
-    columns = token_stats(hidden_TD, ids_BS.flatten()[counted_T], model.lm_head, top_k=TOP_K)
+    position_T = np.flatnonzero(counted_BS)
+    target_T = torch.from_numpy(token_ids_BS.ravel()[position_T].astype(np.int64)).to(hidden_BSD.device)
+    hidden_TD = hidden_BSD.flatten(0, 1)[torch.from_numpy(position_T - 1).to(hidden_BSD.device)]
+    columns = token_stats(hidden_TD, target_T, model.lm_head, top_k=TOP_K)
     return TokenStats(*(column.cpu().numpy() for column in columns))

@@ -18,7 +18,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from eaftgate.errors import UserError
 from eaftgate.files import sha256_json
 from eaftgate.rewrite.manifest import MANIFEST_FILE, Manifest, read_manifest
-from eaftgate.select.keep import KeepSets, jaccard_L
+from eaftgate.select.keep import KeepSets
+from eaftgate.select.overlap import jaccard_L
 
 _FOLLOWS_FROM_SEED = frozenset({"seed", "packs", "num_blocks", "counted_tokens", "blocks_digest"})
 
@@ -106,7 +107,7 @@ def _group(members: Sequence[tuple[str, _Profiled]]) -> ProfilingGroup:
     return ProfilingGroup(
         checkpoints=tuple(name for name, _ in members),
         seeds=tuple(profiled.seed for _, profiled in members),
-        jaccard_PL=tuple(tuple(jaccard_L(a.keep, b.keep)) for a, b in pairs),
+        jaccard_PL=tuple(tuple(jaccard_L(a.keep, b.keep).tolist()) for a, b in pairs),
         rows_jaccard=fmean(len(a.rows & b.rows) / max(1, len(a.rows | b.rows)) for a, b in pairs),
     )
 

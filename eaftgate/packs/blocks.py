@@ -4,7 +4,7 @@ Shapes: N tokens of the concatenated rows, B blocks, S = seq_len tokens a block.
 """
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
 
@@ -49,6 +49,13 @@ class Blocks:
         """The blocks `order`, in that order: all of them or some."""
         chosen = (self.token_ids_BS[order], self.counted_BS[order], self.row_BS[order])
         return Blocks(self.pack, self.seq_len, *chosen, self.identities)
+
+    def counting(self, chosen_T: BoolArray) -> "Blocks":
+        """The blocks with the chosen of their counted tokens as the only ones that count; a block without any is left
+        out. `chosen_T[t]` is about the t-th counted token in block order."""
+        counted_BS = self.counted_BS.copy()
+        counted_BS[self.counted_BS] = chosen_T
+        return replace(self, counted_BS=counted_BS).reordered(np.flatnonzero(counted_BS.any(axis=1)))
 
     @cached_property
     def digest(self) -> str:

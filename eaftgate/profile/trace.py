@@ -10,7 +10,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,9 @@ class TraceShard:
     own_T: NDArray[np.int32]
     row_T: NDArray[np.int32]
     pack_T: NDArray[np.uint8]
+
+
+_TOKEN_COLUMNS = ("p_T", "entropy_T", "predicting_T", "own_T", "row_T", "pack_T")
 
 
 def shard_name(first_block: int, end_block: int) -> str:
@@ -88,6 +91,17 @@ class Trace:
     @property
     def num_tokens(self) -> int:
         return sum(len(shard.p_T) for shard in self.shards)
+
+    def select(self, chosen_T: NDArray[np.bool_]) -> "Trace":
+        """The trace of the chosen tokens; positions stay where they are, used or not."""
+        ends = np.cumsum([len(shard.p_T) for shard in self.shards])[:-1]
+        return replace(
+            self,
+            shards=tuple(
+                replace(shard, **{name: getattr(shard, name)[chosen] for name in _TOKEN_COLUMNS})
+                for shard, chosen in zip(self.shards, np.split(chosen_T, ends), strict=True)
+            ),
+        )
 
     def selections(
         self, alignment: str

@@ -11,21 +11,40 @@ import torch
 from transformers import GptOssForCausalLM
 
 from eaftgate.collect.collection import Collection, TokenStats, check_stats, concatenate, make_collection
-from eaftgate.collect.transformers import score
+from eaftgate.collect.transformers import counted_stats, score
 from eaftgate.errors import UserError
 from eaftgate.model.masking import keeping_experts
 from eaftgate.packs.blocks import Blocks
 from eaftgate.parity.paired import PairedTokens, pair
+from eaftgate.search.prefix import Prefix, last_states
 
 BATCH_SIZE = 8
 
 
 def collected(model: GptOssForCausalLM, blocks: Blocks, *, batch_size: int = BATCH_SIZE) -> Collection:
     """Token statistics of a loaded model as it is. Raises UserError when they are not finite."""
-    parts: list[TokenStats] = [
-        score(model, blocks.token_ids_BS[start : start + batch_size], blocks.counted_BS[start : start + batch_size])
-        for start in range(0, blocks.num_blocks, batch_size)
-    ]
+    return _collection(
+        blocks,
+        [
+            score(model, blocks.token_ids_BS[start : start + batch_size], blocks.counted_BS[start : start + batch_size])
+            for start in range(0, blocks.num_blocks, batch_size)
+        ],
+    )
+
+
+def collected_after(model: GptOssForCausalLM, layer: int, prefix: Prefix, blocks: Blocks) -> Collection:
+    """The same for a model whose layers before `layer` gave `prefix`; only the others run, as the model is now. Gives
+    what `collected` does in batches of the same size."""
+    parts, start = [], 0
+    for hidden_BSD in prefix.states:
+        batch = slice(start, start + len(hidden_BSD))
+        last_BSD = last_states(model, layer, hidden_BSD)
+        parts.append(counted_stats(model, last_BSD, blocks.token_ids_BS[batch], blocks.counted_BS[batch]))
+        start = batch.stop
+    return _collection(blocks, parts)
+
+
+def _collection(blocks: Blocks, parts: Sequence[TokenStats]) -> Collection:
     stats = concatenate(parts)
     check_stats(stats, blocks.num_counted, where=f"scoring {blocks.pack}")
     return make_collection(stats, blocks, {})
@@ -50,6 +69,4 @@ def within_memory() -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError:
-        raise UserError(
-            "the model ran out of memory on the calibration blocks: lower --batch-size or --max-positions"
-        ) from None
+        raise UserError("the model ran out of memory: lower --batch-size or, for a search, --max-positions") from None

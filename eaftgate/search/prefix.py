@@ -36,6 +36,15 @@ def through_layer(model: GptOssForCausalLM, layer: int, prefix: Prefix) -> Prefi
     return Prefix(tuple(_run(model, layer, hidden_BSD) for hidden_BSD in prefix.states))
 
 
+@torch.inference_mode()
+def last_states(model: GptOssForCausalLM, layer: int, hidden_BSD: Tensor) -> Tensor:
+    """What the layers from `layer` on make of the states that enter it, normalised: the last hidden states."""
+    for following in range(layer, len(model.model.layers)):
+        hidden_BSD = _run(model, following, hidden_BSD)
+    normalised: Tensor = model.model.norm(hidden_BSD)
+    return normalised
+
+
 def states_at(prefix: Prefix, position_T: NDArray[np.intp]) -> Tensor:
     """The states at flat positions (block * S + position), ascending: [T, D]."""
     first, chosen = 0, []

@@ -1,5 +1,7 @@
 """What `eaftgate prune` does on the model: the search of --method greedy, and the pre-gate."""
 
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,8 +13,9 @@ from eaftgate.gate.judge import JudgedCell, judge_cell
 from eaftgate.gate.policy import load_gates
 from eaftgate.gate.wording import bounds_shown, shown
 from eaftgate.packs.blocks import Blocks
+from eaftgate.parity.paired import PairedTokens
 from eaftgate.profile.profile import Profile
-from eaftgate.progress import progress_bar
+from eaftgate.progress import Bar, progress_bar
 from eaftgate.search.evaluate import BATCH_SIZE, collected, masked_tokens, within_memory
 from eaftgate.search.greedy import MAX_POSITIONS, Follow, greedy_keep_sets, sampled_positions
 from eaftgate.select.keep import KeepSets, core_experts
@@ -38,8 +41,10 @@ def search_keep_sets(
     *,
     keep_n: int,
     settings: SearchSettings,
+    progress: Callable[[int, int], None] | None = None,
 ) -> tuple[KeepSets, dict[str, Any]]:
-    """The keep sets, and what they came from, for the manifest. `blocks` are the profile's.
+    """The keep sets, and what they came from, for the manifest. `blocks` are the profile's. Without `progress` (layers
+    done, of how many) a bar is drawn.
 
     Every counted token weighs the same: EAFT's weights were measured and lost more (docs/selection.md). Raises
     UserError when memory runs out.
@@ -52,7 +57,8 @@ def search_keep_sets(
         core = core_experts(expert_sums(trace, alignment="predicting", weights=EaftWeights()).good_mass_LE[None])
         core = [experts[:keep_n] for experts in core]
     found: dict[str, Any] = {"settings": asdict(settings), "positions": len(sample.position_X)}
-    with within_memory(), progress_bar("search", len(model.model.layers), unit="layers") as bar:
+    bar = progress_bar("search", len(model.model.layers), unit="layers") if progress is None else nullcontext(Bar())
+    with within_memory(), bar as drawn:
         keep = greedy_keep_sets(
             model,
             blocks,
@@ -61,7 +67,7 @@ def search_keep_sets(
             core=core,
             follow=settings.follow,
             batch_size=settings.batch_size,
-            progress=bar.show,
+            progress=progress or drawn.show,
         )
     return keep, found
 
@@ -76,6 +82,11 @@ def judged_by_masking(
     """
     with within_memory():
         tokens = masked_tokens(model, blocks, base, keep, batch_size=batch_size)
+    return judged(tokens, blocks)
+
+
+def judged(tokens: PairedTokens, blocks: Blocks) -> JudgedCell:
+    """The parity cell of `tokens`, the counted ones of `blocks`, under the shipped default policy."""
     return judge_cell(load_gates().policy(None)[1], None, tokens, blocks.num_blocks, strict=False)
 
 

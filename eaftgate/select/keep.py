@@ -78,11 +78,6 @@ def random_keep_sets(num_layers: int, num_experts: int, keep_n: int, seed: int) 
     return [sorted(generator.permutation(num_experts)[:keep_n].tolist()) for _ in range(num_layers)]
 
 
-def jaccard_L(keep_a: KeepSets, keep_b: KeepSets) -> list[float]:
-    """Per layer, experts kept by both over experts kept by either: 1 when they are the same. As many layers in both."""
-    return [len(set(a) & set(b)) / len(set(a) | set(b)) for a, b in zip(keep_a, keep_b, strict=True)]
-
-
 def select_keep_sets(
     trace: Trace, *, method: str, keep_n: int, alignment: str, weights: EaftWeights | None = None
 ) -> KeepSets:

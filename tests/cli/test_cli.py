@@ -1,5 +1,6 @@
 """The command line: one sentence and exit code 2 for what a user can put right, JSON for scripts, help for people."""
 
+import io
 import json
 import re
 import shutil
@@ -7,21 +8,25 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from cli_command import Command, Ended, refused
 from gate_command import BASE, CALIBRATION_PACKS, GATE_PACKS, ROOT, Run
+from rich.console import Console
+from rich.table import Table
 
-from eaftgate import __version__, cli
+from eaftgate import __version__, cli, cli_search
 from eaftgate.checkpoint.checkpoint import open_checkpoint
 from eaftgate.checkpoint.digest import checkpoint_digest
 from eaftgate.model.load import default_settings, load_model
 from eaftgate.model.masking import keeping_experts
-from eaftgate.packs.blocks import build_blocks
+from eaftgate.packs.blocks import Blocks, build_blocks
 from eaftgate.packs.pack import UNION, named_packs, read_pack, row_identity, shuffle_key
 from eaftgate.packs.tokenizer import load_tokenizer
 from eaftgate.parity.metrics import perplexity
@@ -30,11 +35,12 @@ from eaftgate.rewrite.manifest import read_manifest
 from eaftgate.search import sweep as sweeping
 from eaftgate.search.calibration import calibration_blocks
 from eaftgate.search.evaluate import collected
-from eaftgate.select.keep import core_experts, select_keep_sets
+from eaftgate.search.holdout import hold_out
+from eaftgate.select.keep import KeepSets, core_experts, select_keep_sets
 from eaftgate.select.saliency import EaftWeights, expert_sums
 
 COMMANDS = (("packs", "split"), ("profile",), ("prune",), ("report",), ("lock",), ("verify",), ("cost",),
-            ("sweep",), ("diagnose",))  # fmt: skip
+            ("sweep",), ("diagnose",), ("overlap",))  # fmt: skip
 
 
 def pack_of(directory: Path, **columns: list[str]) -> Path:
@@ -251,19 +257,28 @@ def test_a_sweep_refuses_gate_rows_and_what_it_does_not_know(
         (("--methods", "reap,best"), "'best' is no method"),
         (("--vary", "depth=1"), "'depth' cannot be varied"),
         (("--vary", "seed"), "must be a factor and its values"),
-        (("--vary", "good=a"), "must be numbers"),
-        (("--vary", "good=nan"), "must be finite"),
+        (("--vary", "good=a"), "must be a finite number"),
+        (("--vary", "good=1", "--vary", "good=2"), "--vary good is given twice"),
+        (("--vary", "rows=2,99"), "the profile has 3 rows to choose on"),
         (("--keep-n", "22"), "not a multiple of 4"),
+        (("--keep-n", "20,many"), "must be whole numbers"),
+        (("--score-frac", "1"), "must lie between 0 and 1"),
+        (("--plot", tmp_path / "figure.pdf"), "must end in .svg or .png"),
     ):
         refused(sweep_of(eaftgate, small_profile, CALIBRATION_PACKS, tmp_path / "out", *more), said)
     assert not (tmp_path / "out").exists()
+    (tmp_path / "other").write_bytes(b"\x89PNG something of the user's\n")
+    refused(
+        sweep_of(eaftgate, small_profile, CALIBRATION_PACKS, tmp_path / "other"), "was not written by eaftgate sweep"
+    )
+    assert (tmp_path / "other").read_bytes() == b"\x89PNG something of the user's\n"
 
 
 def test_a_sweep_varies_one_factor_at_a_time_and_resumes(
     eaftgate: Command, small_profile: Profile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "sweep.jsonl"
-    methods = ("--methods", "eaft-reap,ean", "--vary", "uncertain=1", "--vary", "good=0,2")
+    methods = ("--methods", "eaft-reap, ean", "--vary", "uncertain=1", "--vary", "good=0,2")
     lines = json.loads(sweep_of(eaftgate, small_profile, CALIBRATION_PACKS, out, *methods, "--json").out)
     cases = [(line["case"]["method"], line["case"]["varied"]) for line in lines]
     assert cases == [("eaft-reap", ""), ("ean", ""), *(("eaft-reap", v) for v in ("uncertain=1", "good=0", "good=2"))]
@@ -271,44 +286,140 @@ def test_a_sweep_varies_one_factor_at_a_time_and_resumes(
     for line in lines:
         name, _, value = line["case"]["varied"].partition("=")
         assert line["case"]["weights"] == standard | ({name: float(value)} if name else {})
-    keep = select_keep_sets(small_profile.trace, method="ean", keep_n=20, alignment="predicting")
+    blocks = calibration_blocks(open_checkpoint(BASE), small_profile, CALIBRATION_PACKS)
+    chosen_on = hold_out(blocks, small_profile, 0.5).calibration(3)
+    keep = select_keep_sets(chosen_on.profile.trace, method="ean", keep_n=20, alignment="predicting")
     assert lines[1]["keep"] == keep
+    assert lines[1]["chosen_on_tokens"] == chosen_on.blocks.num_counted
+    assert lines[1]["chosen_on_tokens"] + lines[1]["scored_on_tokens"] == small_profile.description["counted_tokens"]
+    assert out.with_suffix(".svg").is_file()
     # Cut off in the last line: that case alone runs again, and no other.
     out.write_bytes(out.read_bytes()[:-20])
     ran: list[str] = []
-    run = sweeping._run
-    monkeypatch.setattr(sweeping, "_run", lambda *given: ran.append(given[-1].varied) or run(*given))
+    choose = sweeping._keep_sets
+    monkeypatch.setattr(sweeping, "_keep_sets", lambda *given: ran.append(given[2].varied) or choose(*given))
     again = json.loads(sweep_of(eaftgate, small_profile, CALIBRATION_PACKS, out, *methods, "--json").out)
     assert ran == ["good=2"]
     assert [line | {"seconds": 0} for line in again] == [line | {"seconds": 0} for line in lines]
-    table = sweep_of(eaftgate, small_profile, CALIBRATION_PACKS, out, *methods).out.splitlines()
+    monkeypatch.setattr("eaftgate.model.load.load_model", lambda *_: pytest.fail("a model was loaded for nothing"))
+    plot = tmp_path / "figures" / "sweep.png"
+    other = (*methods, "--batch-size", 3, "--plot", plot)  # what is done stays done
+    said, *table, drawn = sweep_of(eaftgate, small_profile, CALIBRATION_PACKS, out, *other).out.splitlines()
     assert ran == ["good=2"]
+    assert said.startswith("chosen on 3 rows (")
+    assert drawn == f"drawn in {plot}"
+    assert plot.read_bytes().startswith(b"\x89PNG")
     losses = [float(re.search(r"([+-][\d.]+)%", row)[1]) for row in table[1:]]  # type: ignore[index]
     assert len(losses) == 5
     assert losses == sorted(losses)
 
 
-def test_diagnose_masks_one_layer_at_a_time(eaftgate: Command, random8: Path) -> None:
-    given = ("--packs", GATE_PACKS, "--seq-len", 64, "--num-blocks", 8, "--device", "cpu")
+def test_budgets_are_prefixes_scored_on_the_same_rows(
+    eaftgate: Command, small_profile: Profile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Greedy, with one row and with all: it sees fewer tokens, the same tokens score it."""
+    searched: list[Blocks] = []
+    search = sweeping.search_keep_sets
+    monkeypatch.setattr(
+        sweeping, "search_keep_sets", lambda *given, **more: searched.append(given[1]) or search(*given, **more)
+    )
+    scored: list[KeepSets] = []
+    score = sweeping._score
+    monkeypatch.setattr(sweeping, "_score", lambda *given: scored.append(given[3]) or score(*given))
+    more = ("--methods", "greedy", "--vary", "rows=1", "--vary", "follow=pruned", "--vary", "seed=9", "--json")
+    lines = json.loads(sweep_of(eaftgate, small_profile, CALIBRATION_PACKS, tmp_path / "out", *more).out)
+    assert [line["case"]["varied"] for line in lines] == ["", "rows=1", "follow=pruned", "seed=9"]
+    assert [line["case"]["search"]["follow"] for line in lines] == ["whole", "whole", "pruned", "whole"]
+    assert len({line["scored_on_tokens"] for line in lines}) == 1
+    all_rows, one_row, pruned, again = searched
+    assert one_row.num_counted < all_rows.num_counted == pruned.num_counted == again.num_counted
+    assert len(np.unique(one_row.row_BS[one_row.counted_BS])) == 1
+    # Another seed draws nothing here: the same keep sets, which need not be scored again.
+    assert lines[3]["keep"] == lines[0]["keep"]
+    assert lines[3]["metrics"] == lines[0]["metrics"]
+    assert len(scored) == len({str(line["keep"]) for line in lines}) < len(lines)
+
+
+def test_a_narrow_terminal_gets_whole_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Columns that can be done without go first, then text is folded."""
+    written = io.StringIO()
+
+    def narrow(**options: Any) -> Console:
+        return Console(file=written, force_terminal=True, **({"width": 36} | options))
+
+    def build(left_out: Sequence[str]) -> Table:
+        table = Table(*(name for name in ("number", "text", "detail") if name not in left_out), box=None)
+        table.columns[0].no_wrap = True
+        table.add_row("1234567890", *["several words of text", "a detail"][: 2 - len(left_out)])
+        return table
+
+    monkeypatch.setattr(cli_search, "Console", narrow)
+    cli_search._show(build, ["detail"])
+    assert "1234567890  several words of text" in written.getvalue()
+    assert "left out for want of width: detail" in written.getvalue()
+    written.seek(written.truncate(0))
+    monkeypatch.setattr(cli_search, "Console", lambda **options: narrow(**({"width": 22} | options)))
+    cli_search._show_whole(build(["detail"]))
+    assert "1234567890" in written.getvalue()
+    assert "…" not in written.getvalue()
+
+
+def test_overlap_of_checkpoints(eaftgate: Command, random8: Path, keep24: Path, tmp_path: Path) -> None:
+    ended = eaftgate("overlap", random8, keep24, random8, "--json")
+    pairs = json.loads(ended.out)
+    assert [pair["checkpoints"] for pair in pairs] == [
+        [str(a), str(b)] for a, b in ((random8, keep24), (random8, random8), (keep24, random8))
+    ]
+    few, many = (read_manifest(path).keep for path in (random8, keep24))
+    expected = [len(set(a) & set(b)) / len(set(a) | set(b)) for a, b in zip(few, many, strict=True)]
+    assert pairs[0]["layers"] == expected
+    assert pairs[0]["mean"] == pytest.approx(sum(expected) / len(expected))
+    assert (pairs[0]["least"], pairs[0]["keep_n"]) == (min(expected), [8, 24])
+    assert expected[pairs[0]["least_layer"]] == min(expected)
+    assert (pairs[1]["mean"], pairs[1]["least"]) == (1.0, 1.0)
+    table = eaftgate("overlap", random8, keep24).out.splitlines()
+    assert table[1].split()[:2] == [str(random8), str(keep24)]
+    refused(eaftgate("overlap", random8), "of two checkpoints or more")
+    refused(eaftgate("overlap", random8, BASE), "manifest")
+    shutil.copytree(random8, tmp_path / "other")
+    manifest = json.loads((tmp_path / "other" / "manifest.json").read_text())
+    manifest["base"]["digest"] = "0" * 64
+    (tmp_path / "other" / "manifest.json").write_text(json.dumps(manifest))
+    refused(eaftgate("overlap", random8, tmp_path / "other"), "were made from different bases")
+
+
+def test_diagnose_says_where_and_what_next(eaftgate: Command, random8: Path) -> None:
+    given = ("--packs", GATE_PACKS, "--seq-lens", "64,96", "--num-blocks", 8, "--layers", 1, "--device", "cpu")
     shown = json.loads(eaftgate("diagnose", random8, *given, "--json").out)
+    packs = ["UNION", "chat", "reasoning", "tool_agentic"]
+    assert [(c["pack"], c["seq_len"]) for c in shown["cells"]] == [(pack, n) for n in (64, 96) for pack in packs]
     base = open_checkpoint(BASE)
-    assert [row["layer"] for row in shown] == [None, *range(base.num_layers)]
+    assert [row["layer"] for row in shown["layers"]] == list(range(base.num_layers))
+    keep = read_manifest(random8).keep
+    worst = max(shown["layers"], key=lambda row: row["loss"])["layer"]
+    assert {(row["layer"], row["expert"]) for row in shown["experts"]} == {
+        (worst, expert) for expert in range(32) if expert not in keep[worst]
+    }
     tokenizer = load_tokenizer(BASE)
     union = named_packs(GATE_PACKS, seed=None)[UNION]
     blocks = build_blocks(union, tokenizer.backend, eos_id=tokenizer.eos_id, seq_len=64, num_blocks=8)
     whole = load_model(BASE, default_settings(device="cpu", dequantize=True))
     unpruned = collected(whole, blocks).stats.logprob_T.astype(float)
-    keep = read_manifest(random8).keep
-    for row in shown:
-        chosen = [k if row["layer"] in (None, layer) else list(range(32)) for layer, k in enumerate(keep)]
-        with keeping_experts(whole, chosen):
-            masked = collected(whole, blocks).stats.logprob_T.astype(float)
-        assert row["loss"] == pytest.approx((unpruned - masked).mean(), abs=1e-6)
-        assert row["lower"] <= row["loss"] <= row["upper"]
-    assert max(row["loss"] for row in shown) > 1e-3
-    table = eaftgate("diagnose", random8, *given).out
-    assert len(table.splitlines()) == 2 + base.num_layers
+    with keeping_experts(whole, keep):
+        pruned = collected(whole, blocks).stats.logprob_T.astype(float)
+    assert shown["together"]["loss"] == pytest.approx((unpruned - pruned).mean(), abs=1e-6)
+    assert shown["cells"][0]["loss"] == shown["together"]["loss"] > 0.1
+    known = [row for row in (*shown["cells"], *shown["layers"]) if row["lower"] is not None]
+    assert len(known) >= 8  # so few blocks of long rows have no standard error
+    assert all(row["lower"] <= row["loss"] <= row["upper"] for row in known)
+    assert any("ppl" in cell["missed"] for cell in shown["cells"])
+    text = eaftgate("diagnose", random8, *given).out
+    first = text[text.index("dPPL") :].splitlines()[1].split()
+    assert first[0] == max(shown["cells"], key=lambda cell: cell["loss"])["pack"]
+    assert f"the best 10 of {len(shown['experts'])}" in text
+    assert text.splitlines()[-1] == f"next: {shown['lever']}"
     refused(eaftgate("diagnose", random8, *given, "--base", random8), "is not the base")
+    refused(eaftgate("diagnose", random8, *given, "--seq-lens", "64,long"), "--seq-lens is '64,long'")
 
 
 def test_json_of_lock_and_verify(eaftgate: Command, copy_run: Run, tmp_path: Path) -> None:

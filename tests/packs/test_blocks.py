@@ -217,6 +217,21 @@ def test_digest_tells_every_ingredient_apart() -> None:
     assert all(a.digest != b.digest for a, b in itertools.combinations(variants, 2))
 
 
+def test_only_chosen_tokens_count_and_blocks_without_one_are_left_out() -> None:
+    rows = ["<|start|>assistant<|message|>abcdefghi<|end|>"] * 3
+    blocks = build_blocks(pack_of(rows), TOKENIZERS["specials"], eos_id=EOS, seq_len=6, num_blocks=None)
+    block_T, position_T = np.nonzero(blocks.counted_BS)
+    chosen_T = (block_T != 1) & (np.arange(len(block_T)) % 2 == 0)
+    found = blocks.counting(chosen_T)
+    left = sorted(set(block_T[chosen_T].tolist()))
+    assert 1 not in left
+    assert len(left) < blocks.num_blocks
+    np.testing.assert_array_equal(found.token_ids_BS, blocks.token_ids_BS[left])
+    expected = [(left.index(b), s) for b, s in zip(block_T[chosen_T], position_T[chosen_T], strict=True)]
+    assert np.argwhere(found.counted_BS).tolist() == [list(at) for at in expected]
+    assert blocks.num_counted == len(chosen_T)  # the original is as it was
+
+
 def test_harmony_specials_are_single_tokens_of_the_test_tokenizer() -> None:
     """The counts above rest on it."""
     assert all(len(TOKENIZERS["specials"].encode(tag).ids) == 1 for tag in HARMONY_SPECIALS)

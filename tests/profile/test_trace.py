@@ -122,3 +122,16 @@ def test_no_shards(directory: Path) -> None:
     directory.mkdir()
     with pytest.raises(UserError, match="holds no trace shards: profile again"):
         load_trace(directory, DIMENSIONS)
+
+
+def test_chosen_tokens_of_a_trace(directory: Path) -> None:
+    trace = load_trace(directory, DIMENSIONS)
+    chosen_T = np.arange(trace.num_tokens) % 3 == 1
+    selected = trace.select(chosen_T)
+    assert selected.num_tokens == chosen_T.sum()
+    for name in ("p_T", "entropy_T", "row_T", "pack_T"):
+        np.testing.assert_array_equal(selected.column(name), trace.column(name)[chosen_T])
+    for alignment in ("predicting", "token"):
+        all_of_it, part = (list(zip(*t.selections(alignment), strict=True)) for t in (trace, selected))
+        for before, after in zip(all_of_it, part, strict=True):
+            np.testing.assert_array_equal(np.concatenate(after), np.concatenate(before)[chosen_T])

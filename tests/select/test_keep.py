@@ -16,7 +16,6 @@ from eaftgate.select.keep import (
     SEARCHES,
     KeepSets,
     core_experts,
-    jaccard_L,
     random_keep_sets,
     ranked_keep_sets,
     select_keep_sets,
@@ -271,9 +270,3 @@ def test_random_keep_sets_are_spread_over_experts_and_layers() -> None:
     assert np.abs(counts - 300).max() < 44
     assert keep != random_keep_sets(400, 32, 24, seed=2)
     assert len({tuple(kept) for kept in keep}) > 390
-
-
-def test_jaccard_is_what_both_keep_over_what_either_keeps() -> None:
-    assert jaccard_L([[0, 1, 2], [0, 1, 2], [0, 1, 2]], [[2, 1, 0], [2, 3, 4], [3, 4, 5]]) == [1.0, 1 / 5, 0.0]
-    with pytest.raises(ValueError):
-        jaccard_L([[0]], [[0], [1]])
