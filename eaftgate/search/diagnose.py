@@ -12,20 +12,19 @@ Shapes: T counted tokens.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 from transformers import GptOssForCausalLM
 
 from eaftgate.collect.collection import Collection
 from eaftgate.gate.judge import JudgedCell
 from eaftgate.model.masking import keeping_experts
 from eaftgate.packs.blocks import Blocks
-from eaftgate.parity.clusters import Estimate, clustered_mean, clusters_by
+from eaftgate.parity.clusters import Estimate
 from eaftgate.parity.paired import pair
 from eaftgate.progress import progress_bar
-from eaftgate.search.evaluate import BATCH_SIZE, collected, collected_after, within_memory
+from eaftgate.search.evaluate import BATCH_SIZE, collected, collected_after, nll_increase, within_memory
 from eaftgate.search.prefix import embedded, through_layer
 from eaftgate.search.search import judged
-from eaftgate.select.keep import KeepSets
+from eaftgate.select.keep import KeepSets, replaced
 
 
 @dataclass(frozen=True)
@@ -103,12 +102,6 @@ def diagnose(
     )
 
 
-def nll_increase(before: Collection, after: Collection) -> Estimate:
-    """Mean of nll_after - nll_before, nats a token, over the same tokens; clustered by row and by block."""
-    increase_T = before.stats.logprob_T.astype(np.float64) - after.stats.logprob_T
-    return clustered_mean(increase_T, (clusters_by(before.row_T), clusters_by(before.block_T)))
-
-
 def _whole_and_pruned(
     model: GptOssForCausalLM, blocks: Blocks, keep: KeepSets, batch_size: int
 ) -> tuple[Collection, Collection]:
@@ -123,7 +116,7 @@ def _layer_losses(
     everyone = [list(range(model.config.num_local_experts))] * len(keep)
     prefix = embedded(model, blocks, batch_size=batch_size)
     for layer, kept in enumerate(keep):
-        with keeping_experts(model, _replaced(everyone, layer, kept)):
+        with keeping_experts(model, replaced(everyone, layer, kept)):
             yield LayerLoss(layer, nll_increase(whole, collected_after(model, layer, prefix, blocks)))
         prefix = through_layer(model, layer, prefix)
 
@@ -134,12 +127,8 @@ def _expert_gains(
     prefix = embedded(model, blocks, batch_size=batch_size)
     for layer, kept in enumerate(keep):
         for expert in sorted(set(range(model.config.num_local_experts)) - set(kept)) if layer in layers else ():
-            with keeping_experts(model, _replaced(keep, layer, [*kept, expert])):
+            with keeping_experts(model, replaced(keep, layer, [*kept, expert])):
                 restored = collected_after(model, layer, prefix, blocks)
             yield ExpertGain(layer, expert, nll_increase(restored, pruned))
         with keeping_experts(model, keep):
             prefix = through_layer(model, layer, prefix)
-
-
-def _replaced(keep: KeepSets, layer: int, kept: list[int]) -> KeepSets:
-    return [*keep[:layer], kept, *keep[layer + 1 :]]

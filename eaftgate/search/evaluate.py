@@ -7,6 +7,7 @@ anything is rewritten.
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from transformers import GptOssForCausalLM
 
@@ -15,6 +16,7 @@ from eaftgate.collect.transformers import counted_stats, score
 from eaftgate.errors import UserError
 from eaftgate.model.masking import keeping_experts
 from eaftgate.packs.blocks import Blocks
+from eaftgate.parity.clusters import Estimate, clustered_mean, clusters_by
 from eaftgate.parity.paired import PairedTokens, pair
 from eaftgate.search.prefix import Prefix, last_states
 
@@ -61,6 +63,12 @@ def masked_tokens(
     """`blocks` under the whole model (`base`, from `collected`) and under the experts `keep[layer]` alone."""
     with keeping_experts(model, keep):
         return pair(base, collected(model, blocks, batch_size=batch_size))
+
+
+def nll_increase(before: Collection, after: Collection) -> Estimate:
+    """Mean of nll_after - nll_before, nats a token, over the same tokens; clustered by row and by block."""
+    increase_T = before.stats.logprob_T.astype(np.float64) - after.stats.logprob_T
+    return clustered_mean(increase_T, (clusters_by(before.row_T), clusters_by(before.block_T)))
 
 
 @contextmanager

@@ -78,6 +78,11 @@ def random_keep_sets(num_layers: int, num_experts: int, keep_n: int, seed: int) 
     return [sorted(generator.permutation(num_experts)[:keep_n].tolist()) for _ in range(num_layers)]
 
 
+def replaced(keep: KeepSets, layer: int, kept: list[int]) -> KeepSets:
+    """`keep` with `kept` in `layer`; the layers' lists are shared."""
+    return [*keep[:layer], kept, *keep[layer + 1 :]]
+
+
 def select_keep_sets(
     trace: Trace, *, method: str, keep_n: int, alignment: str, weights: EaftWeights | None = None
 ) -> KeepSets:

@@ -1,0 +1,131 @@
+"""Refinement: the best of several selections, with an expert swapped wherever the pruned model predicts better for it.
+
+The calibration blocks are cut into two halves. On one, layer by layer, it is measured what putting back each dropped
+expert wins and what dropping each kept one loses; the swaps with the best sums are then measured on the other half,
+too, and the best one is made if the loss falls on both, on the other by more than its standard error; again, until none
+does. So no swap is accepted by the tokens that proposed it alone: swaps that were fitted the calibration blocks' noise
+and lost on others (docs/selection.md).
+
+The loss is the nll of the tokens themselves, which is what the gate looks at, not a distance from the whole model.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from heapq import nsmallest
+from itertools import product
+
+import numpy as np
+from transformers import GptOssForCausalLM
+
+from eaftgate.collect.collection import Collection
+from eaftgate.model.masking import keeping_experts
+from eaftgate.packs.blocks import Blocks
+from eaftgate.parity.clusters import Estimate
+from eaftgate.search.evaluate import collected, collected_after, nll_increase
+from eaftgate.search.prefix import embedded, through_layer
+from eaftgate.select.keep import KeepSets, replaced
+
+CHECKED = 4
+"""Of the swaps in a layer, so many that promise most are measured."""
+
+
+@dataclass(frozen=True)
+class Swap:
+    """`gain`: by how much the mean nll fell, nats a token, on the half that did not propose the swap."""
+
+    layer: int
+    add: int
+    drop: int
+    gain: float
+
+
+def best_start(model: GptOssForCausalLM, blocks: Blocks, starts: Mapping[str, KeepSets], *, batch_size: int) -> str:
+    """The name of the keep sets with the least nll on `blocks`; the first of equals."""
+
+    def nll(name: str) -> float:
+        with keeping_experts(model, starts[name]):
+            stats = collected(model, blocks, batch_size=batch_size).stats
+        return -float(stats.logprob_T.mean(dtype=np.float64))
+
+    return min(starts, key=nll)
+
+
+def refined_keep_sets(
+    model: GptOssForCausalLM,
+    blocks: Blocks,
+    keep: KeepSets,
+    *,
+    batch_size: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[KeepSets, list[Swap]]:
+    """`keep` after swaps, and the swaps in the order they were made. `blocks` must be two or more.
+
+    Takes memory for the hidden states of all blocks, and about 40 runs over half of them, through the layers from the
+    one that is looked at on, for every layer of 32 experts and every swap.
+    """
+    middle = blocks.num_blocks // 2
+    halves = blocks.reordered(np.arange(middle)), blocks.reordered(np.arange(middle, blocks.num_blocks))
+    proposing, checking = (_Half(model, half, keep, batch_size) for half in halves)
+    swaps: list[Swap] = []
+    for layer in range(len(keep)):
+        while swap := _best_swap(layer, keep[layer], proposing, checking):
+            swaps.append(swap)
+            keep = replaced(keep, layer, _swapped(keep[layer], swap.add, swap.drop))
+            for half in (proposing, checking):
+                half.move_to(keep, layer)
+        for half in (proposing, checking):
+            half.pass_layer(layer)
+        if progress is not None:
+            progress(layer + 1, len(keep))
+    return keep, swaps
+
+
+class _Half:
+    """Some blocks under the keep sets as they are now, run up to the layer that is looked at."""
+
+    def __init__(self, model: GptOssForCausalLM, blocks: Blocks, keep: KeepSets, batch_size: int) -> None:
+        self._model, self._blocks = model, blocks
+        self._prefix = embedded(model, blocks, batch_size=batch_size)
+        self.num_experts: int = model.config.num_local_experts
+        self.move_to(keep, 0)
+
+    def move_to(self, keep: KeepSets, layer: int) -> None:
+        """The keep sets change in `layer`, which the blocks have been run up to."""
+        self._keep, self._now = keep, self._measured(keep, layer)
+
+    def pass_layer(self, layer: int) -> None:
+        with keeping_experts(self._model, self._keep):
+            self._prefix = through_layer(self._model, layer, self._prefix)
+
+    def loss(self, layer: int, kept: list[int]) -> Estimate:
+        """By how much the mean nll rises, nats a token, when `layer` keeps `kept` instead."""
+        return nll_increase(self._now, self._measured(replaced(self._keep, layer, kept), layer))
+
+    def _measured(self, keep: KeepSets, layer: int) -> Collection:
+        with keeping_experts(self._model, keep):
+            return collected_after(self._model, layer, self._prefix, self._blocks)
+
+
+def _best_swap(layer: int, kept: list[int], proposing: _Half, checking: _Half) -> Swap | None:
+    dropped = sorted(set(range(proposing.num_experts)) - set(kept))
+    with_E = {e: proposing.loss(layer, sorted([*kept, e])).value for e in dropped}
+    without_E = {e: proposing.loss(layer, [k for k in kept if k != e]).value for e in kept}
+    promising = nsmallest(CHECKED, product(dropped, kept), key=lambda pair: with_E[pair[0]] + without_E[pair[1]])
+    found = list(_holding(layer, kept, promising, proposing, checking))
+    return min(found, key=lambda both: both[0])[1] if found else None
+
+
+def _holding(
+    layer: int, kept: list[int], pairs: list[tuple[int, int]], proposing: _Half, checking: _Half
+) -> Iterator[tuple[float, Swap]]:
+    """The swaps that hold on both halves, with the sum of what they change there."""
+    for add, drop in pairs:
+        proposed = proposing.loss(layer, _swapped(kept, add, drop)).value
+        if proposed < 0:
+            checked = checking.loss(layer, _swapped(kept, add, drop))
+            if checked.value < -checked.standard_error:
+                yield proposed + checked.value, Swap(layer, add, drop, -checked.value)
+
+
+def _swapped(kept: list[int], add: int, drop: int) -> list[int]:
+    return sorted({*kept, add} - {drop})
