@@ -22,7 +22,6 @@ from transformers.models.gpt_oss.modeling_gpt_oss import GptOssForCausalLM
 from eaftgate.files import write_json
 from eaftgate.model.attention import SINK_ATTENTION
 from eaftgate.model.experts import GROUPED_EXPERTS
-from eaftgate.search.greedy import expert_mask
 from eaftgate.search.prefix import Prefix, through_layer
 from eaftgate.search.reroute import eliminated, routed_tokens, swapped
 
@@ -77,10 +76,10 @@ def main() -> None:
           given.device)  # fmt: skip
     hidden_TD = torch.randn(given.positions, 2880, device=given.device, dtype=dtype)
     weight_T = torch.ones(given.positions)
-    mlp, none_E = model.model.layers[0].mlp, expert_mask(model, [])
+    mlp = model.model.layers[0].mlp
     routed = timed("outputs and Gram matrix", seconds, lambda: routed_tokens(mlp, hidden_TD, weight_T), given.device)
-    kept_E = timed("elimination", seconds, lambda: eliminated(routed, given.keep_n, none_E), given.device)
-    timed("swaps", seconds, lambda: swapped(routed, kept_E, none_E), given.device)
+    kept_E = timed("elimination", seconds, lambda: eliminated(routed, given.keep_n), given.device)
+    timed("swaps", seconds, lambda: swapped(routed, kept_E), given.device)
     total = sum(seconds.values())
     peak = torch.cuda.max_memory_allocated() if on_gpu else None
     name = torch.cuda.get_device_name() if on_gpu else "cpu"

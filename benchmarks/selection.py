@@ -40,9 +40,9 @@ from eaftgate.parity.paired import PairedTokens
 from eaftgate.profile.profiler import ProfileRequest, profile_checkpoint
 from eaftgate.profile.trace import Trace
 from eaftgate.search.evaluate import collected, masked_tokens
-from eaftgate.search.greedy import Follow, Sample, greedy_keep_sets, sampled_positions
+from eaftgate.search.greedy import Sample, greedy_keep_sets, sampled_positions
 from eaftgate.select.keep import KeepSets, select_keep_sets
-from eaftgate.select.saliency import EaftWeights, expert_sums, regions
+from eaftgate.select.saliency import EaftWeights, regions
 
 BASELINES = ("eaft-reap", "reap-mass", "ean", "frequency")
 SCORERS = (*BASELINES, "eaft-reap-pack-core", "worst-pack")
@@ -81,16 +81,10 @@ def scorer(name: str) -> Method:
     return lambda seen, keep_n: select_keep_sets(seen.trace, method=name, keep_n=keep_n, alignment="predicting")
 
 
-def greedy(kind: str, *, core: bool = False, follow: Follow = "whole") -> Method:
-    def method(seen: Calibration, keep_n: int) -> KeepSets:
-        first = None
-        if core:
-            good_LE = expert_sums(seen.trace, alignment="predicting", weights=EaftWeights()).good_mass_LE
-            first = np.argsort(-good_LE, axis=1, kind="stable")[:, :4].tolist()
-        options = {"keep_n": keep_n, "core": first, "follow": follow, "batch_size": seen.batch_size}
-        return greedy_keep_sets(seen.model, seen.blocks, seen.sample(kind), **options)
-
-    return method
+def greedy(kind: str) -> Method:
+    return lambda seen, keep_n: greedy_keep_sets(
+        seen.model, seen.blocks, seen.sample(kind), keep_n=keep_n, batch_size=seen.batch_size
+    )
 
 
 METHODS: dict[str, Method] = {
@@ -98,15 +92,7 @@ METHODS: dict[str, Method] = {
     "greedy": greedy("uniform"),
     "greedy-eaft": greedy("eaft"),
     "greedy-balanced": greedy("balanced"),
-    "greedy-pruned": greedy("uniform", follow="pruned"),
-    "greedy-stream": greedy("uniform", follow="stream"),
-    "greedy-eaft-stream": greedy("eaft", follow="stream"),
-    "greedy-eaft-core": greedy("eaft", core=True),
 }
-
-
-ASKED_FOR = ("greedy-pruned", "greedy-eaft-stream", "greedy-eaft-core")
-"""Only by --methods: the default run takes minutes."""
 
 
 @dataclass(frozen=True)
@@ -252,7 +238,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=3, help="how many, from 3407 on")
     parser.add_argument("--keep", type=lambda text: [int(n) for n in text.split(",")], default=[24, 20])
-    parser.add_argument("--methods", default=",".join(name for name in METHODS if name not in ASKED_FOR))
+    parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--hold-out", help="a pack that calibration does not see")
     parser.add_argument("--rows", type=int, default=400, help="of UNION, to calibrate on")
     parser.add_argument("--seq-len", type=int, default=1024)

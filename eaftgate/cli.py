@@ -39,12 +39,6 @@ class Alignment(StrEnum):
     TOKEN = "token"
 
 
-class Following(StrEnum):
-    WHOLE = "whole"
-    PRUNED = "pruned"
-    STREAM = "stream"
-
-
 class Method(StrEnum):
     EAFT_REAP = "eaft-reap"
     REAP = "reap"
@@ -159,10 +153,6 @@ def prune(
         bool, typer.Option("--pre-gate", help="Show, before writing, the parity of the choice on --packs, by masking.")
     ] = False,
     max_positions: Annotated[int, typer.Option(min=1, help="greedy: positions to look at.")] = 65_536,
-    follow: Annotated[
-        Following, typer.Option(help="greedy: what layers are given, and aim at; whole: as in the unpruned model.")
-    ] = Following.WHOLE,
-    core: Annotated[bool, typer.Option("--core", help="greedy: never drop the experts of most good tokens.")] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Blocks a forward pass, with --packs.")] = 8,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
@@ -191,9 +181,7 @@ def prune(
         from eaftgate.model.load import default_settings
         from eaftgate.search.search import SearchSettings
 
-        search = SearchSettings(
-            max_positions=max_positions, core=core, follow=follow.value, seed=seed, batch_size=batch_size
-        )
+        search = SearchSettings(max_positions=max_positions, seed=seed, batch_size=batch_size)
         run = ModelRun(packs, default_settings(device=device, dtype=dtype, dequantize=True), search, pre_gate)
     request = PruneRequest(
         keep_n=keep_n,

@@ -49,7 +49,7 @@ def sweep(
 
     Ends with a ranked table and a figure. Methods and keep_n are crossed, factors are varied one at a time: good,
     conflict, uncertain, low_quantile (weights); alignment; rows (so many to choose on, scored on the same others as
-    everything else); follow, max_positions (greedy); seed.
+    everything else); max_positions (greedy); seed.
 
     The overlap in the table is the mean Jaccard index of a keep set with that of the best line of the same keep_n.
     """
@@ -245,8 +245,7 @@ def diagnose(
     model = load_model(whole.path, default_settings(device=device, dtype=dtype, dequantize=True))
     found = diagnosing.diagnose(model, cells, manifest.keep, worst_layers=layers, batch_size=batch_size)
     shown = described(found)
-    search = manifest.provenance.get("search", {}).get("settings", {})
-    lever = next_lever(found, method=manifest.provenance["method"], follow=search.get("follow", ""))
+    lever = next_lever(found, method=manifest.provenance["method"])
     if as_json:
         typer.echo(json.dumps({**shown, "lever": lever}))
         return

@@ -11,7 +11,6 @@ from typing import Any
 
 from eaftgate.errors import UserError
 from eaftgate.profile.profile import ALIGNMENTS
-from eaftgate.search.greedy import FOLLOW
 from eaftgate.search.search import SearchSettings
 from eaftgate.select.keep import METHODS, SEARCHES
 from eaftgate.select.saliency import EaftWeights
@@ -77,7 +76,6 @@ FACTORS = {
     "low_quantile": Factor("weights", WEIGHTED, least=0, most=1),
     "alignment": Factor("", _SCORERS, choices=ALIGNMENTS),
     "rows": Factor("", (*_SCORERS, *SEARCHES), kind=int, least=1),
-    "follow": Factor("search", SEARCHES, choices=FOLLOW),
     "max_positions": Factor("search", SEARCHES, kind=int, least=1),
     "seed": Factor("search", (*SEARCHES, "random"), kind=int, least=0),
 }

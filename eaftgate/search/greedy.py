@@ -1,38 +1,30 @@
 """Greedy elimination with reroute: keep sets that change the output of every layer least.
 
-Layer by layer, the experts whose removal changes the mixture's output least (squared error, weighted by token) are
+In every layer, the experts whose removal changes the mixture's output least (squared error, weighted by token) are
 dropped one at a time under the exact top-k softmax over the survivors; then single swaps until none helps. NAEE (arXiv
 2402.14800) searches much the same objective exhaustively, which 20 of 32 experts are too many for.
 
-What a layer is given and what it should make of that is a choice (FOLLOW):
-
-    whole   what the whole model gives it, and what all of its experts make of that: layers are independent
-    pruned  what the pruned layers before it give it, and what all of its experts would make of that
-    stream  what the pruned layers before it give it, and what leaves the layer in the whole model: an error that is
-            already there counts, and may be made good
+Layers are independent: each is given what the whole model gives it. Giving it what the pruned layers before it put out
+lost no less (docs/selection.md).
 
 Shapes: T counted tokens, X positions looked at, E experts, D hidden size.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from transformers import GptOssForCausalLM
 
-from eaftgate.model.masking import keeping_experts
 from eaftgate.packs.blocks import Blocks
 from eaftgate.search.evaluate import BATCH_SIZE
-from eaftgate.search.prefix import Prefix, embedded, expert_inputs, states_at, through_layer
+from eaftgate.search.prefix import Prefix, embedded, expert_inputs, through_layer
 from eaftgate.search.reroute import RoutedTokens, eliminated, routed_tokens, swapped
 from eaftgate.select.keep import KeepSets
 
 MAX_POSITIONS = 65_536
-Follow = Literal["whole", "pruned", "stream"]
-FOLLOW: tuple[Follow, ...] = get_args(Follow)
 
 
 @dataclass(frozen=True)
@@ -66,48 +58,27 @@ def greedy_keep_sets(
     sample: Sample,
     *,
     keep_n: int,
-    core: Sequence[Sequence[int]] | None = None,
-    follow: Follow = "whole",
     batch_size: int = BATCH_SIZE,
     progress: Callable[[int, int], None] | None = None,
 ) -> KeepSets:
-    """The keep sets that change the layers' outputs least at `sample`, positions of `blocks`; experts `core[layer]` are
-    always kept.
+    """The keep sets that change the layers' outputs least at `sample`, positions of `blocks`.
 
-    Takes memory for the hidden states of all blocks (twice for `stream`) and a Gram matrix of 4 * E^2 bytes a sampled
-    position.
+    Takes memory for the hidden states of all blocks and a Gram matrix of 4 * E^2 bytes a sampled position.
     """
-    layers, experts = len(model.model.layers), model.config.num_local_experts
-    whole = pruned = embedded(model, blocks, batch_size=batch_size)
+    layers = len(model.model.layers)
+    prefix = embedded(model, blocks, batch_size=batch_size)
     keep: KeepSets = []
     for layer in range(layers):
-        offset_XD = None
-        if follow == "stream":
-            whole = through_layer(model, layer, whole)
-            unpruned = through_layer(model, layer, pruned)
-            offset_XD = states_at(unpruned, sample.position_X).float() - states_at(whole, sample.position_X).float()
-        routed = routed_in_layer(model, layer, pruned, sample, offset_XD)
-        core_E = expert_mask(model, [] if core is None else core[layer])
-        kept_E = swapped(routed, eliminated(routed, keep_n, core_E), core_E)
+        routed = routed_in_layer(model, layer, prefix, sample)
+        kept_E = swapped(routed, eliminated(routed, keep_n))
         keep.append(kept_E.nonzero().flatten().tolist())
-        given = [range(experts)] * layers if follow == "whole" else [*keep, *[range(experts)] * (layers - layer - 1)]
-        with keeping_experts(model, given):
-            pruned = through_layer(model, layer, pruned)
+        prefix = through_layer(model, layer, prefix)
         if progress is not None:
             progress(layer + 1, layers)
     return keep
 
 
-def routed_in_layer(
-    model: GptOssForCausalLM, layer: int, prefix: Prefix, sample: Sample, offset_XD: torch.Tensor | None = None
-) -> RoutedTokens:
+def routed_in_layer(model: GptOssForCausalLM, layer: int, prefix: Prefix, sample: Sample) -> RoutedTokens:
     """What all experts of a layer make of the sampled positions after `prefix`; the layer must not be masked."""
     hidden_XD = expert_inputs(model, layer, prefix, sample.position_X)
-    return routed_tokens(model.model.layers[layer].mlp, hidden_XD, torch.from_numpy(sample.weight_X), offset_XD)
-
-
-def expert_mask(model: GptOssForCausalLM, experts: Sequence[int]) -> torch.Tensor:
-    """A mask over a layer's experts, on the model's device."""
-    mask_E = torch.zeros(model.config.num_local_experts, dtype=torch.bool)
-    mask_E[list(experts)] = True
-    return mask_E.to(model.lm_head.weight.device)
+    return routed_tokens(model.model.layers[layer].mlp, hidden_XD, torch.from_numpy(sample.weight_X))

@@ -22,18 +22,17 @@ def interval(estimate: Estimate) -> tuple[float, float]:
     return bounds(estimate, fixed_width(ALPHA, estimate.degrees_of_freedom))
 
 
-def next_lever(found: Diagnosis, *, method: str, follow: str) -> str:
-    """One sentence. `method` and `follow` are what the keep sets were chosen with ("" when not known)."""
+def next_lever(found: Diagnosis, *, method: str) -> str:
+    """One sentence. `method` is what the keep sets were chosen with."""
     if all(cell.cell.verdict == "pass" for cell in found.cells):
         return "every pack passes on these blocks: gate the checkpoint, or try a smaller --keep-n"
     if not any(_lower(cell) > 0 for cell in found.cells):
         return "no loss can be told from none on so few blocks: raise --num-blocks before anything else"
-    searches = method in SEARCHES
+    remedy = "raise --keep-n" if method in SEARCHES else "choose with --method greedy, or raise --keep-n"
     total = sum(max(0.0, layer.loss.value) for layer in found.layers)
     worst = max(found.layers, key=lambda layer: layer.loss.value)
     if interval(worst.loss)[0] > 0 and worst.loss.value > CARRIES * total:
         share = worst.loss.value / total
-        remedy = "raise --keep-n" if searches else "choose with --method greedy, or raise --keep-n"
         return (
             f"layer {worst.layer} pruned alone loses {_percent(worst.loss.value)}, {share:.0%} of what the layers lose "
             f"one by one: {remedy}"
@@ -43,14 +42,12 @@ def next_lever(found: Diagnosis, *, method: str, follow: str) -> str:
             f"pack {pack.pack} loses {_percent(_value(pack))}, surely more than {STANDS_OUT:g} times what the others "
             "do: profile with more of its rows, or choose with --method worst-pack"
         )
-    if total < COMPOUNDS * found.together.value and follow != "pruned":
+    if total < COMPOUNDS * found.together.value:
         return (
             f"the layers lose {_percent(total)} one by one and {_percent(found.together.value)} together, their errors "
-            "compound: choose with --method greedy --follow pruned"
+            f"compound: {remedy}"
         )
-    if searches:
-        return "no layer and no pack stands out, and a search chose the experts: raise --keep-n"
-    return "no layer and no pack stands out: choose with --method greedy, or raise --keep-n"
+    return f"no layer and no pack stands out: {remedy}"
 
 
 def _outstanding(found: Diagnosis) -> CellLoss | None:

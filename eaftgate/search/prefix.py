@@ -45,25 +45,9 @@ def last_states(model: GptOssForCausalLM, layer: int, hidden_BSD: Tensor) -> Ten
     return normalised
 
 
-def states_at(prefix: Prefix, position_T: NDArray[np.intp]) -> Tensor:
-    """The states at flat positions (block * S + position), ascending: [T, D]."""
-    first, chosen = 0, []
-    for hidden_BSD in prefix.states:
-        flat = hidden_BSD.flatten(0, 1)
-        chosen.append(_chosen(flat, first, position_T))
-        first += len(flat)
-    return torch.cat(chosen)
-
-
-def _chosen(flat: Tensor, first: int, position_T: NDArray[np.intp]) -> Tensor:
-    """Of `flat`, which starts at flat position `first`, what lies at `position_T`."""
-    begin, end = np.searchsorted(position_T, (first, first + len(flat)))
-    return flat[torch.from_numpy(position_T[begin:end] - first).to(flat.device)]
-
-
 @torch.inference_mode()
 def expert_inputs(model: GptOssForCausalLM, layer: int, prefix: Prefix, position_T: NDArray[np.intp]) -> Tensor:
-    """What the layer's router and experts see at flat positions `position_T`, as in `states_at`: [T, D].
+    """What the layer's router and experts see at flat positions (block * S + position), ascending: [T, D].
 
     The layer runs as a whole and its MLP's input is caught: its inside stays transformers' business.
     """
@@ -71,7 +55,9 @@ def expert_inputs(model: GptOssForCausalLM, layer: int, prefix: Prefix, position
     first = 0
 
     def catch(_: torch.nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        caught.append(_chosen(inputs[0].flatten(0, -2), first, position_T))
+        flat = inputs[0].flatten(0, -2)
+        begin, end = np.searchsorted(position_T, (first, first + len(flat)))
+        caught.append(flat[torch.from_numpy(position_T[begin:end] - first).to(flat.device)])
 
     hook = model.model.layers[layer].mlp.register_forward_pre_hook(catch)
     try:

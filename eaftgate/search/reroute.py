@@ -2,8 +2,7 @@
 
 After a removal a token's next-ranked expert steps in and the softmax runs over the survivors. The output is
 sum_e gate_e * y_e, so with change_e = gate_e(kept) - gate_e(all) the squared error of a token is
-change' G change, G being the Gram matrix of its experts' outputs. Where the output was off by o before anything was
-removed, it is change' G change + 2 change' (y o) + o' o. G is all that is kept of the outputs: 4 * E^2 bytes a token
+change' G change, G being the Gram matrix of its experts' outputs. G is all that is kept of them: 4 * E^2 bytes a token
 (4 KB for 32 experts, where their outputs take 184 KB at the 20B's width).
 
 Shapes: T tokens, E experts, K selections a token (top_k), J = K + 1, D hidden size.
@@ -21,13 +20,10 @@ OUTPUT_BYTES = 1 << 28
 
 @dataclass(frozen=True)
 class RoutedTokens:
-    """`gate_TE`: gates of the whole layer, 0 where not selected. `cross_TE`, `offset_T`: y o and o' o, see above.
-    `weight_T` >= 0. All float32."""
+    """`gate_TE`: gates of the whole layer, 0 where not selected. `weight_T` >= 0. All float32."""
 
     logit_TE: Tensor
     gram_TEE: Tensor
-    cross_TE: Tensor
-    offset_T: Tensor
     gate_TE: Tensor
     weight_T: Tensor
     top_k: int
@@ -60,34 +56,28 @@ class RoutedTokens:
         """Weighted squared errors, [T, J], of J alternative selections of K experts."""
         change_TJE = (-self.gate_TE[:, None]).repeat(1, id_TJK.shape[1], 1)
         change_TJE.scatter_add_(2, id_TJK, logit_TJK.softmax(dim=-1))
-        slope_TJE = torch.bmm(change_TJE, self.gram_TEE) + 2 * self.cross_TE[:, None]
-        square_TJ = (slope_TJE * change_TJE).sum(dim=-1) + self.offset_T[:, None]
+        square_TJ = (torch.bmm(change_TJE, self.gram_TEE) * change_TJE).sum(dim=-1)
         return square_TJ.clamp(min=0) * self.weight_T[:, None]
 
 
 @torch.inference_mode()
-def routed_tokens(mlp: GptOssMLP, hidden_TD: Tensor, weight_T: Tensor, offset_TD: Tensor | None = None) -> RoutedTokens:
-    """Every expert's output for every token, as a Gram matrix; `hidden_TD` is what the layer's router sees, `offset_TD`
-    by how much the layer's output misses its target when nothing is removed (None: it is the target).
+def routed_tokens(mlp: GptOssMLP, hidden_TD: Tensor, weight_T: Tensor) -> RoutedTokens:
+    """Every expert's output for every token, as a Gram matrix; `hidden_TD` is what the layer's router sees.
 
     The experts must be plain tensors (loaded with dequantize).
     """
     logit_TE = torch.nn.functional.linear(hidden_TD, mlp.router.weight, mlp.router.bias).float()
     top_TK, id_TK = logit_TE.topk(mlp.router.top_k)
     gate_TE = torch.zeros_like(logit_TE).scatter(1, id_TK, top_TK.softmax(dim=-1))
-    offset_TD = torch.zeros_like(hidden_TD, dtype=torch.float32) if offset_TD is None else offset_TD.float()
     experts, width = mlp.experts, max(mlp.experts.gate_up_proj.shape[2], hidden_TD.shape[1])
     chunk = max(1, OUTPUT_BYTES // (logit_TE.shape[1] * width * hidden_TD.element_size()))
-    grams, crosses = [], []
-    for input_TD, miss_TD in zip(hidden_TD.split(chunk), offset_TD.split(chunk), strict=True):
+    grams = []
+    for input_TD in hidden_TD.split(chunk):
         output_TED = _all_outputs(experts, input_TD).transpose(0, 1).float()
         grams.append(output_TED @ output_TED.transpose(1, 2))
-        crosses.append((output_TED @ miss_TD[:, :, None])[:, :, 0])
     return RoutedTokens(
         logit_TE=logit_TE,
         gram_TEE=torch.cat(grams),
-        cross_TE=torch.cat(crosses),
-        offset_T=offset_TD.square().sum(dim=1),
         gate_TE=gate_TE,
         weight_T=weight_T.to(logit_TE),
         top_k=mlp.router.top_k,
@@ -101,12 +91,12 @@ def _all_outputs(experts: GptOssExperts, hidden_TD: Tensor) -> Tensor:
     return torch.baddbmm(experts.down_proj_bias[:, None], gated, experts.down_proj)
 
 
-def eliminated(tokens: RoutedTokens, keep_n: int, core_E: Tensor) -> Tensor:
+def eliminated(tokens: RoutedTokens, keep_n: int) -> Tensor:
     """Greedy elimination: the mask of `keep_n` experts left after dropping, one by one, the one whose removal leaves
-    the smallest error. Experts of the mask `core_E` are never dropped. Ties go to the lower id."""
-    kept_E = torch.ones_like(core_E)
+    the smallest error. Ties go to the lower id."""
+    kept_E = tokens.logit_TE.new_ones(tokens.logit_TE.shape[1], dtype=torch.bool)
     while int(kept_E.sum()) > keep_n:
-        kept_E = _without(kept_E, int(tokens.errors_without(kept_E).masked_fill(core_E, torch.inf).argmin()))
+        kept_E = _without(kept_E, int(tokens.errors_without(kept_E).argmin()))
     return kept_E
 
 
@@ -119,21 +109,21 @@ class Swap:
     error: float
 
 
-def swaps(tokens: RoutedTokens, kept_E: Tensor, core_E: Tensor) -> list[Swap]:
+def swaps(tokens: RoutedTokens, kept_E: Tensor) -> list[Swap]:
     """The best swap for every expert that is not kept, best first."""
     found = []
     for add in (~kept_E).nonzero().flatten().tolist():
-        error_E = tokens.errors_without(_with(kept_E, add)).masked_fill(core_E, torch.inf)
+        error_E = tokens.errors_without(_with(kept_E, add))
         error_E[add] = torch.inf
         drop = int(error_E.argmin())
         found.append(Swap(drop, add, float(error_E[drop])))
     return sorted(found, key=lambda swap: swap.error)
 
 
-def swapped(tokens: RoutedTokens, kept_E: Tensor, core_E: Tensor) -> Tensor:
+def swapped(tokens: RoutedTokens, kept_E: Tensor) -> Tensor:
     """`kept_E` after the best swap, again and again until none lowers the error (by more than rounding)."""
     error = tokens.error(kept_E)
-    while candidates := swaps(tokens, kept_E, core_E):
+    while candidates := swaps(tokens, kept_E):
         best = candidates[0]
         if best.error >= error * (1 - 1e-5):
             break

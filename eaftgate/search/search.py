@@ -14,22 +14,17 @@ from eaftgate.gate.policy import load_gates
 from eaftgate.gate.wording import bounds_shown, shown
 from eaftgate.packs.blocks import Blocks
 from eaftgate.parity.paired import PairedTokens
-from eaftgate.profile.profile import Profile
 from eaftgate.progress import Bar, progress_bar
 from eaftgate.search.evaluate import BATCH_SIZE, collected, masked_tokens, within_memory
-from eaftgate.search.greedy import MAX_POSITIONS, Follow, greedy_keep_sets, sampled_positions
-from eaftgate.select.keep import KeepSets, core_experts
-from eaftgate.select.saliency import EaftWeights, expert_sums
+from eaftgate.search.greedy import MAX_POSITIONS, greedy_keep_sets, sampled_positions
+from eaftgate.select.keep import KeepSets
 
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """`core`: never drop the experts of most good-token mass. `follow`: see eaftgate.search.greedy. `seed` draws the
-    positions when there are more than `max_positions`."""
+    """`seed` draws the positions when there are more than `max_positions`."""
 
     max_positions: int = MAX_POSITIONS
-    core: bool = False
-    follow: Follow = "whole"
     seed: int = 0
     batch_size: int = BATCH_SIZE
 
@@ -37,25 +32,19 @@ class SearchSettings:
 def search_keep_sets(
     model: GptOssForCausalLM,
     blocks: Blocks,
-    profile: Profile,
     *,
     keep_n: int,
     settings: SearchSettings,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[KeepSets, dict[str, Any]]:
-    """The keep sets, and what they came from, for the manifest. `blocks` are the profile's. Without `progress` (layers
-    done, of how many) a bar is drawn.
+    """The keep sets, and what they came from, for the manifest. `blocks` are those of the profile. Without `progress`
+    (layers done, of how many) a bar is drawn.
 
     Every counted token weighs the same: EAFT's weights were measured and lost more (docs/selection.md). Raises
     UserError when memory runs out.
     """
-    trace = profile.trace
     equal_T = np.ones(blocks.num_counted)
     sample = sampled_positions(blocks, equal_T, max_positions=settings.max_positions, seed=settings.seed)
-    core = None
-    if settings.core:
-        core = core_experts(expert_sums(trace, alignment="predicting", weights=EaftWeights()).good_mass_LE[None])
-        core = [experts[:keep_n] for experts in core]
     found: dict[str, Any] = {"settings": asdict(settings), "positions": len(sample.position_X)}
     bar = progress_bar("search", len(model.model.layers), unit="layers") if progress is None else nullcontext(Bar())
     with within_memory(), bar as drawn:
@@ -64,8 +53,6 @@ def search_keep_sets(
             blocks,
             sample,
             keep_n=keep_n,
-            core=core,
-            follow=settings.follow,
             batch_size=settings.batch_size,
             progress=progress or drawn.show,
         )

@@ -25,7 +25,7 @@ from eaftgate.rewrite.manifest import read_manifest
 from eaftgate.select.saliency import EaftWeights
 from eaftgate.select.scores import open_scores
 
-CHOICES = {"method": ("reap", "ean"), "alignment": ("token", "predicting"), "follow": ("stream", "pruned")}
+CHOICES = {"method": ("reap", "ean"), "alignment": ("token", "predicting")}
 SHIPPED = sorted((ROOT / "recipes").glob("*.yaml"))
 
 
@@ -155,7 +155,7 @@ SMALL = ("--packs", CALIBRATION_PACKS, "--num-rows", 6, "--seq-len", 64, "--devi
         ("--keep-n", 24, "--w-good", "1.5", "--alignment", "predicting"),
         ("--keep-frac", 0.7, "--method", "worst-pack", "--allow-any-keep-n"),
         ("--keep-n", 20, "--method", "random", "--seed", 5),
-        ("--keep-n", 20, "--method", "greedy", "--packs", CALIBRATION_PACKS, "--max-positions", 100, "--core",
+        ("--keep-n", 20, "--method", "greedy", "--packs", CALIBRATION_PACKS, "--max-positions", 100,
          "--batch-size", 4, "--device", "cpu"),
         ("--keep-n", 32),
     ],

@@ -77,7 +77,7 @@ def test_overlap_is_taken_over_all_pairs() -> None:
         ("provenance__method", "reap"),
         ("provenance__alignment", "token"),
         ("provenance__weights", {"good": 2.0}),
-        ("provenance__search", {"settings": {"follow": "whole"}, "positions": 9}),
+        ("provenance__search", {"settings": {"follow": "whole"}, "positions": 9}),  # as an older version wrote it
         ("provenance__profile__num_rows", None),
         ("provenance__profile__seq_len", 128),
         ("provenance__profile__packs", {"chat": 5}),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from eaftgate.errors import UserError
 from eaftgate.recipe import read_section, recipe_text
 
-NAMES = st.sampled_from(["seq_len", "packs", "seed", "w_good", "core"])
+NAMES = st.sampled_from(["seq_len", "packs", "seed", "w_good", "json"])
 TEXTS = st.text(st.characters(blacklist_categories=("Cs", "Cc")), max_size=12)
 NUMBERS = st.one_of(st.integers(), st.floats(allow_nan=False, allow_infinity=False))
 OPTIONS = st.dictionaries(NAMES, st.one_of(NUMBERS, st.booleans(), TEXTS))
@@ -62,10 +62,10 @@ def test_later_recipes_win_and_the_own_keys_last(layers: list[dict[str, Any]], c
 def test_values_are_text_whatever_yaml_makes_of_them(tmp_path: Path) -> None:
     path = written(
         tmp_path / "r.yaml",
-        "prune: {seed: 010, w-good: 1e3, core: no, packs: 2026-11-01, keep_n: '24', out: 0x10, seq_lens: [1_0, on]}",
+        "prune: {seed: 010, w-good: 1e3, json: no, packs: 2026-11-01, keep_n: '24', out: 0x10, seq_lens: [1_0, on]}",
     )
     assert values(path) == {
-        "seed": "010", "w_good": "1e3", "core": "no", "packs": "2026-11-01", "keep_n": "24", "out": "0x10",
+        "seed": "010", "w_good": "1e3", "json": "no", "packs": "2026-11-01", "keep_n": "24", "out": "0x10",
         "seq_lens": ["1_0", "on"],
     }  # fmt: skip
 

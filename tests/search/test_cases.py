@@ -30,7 +30,6 @@ def test_methods_and_keep_n_are_crossed() -> None:
         ({"low_quantile": ["0.3"]}, {"weights": EaftWeights(low_quantile=0.3)}),
         ({"alignment": ["token"]}, {"alignment": "token"}),
         ({"rows": ["50"]}, {"rows": 50}),
-        ({"follow": ["pruned"]}, {"search": replace(SEARCH, follow="pruned")}),
         ({"max_positions": ["9"]}, {"search": replace(SEARCH, max_positions=9)}),
         ({"seed": ["3"]}, {"search": replace(SEARCH, seed=3)}),
     ],
@@ -44,7 +43,7 @@ def test_one_factor_alone_is_changed(vary: dict[str, list[str]], changed: dict[s
 
 
 def test_a_factor_is_varied_where_it_matters_only() -> None:
-    vary = {"rows": ["50"], "uncertain": ["1"], "follow": ["stream"], "seed": ["1"], "alignment": ["token"]}
+    vary = {"rows": ["50"], "uncertain": ["1"], "max_positions": ["9"], "seed": ["1"], "alignment": ["token"]}
     varied = {(case.method, case.varied.split("=")[0]) for case in cases_of(list(METHODS), vary)} - {
         (method, "") for method in METHODS
     }
@@ -52,14 +51,14 @@ def test_a_factor_is_varied_where_it_matters_only() -> None:
     assert varied == {
         *((method, name) for method in scorers for name in ("rows", "alignment")),
         *((method, "uncertain") for method in ("eaft-reap", "eaft-reap-pack-core")),
-        *(("greedy", name) for name in ("rows", "follow", "seed")),
+        *(("greedy", name) for name in ("rows", "max_positions", "seed")),
         ("random", "seed"),
     }
 
 
 def test_a_value_that_is_the_standard_one_is_not_run_twice() -> None:
-    vary = {"rows": ["50", "100"], "follow": ["whole", "pruned"], "seed": ["0"]}
-    assert [case.varied for case in cases_of(["greedy"], vary)] == ["", "rows=50", "follow=pruned"]
+    vary = {"rows": ["50", "100"], "max_positions": ["65536", "9"], "seed": ["0"]}
+    assert [case.varied for case in cases_of(["greedy"], vary)] == ["", "rows=50", "max_positions=9"]
 
 
 @pytest.mark.parametrize(
@@ -74,8 +73,7 @@ def test_a_value_that_is_the_standard_one_is_not_run_twice() -> None:
         (["greedy"], {"max_positions": ["1.5"]}, "a whole number from 1"),
         (["greedy"], {"rows": ["0"]}, "a whole number from 1"),
         (["greedy"], {"rows": ["50", "101"]}, "rows=101 is not possible: the profile has 100 rows to choose on"),
-        (["greedy"], {"follow": ["best"]}, "--vary follow=best is not possible: choose among whole, pruned, stream"),
-        (["reap"], {"alignment": [""]}, "choose among predicting, token"),
+        (["reap"], {"alignment": [""]}, "--vary alignment= is not possible: choose among predicting, token"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_planned(methods: list[str], vary: dict[str, list[str]], said: str) -> None:

@@ -1,4 +1,4 @@
-"""The greedy search on a whole model: layer by layer, each on what the pruned layers before it put out."""
+"""The greedy search on a whole model: every layer on what the whole model gives it."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +13,7 @@ from transformers import GptOssForCausalLM
 from eaftgate.model.load import hidden_states
 from eaftgate.model.masking import keeping_experts
 from eaftgate.packs.blocks import Blocks
-from eaftgate.search.greedy import FOLLOW, Follow, Sample, greedy_keep_sets, sampled_positions
+from eaftgate.search.greedy import Sample, greedy_keep_sets, sampled_positions
 from eaftgate.search.prefix import Prefix, embedded, through_layer
 
 SIZE = Size(layers=3, experts=6, top_k=2)
@@ -52,45 +52,33 @@ def test_layer_by_layer_is_the_whole_model(model: GptOssForCausalLM, blocks: Blo
 
 
 @torch.no_grad()
-def slow_greedy(path: Path, blocks: Blocks, follow: str, weight_of: Callable[[int, int], float]) -> list[list[int]]:
-    """transformers' float64 models, masked by hand; every keep set recomputed from the outputs of every token."""
-    whole, pruned = load_reference(path), load_reference(path)
-    given = whole if follow == "whole" else pruned
+def slow_greedy(path: Path, blocks: Blocks, weight_of: Callable[[int, int], float]) -> list[list[int]]:
+    """transformers' float64 model; every keep set recomputed from the outputs of every token."""
+    model = load_reference(path)
     keep: list[list[int]] = []
-    for number, layer in enumerate(pruned.model.layers):
+    for layer in model.model.layers:
         seen = []
         for block, ids in enumerate(blocks.token_ids_BS):
-            caught = {}
-            hooks = [
-                given.model.layers[number].mlp.register_forward_pre_hook(
-                    lambda _, inputs, caught=caught: caught.update(hidden=inputs[0][0].numpy())
-                ),
-                *(
-                    model.model.layers[number].register_forward_hook(
-                        lambda _, __, output, caught=caught, name=name: caught.update({name: output[0].numpy()})
-                    )
-                    for name, model in (("whole", whole), ("pruned", pruned))
-                ),
-            ]
-            for model in (whole, pruned):
-                model(input_ids=torch.from_numpy(ids.astype(np.int64))[None], use_cache=False)
-            for hook in hooks:
-                hook.remove()
-            for position, hidden in enumerate(caught["hidden"]):
+            caught: list[np.ndarray] = []
+            hook = layer.mlp.register_forward_pre_hook(
+                lambda _, inputs, caught=caught: caught.extend(inputs[0][0].numpy())
+            )
+            model(input_ids=torch.from_numpy(ids.astype(np.int64))[None], use_cache=False)
+            hook.remove()
+            for position, hidden in enumerate(caught):
                 logits = (layer.mlp.router.weight.numpy() @ hidden + layer.mlp.router.bias.numpy()).tolist()
                 outputs = [slow_expert(layer.mlp.experts, expert, hidden) for expert in range(SIZE.experts)]
-                offset = caught["pruned"][position] - caught["whole"][position] if follow == "stream" else 0.0
-                seen.append((weight_of(block, position), logits, outputs, offset))
+                seen.append((weight_of(block, position), logits, outputs))
 
         def error(kept: set[int], seen: list = seen) -> float:
             total = 0.0
-            for weight, logits, outputs, offset in seen:
+            for weight, logits, outputs in seen:
                 mixed = []
                 for among in (kept, set(range(SIZE.experts))):
                     chosen = sorted(among, key=lambda e, logits=logits: -logits[e])[: SIZE.top_k]
                     gates = np.exp([logits[e] for e in chosen])
                     mixed.append(sum(g * outputs[e] for g, e in zip(gates / gates.sum(), chosen, strict=True)))
-                total += weight * float(((mixed[0] - mixed[1] + offset) ** 2).sum())
+                total += weight * float(((mixed[0] - mixed[1]) ** 2).sum())
             return total
 
         kept = set(range(SIZE.experts))
@@ -103,36 +91,18 @@ def slow_greedy(path: Path, blocks: Blocks, follow: str, weight_of: Callable[[in
                 break
             kept = best
         keep.append(sorted(kept))
-        for expert in set(range(SIZE.experts)) - kept:
-            layer.mlp.router.bias[expert] = -torch.inf
     return keep
 
 
-@pytest.mark.parametrize("follow", FOLLOW)
-def test_equal_to_the_search_by_plain_loops(
-    path: Path, model: GptOssForCausalLM, blocks: Blocks, follow: Follow
-) -> None:
+def test_equal_to_the_search_by_plain_loops(path: Path, model: GptOssForCausalLM, blocks: Blocks) -> None:
     weight_T = np.random.default_rng(1).choice([-2.0, 0.25, 1.0], blocks.num_counted)
     at = {
         (block, position - 1): max(0.0, weight_T[number])
         for number, (block, position) in enumerate(np.argwhere(blocks.counted_BS).tolist())
     }
     sample = sampled_positions(blocks, weight_T)
-    found = greedy_keep_sets(model, blocks, sample, keep_n=KEEP, follow=follow, batch_size=2)
-    assert found == slow_greedy(path, blocks, follow, lambda block, position: at.get((block, position), 0.0))
-
-
-@pytest.mark.parametrize("follow", FOLLOW)
-def test_only_the_whole_model_makes_layers_independent(
-    model: GptOssForCausalLM, blocks: Blocks, follow: Follow
-) -> None:
-    """The first layer's choice is forced to another one: do later layers choose otherwise somewhere?"""
-    sample = sampled_positions(blocks, np.ones(blocks.num_counted))
-    free = greedy_keep_sets(model, blocks, sample, keep_n=KEEP, follow=follow)
-    dropped = sorted(set(range(SIZE.experts)) - set(free[0]))
-    forced = greedy_keep_sets(model, blocks, sample, keep_n=KEEP, core=[dropped, [], []], follow=follow)
-    assert set(dropped) <= set(forced[0])
-    assert (free[1:] == forced[1:]) == (follow == "whole")
+    found = greedy_keep_sets(model, blocks, sample, keep_n=KEEP, batch_size=2)
+    assert found == slow_greedy(path, blocks, lambda block, position: at.get((block, position), 0.0))
 
 
 def test_the_model_is_left_as_it_was(model: GptOssForCausalLM, blocks: Blocks) -> None:

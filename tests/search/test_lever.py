@@ -29,15 +29,15 @@ ALIKE = (cell("chat", 0.12), cell("reasoning", 0.1), cell("tools", 0.13))
 
 def test_one_layer_carries_the_loss() -> None:
     found = diagnosis([0.01, 0.09, 0.02, -0.01], 0.12, *ALIKE)
-    said = next_lever(found, method="reap", follow="")
+    said = next_lever(found, method="reap")
     assert said.startswith("layer 1 pruned alone loses +9.42%, 75% of what")
     assert "--method greedy, or raise --keep-n" in said
-    assert next_lever(found, method="greedy", follow="whole").endswith("one by one: raise --keep-n")
+    assert next_lever(found, method="greedy").endswith("one by one: raise --keep-n")
 
 
 def test_one_pack_carries_the_loss() -> None:
     packs = (cell("chat", 0.02), cell("reasoning", 0.03), cell("tools", 0.3), cell("chat", 0.9, seq_len=128))
-    said = next_lever(diagnosis(EVEN, 0.12, *packs), method="reap", follow="")
+    said = next_lever(diagnosis(EVEN, 0.12, *packs), method="reap")
     assert said.startswith("pack tools loses +34.99%")
     assert "more of its rows" in said
 
@@ -51,25 +51,25 @@ def test_one_pack_carries_the_loss() -> None:
     ],
 )
 def test_no_pack_stands_out(packs: tuple[CellLoss, ...]) -> None:
-    assert "pack tools" not in next_lever(diagnosis(EVEN, 0.12, *packs), method="reap", follow="")
+    assert "pack tools" not in next_lever(diagnosis(EVEN, 0.12, *packs), method="reap")
 
 
 def test_errors_compound() -> None:
     found = diagnosis(EVEN, 0.3, *ALIKE)
-    said = next_lever(found, method="greedy", follow="whole")
+    said = next_lever(found, method="reap")
     assert said.startswith("the layers lose +12.75% one by one and +34.99% together")
-    assert said.endswith("--follow pruned")
-    assert "--follow" not in next_lever(found, method="greedy", follow="pruned")
+    assert said.endswith("compound: choose with --method greedy, or raise --keep-n")
+    assert next_lever(found, method="greedy").endswith("compound: raise --keep-n")
 
 
 def test_nothing_stands_out() -> None:
     found = diagnosis(EVEN, 0.12, *ALIKE)
-    assert "--method greedy, or" in next_lever(found, method="reap", follow="")
-    assert next_lever(found, method="greedy", follow="whole").endswith("raise --keep-n")
+    assert "--method greedy, or" in next_lever(found, method="reap")
+    assert next_lever(found, method="greedy").endswith("stands out: raise --keep-n")
 
 
 def test_a_loss_that_cannot_be_seen_and_none_at_all() -> None:
     unseen: Any = Diagnosis((cell("UNION", 0.1, error=0.1),), Estimate(0.1, 0.1, 50), (), ())
-    assert "raise --num-blocks" in next_lever(unseen, method="reap", follow="")
+    assert "raise --num-blocks" in next_lever(unseen, method="reap")
     passing: Any = Diagnosis((cell("UNION", 0.01, verdict="pass"),), Estimate(0.01, ERROR, 50), (), ())
-    assert "every pack passes" in next_lever(passing, method="reap", follow="")
+    assert "every pack passes" in next_lever(passing, method="reap")

@@ -15,7 +15,6 @@ from eaftgate.search import reroute
 from eaftgate.search.reroute import RoutedTokens, after, eliminated, routed_tokens, swapped, swaps
 
 EXPERTS, TOP_K, TOKENS, KEEP = 9, 3, 40, 5
-NO_CORE = torch.zeros(EXPERTS, dtype=torch.bool)
 
 
 @pytest.fixture(scope="module")
@@ -32,26 +31,17 @@ def hidden_TD(model: GptOssForCausalLM) -> torch.Tensor:
 WEIGHTS = np.random.default_rng(4).choice([0.0, 0.25, 1.0], TOKENS)
 
 
-@pytest.fixture(scope="module", params=[0.0, 0.5], ids=["exact", "off"])
-def offset_TD(request: pytest.FixtureRequest, hidden_TD: torch.Tensor) -> torch.Tensor:
-    """By how much the output misses its target before anything is removed."""
-    return request.param * torch.randn(hidden_TD.shape, generator=torch.Generator().manual_seed(5))
+@pytest.fixture(scope="module")
+def tokens(model: GptOssForCausalLM, hidden_TD: torch.Tensor) -> RoutedTokens:
+    return routed_tokens(model.model.layers[0].mlp, hidden_TD, torch.from_numpy(WEIGHTS))
 
 
 @pytest.fixture(scope="module")
-def tokens(model: GptOssForCausalLM, hidden_TD: torch.Tensor, offset_TD: torch.Tensor) -> RoutedTokens:
-    offset = offset_TD if offset_TD.any() else None
-    return routed_tokens(model.model.layers[0].mlp, hidden_TD, torch.from_numpy(WEIGHTS), offset)
-
-
-@pytest.fixture(scope="module")
-def slow_errors(
-    model: GptOssForCausalLM, hidden_TD: torch.Tensor, offset_TD: torch.Tensor
-) -> dict[tuple[int, ...], float]:
+def slow_errors(model: GptOssForCausalLM, hidden_TD: torch.Tensor) -> dict[tuple[int, ...], float]:
     """The error of every keep set of TOP_K experts or more, token by token in float64."""
     mlp = model.model.layers[0].mlp
     weight, bias = mlp.router.weight.detach().double().numpy(), mlp.router.bias.detach().double().numpy()
-    hidden, offset = hidden_TD.double().numpy(), offset_TD.double().numpy()
+    hidden = hidden_TD.double().numpy()
     logits = [(weight @ x + bias).tolist() for x in hidden]
     outputs = [[slow_expert(mlp.experts, expert, x) for expert in range(EXPERTS)] for x in hidden]
 
@@ -63,8 +53,7 @@ def slow_errors(
     everyone = range(EXPERTS)
     return {
         kept: sum(
-            w * float(((output(token, kept) - output(token, everyone) + offset[token]) ** 2).sum())
-            for token, w in enumerate(WEIGHTS)
+            w * float(((output(token, kept) - output(token, everyone)) ** 2).sum()) for token, w in enumerate(WEIGHTS)
         )
         for size in range(TOP_K, EXPERTS + 1)
         for kept in itertools.combinations(everyone, size)
@@ -102,20 +91,17 @@ def test_the_error_after_every_removal(tokens: RoutedTokens, slow_errors: dict[t
                 assert error_E[expert] == math.inf
 
 
-def slow_greedy(slow_errors: dict[tuple[int, ...], float], keep_n: int, core: Sequence[int] = ()) -> tuple[int, ...]:
+def slow_greedy(slow_errors: dict[tuple[int, ...], float], keep_n: int) -> tuple[int, ...]:
     kept = tuple(range(EXPERTS))
     while len(kept) > keep_n:
-        smaller = [tuple(e for e in kept if e != drop) for drop in kept if drop not in core]
+        smaller = [tuple(e for e in kept if e != drop) for drop in kept]
         kept = min(smaller, key=slow_errors.__getitem__)
     return kept
 
 
 @pytest.mark.parametrize("keep_n", range(TOP_K, EXPERTS + 1))
-@pytest.mark.parametrize("core", [(), (0, 7)])
-def test_elimination_is_greedy(
-    tokens: RoutedTokens, slow_errors: dict[tuple[int, ...], float], keep_n: int, core: tuple[int, ...]
-) -> None:
-    assert members(eliminated(tokens, keep_n, mask(core))) == slow_greedy(slow_errors, keep_n, core)
+def test_elimination_is_greedy(tokens: RoutedTokens, slow_errors: dict[tuple[int, ...], float], keep_n: int) -> None:
+    assert members(eliminated(tokens, keep_n)) == slow_greedy(slow_errors, keep_n)
 
 
 @pytest.mark.parametrize("keep_n", range(TOP_K, EXPERTS))
@@ -123,40 +109,37 @@ def test_swapping_ends_where_no_swap_helps(
     tokens: RoutedTokens, slow_errors: dict[tuple[int, ...], float], keep_n: int
 ) -> None:
     """From a bad start; never below the optimum, never above the start."""
-    core = (int(WEIGHTS.argmax()) % EXPERTS,)
-    allowed = {kept: error for kept, error in slow_errors.items() if len(kept) == keep_n and core[0] in kept}
+    allowed = {kept: error for kept, error in slow_errors.items() if len(kept) == keep_n}
     start = max(allowed, key=allowed.__getitem__)
-    end = members(swapped(tokens, mask(start), mask(core)))
+    end = members(swapped(tokens, mask(start)))
     neighbours = [kept for kept in allowed if len(set(kept) - set(end)) == 1]
     assert allowed[end] <= min(allowed[kept] for kept in neighbours) * (1 + 1e-4)
     assert min(allowed.values()) <= allowed[end] < allowed[start]
 
 
 def test_swaps_are_the_best_for_every_expert(tokens: RoutedTokens, slow_errors: dict[tuple[int, ...], float]) -> None:
-    start, core = (0, 1, 2, 3, 4), (2,)
-    found = swaps(tokens, mask(start), mask(core))
+    start = (0, 1, 2, 3, 4)
+    found = swaps(tokens, mask(start))
     assert {swap.add for swap in found} == {5, 6, 7, 8}
     assert [swap.error for swap in found] == sorted(swap.error for swap in found)
     for swap in found:
-        of = {drop: slow_errors[tuple(sorted((set(start) - {drop}) | {swap.add}))] for drop in set(start) - set(core)}
+        of = {drop: slow_errors[tuple(sorted((set(start) - {drop}) | {swap.add}))] for drop in start}
         assert swap.drop == min(of, key=of.__getitem__)
         assert swap.error == pytest.approx(of[swap.drop], rel=1e-4)
         assert members(after(mask(start), swap)) == tuple(sorted((set(start) - {swap.drop}) | {swap.add}))
 
 
 def test_nothing_to_swap_when_all_are_kept(tokens: RoutedTokens) -> None:
-    assert swaps(tokens, mask(range(EXPERTS)), NO_CORE) == []
-    assert members(swapped(tokens, mask(range(EXPERTS)), NO_CORE)) == tuple(range(EXPERTS))
+    assert swaps(tokens, mask(range(EXPERTS))) == []
+    assert members(swapped(tokens, mask(range(EXPERTS)))) == tuple(range(EXPERTS))
 
 
 def test_chunks_do_not_change_the_gram_matrix(
     model: GptOssForCausalLM,
     hidden_TD: torch.Tensor,
-    offset_TD: torch.Tensor,
     tokens: RoutedTokens,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(reroute, "OUTPUT_BYTES", 1)
-    one_by_one = routed_tokens(model.model.layers[0].mlp, hidden_TD, torch.from_numpy(WEIGHTS), offset_TD)
+    one_by_one = routed_tokens(model.model.layers[0].mlp, hidden_TD, torch.from_numpy(WEIGHTS))
     torch.testing.assert_close(one_by_one.gram_TEE, tokens.gram_TEE, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(one_by_one.cross_TE, tokens.cross_TE, rtol=1e-4, atol=1e-4)
