@@ -41,6 +41,7 @@ from eaftgate.profile.profiler import ProfileRequest, profile_checkpoint
 from eaftgate.profile.trace import Trace
 from eaftgate.search.evaluate import collected, masked_tokens
 from eaftgate.search.greedy import Sample, greedy_keep_sets, sampled_positions
+from eaftgate.search.search import SearchSettings, search_keep_sets
 from eaftgate.select.keep import KeepSets, select_keep_sets
 from eaftgate.select.saliency import EaftWeights, regions
 
@@ -87,11 +88,21 @@ def greedy(kind: str) -> Method:
     )
 
 
+def refined(seen: Calibration, keep_n: int) -> KeepSets:
+    settings = SearchSettings(max_positions=seen.max_positions, seed=seen.seed, batch_size=seen.batch_size)
+    keep, found = search_keep_sets(
+        seen.model, seen.blocks, seen.trace, method="refined", keep_n=keep_n, settings=settings
+    )
+    print(f"  refined from {found['start']}: {len(found['swaps'])} swaps {found['swaps']}", flush=True)
+    return keep
+
+
 METHODS: dict[str, Method] = {
     **{name: scorer(name) for name in SCORERS},
     "greedy": greedy("uniform"),
     "greedy-eaft": greedy("eaft"),
     "greedy-balanced": greedy("balanced"),
+    "refined": refined,
 }
 
 
@@ -236,7 +247,8 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("packs", type=Path)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seeds", type=int, default=3, help="how many, from 3407 on")
+    parser.add_argument("--seeds", type=int, default=3, help="how many, from --first-seed on")
+    parser.add_argument("--first-seed", type=int, default=SEED)
     parser.add_argument("--keep", type=lambda text: [int(n) for n in text.split(",")], default=[24, 20])
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--hold-out", help="a pack that calibration does not see")
@@ -253,7 +265,7 @@ def main() -> None:
     arguments = json.loads(json.dumps(vars(given), default=str))
     started = time.perf_counter()
     results: list[dict[str, Any]] = []
-    for seed in range(SEED, SEED + given.seeds):
+    for seed in range(given.first_seed, given.first_seed + given.seeds):
         work = Path(tempfile.mkdtemp())
         try:
             for more in run_seed(given, settings, seed, work):

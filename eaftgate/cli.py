@@ -48,6 +48,7 @@ class Method(StrEnum):
     PACK_CORE = "eaft-reap-pack-core"
     WORST_PACK = "worst-pack"
     GREEDY = "greedy"
+    REFINED = "refined"
     RANDOM = "random"
 
 

@@ -218,7 +218,9 @@ def _on_model(
         choice = choose_experts(base, profile, request, keep_n)
     model = load_model(base.path, run.model)
     if searching:
-        keep, found = search_keep_sets(model, blocks, keep_n=keep_n, settings=run.search)
+        keep, found = search_keep_sets(
+            model, blocks, profile.trace, method=request.method, keep_n=keep_n, settings=run.search
+        )
         found["model"] = run.model.describe()
         choice = Choice(keep, {"alignment": "predicting", "search": found}, _search_options(request, run))
     judged = pre_gate(model, blocks, choice.keep, batch_size=run.search.batch_size) if run.pre_gate else None

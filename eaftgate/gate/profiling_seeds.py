@@ -23,6 +23,9 @@ from eaftgate.select.overlap import jaccard_L
 
 _FOLLOWS_FROM_SEED = frozenset({"seed", "packs", "num_blocks", "counted_tokens", "blocks_digest"})
 
+_FOUND = frozenset({"positions", "start", "swaps"})
+"""Of a search: what it found, not how it was asked."""
+
 
 @dataclass(frozen=True)
 class ProfilingGroup:
@@ -132,7 +135,7 @@ def _profiled(manifest: Manifest) -> _Profiled | None:
         # A profile of an earlier version does not name its packs by content; then their names have to do.
         "profile": {k: v for k, v in profile.items() if k not in _FOLLOWS_FROM_SEED and v is not None},
         "packs": sorted(provenance.profile.packs),
-        "search": {k: v for k, v in (provenance.search or {}).items() if k != "positions"},
+        "search": {k: v for k, v in (provenance.search or {}).items() if k not in _FOUND},
         "calibration_rows": None,
     }
     return _Profiled(

@@ -20,8 +20,8 @@ from transformers import GptOssForCausalLM
 
 from eaftgate.packs.blocks import Blocks
 from eaftgate.search.evaluate import BATCH_SIZE
-from eaftgate.search.prefix import Prefix, embedded, expert_inputs, through_layer
-from eaftgate.search.reroute import RoutedTokens, eliminated, routed_tokens, swapped
+from eaftgate.search.prefix import embedded, through_layer_seeing
+from eaftgate.search.reroute import eliminated, routed_tokens, swapped
 from eaftgate.select.keep import KeepSets
 
 MAX_POSITIONS = 65_536
@@ -69,16 +69,10 @@ def greedy_keep_sets(
     prefix = embedded(model, blocks, batch_size=batch_size)
     keep: KeepSets = []
     for layer in range(layers):
-        routed = routed_in_layer(model, layer, prefix, sample)
+        prefix, hidden_XD = through_layer_seeing(model, layer, prefix, sample.position_X)
+        routed = routed_tokens(model.model.layers[layer].mlp, hidden_XD, torch.from_numpy(sample.weight_X))
         kept_E = swapped(routed, eliminated(routed, keep_n))
         keep.append(kept_E.nonzero().flatten().tolist())
-        prefix = through_layer(model, layer, prefix)
         if progress is not None:
             progress(layer + 1, layers)
     return keep
-
-
-def routed_in_layer(model: GptOssForCausalLM, layer: int, prefix: Prefix, sample: Sample) -> RoutedTokens:
-    """What all experts of a layer make of the sampled positions after `prefix`; the layer must not be masked."""
-    hidden_XD = expert_inputs(model, layer, prefix, sample.position_X)
-    return routed_tokens(model.model.layers[layer].mlp, hidden_XD, torch.from_numpy(sample.weight_X))

@@ -46,8 +46,11 @@ def last_states(model: GptOssForCausalLM, layer: int, hidden_BSD: Tensor) -> Ten
 
 
 @torch.inference_mode()
-def expert_inputs(model: GptOssForCausalLM, layer: int, prefix: Prefix, position_T: NDArray[np.intp]) -> Tensor:
-    """What the layer's router and experts see at flat positions (block * S + position), ascending: [T, D].
+def through_layer_seeing(
+    model: GptOssForCausalLM, layer: int, prefix: Prefix, position_T: NDArray[np.intp]
+) -> tuple[Prefix, Tensor]:
+    """What leaves the layer, and what its router and experts see at flat positions (block * S + position), ascending:
+    [T, D].
 
     The layer runs as a whole and its MLP's input is caught: its inside stays transformers' business.
     """
@@ -61,12 +64,13 @@ def expert_inputs(model: GptOssForCausalLM, layer: int, prefix: Prefix, position
 
     hook = model.model.layers[layer].mlp.register_forward_pre_hook(catch)
     try:
+        left = []
         for hidden_BSD in prefix.states:
-            _run(model, layer, hidden_BSD)
+            left.append(_run(model, layer, hidden_BSD))
             first += hidden_BSD.shape[0] * hidden_BSD.shape[1]
     finally:
         hook.remove()
-    return torch.cat(caught)
+    return Prefix(tuple(left)), torch.cat(caught)
 
 
 def _run(model: GptOssForCausalLM, layer: int, hidden_BSD: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What `eaftgate prune` does on the model: the search of --method greedy, and the pre-gate."""
+"""What `eaftgate prune` does on the model: the searches (--method greedy and refined), and the pre-gate."""
 
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -9,15 +9,18 @@ import numpy as np
 from transformers import GptOssForCausalLM
 
 from eaftgate.collect.collection import Collection
+from eaftgate.errors import UserError
 from eaftgate.gate.judge import JudgedCell, judge_cell
 from eaftgate.gate.policy import load_gates
 from eaftgate.gate.wording import bounds_shown, shown
 from eaftgate.packs.blocks import Blocks
 from eaftgate.parity.paired import PairedTokens
+from eaftgate.profile.trace import Trace
 from eaftgate.progress import Bar, progress_bar
 from eaftgate.search.evaluate import BATCH_SIZE, collected, masked_tokens, within_memory
 from eaftgate.search.greedy import MAX_POSITIONS, greedy_keep_sets, sampled_positions
-from eaftgate.select.keep import KeepSets
+from eaftgate.search.refine import best_start, refined_keep_sets
+from eaftgate.select.keep import KeepSets, select_keep_sets
 
 
 @dataclass(frozen=True)
@@ -29,33 +32,48 @@ class SearchSettings:
     batch_size: int = BATCH_SIZE
 
 
+STARTS = ("eaft-reap", "reap-mass", "ean", "frequency")
+"""Rankings that a refinement may start from, besides the greedy search."""
+
+
 def search_keep_sets(
     model: GptOssForCausalLM,
     blocks: Blocks,
+    trace: Trace,
     *,
+    method: str,
     keep_n: int,
     settings: SearchSettings,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[KeepSets, dict[str, Any]]:
-    """The keep sets, and what they came from, for the manifest. `blocks` are those of the profile. Without `progress`
-    (layers done, of how many) a bar is drawn.
+    """The keep sets of a search, and what they came from, for the manifest. `blocks` and `trace` are those of the
+    profile. Without `progress` (layers done, of how many) a bar is drawn.
 
     Every counted token weighs the same: EAFT's weights were measured and lost more (docs/selection.md). Raises
-    UserError when memory runs out.
+    UserError when memory runs out, or with less than two blocks to refine on.
     """
+    refining = method == "refined"
+    if refining and blocks.num_blocks < 2:
+        raise UserError("--method refined needs two calibration blocks or more: profile more rows")
+    layers = len(model.model.layers)
+    of = 2 * layers if refining else layers
     equal_T = np.ones(blocks.num_counted)
     sample = sampled_positions(blocks, equal_T, max_positions=settings.max_positions, seed=settings.seed)
     found: dict[str, Any] = {"settings": asdict(settings), "positions": len(sample.position_X)}
-    bar = progress_bar("search", len(model.model.layers), unit="layers") if progress is None else nullcontext(Bar())
+    bar = progress_bar("search", of, unit="layers") if progress is None else nullcontext(Bar())
     with within_memory(), bar as drawn:
-        keep = greedy_keep_sets(
-            model,
-            blocks,
-            sample,
-            keep_n=keep_n,
-            batch_size=settings.batch_size,
-            progress=progress or drawn.show,
-        )
+        show = progress or drawn.show
+        at: dict[str, Any] = {"batch_size": settings.batch_size}
+        keep = greedy_keep_sets(model, blocks, sample, keep_n=keep_n, progress=lambda n, _: show(n, of), **at)
+        if refining:
+            starts = {"greedy": keep} | {
+                name: select_keep_sets(trace, method=name, keep_n=keep_n, alignment="predicting") for name in STARTS
+            }
+            start = best_start(model, blocks, starts, **at)
+            keep, swaps = refined_keep_sets(
+                model, blocks, starts[start], progress=lambda n, _: show(layers + n, of), **at
+            )
+            found |= {"start": start, "swaps": [asdict(swap) for swap in swaps]}
     return keep, found
 
 

@@ -115,7 +115,7 @@ def _keep_sets(
     profile = calibration.profile
     if case.method in SEARCHES:
         options: dict[str, Any] = {"keep_n": case.keep_n, "settings": case.search, "progress": progress}
-        return search_keep_sets(model, calibration.blocks, **options)[0]
+        return search_keep_sets(model, calibration.blocks, profile.trace, method=case.method, **options)[0]
     if case.method == "random":
         shape = (profile.trace.num_layers, profile.trace.num_experts)
         return random_keep_sets(*shape, case.keep_n, case.search.seed)

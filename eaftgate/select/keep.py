@@ -63,7 +63,7 @@ _SCORERS: dict[str, Callable[[ExpertSums, int], KeepSets]] = {
     "eaft-reap-pack-core": lambda sums, keep_n: ranked_keep_sets(sums.eaft_mass_LE, keep_n, sums.good_mass_PLE),
     "worst-pack": lambda sums, keep_n: worst_pack_keep_sets(sums.mass_PLE, keep_n),
 }
-SEARCHES = ("greedy",)
+SEARCHES = ("greedy", "refined")
 """Methods that run the model on calibration blocks; see eaftgate.search. All others need the trace at most."""
 METHODS = (*_SCORERS, *SEARCHES, "random")
 
