@@ -203,8 +203,11 @@ def test_a_search_refuses_weights_that_it_would_ignore(
     refused(ended, "weighs every token alike")
 
 
-def test_a_search_is_recorded_and_repeatable(eaftgate: Command, small_profile: Profile, tmp_path: Path) -> None:
-    more = ("--method", "greedy", "--max-positions", 150, "--seed", 5, "--pre-gate")
+@pytest.mark.parametrize("method", ["greedy", "refined"])
+def test_a_search_is_recorded_and_repeatable(
+    eaftgate: Command, small_profile: Profile, tmp_path: Path, method: str
+) -> None:
+    more = ("--method", method, "--max-positions", 150, "--seed", 5, "--pre-gate")
     first = prune_on_model(eaftgate, small_profile, CALIBRATION_PACKS, tmp_path / "first", *more, "--json")
     second = prune_on_model(eaftgate, small_profile, CALIBRATION_PACKS, tmp_path / "second", *more)
     assert (first.code, second.code) == (0, 0), first.err + second.err
@@ -215,6 +218,9 @@ def test_a_search_is_recorded_and_repeatable(eaftgate: Command, small_profile: P
     assert provenance["calibration_rows"] == sorted(small_profile.description["rows"])
     assert provenance["search"]["settings"] == {"max_positions": 150, "seed": 5, "batch_size": 8}
     assert provenance["search"]["positions"] == 150
+    if method == "refined":
+        assert provenance["search"]["start"] in ("greedy", "eaft-reap", "reap-mass", "ean", "frequency")
+        assert all(swap["gain"] > 0 for swap in provenance["search"]["swaps"])
     assert "weights" not in provenance
     cell = json.loads(first.out)["pre_gate"]
     assert cell["metrics"]["tokens"] == small_profile.description["counted_tokens"]

@@ -96,7 +96,9 @@ def test_whatever_else_differs_makes_no_group(path: str, to: Any) -> None:
 
 def test_a_search_is_compared_by_its_settings() -> None:
     first = manifest(provenance__search={"settings": {"seed": 0}, "positions": 9})
-    second = manifest(**OTHER_SEED, provenance__search={"settings": {"seed": 0}, "positions": 8})
+    swaps = [{"layer": 0, "add": 1, "drop": 2, "gain": 0.1}]
+    found = {"positions": 8, "start": "reap-mass", "swaps": swaps}
+    second = manifest(**OTHER_SEED, provenance__search={"settings": {"seed": 0}, **found})
     third = manifest(**OTHER_SEED, provenance__search={"settings": {"seed": 1}, "positions": 8})
     assert [group.checkpoints for group in profiling_groups({"a": first, "b": second, "c": third})] == [("a", "b")]
 
