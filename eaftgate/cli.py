@@ -146,14 +146,16 @@ def prune(
     w_good: Annotated[float, typer.Option(help="Weight of tokens the model is sure and right about.")] = 1.0,
     w_conflict: Annotated[float, typer.Option(help="Of tokens it is sure and wrong about.")] = -2.0,
     w_uncertain: Annotated[float, typer.Option(help="Of all other tokens.")] = 0.25,
-    seed: Annotated[int, typer.Option(help="Of --method random, and of the positions that greedy draws.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of --method random, and of the positions that a search draws.")] = 0,
     packs: Annotated[
-        Path | None, typer.Option(help="The packs of the profile, for --method greedy and --pre-gate; no others do.")
+        Path | None, typer.Option(help="The packs of the profile, for greedy, refined and --pre-gate; no others do.")
     ] = None,
     pre_gate: Annotated[
         bool, typer.Option("--pre-gate", help="Show, before writing, the parity of the choice on --packs, by masking.")
     ] = False,
-    max_positions: Annotated[int, typer.Option(min=1, help="greedy: positions to look at.")] = 65_536,
+    max_positions: Annotated[
+        int, typer.Option(min=1, help="greedy and refined: positions whose layer outputs are looked at.")
+    ] = 65_536,
     batch_size: Annotated[int, typer.Option(min=1, help="Blocks a forward pass, with --packs.")] = 8,
     device: DeviceOption = None,
     dtype: DtypeOption = None,

@@ -6,7 +6,6 @@ from eaftgate.packs.pack import UNION
 from eaftgate.parity.bounds import bounds, fixed_width
 from eaftgate.parity.clusters import Estimate
 from eaftgate.search.diagnose import CellLoss, Diagnosis
-from eaftgate.select.keep import SEARCHES
 
 ALPHA = 0.05
 CARRIES = 0.5
@@ -28,7 +27,7 @@ def next_lever(found: Diagnosis, *, method: str) -> str:
         return "every pack passes on these blocks: gate the checkpoint, or try a smaller --keep-n"
     if not any(_lower(cell) > 0 for cell in found.cells):
         return "no loss can be told from none on so few blocks: raise --num-blocks before anything else"
-    remedy = "raise --keep-n" if method in SEARCHES else "choose with --method refined, or raise --keep-n"
+    remedy = "raise --keep-n" if method == "refined" else "choose with --method refined, or raise --keep-n"
     total = sum(max(0.0, layer.loss.value) for layer in found.layers)
     worst = max(found.layers, key=lambda layer: layer.loss.value)
     if interval(worst.loss)[0] > 0 and worst.loss.value > CARRIES * total:

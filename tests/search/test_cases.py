@@ -7,7 +7,7 @@ import pytest
 from eaftgate.errors import UserError
 from eaftgate.search.cases import FACTORS, Case, planned
 from eaftgate.search.search import SearchSettings
-from eaftgate.select.keep import METHODS
+from eaftgate.select.keep import METHODS, SEARCHES
 from eaftgate.select.saliency import EaftWeights
 
 SEARCH = SearchSettings(batch_size=4)
@@ -47,11 +47,11 @@ def test_a_factor_is_varied_where_it_matters_only() -> None:
     varied = {(case.method, case.varied.split("=")[0]) for case in cases_of(list(METHODS), vary)} - {
         (method, "") for method in METHODS
     }
-    scorers = set(METHODS) - {"greedy", "random"}
+    scorers = set(METHODS) - {*SEARCHES, "random"}
     assert varied == {
         *((method, name) for method in scorers for name in ("rows", "alignment")),
         *((method, "uncertain") for method in ("eaft-reap", "eaft-reap-pack-core")),
-        *(("greedy", name) for name in ("rows", "max_positions", "seed")),
+        *((method, name) for method in SEARCHES for name in ("rows", "max_positions", "seed")),
         ("random", "seed"),
     }
 

@@ -31,8 +31,8 @@ def test_one_layer_carries_the_loss() -> None:
     found = diagnosis([0.01, 0.09, 0.02, -0.01], 0.12, *ALIKE)
     said = next_lever(found, method="reap")
     assert said.startswith("layer 1 pruned alone loses +9.42%, 75% of what")
-    assert "--method greedy, or raise --keep-n" in said
-    assert next_lever(found, method="greedy").endswith("one by one: raise --keep-n")
+    assert "--method refined, or raise --keep-n" in said
+    assert next_lever(found, method="refined").endswith("one by one: raise --keep-n")
 
 
 def test_one_pack_carries_the_loss() -> None:
@@ -58,14 +58,14 @@ def test_errors_compound() -> None:
     found = diagnosis(EVEN, 0.3, *ALIKE)
     said = next_lever(found, method="reap")
     assert said.startswith("the layers lose +12.75% one by one and +34.99% together")
-    assert said.endswith("compound: choose with --method greedy, or raise --keep-n")
-    assert next_lever(found, method="greedy").endswith("compound: raise --keep-n")
+    assert said.endswith("compound: choose with --method refined, or raise --keep-n")
+    assert next_lever(found, method="refined").endswith("compound: raise --keep-n")
 
 
 def test_nothing_stands_out() -> None:
     found = diagnosis(EVEN, 0.12, *ALIKE)
-    assert "--method greedy, or" in next_lever(found, method="reap")
-    assert next_lever(found, method="greedy").endswith("stands out: raise --keep-n")
+    assert "--method refined, or" in next_lever(found, method="reap")
+    assert next_lever(found, method="refined").endswith("stands out: raise --keep-n")
 
 
 def test_a_loss_that_cannot_be_seen_and_none_at_all() -> None:
