@@ -1,7 +1,7 @@
 """The models of a gate run: the base, its candidates, and the copies of the base that the gate measures itself with."""
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -114,7 +114,8 @@ class Models:
                 if profile_dir.exists():
                     profile = open_profile(profile_dir)
                 else:
-                    profile = profile_checkpoint(base.checkpoint, base.digest, request, profile_dir, self.settings)
+                    plain = replace(self.settings, dequantize=True)  # also where the gate scores MXFP4 as it is
+                    profile = profile_checkpoint(base.checkpoint, base.digest, request, profile_dir, plain)
                 prune_checkpoint(base.checkpoint, base.digest, profile, PruneRequest(keep_n=FIXTURE_KEEP_N), out)
         return out
 

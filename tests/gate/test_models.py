@@ -1,0 +1,31 @@
+"""The models of a gate run that it makes itself."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from gate_command import BASE, ROOT
+
+from eaftgate.gate import models
+from eaftgate.gate.models import Models
+from eaftgate.gate.plan import GateOptions, make_plan
+from eaftgate.model.load import ModelSettings
+
+
+def test_the_embedded_candidate_is_profiled_on_plain_experts_also_where_mxfp4_is_scored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A GPU scores MXFP4 experts as they are; what a profile observes, only dequantised ones show."""
+    monkeypatch.setattr(models, "default_settings", lambda **_: ModelSettings("cuda", "bfloat16", dequantize=False))
+
+    class Profiled(Exception):
+        pass
+
+    def profiled(*given: Any) -> None:
+        raise Profiled(given[4])
+
+    monkeypatch.setattr(models, "profile_checkpoint", profiled)
+    plan = make_plan(GateOptions(results=tmp_path / "run"), fixture_packs=ROOT / "fixtures" / "packs" / "gate")
+    with pytest.raises(Profiled) as caught:
+        Models(plan, BASE.parent)["keep24"]
+    assert caught.value.args == (ModelSettings("cuda", "bfloat16", dequantize=True),)
