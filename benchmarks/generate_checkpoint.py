@@ -1,4 +1,4 @@
-"""A gpt-oss checkpoint of random weights at the published 20B shape, for measuring speed where no download is allowed.
+"""A gpt-oss checkpoint of random weights at a published shape, for measuring speed where no download is allowed.
 
     python benchmarks/generate_checkpoint.py --shape 20b --out DIR
 
@@ -28,7 +28,8 @@ from typing import Any, BinaryIO, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-LAYERS = {"20b": 24, "wide": 4}
+LAYERS = {"20b": 24, "wide": 4, "120b": 36}
+EXPERTS = {"20b": 32, "wide": 32, "120b": 128}
 """Shape name -> number of layers; everything else is the published 20B configuration."""
 SHARD_BYTES = 2_000_000_000
 CHUNK_ITEMS = 1 << 22
@@ -74,7 +75,7 @@ class RandomTensor:
         return self.items * (2 if self.kind == "normal" else 1)
 
 
-def published_config(layers: int) -> dict[str, Any]:
+def published_config(layers: int, experts: int = 32) -> dict[str, Any]:
     """config.json of gpt-oss-20b, with another number of layers."""
     return {
         "architectures": ["GptOssForCausalLM"],
@@ -95,7 +96,7 @@ def published_config(layers: int) -> dict[str, Any]:
         "num_experts_per_tok": 4,
         "num_hidden_layers": layers,
         "num_key_value_heads": 8,
-        "num_local_experts": 32,
+        "num_local_experts": experts,
         "output_router_logits": False,
         "pad_token_id": 199999,
         "quantization_config": {
@@ -200,14 +201,20 @@ def random_chunks(tensor: RandomTensor, rng: np.random.Generator) -> Iterator[ND
 
 
 def generate(
-    out: Path, *, layers: int, tokenizer: Path | None = None, seed: int = 0, shard_bytes: int = SHARD_BYTES
+    out: Path,
+    *,
+    layers: int,
+    experts: int = 32,
+    tokenizer: Path | None = None,
+    seed: int = 0,
+    shard_bytes: int = SHARD_BYTES,
 ) -> int:
     """Write a checkpoint to the new directory `out` and return the bytes of its tensors.
 
     Its tokenizer is copied from the directory `tokenizer`, or is one that knows bytes and Harmony's specials. The
     index is written last: a directory that has one is complete.
     """
-    config = published_config(layers)
+    config = published_config(layers, experts)
     out.mkdir(parents=True)
     shards = _split(list_tensors(config), shard_bytes)
     names = [f"model-{number:05d}-of-{len(shards):05d}.safetensors" for number in range(1, len(shards) + 1)]
@@ -286,7 +293,8 @@ def main() -> None:
     options = parser.parse_args()
     started = time.perf_counter()
     layers = options.layers or LAYERS[options.shape]
-    total = generate(options.out, layers=layers, tokenizer=options.tokenizer, seed=options.seed)
+    experts = EXPERTS[options.shape]
+    total = generate(options.out, layers=layers, experts=experts, tokenizer=options.tokenizer, seed=options.seed)
     print(f"{options.out}: {layers} layers, {total / 1e9:.2f} GB in {time.perf_counter() - started:.1f} s")
 
 

@@ -27,7 +27,7 @@ import numpy as np
 import torch
 import transformers
 from alternation import Rounds, Step, alternate, seconds
-from generate_checkpoint import INDEX_FILE, LAYERS, generate
+from generate_checkpoint import EXPERTS, INDEX_FILE, LAYERS, generate
 from scoring import attention, bare_forward, experts, logprobs, masked_forward
 from torch import Tensor
 from transformers import GptOssForCausalLM
@@ -162,7 +162,7 @@ def generated(results: Results, options: argparse.Namespace) -> Path:
     path: Path = options.work / f"checkpoint-{options.shape}"
     if not (path / INDEX_FILE).exists():
         started = time.perf_counter()
-        nbytes = generate(path, layers=LAYERS[options.shape])
+        nbytes = generate(path, layers=LAYERS[options.shape], experts=EXPERTS[options.shape])
         taken = time.perf_counter() - started
         results.add("generate", options.shape, GB=nbytes / 1e9, seconds=taken)
     return path
