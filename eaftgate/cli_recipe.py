@@ -29,7 +29,7 @@ def recipe_names(command: Any) -> dict[str, Any]:
     names = {}
     for parameter in command.params:
         long = [name.removeprefix("--") for name in parameter.opts if name.startswith("--")]
-        names[(long[0] if long else parameter.metavar.lower()).replace("-", "_")] = parameter
+        names[(long[0] if long else parameter.metavar.lower().rstrip(".")).replace("-", "_")] = parameter
     del names["recipe"]
     return names
 

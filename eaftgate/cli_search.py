@@ -49,7 +49,7 @@ def sweep(
 
     Ends with a ranked table and a figure. Methods and keep_n are crossed, factors are varied one at a time: good,
     conflict, uncertain, low_quantile (weights); alignment; rows (so many to choose on, scored on the same others as
-    everything else); max_positions (greedy); seed.
+    everything else); max_positions (searches); seed.
 
     The overlap in the table is the mean Jaccard index of a keep set with that of the best line of the same keep_n.
     """
@@ -67,6 +67,8 @@ def sweep(
     from eaftgate.search.ranking import DETAILS, ranked_table
     from eaftgate.search.search import SearchSettings
 
+    if out_file.is_dir():
+        raise UserError(f"--out {out_file} is a directory: give a file of JSON lines")
     plot = plot or out_file.with_suffix(".svg")
     check_plot_path(plot, out_file)
     checkpoint, profile = open_checkpoint(base), open_profile(profile_dir)
@@ -153,7 +155,7 @@ def _width(table: Table) -> Measurement:
 @search_app.command()
 def overlap(
     checkpoints: Annotated[
-        list[Path], typer.Argument(metavar="CKPT_DIR CKPT_DIR...", help="Checkpoints of one base (eaftgate prune).")
+        list[Path], typer.Argument(metavar="CKPT_DIR...", help="Checkpoints of one base (eaftgate prune).")
     ],
     as_json: JsonOption = False,
 ) -> None:

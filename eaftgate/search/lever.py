@@ -37,9 +37,10 @@ def next_lever(found: Diagnosis, *, method: str) -> str:
             f"one by one: {remedy}"
         )
     if pack := _outstanding(found):
+        other = "" if method == "worst-pack" else ", or choose with --method worst-pack"
         return (
             f"pack {pack.pack} loses {_percent(_value(pack))}, surely more than {STANDS_OUT:g} times what the others "
-            "do: profile with more of its rows, or choose with --method worst-pack"
+            f"do: profile with more of its rows{other}"
         )
     if total < COMPOUNDS * found.together.value:
         return (

@@ -29,6 +29,10 @@ CHECKED = 4
 """Of the swaps in a layer, so many that promise most are measured."""
 
 
+MIN_BLOCKS = 3
+"""One block alone would have no standard error to check a swap by."""
+
+
 @dataclass(frozen=True)
 class Swap:
     """`gain`: by how much the mean nll fell, nats a token, on the half that did not propose the swap."""
@@ -50,6 +54,11 @@ def best_start(model: GptOssForCausalLM, blocks: Blocks, starts: Mapping[str, Ke
     return min(starts, key=nll)
 
 
+def counting_blocks(blocks: Blocks) -> Blocks:
+    """Those with a counted token."""
+    return blocks.counting(np.ones(blocks.num_counted, bool))
+
+
 def refined_keep_sets(
     model: GptOssForCausalLM,
     blocks: Blocks,
@@ -58,11 +67,12 @@ def refined_keep_sets(
     batch_size: int,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[KeepSets, list[Swap]]:
-    """`keep` after swaps, and the swaps in the order they were made. `blocks` must be two or more.
+    """`keep` after swaps, and the swaps in the order they were made. At least MIN_BLOCKS blocks must count tokens.
 
     Takes memory for the hidden states of all blocks, and about 40 runs over half of them, through the layers from the
     one that is looked at on, for every layer of 32 experts and every swap.
     """
+    blocks = counting_blocks(blocks)
     middle = blocks.num_blocks // 2
     halves = blocks.reordered(np.arange(middle)), blocks.reordered(np.arange(middle, blocks.num_blocks))
     proposing, checking = (_Half(model, half, keep, batch_size) for half in halves)

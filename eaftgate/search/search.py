@@ -19,7 +19,7 @@ from eaftgate.profile.trace import Trace
 from eaftgate.progress import Bar, progress_bar
 from eaftgate.search.evaluate import BATCH_SIZE, collected, masked_tokens, within_memory
 from eaftgate.search.greedy import MAX_POSITIONS, greedy_keep_sets, sampled_positions
-from eaftgate.search.refine import best_start, refined_keep_sets
+from eaftgate.search.refine import MIN_BLOCKS, best_start, counting_blocks, refined_keep_sets
 from eaftgate.select.keep import KeepSets, select_keep_sets
 
 
@@ -50,11 +50,11 @@ def search_keep_sets(
     profile. Without `progress` (layers done, of how many) a bar is drawn.
 
     Every counted token weighs the same: EAFT's weights were measured and lost more (docs/selection.md). Raises
-    UserError when memory runs out, or with less than two blocks to refine on.
+    UserError when memory runs out, or with too few blocks to refine on.
     """
     refining = method == "refined"
-    if refining and blocks.num_blocks < 2:
-        raise UserError("--method refined needs two calibration blocks or more: profile more rows")
+    if refining and counting_blocks(blocks).num_blocks < MIN_BLOCKS:
+        raise UserError(f"refined needs {MIN_BLOCKS} calibration blocks with answers or more: give it more rows")
     layers = len(model.model.layers)
     of = 2 * layers if refining else layers
     equal_T = np.ones(blocks.num_counted)

@@ -20,6 +20,7 @@ from eaftgate.progress import progress_bar
 from eaftgate.search.cases import Case
 from eaftgate.search.evaluate import collected, within_memory
 from eaftgate.search.holdout import Calibration, HeldOut
+from eaftgate.search.refine import MIN_BLOCKS, counting_blocks
 from eaftgate.search.search import judged_by_masking, search_keep_sets
 from eaftgate.select.keep import SEARCHES, KeepSets, random_keep_sets, select_keep_sets
 
@@ -36,11 +37,17 @@ def sweep(
     `measured_by` describes that model: what another device or dtype measured is no line of this sweep. The batch size
     may change between runs.
 
-    Raises UserError when `out` holds something else, or memory runs out.
+    Raises UserError when `out` holds something else, a case has too few rows to choose on, or memory runs out.
     """
     key_of = {_key(held_out, case, measured_by): case for case in cases}
     done = {line["key"]: line for line in read_lines(out) if line["key"] in key_of}
     missing = {key: case for key, case in key_of.items() if key not in done}
+    for case in missing.values():
+        counting = counting_blocks(held_out.calibration(case.rows).blocks) if case.method == "refined" else None
+        if counting is not None and counting.num_blocks < MIN_BLOCKS:
+            raise UserError(
+                f"{case.rows} rows to choose on are too few for refined: vary rows without it, or give more"
+            )
     if missing:
         model = load()
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -72,7 +79,12 @@ def _key(held_out: HeldOut, case: Case, measured_by: Mapping[str, Any]) -> str:
     made = held_out.profile.description
     described = asdict(case)
     del described["search"]["batch_size"]
-    parts = {"blocks": made["blocks_digest"], "scored": held_out.scored.digest, "base": made["base"]["digest"]}
+    parts = {
+        "blocks": made["blocks_digest"],
+        "scored": held_out.scored.digest,
+        "base": made["base"]["digest"],
+        "profiled_by": [made["model"], made["batch_size"]],
+    }
     return sha256_json({"case": described, **parts, "measured_by": measured_by})
 
 

@@ -75,9 +75,9 @@ def scores_files(scores: Scores) -> dict[str, bytes]:
 
 def open_scores(path: Path) -> Scores:
     """Read a snapshot. Raises UserError when a file is missing, damaged or not of this kind."""
-    data_path = path.with_suffix(".npz")
     try:
         told = _Snapshot.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        data_path = path.with_suffix(".npz")
         data = data_path.read_bytes()
     except OSError as error:
         raise UserError(f"scores not found: {error.filename} cannot be read ({error.strerror})") from None

@@ -86,6 +86,17 @@ def test_a_config_that_leaves_the_swiglu_limit_to_its_default_boots(blocks: Bloc
     check_stats(stats, one.num_counted, where="test")
 
 
+def test_blocks_that_the_engine_refuses_are_one_sentence(blocks: Blocks, tmp_path: Path) -> None:
+    """SGLang goes on after that: nothing ends, nobody answers."""
+    shutil.copytree(BASE, tmp_path / "short")
+    config = json.loads((BASE / "config.json").read_text(encoding="utf-8")) | {"max_position_embeddings": 50}
+    (tmp_path / "short" / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(
+        UserError, match=r"engine refused blocks \(ValueError: The input \(72 tokens\) is longer.*see .*log"
+    ):
+        list(collector(tmp_path / "log", tmp_path / "short").batches(blocks, 0))
+
+
 def test_a_backend_that_dequantises_is_refused(blocks: Blocks, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="dequantises its MXFP4 experts"):
         list(collector(tmp_path / "log", moe_runner_backend="triton").batches(blocks, 0))

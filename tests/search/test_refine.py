@@ -1,5 +1,6 @@
 """Swaps on the masked model: proposed by one half of the blocks, accepted by the other."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -103,3 +104,14 @@ def test_swaps_lower_the_loss_and_keep_the_size(model: GptOssForCausalLM, blocks
 def test_the_first_of_equal_starts_is_taken(model: GptOssForCausalLM, blocks: Blocks) -> None:
     whole = [list(range(SIZE.experts))] * 3
     assert best_start(model, blocks, {"a": [[0, 1, 2]] * 3, "b": whole, "c": whole}, batch_size=8) == "b"
+
+
+def test_blocks_without_an_answer_do_not_matter(model: GptOssForCausalLM, blocks: Blocks) -> None:
+    """Long prompts fill whole blocks; left where they are, they could fill a half."""
+    start: KeepSets = [[0, 1, 2], [3, 4, 5], [0, 2, 4]]
+    silent = replace(blocks, counted_BS=np.zeros_like(blocks.counted_BS))
+    names = ("token_ids_BS", "counted_BS", "row_BS")
+    padded = replace(blocks, **{n: np.concatenate([getattr(silent, n), getattr(blocks, n)]) for n in names})
+    assert refined_keep_sets(model, padded, start, batch_size=8) == refined_keep_sets(
+        model, blocks, start, batch_size=8
+    )

@@ -68,10 +68,14 @@ class Engine:
             raise self._failure() from None
 
     def _read(self) -> Any:
-        line = self._stdout.readline()
+        line = "" if self._stdout.closed else self._stdout.readline()
         if not line:
             raise self._failure()
-        return json.loads(line)
+        value = json.loads(line)
+        if "error" in value:
+            self.close()
+            raise UserError(f"the SGLang engine refused blocks ({value['error'][:300]}): see {self._log}")
+        return value
 
     def _failure(self) -> UserError:
         self.close()

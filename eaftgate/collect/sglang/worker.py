@@ -3,7 +3,8 @@
     python -m eaftgate.collect.sglang.worker
 
 Reads JSON lines on standard input: first {"model": DIR, "arguments": {...}}, then lists of request ids. Answers with
-JSON lines on standard output: first {"ready": {...}}, then {"done": number of requests} for every list, in order.
+JSON lines on standard output: first {"ready": {...}}, then {"done": number of requests} or {"error": reason} for every
+list, in order.
 Whatever SGLang prints goes to standard error.
 """
 
@@ -11,6 +12,7 @@ import asyncio
 import json
 import os
 import sys
+import traceback
 from typing import Any
 
 from eaftgate.collect.sglang.spool import read_tokens
@@ -49,16 +51,18 @@ async def _serve(engine: Any, answers: Any) -> None:
                 sampling_params={"temperature": 0, "max_new_tokens": 0},
                 rid=rids,
             )
-            if previous is not None:
-                await previous  # answers keep the order of the questions
-            answers.write(json.dumps({"done": len(rids)}) + "\n")
+            answer: dict[str, Any] = {"done": len(rids)}
+        except Exception as error:  # what SGLang refuses without ending, blocks that are too long for one
+            traceback.print_exc()
+            answer = {"error": f"{type(error).__name__}: {error}"}
         finally:
             free.release()
+        if previous is not None:
+            await previous  # answers keep the order of the questions
+        answers.write(json.dumps(answer) + "\n")
 
     while line := await loop.run_in_executor(None, sys.stdin.readline):
         await free.acquire()
-        if before is not None and before.done():
-            before.result()
         before = asyncio.create_task(score(json.loads(line), before))
     if before is not None:
         await before

@@ -30,6 +30,7 @@ class Engine:
         self.server_args = SimpleNamespace(
             moe_runner_backend=arguments["moe_runner_backend"], attention_backend=arguments["attention_backend"]
         )
+        self._context_length = arguments["context_length"]
         self.loop = asyncio.new_event_loop()
         asyncio.set_event_loop(self.loop)
         package = os.environ["SGLANG_EXTERNAL_MODEL_PACKAGE"]
@@ -38,6 +39,8 @@ class Engine:
     async def async_generate(self, *, input_ids: list[list[int]], sampling_params: Any, rid: list[str]) -> list[Any]:
         assert sampling_params["max_new_tokens"] == 0
         await asyncio.sleep(0)
+        if longest := [len(ids) for ids in input_ids if len(ids) >= self._context_length]:
+            raise ValueError(f"The input ({longest[0]} tokens) is longer than the model's context length.")
         passes: list[list[tuple[str, int, list[int], list[int]]]] = [[]]
         room = FORWARD_TOKENS
         for name, ids in zip(rid, input_ids, strict=True):
