@@ -100,39 +100,24 @@ def eliminated(tokens: RoutedTokens, keep_n: int) -> Tensor:
     return kept_E
 
 
-@dataclass(frozen=True)
-class Swap:
-    """Keep `add` instead of `drop`; `error` is the layer's afterwards."""
-
-    drop: int
-    add: int
-    error: float
-
-
-def swaps(tokens: RoutedTokens, kept_E: Tensor) -> list[Swap]:
-    """The best swap for every expert that is not kept, best first."""
-    found = []
-    for add in (~kept_E).nonzero().flatten().tolist():
-        error_E = tokens.errors_without(_with(kept_E, add))
-        error_E[add] = torch.inf
-        drop = int(error_E.argmin())
-        found.append(Swap(drop, add, float(error_E[drop])))
-    return sorted(found, key=lambda swap: swap.error)
-
-
 def swapped(tokens: RoutedTokens, kept_E: Tensor) -> Tensor:
     """`kept_E` after the best swap, again and again until none lowers the error (by more than rounding)."""
     error = tokens.error(kept_E)
-    while candidates := swaps(tokens, kept_E):
-        best = candidates[0]
-        if best.error >= error * (1 - 1e-5):
-            break
-        kept_E, error = after(kept_E, best), best.error
-    return kept_E
+    while True:
+        others = [_best_swap(tokens, kept_E, add) for add in (~kept_E).nonzero().flatten().tolist()]
+        best_error, best_E = min(others, key=lambda other: other[0], default=(error, kept_E))
+        if best_error >= error * (1 - 1e-5):
+            return kept_E
+        kept_E, error = best_E, best_error
 
 
-def after(kept_E: Tensor, swap: Swap) -> Tensor:
-    return _without(_with(kept_E, swap.add), swap.drop)
+def _best_swap(tokens: RoutedTokens, kept_E: Tensor, add: int) -> tuple[float, Tensor]:
+    """The error and the mask after keeping `add` instead of the expert that can best be spared for it."""
+    more_E = _with(kept_E, add)
+    error_E = tokens.errors_without(more_E)
+    error_E[add] = torch.inf
+    drop = int(error_E.argmin())
+    return float(error_E[drop]), _without(more_E, drop)
 
 
 def _with(kept_E: Tensor, expert: int) -> Tensor:

@@ -12,7 +12,7 @@ from tiny_model import load_lively, slow_expert, write_lively_checkpoint
 from transformers import GptOssForCausalLM
 
 from eaftgate.search import reroute
-from eaftgate.search.reroute import RoutedTokens, after, eliminated, routed_tokens, swapped, swaps
+from eaftgate.search.reroute import RoutedTokens, eliminated, routed_tokens, swapped
 
 EXPERTS, TOP_K, TOKENS, KEEP = 9, 3, 40, 5
 
@@ -104,6 +104,15 @@ def test_elimination_is_greedy(tokens: RoutedTokens, slow_errors: dict[tuple[int
     assert members(eliminated(tokens, keep_n)) == slow_greedy(slow_errors, keep_n)
 
 
+def steepest(errors: dict[tuple[int, ...], float], kept: tuple[int, ...]) -> tuple[int, ...]:
+    """The best of all swaps, until none helps."""
+    while True:
+        best = min((other for other in errors if len({*other} - {*kept}) == 1), key=errors.__getitem__)
+        if errors[best] >= errors[kept] * (1 - 1e-5):
+            return kept
+        kept = best
+
+
 @pytest.mark.parametrize("keep_n", range(TOP_K, EXPERTS))
 def test_swapping_ends_where_no_swap_helps(
     tokens: RoutedTokens, slow_errors: dict[tuple[int, ...], float], keep_n: int
@@ -114,23 +123,11 @@ def test_swapping_ends_where_no_swap_helps(
     end = members(swapped(tokens, mask(start)))
     neighbours = [kept for kept in allowed if len(set(kept) - set(end)) == 1]
     assert allowed[end] <= min(allowed[kept] for kept in neighbours) * (1 + 1e-4)
+    assert end == steepest(allowed, start)
     assert min(allowed.values()) <= allowed[end] < allowed[start]
 
 
-def test_swaps_are_the_best_for_every_expert(tokens: RoutedTokens, slow_errors: dict[tuple[int, ...], float]) -> None:
-    start = (0, 1, 2, 3, 4)
-    found = swaps(tokens, mask(start))
-    assert {swap.add for swap in found} == {5, 6, 7, 8}
-    assert [swap.error for swap in found] == sorted(swap.error for swap in found)
-    for swap in found:
-        of = {drop: slow_errors[tuple(sorted((set(start) - {drop}) | {swap.add}))] for drop in start}
-        assert swap.drop == min(of, key=of.__getitem__)
-        assert swap.error == pytest.approx(of[swap.drop], rel=1e-4)
-        assert members(after(mask(start), swap)) == tuple(sorted((set(start) - {swap.drop}) | {swap.add}))
-
-
 def test_nothing_to_swap_when_all_are_kept(tokens: RoutedTokens) -> None:
-    assert swaps(tokens, mask(range(EXPERTS))) == []
     assert members(swapped(tokens, mask(range(EXPERTS)))) == tuple(range(EXPERTS))
 
 
