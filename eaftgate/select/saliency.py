@@ -104,10 +104,6 @@ class RegionSums:
         )
 
 
-def expert_sums(trace: Trace, *, alignment: str, weights: EaftWeights) -> ExpertSums:
-    return region_sums(trace, alignment=alignment, low_quantile=weights.low_quantile).weighted(weights)
-
-
 def region_sums(trace: Trace, *, alignment: str, low_quantile: float) -> RegionSums:
     """One pass over the trace. Float64 sums, so that they do not depend on the order of shards to 1e-12."""
     region = regions(trace.column("p_T"), trace.column("entropy_T"), low_quantile)

@@ -21,7 +21,7 @@ from eaftgate.select.keep import (
     select_keep_sets,
     worst_pack_keep_sets,
 )
-from eaftgate.select.saliency import EaftWeights, expert_sums
+from eaftgate.select.saliency import EaftWeights, region_sums
 
 EXPERTS = 8
 
@@ -126,7 +126,7 @@ BEST_FIRST = {
 
 def test_the_trace_has_the_regions_it_names() -> None:
     """Thresholds at place 0.3 * 12 = 3.6 of 13 tokens: H_lo is 0.1, p_lo is 0.5."""
-    sums = expert_sums(trace_of(TOKENS), alignment="predicting", weights=WEIGHTS)
+    sums = region_sums(trace_of(TOKENS), alignment="predicting", low_quantile=WEIGHTS.low_quantile).weighted(WEIGHTS)
     assert sums.good_mass_LE.tolist() == [[0.25] * 4 + [0.0] * 4]
     assert sums.eaft_mass_LE.tolist() == [[0.25, 0.25, 0.25, 0.25, 2.0, 1.5625, -32.0, 3.0]]
 
@@ -236,7 +236,7 @@ def test_methods_by_pack_read_the_packs_of_the_trace() -> None:
     trace = trace_of(TOKENS)
     pack_T = np.array([0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0], dtype=np.uint8)  # experts 4 and 5: pack 1, alone
     trace = replace(trace, shards=(replace(trace.shards[0], pack_T=pack_T),))
-    sums = expert_sums(trace, alignment="predicting", weights=WEIGHTS)
+    sums = region_sums(trace, alignment="predicting", low_quantile=WEIGHTS.low_quantile).weighted(WEIGHTS)
     assert sums.mass_PLE[1].tolist() == [[0.0, 0.0, 0.0, 0.0, 8.0, 6.25, 0.0, 0.0]]
     keep = {
         method: select_keep_sets(trace, method=method, keep_n=2, alignment="predicting", weights=WEIGHTS)

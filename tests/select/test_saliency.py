@@ -28,10 +28,14 @@ from eaftgate.profile import profiler
 from eaftgate.profile.profile import ALIGNMENTS, Profile
 from eaftgate.profile.profiler import ProfileRequest, profile_checkpoint
 from eaftgate.profile.trace import NORM_SCALE, Trace, TraceShard
-from eaftgate.select.saliency import EaftWeights, ExpertSums, expert_sums, mean_per_hit, regions
+from eaftgate.select.saliency import EaftWeights, ExpertSums, mean_per_hit, region_sums, regions
 
 SUMS = ("hits_LE", "norm_LE", "mass_LE", "good_mass_LE", "eaft_mass_LE")
 OTHER_WEIGHTS = EaftWeights(good=2.0, conflict=0.5, uncertain=-1.0, low_quantile=0.4)
+
+
+def expert_sums(trace: Trace, *, alignment: str, weights: EaftWeights) -> ExpertSums:
+    return region_sums(trace, alignment=alignment, low_quantile=weights.low_quantile).weighted(weights)
 
 
 @dataclass(frozen=True)
