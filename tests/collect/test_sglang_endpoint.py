@@ -105,6 +105,11 @@ def other_tokens(meta: dict[str, Any]) -> None:
         entry[1] += 1
 
 
+def no_tokens(meta: dict[str, Any]) -> None:
+    for entry in meta["input_token_logprobs"]:
+        entry[1] = 0
+
+
 @pytest.mark.parametrize(
     "damage",
     [
@@ -112,6 +117,7 @@ def other_tokens(meta: dict[str, Any]) -> None:
         lambda meta: meta["input_token_logprobs"].pop(),
         lambda meta: [tops.pop() for tops in meta["input_top_logprobs"][1:]],
         other_tokens,
+        no_tokens,
     ],
 )
 def test_an_answer_of_another_form_or_block_is_refused(damage: Any) -> None:
