@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -206,12 +207,12 @@ def record(results: Results, given: argparse.Namespace) -> None:
         input_ids=ids, sampling_params={"temperature": 0, "max_new_tokens": 0}, return_logprob=True,
         logprob_start_len=0, top_logprobs_num=20,
     )  # fmt: skip
-    engine.shutdown()
     kept = {"sglang": sglang.__version__, "device": torch.cuda.get_device_name(), "arguments": arguments,
             "input_ids": ids, "answers": answers}  # fmt: skip
     given.record.parent.mkdir(parents=True, exist_ok=True)
-    given.record.write_text(json.dumps(kept, indent=0), encoding="utf-8")
+    given.record.write_text(json.dumps(kept, separators=(",", ":")), encoding="utf-8")
     results.add("record", str(given.record), bytes=given.record.stat().st_size)
+    engine.shutdown()  # last: it was seen to take this process along
 
 
 # Speed
@@ -311,8 +312,6 @@ def long(results: Results, given: argparse.Namespace) -> None:
 
 
 def decode(results: Results, given: argparse.Namespace) -> None:
-    import sglang
-
     base = open_checkpoint(generated(given))
     digest = checkpoint_digest(base)
     for keep_n in (32, 24, 20):
@@ -321,31 +320,43 @@ def decode(results: Results, given: argparse.Namespace) -> None:
             path = given.work / f"20b-keep{keep_n}"
             if not path.exists():
                 prune_checkpoint(base, digest, None, PruneRequest(keep_n=keep_n, method="random"), path)
-        arguments = EngineOptions().arguments() | {
-            "disable_cuda_graph": False,
-            "disable_prefill_cuda_graph": True,
-            "cuda_graph_bs_decode": list(DECODE_BATCHES),
-            "cuda_graph_max_bs_decode": max(DECODE_BATCHES),
-            "context_length": 4096,
-        }
-        engine = sglang.Engine(model_path=str(path), **arguments)
-        rng = np.random.default_rng(0)
-        for batch in DECODE_BATCHES:
-            prompts = rng.integers(0, 200_000, (batch, 128)).tolist()
-
-            def ask(tokens: int, prompts: list[list[int]] = prompts, engine: Any = engine) -> float:
-                parameters = {"temperature": 0, "max_new_tokens": tokens, "ignore_eos": True}
-                started = time.perf_counter()
-                engine.generate(input_ids=prompts, sampling_params=parameters)
-                return time.perf_counter() - started
-
-            ask(8)
-            # The difference of two lengths leaves out the prefill.
-            rate = median(batch * 192 / (ask(256) - ask(64)) for _ in range(3))
-            results.add("decode", f"keep {keep_n} batch {batch}", tokens_per_second=rate)
-        engine.shutdown()
+        # A process of its own: an engine's shutdown was seen to take its process along.
+        process = get_context("spawn").Process(target=decode_rates, args=(results.out, path, keep_n))
+        process.start()
+        process.join()
+        lines = results.out.read_text(encoding="utf-8").splitlines() if results.out.exists() else []
+        named = [line for line in lines if json.loads(line)["name"].startswith(f"keep {keep_n} batch")]
+        require(len(named) >= len(DECODE_BATCHES), f"keep {keep_n} did not decode: code {process.exitcode}")
         if keep_n < 32:
             shutil.rmtree(path)
+
+
+def decode_rates(out: Path, path: Path, keep_n: int) -> None:
+    import sglang
+
+    arguments = EngineOptions().arguments() | {
+        "disable_cuda_graph": False,
+        "disable_prefill_cuda_graph": True,
+        "cuda_graph_bs_decode": list(DECODE_BATCHES),
+        "cuda_graph_max_bs_decode": max(DECODE_BATCHES),
+        "context_length": 4096,
+    }
+    engine = sglang.Engine(model_path=str(path), **arguments)
+    rng = np.random.default_rng(0)
+    for batch in DECODE_BATCHES:
+        prompts = rng.integers(0, 200_000, (batch, 128)).tolist()
+
+        def ask(tokens: int, prompts: list[list[int]] = prompts) -> float:
+            parameters = {"temperature": 0, "max_new_tokens": tokens, "ignore_eos": True}
+            started = time.perf_counter()
+            engine.generate(input_ids=prompts, sampling_params=parameters)
+            return time.perf_counter() - started
+
+        ask(8)
+        # The difference of two lengths leaves out the prefill.
+        rate = median(batch * 192 / (ask(256) - ask(64)) for _ in range(3))
+        Results(out).add("decode", f"keep {keep_n} batch {batch}", tokens_per_second=rate)
+    engine.shutdown()
 
 
 SECTIONS: dict[str, Callable[[Results, argparse.Namespace], None]] = {

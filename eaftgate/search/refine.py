@@ -27,8 +27,6 @@ from eaftgate.select.keep import KeepSets, replaced
 
 CHECKED = 4
 """Of the swaps in a layer, so many that promise most are measured."""
-
-
 MIN_BLOCKS = 3
 """One block alone would have no standard error to check a swap by."""
 
@@ -54,9 +52,9 @@ def best_start(model: GptOssForCausalLM, blocks: Blocks, starts: Mapping[str, Ke
     return min(starts, key=nll)
 
 
-def counting_blocks(blocks: Blocks) -> Blocks:
-    """Those with a counted token."""
-    return blocks.counting(np.ones(blocks.num_counted, bool))
+def can_refine(blocks: Blocks) -> bool:
+    """Whether enough blocks count tokens."""
+    return _counting(blocks).num_blocks >= MIN_BLOCKS
 
 
 def refined_keep_sets(
@@ -67,12 +65,12 @@ def refined_keep_sets(
     batch_size: int,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[KeepSets, list[Swap]]:
-    """`keep` after swaps, and the swaps in the order they were made. At least MIN_BLOCKS blocks must count tokens.
+    """`keep` after swaps, and the swaps in the order they were made. `blocks` must be such that `can_refine`.
 
     Takes memory for the hidden states of all blocks, and about 40 runs over half of them, through the layers from the
     one that is looked at on, for every layer of 32 experts and every swap.
     """
-    blocks = counting_blocks(blocks)
+    blocks = _counting(blocks)
     middle = blocks.num_blocks // 2
     halves = blocks.reordered(np.arange(middle)), blocks.reordered(np.arange(middle, blocks.num_blocks))
     proposing, checking = (_Half(model, half, keep, batch_size) for half in halves)
@@ -88,6 +86,10 @@ def refined_keep_sets(
         if progress is not None:
             progress(layer + 1, len(keep))
     return keep, swaps
+
+
+def _counting(blocks: Blocks) -> Blocks:
+    return blocks.counting(np.ones(blocks.num_counted, bool))
 
 
 class _Half:

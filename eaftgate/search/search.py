@@ -19,7 +19,7 @@ from eaftgate.profile.trace import Trace
 from eaftgate.progress import Bar, progress_bar
 from eaftgate.search.evaluate import BATCH_SIZE, collected, masked_tokens, within_memory
 from eaftgate.search.greedy import MAX_POSITIONS, greedy_keep_sets, sampled_positions
-from eaftgate.search.refine import MIN_BLOCKS, best_start, counting_blocks, refined_keep_sets
+from eaftgate.search.refine import MIN_BLOCKS, best_start, can_refine, refined_keep_sets
 from eaftgate.select.keep import KeepSets, select_keep_sets
 
 
@@ -53,7 +53,7 @@ def search_keep_sets(
     UserError when memory runs out, or with too few blocks to refine on.
     """
     refining = method == "refined"
-    if refining and counting_blocks(blocks).num_blocks < MIN_BLOCKS:
+    if refining and not can_refine(blocks):
         raise UserError(f"refined needs {MIN_BLOCKS} calibration blocks with answers or more: give it more rows")
     layers = len(model.model.layers)
     of = 2 * layers if refining else layers

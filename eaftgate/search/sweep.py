@@ -20,7 +20,7 @@ from eaftgate.progress import progress_bar
 from eaftgate.search.cases import Case
 from eaftgate.search.evaluate import collected, within_memory
 from eaftgate.search.holdout import Calibration, HeldOut
-from eaftgate.search.refine import MIN_BLOCKS, counting_blocks
+from eaftgate.search.refine import can_refine
 from eaftgate.search.search import judged_by_masking, search_keep_sets
 from eaftgate.select.keep import SEARCHES, KeepSets, random_keep_sets, select_keep_sets
 
@@ -43,8 +43,7 @@ def sweep(
     done = {line["key"]: line for line in read_lines(out) if line["key"] in key_of}
     missing = {key: case for key, case in key_of.items() if key not in done}
     for case in missing.values():
-        counting = counting_blocks(held_out.calibration(case.rows).blocks) if case.method == "refined" else None
-        if counting is not None and counting.num_blocks < MIN_BLOCKS:
+        if case.method == "refined" and not can_refine(held_out.calibration(case.rows).blocks):
             raise UserError(
                 f"{case.rows} rows to choose on are too few for refined: vary rows without it, or give more"
             )
