@@ -1,19 +1,20 @@
 """The cases of a gate run: which modules of gates/ have any, and test id -> parameter for each kind of case."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from eaftgate.gate.plan import BASE, NOOP, Plan
+from eaftgate.gate.plan import BASE, NOOP, ULP, Cell, Plan
 
 MODULES = (
+    "test_artifact",
     "test_collection",
     "test_near_lossless",
-    "test_artifact",
     "test_noise_floor",
     "test_noop",
     "test_stability",
 )
-"""The modules of gates/ in the order they run."""
+"""The modules of gates/ in the order they run, but for what `order_of` says."""
 
 
 def has_cases(plan: Plan, module: str) -> bool:
@@ -29,9 +30,11 @@ def cases(plan: Plan, kind: str) -> dict[str, Any]:
     metrics = plan.policy.metrics
     match kind:
         case "collection_case":
-            shapes = {(cell.pack, cell.seq_len): cell for cell in plan.cells}.values()
+            further = [cell for _, *cells in plan.seed_cells for cell in cells]
+            shapes = {(cell.pack, cell.seq_len, cell.seed): cell for cell in (*plan.cells, *further)}.values()
             base = [replace(cell, checkpoint=BASE) for cell in shapes]
-            return {cell.id: cell for cell in [*base, *(plan.cells if plan.checkpoints else ())]}
+            measured = [*base, *(plan.cells if plan.checkpoints else ()), *further]
+            return {_collection_id(plan, cell): cell for cell in measured}
         case "cell_case":
             return {f"{cell.id}-{metric}": (cell, metric) for cell in plan.cells for metric in metrics}
         case "floor_case":
@@ -67,6 +70,37 @@ def cases(plan: Plan, kind: str) -> dict[str, Any]:
         case "overlap_case":
             return {group.name: group for group in plan.profiling_groups}
     raise ValueError(f"no such kind of case: {kind}")
+
+
+def _collection_id(plan: Plan, cell: Cell) -> str:
+    return cell.id if cell.seed == plan.options.seed else f"{cell.id}-seed{cell.seed}"
+
+
+def models_of(plan: Plan) -> dict[str, str]:
+    """`function[id]` -> the model that the case scores, for those that score one. To load it takes up to a minute."""
+    scored = {f"test_collection[{i}]": cell.checkpoint for i, cell in cases(plan, "collection_case").items()}
+    scored |= {f"test_engine[{i}]": name for i, name in cases(plan, "checkpoint_case").items()}
+    tiers = cases(plan, "floor_case").items()
+    scored |= {f"test_floor[{i}]": ULP if tier == ULP else BASE for i, (_, tier, _) in tiers}
+    return scored | {f"test_metrics[{i}]": NOOP for i in cases(plan, "noop_case")}
+
+
+def order_of(plan: Plan) -> Callable[[str, str], tuple[int, int]]:
+    """Sort key of a case, given its module in gates/ and its name, `function[id]`.
+
+    What a candidate is and its collections go together, so that it is loaded once, and come before the base's, which
+    the noise floor goes on with. With --sequential a candidate is compared while it is scored: the base comes first.
+    """
+    models = models_of(plan)
+    order = [BASE, *plan.checkpoints] if plan.options.sequential else [*plan.checkpoints, BASE]
+
+    def key(module: str, name: str) -> tuple[int, int]:
+        if module not in ("test_artifact", "test_collection"):
+            return MODULES.index(module), 0
+        checkpoint = name.partition("[")[2].removesuffix("]")  # the id of every case of test_artifact
+        return 0, order.index(models.get(name, checkpoint))
+
+    return key
 
 
 def required_cases(plan: Plan) -> list[str]:

@@ -14,7 +14,7 @@ import pytest
 
 from eaftgate.collect.store import OpenBar, no_bar
 from eaftgate.errors import UserError
-from eaftgate.gate.cases import MODULES, cases, has_cases
+from eaftgate.gate.cases import MODULES, cases, has_cases, models_of, order_of
 from eaftgate.gate.gpus import pin_gpus, visible_gpus
 from eaftgate.gate.plan import GateOptions, Plan, make_plan
 from eaftgate.gate.recipe import gate_settings
@@ -144,7 +144,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
         return None
     from eaftgate.gate.schedule import GateScheduling
 
-    return GateScheduling(config, log)
+    plan = config.stash[PLAN]
+    return GateScheduling(config, log, models=models_of(plan), in_order=plan.options.sequential)
 
 
 def _check_gpus(plan: Plan, *, workers: int) -> None:
@@ -188,9 +189,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             metafunc.parametrize(name, list(parameters.values()), ids=list(parameters))
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Collections first, so that every process has work and verdicts find theirs done."""
-    items.sort(key=lambda item: MODULES.index(item.path.stem) if _is_gate(item) else len(MODULES))
+    plan = config.stash.get(PLAN, None)
+    if plan is not None:
+        key, last = order_of(plan), (len(MODULES), 0)
+        items.sort(key=lambda item: key(item.path.stem, item.name) if _is_gate(item) else last)
 
 
 def _is_gate(item: pytest.Item) -> bool:

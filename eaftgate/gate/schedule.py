@@ -1,6 +1,7 @@
-"""Which process of a pytest-xdist run does what: a collection, or all cases of a cell, at a time, in order."""
+"""Which process of a pytest-xdist run does what: a collection, or all cases of a cell, at a time."""
 
 import re
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from xdist.scheduler import LoadScopeScheduling
@@ -16,12 +17,43 @@ def scope_of(nodeid: str) -> str:
     return f"{match['test']}:{match['id'].rsplit('-', 1)[0]}"
 
 
-class GateScheduling(LoadScopeScheduling):  # type: ignore[misc]
-    """Scopes are handed out in the order of the items, collections first, one at a time."""
+def next_scope(queue: Iterable[tuple[str, str | None]], own: str | None, taken: Collection[str | None]) -> str:
+    """The scope for a process that has the model `own` loaded, of (scope, model it scores) in order.
 
-    def __init__(self, config: Any, log: Any = None) -> None:
+    That model's next; else of a model that no other process has loaded (`taken`); else of any; else what scores none.
+    """
+
+    def rank(item: tuple[str, str | None]) -> int:
+        _, model = item
+        return 3 if model is None else 0 if model == own else 2 if model in taken else 1
+
+    return min(queue, key=rank)[0]
+
+
+class GateScheduling(LoadScopeScheduling):  # type: ignore[misc]
+    """Every process stays with a model while it can, because to load one takes as long as to score two million tokens.
+
+    `models` maps `function[id]` to the model that a case scores. With `in_order`, a process that has done with a model
+    takes the first scope that scores any: later ones need what earlier ones measure.
+    """
+
+    def __init__(self, config: Any, log: Any, *, models: Mapping[str, str], in_order: bool) -> None:
         config.option.loadscopereorder = False
         super().__init__(config, log)
+        self._models, self._in_order = models, in_order
+        self._loaded: dict[Any, str] = {}
 
     def _split_scope(self, nodeid: str) -> str:
         return scope_of(nodeid)
+
+    def _assign_work_unit(self, node: Any) -> None:
+        queue = [(scope, self._model(unit)) for scope, unit in self.workqueue.items()]
+        others = [] if self._in_order else [self._loaded.get(other) for other in self.nodes if other != node]
+        scope = next_scope(queue, self._loaded.get(node), others)
+        if model := dict(queue)[scope]:
+            self._loaded[node] = model
+        self.workqueue.move_to_end(scope, last=False)
+        super()._assign_work_unit(node)
+
+    def _model(self, unit: Iterable[str]) -> str | None:
+        return self._models.get(next(iter(unit)).rpartition("::")[2])

@@ -1,8 +1,29 @@
-"""Scopes: a collection is its own, the metrics of a cell go together."""
+"""Scopes: a collection is its own, the metrics of a cell go together. A process stays with its model."""
+
+from collections.abc import Callable
+from itertools import groupby
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from gate_command import GATE_PACKS
+from xdist.remote import Producer
 
-from eaftgate.gate.schedule import scope_of
+from eaftgate.gate.cases import models_of, order_of
+from eaftgate.gate.plan import GateOptions, Plan, make_plan
+from eaftgate.gate.schedule import GateScheduling, next_scope, scope_of
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Callable[..., Plan]:
+    """A plan of one candidate, keep24, on the fixture's packs."""
+
+    def plan(**options: Any) -> Plan:
+        given = GateOptions(results=tmp_path, checkpoints=("keep24",), packs=GATE_PACKS, **options)
+        return make_plan(given, fixture_packs=GATE_PACKS)
+
+    return plan
 
 
 @pytest.mark.parametrize(
@@ -20,3 +41,72 @@ from eaftgate.gate.schedule import scope_of
 )  # fmt: skip
 def test_scopes(first: str, second: str, together: bool) -> None:
     assert (scope_of(first) == scope_of(second)) is together
+
+
+@pytest.mark.parametrize(
+    ("own", "taken", "chosen"),
+    [
+        ("base", [], "base-2048"),  # stays, and passes over what comes first
+        (None, [], "keep24-1024"),
+        (None, ["keep24"], "base-2048"),
+        ("noop", ["base", "keep24"], "ulp-1024"),
+        ("noop", ["base", "keep24", "ulp"], "keep24-1024"),  # shares a model when there is nothing else
+    ],
+)
+def test_a_process_stays_with_its_model(own: str | None, taken: list[str], chosen: str) -> None:
+    queue = [("verdict", None), ("keep24-1024", "keep24"), ("keep24-2048", "keep24"), ("base-2048", "base")]
+    assert next_scope([*queue, ("ulp-1024", "ulp")], own, taken) == chosen
+
+
+def test_what_scores_no_model_comes_last() -> None:
+    assert next_scope([("a", None), ("b", None)], None, [None]) == "a"
+    assert next_scope([("a", None), ("b", "base")], None, ["base"]) == "b"
+
+
+class Node:
+    """A worker of pytest-xdist as its scheduler sees it."""
+
+    shutting_down = False
+    gateway = SimpleNamespace(id="gw")
+
+    def __init__(self) -> None:
+        self.sent: list[int] = []
+
+    def send_runtest_some(self, indexes: list[int]) -> None:
+        self.sent += indexes
+
+    def shutdown(self) -> None:
+        self.shutting_down = True
+
+
+def loads(plan: Plan, workers: int) -> list[list[str]]:
+    """The models that every worker loads one after the other, when all cases take equally long."""
+    models, key = models_of(plan), order_of(plan)
+    modules = {"test_collection": "test_collection", "test_engine": "test_artifact", "test_floor": "test_noise_floor",
+               "test_metrics": "test_noop"}  # fmt: skip
+    names = sorted(models, key=lambda name: key(modules[name.partition("[")[0]], name))
+    ids = [f"gates/x.py::{name}" for name in names]
+    config = SimpleNamespace(option=SimpleNamespace(loadscopereorder=True), getvalue=lambda _: ["popen"] * workers)
+    scheduling = GateScheduling(config, Producer("test"), models=models, in_order=plan.options.sequential)
+    nodes: list[Any] = [Node() for _ in range(workers)]
+    for node in nodes:
+        scheduling.add_node(node)
+        scheduling.add_node_collection(node, ids)
+    scheduling.schedule()
+    done = [0] * workers
+    while any(done[i] < len(node.sent) for i, node in enumerate(nodes)):
+        for i, node in enumerate(nodes):
+            if done[i] < len(node.sent):
+                scheduling.mark_test_complete(node, node.sent[done[i]])
+                done[i] += 1
+    return [[model for model, _ in groupby(models[names[index]] for index in node.sent)] for node in nodes]
+
+
+def test_every_model_is_loaded_once(plan: Callable[..., Plan]) -> None:
+    assert loads(plan(), 1) == [["keep24", "base", "ulp", "noop"]]
+    assert loads(plan(), 2) == [["keep24", "ulp", "noop"], ["base"]]
+
+
+def test_in_sequence_the_base_comes_first(plan: Callable[..., Plan]) -> None:
+    first, second = loads(plan(sequential=True), 2)
+    assert first[0] == second[0] == "base"

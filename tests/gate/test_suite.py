@@ -331,7 +331,7 @@ def test_servers_score_a_base_and_its_copy(base_copy: Path, tmp_path: Path) -> N
     options = (*ON_GATE_PACKS, f"--checkpoint={base_copy}", *TINY, "--policy=near-lossless-v1", "--collector=sglang")
     with serving(str(BASE), 2048) as base, serving(str(base_copy), 2048) as copy:
         run = gate(tmp_path / "run", *options, f"--endpoint={base.url}", f"--endpoint={copy.url}")
-        assert base.asked > copy.asked > 0
+        assert base.asked > 0 < copy.asked  # a repetition and the rest: equal contents are scored once
         lonely = gate(tmp_path / "lonely", *options, f"--endpoint={base.url}")
     assert run.code == 0, run.output
     assert run.cells("copy")["UNION-64"]["inputs"]["collector"]["collector"] == "sglang-endpoint"
