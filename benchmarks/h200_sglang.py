@@ -7,8 +7,9 @@ parity: the fixture checkpoint, and --model's if given: cells of the SGLang coll
 what an engine answers for a short block of the fixture, to --record (fixtures/sglang). server: the fixture's cell by
 the URL of an SGLang server. speed: the 20B shape with generated weights: engine alone (k = 0: given tokens'
 log-probabilities; k = 20), the collector in its own process, transformers with dequantised experts. long: one block of
-131,072 tokens through both collectors. decode: tokens/s of the base, keep 24 and keep 20 with CUDA graphs. Medians of
-3.
+131,072 tokens through both collectors. decode: tokens/s of the base, keep 24 and keep 20 with CUDA graphs. large: the
+120B shape, its rewrite to keep 96 and a collection of either, over all GPUs; takes 115 GB of disk, so only when named.
+Medians of 3.
 """
 
 import argparse
@@ -34,7 +35,7 @@ import torch
 
 os.environ["SGLANG_EXTERNAL_MODEL_PACKAGE"] = "eaftgate.collect.sglang.models"  # before sglang is imported
 
-from generate_checkpoint import generate
+from generate_checkpoint import EXPERTS, LAYERS, generate
 from h200 import ROUNDING_FACTOR, Results, random_blocks, require
 from mxfp4_kernels import use_sglang_kernels
 
@@ -66,7 +67,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--sections", nargs="+", default=list(SECTIONS))
+    parser.add_argument("--sections", nargs="+", default=[name for name in SECTIONS if name != "large"])
     parser.add_argument("--model", type=Path, help="a trained checkpoint for parity, with --packs")
     parser.add_argument("--packs", type=Path)
     parser.add_argument("--record", type=Path, metavar="FILE", default=FIXTURE / "sglang" / "answer.json")
@@ -308,6 +309,36 @@ def long(results: Results, given: argparse.Namespace) -> None:
     results.add("long", f"sglang {LONGEST}", tokens_per_second=LONGEST / seconds)
 
 
+# 120B
+
+
+def large(results: Results, given: argparse.Namespace) -> None:
+    """36 layers of 128 experts, 61 GiB: one GPU holds it barely, two do."""
+    gpus = torch.cuda.device_count()
+    path = given.work / "120b"
+    if not path.exists():
+        generate(path, layers=LAYERS["120b"], experts=EXPERTS["120b"])
+    base, digest = open_checkpoint(path), ""
+    blocks = random_blocks(201_088, given.blocks // 2, 2048)
+    for keep_n in (128, 96):
+        if keep_n < 128:
+            path = given.work / f"120b-keep{keep_n}"
+            started = time.perf_counter()
+            prune_checkpoint(base, digest, None, PruneRequest(keep_n=keep_n, method="random"), path)
+            results.add("large", f"rewrite to keep {keep_n}", seconds=time.perf_counter() - started)
+        started = time.perf_counter()
+        digest = checkpoint_digest(open_checkpoint(path))
+        hashed = time.perf_counter() - started
+        options = EngineOptions(tp=gpus, memory_fraction=0.6 if gpus > 1 else 0.9)
+        collector = SglangCollector(path, digest, options, given.work / f"engine-{path.name}.log", is_mxfp4=True)
+        started = time.perf_counter()
+        collected(collector, blocks.reordered(np.arange(4)))
+        results.add("large", f"keep {keep_n}: boot, tp = {gpus}", seconds=time.perf_counter() - started, hashed=hashed)
+        rate = blocks.num_blocks * 2048 / timed(lambda collector=collector: collected(collector, blocks))
+        results.add("large", f"keep {keep_n}: sglang 2048, tp = {gpus}", tokens_per_second=rate)
+        close_engines()
+
+
 # Decode
 
 
@@ -366,6 +397,7 @@ SECTIONS: dict[str, Callable[[Results, argparse.Namespace], None]] = {
     "speed": speed,
     "long": long,
     "decode": decode,
+    "large": large,
 }
 
 

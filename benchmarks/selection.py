@@ -88,13 +88,16 @@ def greedy(kind: str) -> Method:
     )
 
 
-def refined(seen: Calibration, keep_n: int) -> KeepSets:
-    settings = SearchSettings(max_positions=seen.max_positions, seed=seen.seed, batch_size=seen.batch_size)
-    keep, found = search_keep_sets(
-        seen.model, seen.blocks, seen.trace, method="refined", keep_n=keep_n, settings=settings
-    )
-    print(f"  refined from {found['start']}: {len(found['swaps'])} swaps {found['swaps']}", flush=True)
-    return keep
+def refined(balance: float) -> Method:
+    def method(seen: Calibration, keep_n: int) -> KeepSets:
+        settings = SearchSettings(seen.max_positions, seen.seed, seen.batch_size, balance)
+        keep, found = search_keep_sets(
+            seen.model, seen.blocks, seen.trace, method="refined", keep_n=keep_n, settings=settings
+        )
+        print(f"  refined from {found['start']}: {len(found['swaps'])} swaps {found['swaps']}", flush=True)
+        return keep
+
+    return method
 
 
 METHODS: dict[str, Method] = {
@@ -102,7 +105,9 @@ METHODS: dict[str, Method] = {
     "greedy": greedy("uniform"),
     "greedy-eaft": greedy("eaft"),
     "greedy-balanced": greedy("balanced"),
-    "refined": refined,
+    "refined": refined(0),
+    "refined-half": refined(0.5),
+    "refined-balanced": refined(1),
 }
 
 

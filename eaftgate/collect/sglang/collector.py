@@ -52,6 +52,7 @@ class EngineOptions:
             "grammar_backend": "none",
             "disable_radix_cache": True,
             "disable_cuda_graph": True,
+            "disable_custom_all_reduce": True,  # for small messages; with it, a sum would depend on the batch's size
             "chunked_prefill_size": self.prefill_tokens,
             "max_prefill_tokens": self.prefill_tokens,
             "mem_fraction_static": self.memory_fraction,
