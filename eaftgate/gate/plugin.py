@@ -190,9 +190,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Collections first, so that every process has work and verdicts find theirs done."""
+    """Collections first, so that every process has work and verdicts find theirs done.
+
+    A library's deprecation warning is shown and is no verdict, whatever pyproject.toml makes of warnings in tests.
+    """
     plan = config.stash.get(PLAN, None)
     if plan is not None:
+        for item in filter(_is_gate, items):
+            item.add_marker(pytest.mark.filterwarnings("default"))
         key, last = order_of(plan), (len(MODULES), 0)
         items.sort(key=lambda item: key(item.path.stem, item.name) if _is_gate(item) else last)
 

@@ -340,6 +340,16 @@ def test_servers_score_a_base_and_its_copy(base_copy: Path, tmp_path: Path) -> N
     assert "no --endpoint serves" in near_lossless(lonely, "copy-UNION-64-ppl").reason
 
 
+def test_a_librarys_warning_is_no_verdict(tmp_path: Path) -> None:
+    results = tmp_path / "run"
+    run = pytest_command(
+        "gates/test_noop.py::test_tensors", f"--base={BASE}", f"--packs={GATE_PACKS}", *TINY, "-p", "warning_plugin",
+        f"--results={results}", f"--junitxml={results.with_suffix('.xml')}", results=results,
+    )  # fmt: skip
+    assert run.junit["test_noop::test_tensors"].outcome == "passed"
+    assert "DeprecationWarning: this will go away" in run.output
+
+
 # Usage
 
 
