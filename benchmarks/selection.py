@@ -68,10 +68,6 @@ class Calibration:
         if kind == "eaft":
             region = regions(self.trace.column("p_T"), self.trace.column("entropy_T"), EaftWeights().low_quantile)
             weight_T = region.weight_T(EaftWeights())
-        if kind == "balanced":  # every pack weighs the same
-            pack_T = self.trace.column("pack_T")
-            weight_T = 1 / np.bincount(pack_T)[pack_T]
-            weight_T /= weight_T.mean()
         return sampled_positions(self.blocks, weight_T, max_positions=self.max_positions, seed=self.seed)
 
 
@@ -88,26 +84,20 @@ def greedy(kind: str) -> Method:
     )
 
 
-def refined(balance: float) -> Method:
-    def method(seen: Calibration, keep_n: int) -> KeepSets:
-        settings = SearchSettings(seen.max_positions, seen.seed, seen.batch_size, balance)
-        keep, found = search_keep_sets(
-            seen.model, seen.blocks, seen.trace, method="refined", keep_n=keep_n, settings=settings
-        )
-        print(f"  refined from {found['start']}: {len(found['swaps'])} swaps {found['swaps']}", flush=True)
-        return keep
-
-    return method
+def refined(seen: Calibration, keep_n: int) -> KeepSets:
+    settings = SearchSettings(max_positions=seen.max_positions, seed=seen.seed, batch_size=seen.batch_size)
+    keep, found = search_keep_sets(
+        seen.model, seen.blocks, seen.trace, method="refined", keep_n=keep_n, settings=settings
+    )
+    print(f"  refined from {found['start']}: {len(found['swaps'])} swaps {found['swaps']}", flush=True)
+    return keep
 
 
 METHODS: dict[str, Method] = {
     **{name: scorer(name) for name in SCORERS},
     "greedy": greedy("uniform"),
     "greedy-eaft": greedy("eaft"),
-    "greedy-balanced": greedy("balanced"),
-    "refined": refined(0),
-    "refined-half": refined(0.5),
-    "refined-balanced": refined(1),
+    "refined": refined,
 }
 
 

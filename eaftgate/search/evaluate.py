@@ -9,7 +9,6 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from transformers import GptOssForCausalLM
 
 from eaftgate.collect.collection import Collection, TokenStats, check_stats, concatenate, make_collection
@@ -66,14 +65,9 @@ def masked_tokens(
         return pair(base, collected(model, blocks, batch_size=batch_size))
 
 
-def nll_increase(before: Collection, after: Collection, weight_T: NDArray[np.float64] | None = None) -> Estimate:
-    """Mean of nll_after - nll_before, nats a token, over the same tokens; clustered by row and by block.
-
-    `weight_T`, of mean 1, makes some tokens count more.
-    """
+def nll_increase(before: Collection, after: Collection) -> Estimate:
+    """Mean of nll_after - nll_before, nats a token, over the same tokens; clustered by row and by block."""
     increase_T = before.stats.logprob_T.astype(np.float64) - after.stats.logprob_T
-    if weight_T is not None:
-        increase_T *= weight_T
     return clustered_mean(increase_T, (clusters_by(before.row_T), clusters_by(before.block_T)))
 
 

@@ -15,7 +15,6 @@ from heapq import nsmallest
 from itertools import product
 
 import numpy as np
-from numpy.typing import NDArray
 from transformers import GptOssForCausalLM
 
 from eaftgate.collect.collection import Collection
@@ -42,20 +41,13 @@ class Swap:
     gain: float
 
 
-def best_start(
-    model: GptOssForCausalLM,
-    blocks: Blocks,
-    weight_T: NDArray[np.float64],
-    starts: Mapping[str, KeepSets],
-    *,
-    batch_size: int,
-) -> str:
+def best_start(model: GptOssForCausalLM, blocks: Blocks, starts: Mapping[str, KeepSets], *, batch_size: int) -> str:
     """The name of the keep sets with the least nll on `blocks`; the first of equals."""
 
     def nll(name: str) -> float:
         with keeping_experts(model, starts[name]):
             stats = collected(model, blocks, batch_size=batch_size).stats
-        return -float((stats.logprob_T * weight_T).mean())
+        return -float(stats.logprob_T.mean(dtype=np.float64))
 
     return min(starts, key=nll)
 
@@ -68,7 +60,6 @@ def can_refine(blocks: Blocks) -> bool:
 def refined_keep_sets(
     model: GptOssForCausalLM,
     blocks: Blocks,
-    weight_T: NDArray[np.float64],
     keep: KeepSets,
     *,
     batch_size: int,
@@ -76,18 +67,13 @@ def refined_keep_sets(
 ) -> tuple[KeepSets, list[Swap]]:
     """`keep` after swaps, and the swaps in the order they were made. `blocks` must be such that `can_refine`.
 
-    `weight_T` weighs their counted tokens.
-
     Takes memory for the hidden states of all blocks, and about 40 runs over half of them, through the layers from the
     one that is looked at on, for every layer of 32 experts and every swap.
     """
     blocks = _counting(blocks)
     middle = blocks.num_blocks // 2
     halves = blocks.reordered(np.arange(middle)), blocks.reordered(np.arange(middle, blocks.num_blocks))
-    weights = np.split(weight_T, [halves[0].num_counted])
-    proposing, checking = (
-        _Half(model, half, weight, keep, batch_size) for half, weight in zip(halves, weights, strict=True)
-    )
+    proposing, checking = (_Half(model, half, keep, batch_size) for half in halves)
     swaps: list[Swap] = []
     for layer in range(len(keep)):
         while swap := _best_swap(layer, keep[layer], proposing, checking):
@@ -109,15 +95,8 @@ def _counting(blocks: Blocks) -> Blocks:
 class _Half:
     """Some blocks under the keep sets as they are now, run up to the layer that is looked at."""
 
-    def __init__(
-        self,
-        model: GptOssForCausalLM,
-        blocks: Blocks,
-        weight_T: NDArray[np.float64],
-        keep: KeepSets,
-        batch_size: int,
-    ) -> None:
-        self._model, self._blocks, self._weight_T = model, blocks, weight_T / weight_T.mean()
+    def __init__(self, model: GptOssForCausalLM, blocks: Blocks, keep: KeepSets, batch_size: int) -> None:
+        self._model, self._blocks = model, blocks
         self._prefix = embedded(model, blocks, batch_size=batch_size)
         self.num_experts: int = model.config.num_local_experts
         self.move_to(keep, 0)
@@ -132,7 +111,7 @@ class _Half:
 
     def loss(self, layer: int, kept: list[int]) -> Estimate:
         """By how much the mean nll rises, nats a token, when `layer` keeps `kept` instead."""
-        return nll_increase(self._now, self._measured(replaced(self._keep, layer, kept), layer), self._weight_T)
+        return nll_increase(self._now, self._measured(replaced(self._keep, layer, kept), layer))
 
     def _measured(self, keep: KeepSets, layer: int) -> Collection:
         with keeping_experts(self._model, keep):

@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from transformers import GptOssForCausalLM
 
 from eaftgate.collect.collection import Collection
@@ -26,13 +25,11 @@ from eaftgate.select.keep import KeepSets, select_keep_sets
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """`seed` draws the positions when there are more than `max_positions`. `balance` lies between 0, every counted
-    token weighs the same, and 1, every pack does."""
+    """`seed` draws the positions when there are more than `max_positions`."""
 
     max_positions: int = MAX_POSITIONS
     seed: int = 0
     batch_size: int = BATCH_SIZE
-    balance: float = 0.0
 
 
 STARTS = ("eaft-reap", "reap-mass", "ean", "frequency")
@@ -52,16 +49,16 @@ def search_keep_sets(
     """The keep sets of a search, and what they came from, for the manifest. `blocks` and `trace` are those of the
     profile. Without `progress` (layers done, of how many) a bar is drawn.
 
-    EAFT's weights were measured and lost more (docs/selection.md), so they are not used. Raises UserError when memory
-    runs out, or with too few blocks to refine on.
+    Every counted token weighs the same: EAFT's weights were measured and lost more (docs/selection.md). Raises
+    UserError when memory runs out, or with too few blocks to refine on.
     """
     refining = method == "refined"
     if refining and not can_refine(blocks):
         raise UserError(f"refined needs {MIN_BLOCKS} calibration blocks with answers or more: give it more rows")
     layers = len(model.model.layers)
     of = 2 * layers if refining else layers
-    weight_T = balanced_weights(trace.column("pack_T"), settings.balance)
-    sample = sampled_positions(blocks, weight_T, max_positions=settings.max_positions, seed=settings.seed)
+    equal_T = np.ones(blocks.num_counted)
+    sample = sampled_positions(blocks, equal_T, max_positions=settings.max_positions, seed=settings.seed)
     found: dict[str, Any] = {"settings": asdict(settings), "positions": len(sample.position_X)}
     bar = progress_bar("search", of, unit="layers") if progress is None else nullcontext(Bar())
     with within_memory(), bar as drawn:
@@ -72,19 +69,12 @@ def search_keep_sets(
             starts = {"greedy": keep} | {
                 name: select_keep_sets(trace, method=name, keep_n=keep_n, alignment="predicting") for name in STARTS
             }
-            start = best_start(model, blocks, weight_T, starts, **at)
+            start = best_start(model, blocks, starts, **at)
             keep, swaps = refined_keep_sets(
-                model, blocks, weight_T, starts[start], progress=lambda n, _: show(layers + n, of), **at
+                model, blocks, starts[start], progress=lambda n, _: show(layers + n, of), **at
             )
             found |= {"start": start, "swaps": [asdict(swap) for swap in swaps]}
     return keep, found
-
-
-def balanced_weights(pack_T: NDArray[np.integer[Any]], balance: float) -> NDArray[np.float64]:
-    """Weights of mean 1 of counted tokens: a pack's tokens weigh its number of tokens to the power of -`balance`."""
-    weight_T: NDArray[np.float64] = np.bincount(pack_T)[pack_T].astype(np.float64) ** -balance
-    weight_T /= weight_T.mean()
-    return weight_T
 
 
 def judged_by_masking(

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 from tiny_checkpoint import Size
 from tiny_model import load_lively, write_lively_checkpoint
 from transformers import GptOssForCausalLM
@@ -19,7 +18,6 @@ from eaftgate.search.evaluate import collected, nll_increase
 from eaftgate.search.refine import CHECKED, Swap, best_start, refined_keep_sets
 from eaftgate.select.keep import KeepSets, replaced
 
-Weights = NDArray[np.float64]
 SIZE = Size(layers=3, experts=6, top_k=2)
 SHAPE = (16, 12)
 
@@ -47,23 +45,18 @@ def blocks(model: GptOssForCausalLM) -> Blocks:
     return Blocks("chat", SHAPE[1], ids_BS.numpy().astype(np.int32), counted_BS, row_BS, rows)
 
 
-def slow_refined(
-    model: GptOssForCausalLM, blocks: Blocks, weight_T: Weights, keep: KeepSets
-) -> tuple[KeepSets, list[Swap]]:
+def slow_refined(model: GptOssForCausalLM, blocks: Blocks, keep: KeepSets) -> tuple[KeepSets, list[Swap]]:
     """The whole model for every question, nothing run before."""
     half = blocks.num_blocks // 2
-    first, second = blocks.reordered(np.arange(half)), blocks.reordered(np.arange(half, blocks.num_blocks))
-    proposing = first, weight_T[: first.num_counted]
-    checking = second, weight_T[first.num_counted :]
+    proposing, checking = blocks.reordered(np.arange(half)), blocks.reordered(np.arange(half, blocks.num_blocks))
     swaps = []
 
-    def rise(on: tuple[Blocks, Weights], before: KeepSets, after: KeepSets) -> Estimate:
-        part, weight_T = on
+    def rise(on: Blocks, before: KeepSets, after: KeepSets) -> Estimate:
         found = []
         for keep in (before, after):
             with keeping_experts(model, keep):
-                found.append(collected(model, part))
-        return nll_increase(*found, weight_T / weight_T.mean())
+                found.append(collected(model, on))
+        return nll_increase(*found)
 
     for layer in range(SIZE.layers):
         while True:
@@ -88,9 +81,8 @@ def slow_refined(
 def test_equal_to_the_search_that_runs_the_whole_model_every_time(
     model: GptOssForCausalLM, blocks: Blocks, start: KeepSets
 ) -> None:
-    weight_T = np.random.default_rng(1).uniform(0.5, 2, blocks.num_counted)
-    keep, swaps = refined_keep_sets(model, blocks, weight_T, start, batch_size=8)
-    slow_keep, slow_swaps = slow_refined(model, blocks, weight_T, start)
+    keep, swaps = refined_keep_sets(model, blocks, start, batch_size=8)
+    slow_keep, slow_swaps = slow_refined(model, blocks, start)
     assert keep == slow_keep
     assert [(s.layer, s.add, s.drop) for s in swaps] == [(s.layer, s.add, s.drop) for s in slow_swaps]
     assert [s.gain for s in swaps] == pytest.approx([s.gain for s in slow_swaps], abs=1e-5)
@@ -100,11 +92,10 @@ def test_equal_to_the_search_that_runs_the_whole_model_every_time(
 def test_swaps_lower_the_loss_and_keep_the_size(model: GptOssForCausalLM, blocks: Blocks) -> None:
     start: KeepSets = [[0, 1, 2], [3, 4, 5], [0, 2, 4]]
     seen: list[tuple[int, int]] = []
-    equal_T = np.ones(blocks.num_counted)
     keep, swaps = refined_keep_sets(
-        model, blocks, equal_T, start, batch_size=8, progress=lambda done, of: seen.append((done, of))
+        model, blocks, start, batch_size=8, progress=lambda done, of: seen.append((done, of))
     )
-    assert best_start(model, blocks, equal_T, {"start": start, "refined": keep}, batch_size=8) == "refined"
+    assert best_start(model, blocks, {"start": start, "refined": keep}, batch_size=8) == "refined"
     assert all(kept == sorted(set(kept)) and len(kept) == 3 for kept in keep)
     assert all(swap.gain > 0 for swap in swaps)
     assert seen == [(done, SIZE.layers) for done in range(1, SIZE.layers + 1)]
@@ -112,8 +103,7 @@ def test_swaps_lower_the_loss_and_keep_the_size(model: GptOssForCausalLM, blocks
 
 def test_the_first_of_equal_starts_is_taken(model: GptOssForCausalLM, blocks: Blocks) -> None:
     whole = [list(range(SIZE.experts))] * 3
-    equal_T = np.ones(blocks.num_counted)
-    assert best_start(model, blocks, equal_T, {"a": [[0, 1, 2]] * 3, "b": whole, "c": whole}, batch_size=8) == "b"
+    assert best_start(model, blocks, {"a": [[0, 1, 2]] * 3, "b": whole, "c": whole}, batch_size=8) == "b"
 
 
 def test_blocks_without_an_answer_do_not_matter(model: GptOssForCausalLM, blocks: Blocks) -> None:
@@ -122,7 +112,6 @@ def test_blocks_without_an_answer_do_not_matter(model: GptOssForCausalLM, blocks
     silent = replace(blocks, counted_BS=np.zeros_like(blocks.counted_BS))
     names = ("token_ids_BS", "counted_BS", "row_BS")
     padded = replace(blocks, **{n: np.concatenate([getattr(silent, n), getattr(blocks, n)]) for n in names})
-    equal_T = np.ones(blocks.num_counted)
-    assert refined_keep_sets(model, padded, equal_T, start, batch_size=8) == refined_keep_sets(
-        model, blocks, equal_T, start, batch_size=8
+    assert refined_keep_sets(model, padded, start, batch_size=8) == refined_keep_sets(
+        model, blocks, start, batch_size=8
     )
