@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from eaftgate.collect.sglang.collector import close_engines
 from eaftgate.collect.store import OpenBar, no_bar
 from eaftgate.errors import UserError
 from eaftgate.gate.cases import MODULES, cases, has_cases, models_of, order_of
@@ -229,6 +230,10 @@ def _bar(config: pytest.Config, title: str) -> OpenBar:
             yield bar
 
     return open_bar
+
+
+def pytest_sessionfinish() -> None:
+    close_engines()
 
 
 @pytest.hookimpl(wrapper=True)

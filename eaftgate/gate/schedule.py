@@ -7,14 +7,20 @@ from typing import Any
 from xdist.scheduler import LoadScopeScheduling
 
 _CASE = re.compile(r"::(?P<test>test_\w+)\[(?P<id>.+)\]$")
+_MEASURED_INSIDE = ("test_floor", "test_metrics")
 
 
-def scope_of(nodeid: str) -> str:
-    """Cases that read the same collections share a scope: the id less its metric. A collection is its own."""
+def scope_of(nodeid: str, model: str | None = None) -> str:
+    """Cases that read the same collections share a scope: the id less its metric. A collection is its own.
+
+    `model` is what the case scores. Copies of the base have few collections, so all of one copy's go together: a second
+    process that helped would load it for a share of them.
+    """
     match = _CASE.search(nodeid)
     if match is None or match["test"] == "test_collection":
         return nodeid
-    return f"{match['test']}:{match['id'].rsplit('-', 1)[0]}"
+    measured = model is not None and match["test"] in _MEASURED_INSIDE
+    return f"{match['test']}:{model if measured else match['id'].rsplit('-', 1)[0]}"
 
 
 def next_scope(queue: Iterable[tuple[str, str | None]], own: str | None, taken: Collection[str | None]) -> str:
@@ -44,10 +50,10 @@ class GateScheduling(LoadScopeScheduling):  # type: ignore[misc]
         self._loaded: dict[Any, str] = {}
 
     def _split_scope(self, nodeid: str) -> str:
-        return scope_of(nodeid)
+        return scope_of(nodeid, self._model(nodeid))
 
     def _assign_work_unit(self, node: Any) -> None:
-        queue = [(scope, self._model(unit)) for scope, unit in self.workqueue.items()]
+        queue = [(scope, self._model(next(iter(unit)))) for scope, unit in self.workqueue.items()]
         others = [] if self._in_order else [self._loaded.get(other) for other in self.nodes if other != node]
         scope = next_scope(queue, self._loaded.get(node), others)
         if model := dict(queue)[scope]:
@@ -55,5 +61,5 @@ class GateScheduling(LoadScopeScheduling):  # type: ignore[misc]
         self.workqueue.move_to_end(scope, last=False)
         super()._assign_work_unit(node)
 
-    def _model(self, unit: Iterable[str]) -> str | None:
-        return self._models.get(next(iter(unit)).rpartition("::")[2])
+    def _model(self, nodeid: str) -> str | None:
+        return self._models.get(nodeid.rpartition("::")[2])
