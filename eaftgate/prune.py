@@ -17,6 +17,7 @@ from eaftgate.recipe import RECIPE_FILE, recipe_text
 from eaftgate.rewrite.keep_n import resolve_keep_n
 from eaftgate.rewrite.rewrite import rewrite_checkpoint
 from eaftgate.rewrite.workdir import refuse_existing
+from eaftgate.search.journal import Journal, journal_path
 from eaftgate.select.keep import METHODS, SEARCHES, KeepSets, random_keep_sets, scored_keep_sets
 from eaftgate.select.saliency import EaftWeights
 from eaftgate.select.scores import Scores, scores_files, scores_of
@@ -95,7 +96,7 @@ def prune_checkpoint(
     if scores is not None and scores.description["base"]["digest"] != base_digest:
         raise UserError(f"--scores are of another checkpoint ({scores.description['base']['name']}) than {base.name}")
     if request.run is not None:
-        choice, judged = _on_model(base, profile, request, request.run, keep_n)
+        choice, judged = _on_model(base, profile, request, request.run, keep_n, out)
         if judged is not None and show is not None:
             show(judged)
     else:
@@ -114,6 +115,7 @@ def prune_checkpoint(
             allow_any_keep_n=request.allow_any_keep_n,
             progress=bar.show,
         )
+    journal_path(out).unlink(missing_ok=True)
 
 
 def _calibration(description: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -197,9 +199,12 @@ def choose_experts(base: Checkpoint, source: Profile | Scores | None, request: P
 
 
 def _on_model(
-    base: Checkpoint, profile: Profile | None, request: PruneRequest, run: ModelRun, keep_n: int
+    base: Checkpoint, profile: Profile | None, request: PruneRequest, run: ModelRun, keep_n: int, out: Path
 ) -> tuple[Choice, "JudgedCell | None"]:
-    """Keep sets by a search, or by any method and pre-gated; only the profile's own rows are looked at."""
+    """Keep sets by a search, or by any method and pre-gated; only the profile's own rows are looked at.
+
+    What a search has found lies beside `out` until that is written.
+    """
     searching = request.method in SEARCHES and keep_n < base.num_experts
     if not (searching or run.pre_gate):
         raise UserError("--packs is for --pre-gate and for --method " + ", ".join(SEARCHES) + ": leave it out")
@@ -218,10 +223,19 @@ def _on_model(
         choice = choose_experts(base, profile, request, keep_n)
     model = load_model(base.path, run.model)
     if searching:
+        made, described = profile.description, run.model.describe()
+        profiled = {key: made[key] for key in ("base", "blocks_digest", "model", "batch_size")}
+        inputs = {"method": request.method, "keep_n": keep_n, "settings": asdict(run.search), "model": described}
         keep, found = search_keep_sets(
-            model, blocks, profile.trace, method=request.method, keep_n=keep_n, settings=run.search
+            model,
+            blocks,
+            profile.trace,
+            method=request.method,
+            keep_n=keep_n,
+            settings=run.search,
+            journal=Journal(journal_path(out), inputs | {"profile": profiled}),
         )
-        found["model"] = run.model.describe()
+        found["model"] = described
         choice = Choice(keep, {"alignment": "predicting", "search": found}, _search_options(request, run))
     judged = pre_gate(model, blocks, choice.keep, batch_size=run.search.batch_size) if run.pre_gate else None
     return choice, judged

@@ -9,7 +9,7 @@ and lost on others (docs/selection.md).
 The loss is the nll of the tokens themselves, which is what the gate looks at, not a distance from the whole model.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from heapq import nsmallest
 from itertools import product
@@ -57,35 +57,37 @@ def can_refine(blocks: Blocks) -> bool:
     return _counting(blocks).num_blocks >= MIN_BLOCKS
 
 
-def refined_keep_sets(
-    model: GptOssForCausalLM,
-    blocks: Blocks,
-    keep: KeepSets,
-    *,
-    batch_size: int,
-    progress: Callable[[int, int], None] | None = None,
-) -> tuple[KeepSets, list[Swap]]:
-    """`keep` after swaps, and the swaps in the order they were made. `blocks` must be such that `can_refine`.
+@dataclass(frozen=True)
+class Refinement:
+    """How far it has come: the keep sets, the swaps that made them, in order, and the layers that are done with."""
 
-    Takes memory for the hidden states of all blocks, and about 40 runs over half of them, through the layers from the
-    one that is looked at on, for every layer of 32 experts and every swap.
+    keep: KeepSets
+    swaps: tuple[Swap, ...] = ()
+    layers: int = 0
+
+
+def refinements(
+    model: GptOssForCausalLM, blocks: Blocks, begun: Refinement, *, batch_size: int
+) -> Iterator[Refinement]:
+    """How far it has come after every layer that `begun` is not done with. Any of these can be begun with.
+
+    `blocks` must be such that `can_refine`. Takes memory for the hidden states of all blocks, and about 40 runs over
+    half of them, through the layers from the one that is looked at on, for every layer of 32 experts and every swap.
     """
     blocks = _counting(blocks)
     middle = blocks.num_blocks // 2
     halves = blocks.reordered(np.arange(middle)), blocks.reordered(np.arange(middle, blocks.num_blocks))
-    proposing, checking = (_Half(model, half, keep, batch_size) for half in halves)
-    swaps: list[Swap] = []
-    for layer in range(len(keep)):
+    keep, swaps = begun.keep, begun.swaps
+    proposing, checking = (_Half(model, half, keep, begun.layers, batch_size) for half in halves)
+    for layer in range(begun.layers, len(keep)):
         while swap := _best_swap(layer, keep[layer], proposing, checking):
-            swaps.append(swap)
+            swaps = (*swaps, swap)
             keep = replaced(keep, layer, _swapped(keep[layer], swap.add, swap.drop))
             for half in (proposing, checking):
                 half.move_to(keep, layer)
         for half in (proposing, checking):
             half.pass_layer(layer)
-        if progress is not None:
-            progress(layer + 1, len(keep))
-    return keep, swaps
+        yield Refinement(keep, swaps, layer + 1)
 
 
 def _counting(blocks: Blocks) -> Blocks:
@@ -95,11 +97,13 @@ def _counting(blocks: Blocks) -> Blocks:
 class _Half:
     """Some blocks under the keep sets as they are now, run up to the layer that is looked at."""
 
-    def __init__(self, model: GptOssForCausalLM, blocks: Blocks, keep: KeepSets, batch_size: int) -> None:
-        self._model, self._blocks = model, blocks
+    def __init__(self, model: GptOssForCausalLM, blocks: Blocks, keep: KeepSets, layer: int, batch_size: int) -> None:
+        self._model, self._blocks, self._keep = model, blocks, keep
         self._prefix = embedded(model, blocks, batch_size=batch_size)
         self.num_experts: int = model.config.num_local_experts
-        self.move_to(keep, 0)
+        for before in range(layer):
+            self.pass_layer(before)
+        self.move_to(keep, layer)
 
     def move_to(self, keep: KeepSets, layer: int) -> None:
         """The keep sets change in `layer`, which the blocks have been run up to."""

@@ -1,6 +1,6 @@
 """What `eaftgate prune` does on the model: the searches (--method greedy and refined), and the pre-gate."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -19,7 +19,8 @@ from eaftgate.profile.trace import Trace
 from eaftgate.progress import Bar, progress_bar
 from eaftgate.search.evaluate import BATCH_SIZE, collected, masked_tokens, within_memory
 from eaftgate.search.greedy import MAX_POSITIONS, greedy_keep_sets, sampled_positions
-from eaftgate.search.refine import MIN_BLOCKS, best_start, can_refine, refined_keep_sets
+from eaftgate.search.journal import Journal
+from eaftgate.search.refine import MIN_BLOCKS, Refinement, Swap, best_start, can_refine, refinements
 from eaftgate.select.keep import KeepSets, select_keep_sets
 
 
@@ -45,9 +46,10 @@ def search_keep_sets(
     keep_n: int,
     settings: SearchSettings,
     progress: Callable[[int, int], None] | None = None,
+    journal: Journal | None = None,
 ) -> tuple[KeepSets, dict[str, Any]]:
     """The keep sets of a search, and what they came from, for the manifest. `blocks` and `trace` are those of the
-    profile. Without `progress` (layers done, of how many) a bar is drawn.
+    profile. Without `progress` (layers done, of how many) a bar is drawn. A refinement goes on where `journal` says.
 
     Every counted token weighs the same: EAFT's weights were measured and lost more (docs/selection.md). Raises
     UserError when memory runs out, or with too few blocks to refine on.
@@ -60,21 +62,35 @@ def search_keep_sets(
     equal_T = np.ones(blocks.num_counted)
     sample = sampled_positions(blocks, equal_T, max_positions=settings.max_positions, seed=settings.seed)
     found: dict[str, Any] = {"settings": asdict(settings), "positions": len(sample.position_X)}
+    at: dict[str, Any] = {"batch_size": settings.batch_size}
     bar = progress_bar("search", of, unit="layers") if progress is None else nullcontext(Bar())
     with within_memory(), bar as drawn:
         show = progress or drawn.show
-        at: dict[str, Any] = {"batch_size": settings.batch_size}
-        keep = greedy_keep_sets(model, blocks, sample, keep_n=keep_n, progress=lambda n, _: show(n, of), **at)
-        if refining:
-            starts = {"greedy": keep} | {
+
+        def greedy() -> KeepSets:
+            return greedy_keep_sets(model, blocks, sample, keep_n=keep_n, progress=lambda n, _: show(n, of), **at)
+
+        if not refining:
+            return greedy(), found
+        held = None if journal is None else journal.read()
+        if held is None:
+            starts = {"greedy": greedy()} | {
                 name: select_keep_sets(trace, method=name, keep_n=keep_n, alignment="predicting") for name in STARTS
             }
             start = best_start(model, blocks, starts, **at)
-            keep, swaps = refined_keep_sets(
-                model, blocks, starts[start], progress=lambda n, _: show(layers + n, of), **at
-            )
-            found |= {"start": start, "swaps": [asdict(swap) for swap in swaps]}
-    return keep, found
+            begun = Refinement(starts[start])
+        else:
+            start, begun = held["start"], _refinement(held["refinement"])
+        ended = begun
+        for ended in refinements(model, blocks, begun, **at):
+            show(layers + ended.layers, of)
+            if journal is not None:
+                journal.write({"start": start, "refinement": asdict(ended)})
+    return ended.keep, found | {"start": start, "swaps": [asdict(swap) for swap in ended.swaps]}
+
+
+def _refinement(held: Mapping[str, Any]) -> Refinement:
+    return Refinement(held["keep"], tuple(Swap(**swap) for swap in held["swaps"]), held["layers"])
 
 
 def judged_by_masking(

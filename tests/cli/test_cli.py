@@ -32,10 +32,12 @@ from eaftgate.packs.tokenizer import load_tokenizer
 from eaftgate.parity.metrics import perplexity
 from eaftgate.profile.profiler import Profile, ProfileRequest, profile_checkpoint
 from eaftgate.rewrite.manifest import read_manifest
+from eaftgate.search import search as searching
 from eaftgate.search import sweep as sweeping
 from eaftgate.search.calibration import calibration_blocks
 from eaftgate.search.evaluate import collected
 from eaftgate.search.holdout import hold_out
+from eaftgate.search.journal import Journal
 from eaftgate.select.keep import KeepSets, select_keep_sets
 from eaftgate.select.saliency import EaftWeights
 
@@ -203,11 +205,8 @@ def test_a_search_refuses_weights_that_it_would_ignore(
     refused(ended, "weighs every token alike")
 
 
-@pytest.mark.parametrize("method", ["greedy", "refined"])
-def test_a_search_is_recorded_and_repeatable(
-    eaftgate: Command, small_profile: Profile, tmp_path: Path, method: str
-) -> None:
-    more = ("--method", method, "--max-positions", 150, "--seed", 5, "--pre-gate")
+def test_a_search_is_recorded_and_repeatable(eaftgate: Command, small_profile: Profile, tmp_path: Path) -> None:
+    more = ("--method", "greedy", "--max-positions", 150, "--seed", 5, "--pre-gate")
     first = prune_on_model(eaftgate, small_profile, CALIBRATION_PACKS, tmp_path / "first", *more, "--json")
     second = prune_on_model(eaftgate, small_profile, CALIBRATION_PACKS, tmp_path / "second", *more)
     assert (first.code, second.code) == (0, 0), first.err + second.err
@@ -218,15 +217,44 @@ def test_a_search_is_recorded_and_repeatable(
     assert provenance["calibration_rows"] == sorted(small_profile.description["rows"])
     assert provenance["search"]["settings"] == {"max_positions": 150, "seed": 5, "batch_size": 8}
     assert provenance["search"]["positions"] == 150
-    if method == "refined":
-        assert provenance["search"]["start"] in ("greedy", "eaft-reap", "reap-mass", "ean", "frequency")
-        assert all(swap["gain"] > 0 for swap in provenance["search"]["swaps"])
     assert "weights" not in provenance
     cell = json.loads(first.out)["pre_gate"]
     assert cell["metrics"]["tokens"] == small_profile.description["counted_tokens"]
     said = second.out.splitlines()
     assert said[0].startswith("pre-gate on ")
     assert [line.split()[0] for line in said[1:-1]] == list(cell["verdicts"])
+
+
+def test_an_interrupted_search_goes_on_where_it_was(
+    eaftgate: Command, small_profile: Profile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def search(out: str) -> Ended:
+        more = ("--method", "refined", "--max-positions", 150)
+        return prune_on_model(eaftgate, small_profile, CALIBRATION_PACKS, tmp_path / out, *more)
+
+    write, journal = Journal.write, tmp_path / ".out.search.json"
+
+    def interrupted(self: Journal, state: Any) -> None:
+        write(self, state)
+        if state["refinement"]["layers"] == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Journal, "write", interrupted)
+        assert search("out").code == 130
+    assert journal.exists()
+    assert not (tmp_path / "out").exists()
+    with monkeypatch.context() as patched:
+        patched.setattr(searching, "greedy_keep_sets", lambda *_, **__: pytest.fail("searched from the beginning"))
+        assert search("out").code == 0
+    assert not journal.exists()
+    assert search("straight").code == 0
+    manifests = [read_manifest(tmp_path / name) for name in ("out", "straight")]
+    assert manifests[0].keep == manifests[1].keep
+    assert manifests[0].provenance == manifests[1].provenance
+    found = manifests[0].provenance["search"]
+    assert found["start"] in ("greedy", "eaft-reap", "reap-mass", "ean", "frequency")
+    assert all(swap["gain"] > 0 for swap in found["swaps"])
 
 
 def test_the_pre_gate_is_that_of_the_checkpoint(eaftgate: Command, small_profile: Profile, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from eaftgate.model.masking import keeping_experts
 from eaftgate.packs.blocks import Blocks
 from eaftgate.parity.clusters import Estimate
 from eaftgate.search.evaluate import collected, nll_increase
-from eaftgate.search.refine import CHECKED, Swap, best_start, refined_keep_sets
+from eaftgate.search.refine import CHECKED, Refinement, Swap, best_start, refinements
 from eaftgate.select.keep import KeepSets, replaced
 
 SIZE = Size(layers=3, experts=6, top_k=2)
@@ -43,6 +43,11 @@ def blocks(model: GptOssForCausalLM) -> Blocks:
     row_BS = np.broadcast_to(np.arange(SHAPE[0], dtype=np.int32)[:, None], SHAPE)
     rows = tuple(str(row) for row in range(SHAPE[0]))
     return Blocks("chat", SHAPE[1], ids_BS.numpy().astype(np.int32), counted_BS, row_BS, rows)
+
+
+def refined(model: GptOssForCausalLM, blocks: Blocks, start: KeepSets) -> tuple[KeepSets, list[Swap]]:
+    *_, ended = refinements(model, blocks, Refinement(start), batch_size=8)
+    return ended.keep, list(ended.swaps)
 
 
 def slow_refined(model: GptOssForCausalLM, blocks: Blocks, keep: KeepSets) -> tuple[KeepSets, list[Swap]]:
@@ -81,7 +86,7 @@ def slow_refined(model: GptOssForCausalLM, blocks: Blocks, keep: KeepSets) -> tu
 def test_equal_to_the_search_that_runs_the_whole_model_every_time(
     model: GptOssForCausalLM, blocks: Blocks, start: KeepSets
 ) -> None:
-    keep, swaps = refined_keep_sets(model, blocks, start, batch_size=8)
+    keep, swaps = refined(model, blocks, start)
     slow_keep, slow_swaps = slow_refined(model, blocks, start)
     assert keep == slow_keep
     assert [(s.layer, s.add, s.drop) for s in swaps] == [(s.layer, s.add, s.drop) for s in slow_swaps]
@@ -91,14 +96,17 @@ def test_equal_to_the_search_that_runs_the_whole_model_every_time(
 
 def test_swaps_lower_the_loss_and_keep_the_size(model: GptOssForCausalLM, blocks: Blocks) -> None:
     start: KeepSets = [[0, 1, 2], [3, 4, 5], [0, 2, 4]]
-    seen: list[tuple[int, int]] = []
-    keep, swaps = refined_keep_sets(
-        model, blocks, start, batch_size=8, progress=lambda done, of: seen.append((done, of))
-    )
+    keep, swaps = refined(model, blocks, start)
     assert best_start(model, blocks, {"start": start, "refined": keep}, batch_size=8) == "refined"
     assert all(kept == sorted(set(kept)) and len(kept) == 3 for kept in keep)
     assert all(swap.gain > 0 for swap in swaps)
-    assert seen == [(done, SIZE.layers) for done in range(1, SIZE.layers + 1)]
+
+
+def test_any_state_can_be_gone_on_with(model: GptOssForCausalLM, blocks: Blocks) -> None:
+    states = list(refinements(model, blocks, Refinement([[0, 1, 2]] * 3), batch_size=8))
+    assert [state.layers for state in states] == [1, 2, 3]
+    for done, state in enumerate(states):
+        assert list(refinements(model, blocks, state, batch_size=8)) == states[done + 1 :]
 
 
 def test_the_first_of_equal_starts_is_taken(model: GptOssForCausalLM, blocks: Blocks) -> None:
@@ -112,6 +120,4 @@ def test_blocks_without_an_answer_do_not_matter(model: GptOssForCausalLM, blocks
     silent = replace(blocks, counted_BS=np.zeros_like(blocks.counted_BS))
     names = ("token_ids_BS", "counted_BS", "row_BS")
     padded = replace(blocks, **{n: np.concatenate([getattr(silent, n), getattr(blocks, n)]) for n in names})
-    assert refined_keep_sets(model, padded, start, batch_size=8) == refined_keep_sets(
-        model, blocks, start, batch_size=8
-    )
+    assert refined(model, padded, start) == refined(model, blocks, start)

@@ -1,0 +1,47 @@
+"""What an interrupted search left is taken up by the same search only."""
+
+from pathlib import Path
+
+import pytest
+
+from eaftgate.errors import UserError
+from eaftgate.search.journal import Journal, journal_path
+
+REQUEST = {"keep_n": 20, "shape": (4, 32)}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return journal_path(tmp_path / "new" / "keep20")
+
+
+def test_the_last_state_is_read_back(path: Path) -> None:
+    journal = Journal(path, REQUEST)
+    assert journal.read() is None
+    for layer in (1, 2):
+        journal.write({"layer": layer})
+    assert Journal(path, dict(REQUEST)).read() == {"layer": 2}
+
+
+def test_of_another_search_nothing_is_read(path: Path) -> None:
+    Journal(path, REQUEST).write({"layer": 1})
+    assert Journal(path, REQUEST | {"keep_n": 24}).read() is None
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\xff", b"[]", b"null", b'{"request": {"keep_n": 20}}', b'{"state": {}}', b"[" * 100_000]
+)
+def test_a_damaged_file_is_none(path: Path, content: bytes) -> None:
+    path.parent.mkdir()
+    path.write_bytes(content)
+    assert Journal(path, {"keep_n": 20}).read() is None
+
+
+def test_outputs_do_not_share_a_journal(tmp_path: Path) -> None:
+    assert journal_path(tmp_path / "a") != journal_path(tmp_path / "b")
+
+
+def test_where_it_cannot_be_written_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UserError, match="file"):
+        Journal(tmp_path / "file" / ".x.search.json", REQUEST).write({"layer": 1})
