@@ -1,8 +1,11 @@
 """Greedy elimination with reroute: keep sets that change the output of every layer least.
 
-In every layer, the experts whose removal changes the mixture's output least (squared error, weighted by token) are
-dropped one at a time under the exact top-k softmax over the survivors; then single swaps until none helps. NAEE (arXiv
-2402.14800) searches much the same objective exhaustively, which 20 of 32 experts are too many for.
+In every layer, the experts whose removal changes the mixture's output least are dropped one at a time under the exact
+top-k softmax over the survivors; then single swaps until none helps. NAEE (arXiv 2402.14800) searches much the same
+objective exhaustively, which 20 of 32 experts are too many for.
+
+A token's squared error is divided by the length of what leaves the layer there: everything that reads it normalises it,
+so that an error weighs less in a longer vector. Undivided, a few long tokens decide (docs/selection.md).
 
 Layers are independent: each is given what the whole model gives it. Giving it what the pruned layers before it put out
 lost no less (docs/selection.md).
@@ -69,8 +72,9 @@ def greedy_keep_sets(
     prefix = embedded(model, blocks, batch_size=batch_size)
     keep: KeepSets = []
     for layer in range(layers):
-        prefix, hidden_XD = through_layer_seeing(model, layer, prefix, sample.position_X)
-        routed = routed_tokens(model.model.layers[layer].mlp, hidden_XD, torch.from_numpy(sample.weight_X))
+        prefix, hidden_XD, norm_X = through_layer_seeing(model, layer, prefix, sample.position_X)
+        weight_X = torch.from_numpy(sample.weight_X).to(norm_X) / norm_X
+        routed = routed_tokens(model.model.layers[layer].mlp, hidden_XD, weight_X)
         kept_E = swapped(routed, eliminated(routed, keep_n))
         keep.append(kept_E.nonzero().flatten().tolist())
         if progress is not None:

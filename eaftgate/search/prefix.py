@@ -48,29 +48,28 @@ def last_states(model: GptOssForCausalLM, layer: int, hidden_BSD: Tensor) -> Ten
 @torch.inference_mode()
 def through_layer_seeing(
     model: GptOssForCausalLM, layer: int, prefix: Prefix, position_T: NDArray[np.intp]
-) -> tuple[Prefix, Tensor]:
-    """What leaves the layer, and what its router and experts see at flat positions (block * S + position), ascending:
-    [T, D].
+) -> tuple[Prefix, Tensor, Tensor]:
+    """What leaves the layer, and at flat positions (block * S + position), ascending: what its router and experts see,
+    [T, D], and the Euclidean norm of what leaves it, [T], float32.
 
     The layer runs as a whole and its MLP's input is caught: its inside stays transformers' business.
     """
-    caught: list[Tensor] = []
+    inputs: list[Tensor] = []
+    hook = model.model.layers[layer].mlp.register_forward_pre_hook(lambda _, given: inputs.append(given[0]))
+    left, seen, norms = [], [], []
     first = 0
-
-    def catch(_: torch.nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        flat = inputs[0].flatten(0, -2)
-        begin, end = np.searchsorted(position_T, (first, first + len(flat)))
-        caught.append(flat[torch.from_numpy(position_T[begin:end] - first).to(flat.device)])
-
-    hook = model.model.layers[layer].mlp.register_forward_pre_hook(catch)
     try:
-        left = []
         for hidden_BSD in prefix.states:
             left.append(_run(model, layer, hidden_BSD))
-            first += hidden_BSD.shape[0] * hidden_BSD.shape[1]
+            size = hidden_BSD.shape[0] * hidden_BSD.shape[1]
+            begin, end = np.searchsorted(position_T, (first, first + size))
+            at = torch.from_numpy(position_T[begin:end] - first).to(hidden_BSD.device)
+            seen.append(inputs.pop().flatten(0, -2)[at])
+            norms.append(left[-1].flatten(0, -2)[at].float().norm(dim=-1))
+            first += size
     finally:
         hook.remove()
-    return Prefix(tuple(left)), torch.cat(caught)
+    return Prefix(tuple(left)), torch.cat(seen), torch.cat(norms)
 
 
 def _run(model: GptOssForCausalLM, layer: int, hidden_BSD: Tensor) -> Tensor:

@@ -60,15 +60,20 @@ def slow_greedy(path: Path, blocks: Blocks, weight_of: Callable[[int, int], floa
         seen = []
         for block, ids in enumerate(blocks.token_ids_BS):
             caught: list[np.ndarray] = []
-            hook = layer.mlp.register_forward_pre_hook(
-                lambda _, inputs, caught=caught: caught.extend(inputs[0][0].numpy())
+            left: list[np.ndarray] = []
+            hooks = (
+                layer.mlp.register_forward_pre_hook(
+                    lambda _, inputs, caught=caught: caught.extend(inputs[0][0].numpy())
+                ),
+                layer.register_forward_hook(lambda _, __, output, left=left: left.extend(output[0].numpy())),
             )
             model(input_ids=torch.from_numpy(ids.astype(np.int64))[None], use_cache=False)
-            hook.remove()
-            for position, hidden in enumerate(caught):
+            for hook in hooks:
+                hook.remove()
+            for position, (hidden, stream) in enumerate(zip(caught, left, strict=True)):
                 logits = (layer.mlp.router.weight.numpy() @ hidden + layer.mlp.router.bias.numpy()).tolist()
                 outputs = [slow_expert(layer.mlp.experts, expert, hidden) for expert in range(SIZE.experts)]
-                seen.append((weight_of(block, position), logits, outputs))
+                seen.append((weight_of(block, position) / np.sqrt((stream**2).sum()), logits, outputs))
 
         def error(kept: set[int], seen: list = seen) -> float:
             total = 0.0
