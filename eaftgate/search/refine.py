@@ -3,8 +3,8 @@
 The calibration blocks are cut into two halves. On one, layer by layer, it is measured what putting back each dropped
 expert wins and what dropping each kept one loses; the swaps with the best sums are then measured on the other half,
 too, and the best one is made if the loss falls on both, on the other by more than its standard error; again, until none
-does. So no swap is accepted by the tokens that proposed it alone: swaps that were fitted the calibration blocks' noise
-and lost on others (docs/selection.md).
+does. Then the halves change roles, once. So no swap is accepted by the tokens that proposed it alone: swaps that were
+fitted the calibration blocks' noise and lost on others (docs/selection.md).
 
 The loss is the nll of the tokens themselves, which is what the gate looks at, not a distance from the whole model.
 """
@@ -27,8 +27,12 @@ from eaftgate.select.keep import KeepSets, replaced
 
 CHECKED = 4
 """Of the swaps in a layer, so many that promise most are measured."""
-MIN_BLOCKS = 3
-"""One block alone would have no standard error to check a swap by."""
+SCREENED = 3
+"""What every single expert is asked, every so-manieth block of the proposing half answers: it only has to promise."""
+MIN_BLOCKS = 4
+"""Two a half: one alone would have no standard error to check a swap by."""
+TURNS = 2
+"""Either half proposes once."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,8 @@ def can_refine(blocks: Blocks) -> bool:
 
 @dataclass(frozen=True)
 class Refinement:
-    """How far it has come: the keep sets, the swaps that made them, in order, and the layers that are done with."""
+    """How far it has come: the keep sets, the swaps that made them, in order, and the layers that are done with, those
+    of either turn counted."""
 
     keep: KeepSets
     swaps: tuple[Swap, ...] = ()
@@ -71,30 +76,34 @@ def refinements(
 ) -> Iterator[Refinement]:
     """How far it has come after every layer that `begun` is not done with. Any of these can be begun with.
 
-    `blocks` must be such that `can_refine`. Takes memory for the hidden states of all blocks, and about 40 runs over
-    half of them, through the layers from the one that is looked at on, for every layer of 32 experts and every swap.
+    `blocks` must be such that `can_refine`. Takes memory for the hidden states of all blocks, and about 20 runs over
+    half of them, through the layers from the one that is looked at on, for every layer of 32 experts, turn and swap.
     """
     blocks = _counting(blocks)
     middle = blocks.num_blocks // 2
     halves = blocks.reordered(np.arange(middle)), blocks.reordered(np.arange(middle, blocks.num_blocks))
-    keep, swaps = begun.keep, begun.swaps
-    proposing, checking = (_Half(model, half, keep, begun.layers, batch_size) for half in halves)
-    for layer in range(begun.layers, len(keep)):
-        while swap := _best_swap(layer, keep[layer], proposing, checking):
-            swaps = (*swaps, swap)
-            keep = replaced(keep, layer, _swapped(keep[layer], swap.add, swap.drop))
-            for half in (proposing, checking):
-                half.move_to(keep, layer)
-        for half in (proposing, checking):
-            half.pass_layer(layer)
-        yield Refinement(keep, swaps, layer + 1)
+    keep, swaps, done = begun.keep, begun.swaps, begun.layers
+    for turn in range(done // len(keep), TURNS):
+        first, second = halves if turn == 0 else halves[::-1]
+        screened = first.reordered(np.arange(0, first.num_blocks, SCREENED))
+        parts = [_Part(model, part, keep, done % len(keep), batch_size) for part in (screened, first, second)]
+        for layer in range(done % len(keep), len(keep)):
+            while swap := _best_swap(layer, keep[layer], *parts):
+                swaps = (*swaps, swap)
+                keep = replaced(keep, layer, _swapped(keep[layer], swap.add, swap.drop))
+                for part in parts:
+                    part.move_to(keep, layer)
+            for part in parts:
+                part.pass_layer(layer)
+            done += 1
+            yield Refinement(keep, swaps, done)
 
 
 def _counting(blocks: Blocks) -> Blocks:
     return blocks.counting(np.ones(blocks.num_counted, bool))
 
 
-class _Half:
+class _Part:
     """Some blocks under the keep sets as they are now, run up to the layer that is looked at."""
 
     def __init__(self, model: GptOssForCausalLM, blocks: Blocks, keep: KeepSets, layer: int, batch_size: int) -> None:
@@ -122,17 +131,17 @@ class _Half:
             return collected_after(self._model, layer, self._prefix, self._blocks)
 
 
-def _best_swap(layer: int, kept: list[int], proposing: _Half, checking: _Half) -> Swap | None:
-    dropped = sorted(set(range(proposing.num_experts)) - set(kept))
-    with_E = {e: proposing.loss(layer, sorted([*kept, e])).value for e in dropped}
-    without_E = {e: proposing.loss(layer, [k for k in kept if k != e]).value for e in kept}
+def _best_swap(layer: int, kept: list[int], screening: _Part, proposing: _Part, checking: _Part) -> Swap | None:
+    dropped = sorted(set(range(screening.num_experts)) - set(kept))
+    with_E = {e: screening.loss(layer, sorted([*kept, e])).value for e in dropped}
+    without_E = {e: screening.loss(layer, [k for k in kept if k != e]).value for e in kept}
     promising = nsmallest(CHECKED, product(dropped, kept), key=lambda pair: with_E[pair[0]] + without_E[pair[1]])
     found = list(_holding(layer, kept, promising, proposing, checking))
     return min(found, key=lambda both: both[0])[1] if found else None
 
 
 def _holding(
-    layer: int, kept: list[int], pairs: list[tuple[int, int]], proposing: _Half, checking: _Half
+    layer: int, kept: list[int], pairs: list[tuple[int, int]], proposing: _Part, checking: _Part
 ) -> Iterator[tuple[float, Swap]]:
     """The swaps that hold on both halves, with the sum of what they change there."""
     for add, drop in pairs:

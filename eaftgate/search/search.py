@@ -20,7 +20,7 @@ from eaftgate.progress import Bar, progress_bar
 from eaftgate.search.evaluate import BATCH_SIZE, collected, masked_tokens, within_memory
 from eaftgate.search.greedy import MAX_POSITIONS, greedy_keep_sets, sampled_positions
 from eaftgate.search.journal import Journal
-from eaftgate.search.refine import MIN_BLOCKS, Refinement, Swap, best_start, can_refine, refinements
+from eaftgate.search.refine import MIN_BLOCKS, TURNS, Refinement, Swap, best_start, can_refine, refinements
 from eaftgate.select.keep import KeepSets, select_keep_sets
 
 
@@ -58,7 +58,7 @@ def search_keep_sets(
     if refining and not can_refine(blocks):
         raise UserError(f"refined needs {MIN_BLOCKS} calibration blocks with answers or more: give it more rows")
     layers = len(model.model.layers)
-    of = 2 * layers if refining else layers
+    of = (1 + TURNS) * layers if refining else layers
     equal_T = np.ones(blocks.num_counted)
     sample = sampled_positions(blocks, equal_T, max_positions=settings.max_positions, seed=settings.seed)
     found: dict[str, Any] = {"settings": asdict(settings), "positions": len(sample.position_X)}

@@ -15,7 +15,7 @@ from eaftgate.model.masking import keeping_experts
 from eaftgate.packs.blocks import Blocks
 from eaftgate.parity.clusters import Estimate
 from eaftgate.search.evaluate import collected, nll_increase
-from eaftgate.search.refine import CHECKED, Refinement, Swap, best_start, refinements
+from eaftgate.search.refine import CHECKED, SCREENED, Refinement, Swap, best_start, refinements
 from eaftgate.select.keep import KeepSets, replaced
 
 SIZE = Size(layers=3, experts=6, top_k=2)
@@ -53,7 +53,7 @@ def refined(model: GptOssForCausalLM, blocks: Blocks, start: KeepSets) -> tuple[
 def slow_refined(model: GptOssForCausalLM, blocks: Blocks, keep: KeepSets) -> tuple[KeepSets, list[Swap]]:
     """The whole model for every question, nothing run before."""
     half = blocks.num_blocks // 2
-    proposing, checking = blocks.reordered(np.arange(half)), blocks.reordered(np.arange(half, blocks.num_blocks))
+    first, second = blocks.reordered(np.arange(half)), blocks.reordered(np.arange(half, blocks.num_blocks))
     swaps = []
 
     def rise(on: Blocks, before: KeepSets, after: KeepSets) -> Estimate:
@@ -63,22 +63,24 @@ def slow_refined(model: GptOssForCausalLM, blocks: Blocks, keep: KeepSets) -> tu
                 found.append(collected(model, on))
         return nll_increase(*found)
 
-    for layer in range(SIZE.layers):
-        while True:
-            now, kept = keep, keep[layer]
-            dropped = [e for e in range(SIZE.experts) if e not in kept]
-            added = {e: rise(proposing, now, replaced(now, layer, sorted([*kept, e]))).value for e in dropped}
-            without = {e: rise(proposing, now, replaced(now, layer, sorted({*kept} - {e}))).value for e in kept}
-            holding = []
-            for _, a, d in sorted((added[a] + without[d], a, d) for a in dropped for d in kept)[:CHECKED]:
-                other = replaced(now, layer, sorted({*kept, a} - {d}))
-                proposed, checked = rise(proposing, now, other), rise(checking, now, other)
-                if proposed.value < 0 and checked.value < -checked.standard_error:
-                    holding.append((proposed.value + checked.value, a, d, checked.value, other))
-            if not holding:
-                break
-            _, a, d, value, keep = min(holding)
-            swaps.append(Swap(layer, a, d, -value))
+    for proposing, checking in ((first, second), (second, first)):
+        screened = proposing.reordered(np.arange(0, proposing.num_blocks, SCREENED))
+        for layer in range(SIZE.layers):
+            while True:
+                now, kept = keep, keep[layer]
+                dropped = [e for e in range(SIZE.experts) if e not in kept]
+                added = {e: rise(screened, now, replaced(now, layer, sorted([*kept, e]))).value for e in dropped}
+                without = {e: rise(screened, now, replaced(now, layer, sorted({*kept} - {e}))).value for e in kept}
+                holding = []
+                for _, a, d in sorted((added[a] + without[d], a, d) for a in dropped for d in kept)[:CHECKED]:
+                    other = replaced(now, layer, sorted({*kept, a} - {d}))
+                    proposed, checked = rise(proposing, now, other), rise(checking, now, other)
+                    if proposed.value < 0 and checked.value < -checked.standard_error:
+                        holding.append((proposed.value + checked.value, a, d, checked.value, other))
+                if not holding:
+                    break
+                _, a, d, value, keep = min(holding)
+                swaps.append(Swap(layer, a, d, -value))
     return keep, swaps
 
 
@@ -104,7 +106,7 @@ def test_swaps_lower_the_loss_and_keep_the_size(model: GptOssForCausalLM, blocks
 
 def test_any_state_can_be_gone_on_with(model: GptOssForCausalLM, blocks: Blocks) -> None:
     states = list(refinements(model, blocks, Refinement([[0, 1, 2]] * 3), batch_size=8))
-    assert [state.layers for state in states] == [1, 2, 3]
+    assert [state.layers for state in states] == [1, 2, 3, 4, 5, 6]
     for done, state in enumerate(states):
         assert list(refinements(model, blocks, state, batch_size=8)) == states[done + 1 :]
 
