@@ -9,6 +9,7 @@ fitted the calibration blocks' noise and lost on others (docs/selection.md).
 The loss is the nll of the tokens themselves, which is what the gate looks at, not a distance from the whole model.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from heapq import nsmallest
@@ -27,8 +28,8 @@ from eaftgate.select.keep import KeepSets, replaced
 
 CHECKED = 4
 """Of the swaps in a layer, so many that promise most are measured."""
-SCREENED = 3
-"""What every single expert is asked, every so-manieth block of the proposing half answers: it only has to promise."""
+SCREENING_TOKENS = 16_384
+"""Counted tokens, of the proposing half, that are asked about every single expert: an answer only has to promise."""
 MIN_BLOCKS = 4
 """Two a half: one alone would have no standard error to check a swap by."""
 TURNS = 2
@@ -76,7 +77,7 @@ def refinements(
 ) -> Iterator[Refinement]:
     """How far it has come after every layer that `begun` is not done with. Any of these can be begun with.
 
-    `blocks` must be such that `can_refine`. Takes memory for the hidden states of all blocks, and about 20 runs over
+    `blocks` must be such that `can_refine`. Takes memory for the hidden states of all blocks, and up to 40 runs over
     half of them, through the layers from the one that is looked at on, for every layer of 32 experts, turn and swap.
     """
     blocks = _counting(blocks)
@@ -85,10 +86,13 @@ def refinements(
     keep, swaps, done = begun.keep, begun.swaps, begun.layers
     for turn in range(done // len(keep), TURNS):
         first, second = halves if turn == 0 else halves[::-1]
-        screened = first.reordered(np.arange(0, first.num_blocks, SCREENED))
-        parts = [_Part(model, part, keep, done % len(keep), batch_size) for part in (screened, first, second)]
-        for layer in range(done % len(keep), len(keep)):
-            while swap := _best_swap(layer, keep[layer], *parts):
+        begin = done % len(keep)
+        proposing, checking = (_Part(model, half, keep, begin, batch_size) for half in (first, second))
+        few = _few(first)
+        screening = proposing if few is first else _Part(model, few, keep, begin, batch_size)
+        parts = {screening, proposing, checking}
+        for layer in range(begin, len(keep)):
+            while swap := _best_swap(layer, keep[layer], screening, proposing, checking):
                 swaps = (*swaps, swap)
                 keep = replaced(keep, layer, _swapped(keep[layer], swap.add, swap.drop))
                 for part in parts:
@@ -101,6 +105,15 @@ def refinements(
 
 def _counting(blocks: Blocks) -> Blocks:
     return blocks.counting(np.ones(blocks.num_counted, bool))
+
+
+def _few(blocks: Blocks) -> Blocks:
+    """Evenly spread blocks with SCREENING_TOKENS, all of them if there are no more."""
+    share = SCREENING_TOKENS / blocks.num_counted
+    if share >= 1:
+        return blocks
+    number = math.ceil(share * blocks.num_blocks)
+    return blocks.reordered(np.arange(number) * blocks.num_blocks // number)
 
 
 class _Part:

@@ -14,8 +14,9 @@ from eaftgate.model.load import hidden_states
 from eaftgate.model.masking import keeping_experts
 from eaftgate.packs.blocks import Blocks
 from eaftgate.parity.clusters import Estimate
+from eaftgate.search import refine
 from eaftgate.search.evaluate import collected, nll_increase
-from eaftgate.search.refine import CHECKED, SCREENED, Refinement, Swap, best_start, refinements
+from eaftgate.search.refine import CHECKED, Refinement, Swap, best_start, refinements
 from eaftgate.select.keep import KeepSets, replaced
 
 SIZE = Size(layers=3, experts=6, top_k=2)
@@ -50,8 +51,10 @@ def refined(model: GptOssForCausalLM, blocks: Blocks, start: KeepSets) -> tuple[
     return ended.keep, list(ended.swaps)
 
 
-def slow_refined(model: GptOssForCausalLM, blocks: Blocks, keep: KeepSets) -> tuple[KeepSets, list[Swap]]:
-    """The whole model for every question, nothing run before."""
+def slow_refined(
+    model: GptOssForCausalLM, blocks: Blocks, keep: KeepSets, screened: list[int]
+) -> tuple[KeepSets, list[Swap]]:
+    """The whole model for every question, nothing run before. `screened` are the blocks of a half that screen."""
     half = blocks.num_blocks // 2
     first, second = blocks.reordered(np.arange(half)), blocks.reordered(np.arange(half, blocks.num_blocks))
     swaps = []
@@ -64,13 +67,13 @@ def slow_refined(model: GptOssForCausalLM, blocks: Blocks, keep: KeepSets) -> tu
         return nll_increase(*found)
 
     for proposing, checking in ((first, second), (second, first)):
-        screened = proposing.reordered(np.arange(0, proposing.num_blocks, SCREENED))
+        few = proposing.reordered(np.array(screened))
         for layer in range(SIZE.layers):
             while True:
                 now, kept = keep, keep[layer]
                 dropped = [e for e in range(SIZE.experts) if e not in kept]
-                added = {e: rise(screened, now, replaced(now, layer, sorted([*kept, e]))).value for e in dropped}
-                without = {e: rise(screened, now, replaced(now, layer, sorted({*kept} - {e}))).value for e in kept}
+                added = {e: rise(few, now, replaced(now, layer, sorted([*kept, e]))).value for e in dropped}
+                without = {e: rise(few, now, replaced(now, layer, sorted({*kept} - {e}))).value for e in kept}
                 holding = []
                 for _, a, d in sorted((added[a] + without[d], a, d) for a in dropped for d in kept)[:CHECKED]:
                     other = replaced(now, layer, sorted({*kept, a} - {d}))
@@ -85,11 +88,19 @@ def slow_refined(model: GptOssForCausalLM, blocks: Blocks, keep: KeepSets) -> tu
 
 
 @pytest.mark.parametrize("start", [[[0, 1, 2]] * 3, [[3, 4, 5]] * 3, [[0, 2, 4], [1, 3, 5], [0, 1, 5]]])
+@pytest.mark.parametrize(("tokens", "screened"), [(1000, [0, 1, 2, 3, 4, 5, 6, 7]), (19, [0, 2, 5])])
 def test_equal_to_the_search_that_runs_the_whole_model_every_time(
-    model: GptOssForCausalLM, blocks: Blocks, start: KeepSets
+    model: GptOssForCausalLM,
+    blocks: Blocks,
+    start: KeepSets,
+    tokens: int,
+    screened: list[int],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """A half has 8 blocks with 53 and 56 counted tokens."""
+    monkeypatch.setattr(refine, "SCREENING_TOKENS", tokens)
     keep, swaps = refined(model, blocks, start)
-    slow_keep, slow_swaps = slow_refined(model, blocks, start)
+    slow_keep, slow_swaps = slow_refined(model, blocks, start, screened)
     assert keep == slow_keep
     assert [(s.layer, s.add, s.drop) for s in swaps] == [(s.layer, s.add, s.drop) for s in slow_swaps]
     assert [s.gain for s in swaps] == pytest.approx([s.gain for s in slow_swaps], abs=1e-5)
