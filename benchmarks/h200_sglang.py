@@ -323,6 +323,7 @@ def large(results: Results, given: argparse.Namespace) -> None:
     for keep_n in (128, 96):
         if keep_n < 128:
             path = given.work / f"120b-keep{keep_n}"
+            shutil.rmtree(path, ignore_errors=True)  # of a run that did not end
             started = time.perf_counter()
             prune_checkpoint(base, digest, None, PruneRequest(keep_n=keep_n, method="random"), path)
             results.add("large", f"rewrite to keep {keep_n}", seconds=time.perf_counter() - started)
@@ -351,15 +352,21 @@ def decode(results: Results, given: argparse.Namespace) -> None:
             path = given.work / f"20b-keep{keep_n}"
             if not path.exists():
                 prune_checkpoint(base, digest, None, PruneRequest(keep_n=keep_n, method="random"), path)
+        before = _decoded(results.out, keep_n)
         # A process of its own: an engine's shutdown was seen to take its process along.
         process = get_context("spawn").Process(target=decode_rates, args=(results.out, path, keep_n))
         process.start()
         process.join()
-        lines = results.out.read_text(encoding="utf-8").splitlines() if results.out.exists() else []
-        named = [line for line in lines if json.loads(line)["name"].startswith(f"keep {keep_n} batch")]
-        require(len(named) >= len(DECODE_BATCHES), f"keep {keep_n} did not decode: code {process.exitcode}")
+        measured = _decoded(results.out, keep_n) - before
+        require(measured == len(DECODE_BATCHES), f"keep {keep_n} did not decode: code {process.exitcode}")
         if keep_n < 32:
             shutil.rmtree(path)
+
+
+def _decoded(out: Path, keep_n: int) -> int:
+    """Lines in the file; those of earlier runs are among them."""
+    lines = out.read_text(encoding="utf-8").splitlines() if out.exists() else []
+    return sum(json.loads(line)["name"].startswith(f"keep {keep_n} batch") for line in lines)
 
 
 def decode_rates(out: Path, path: Path, keep_n: int) -> None:

@@ -203,7 +203,7 @@ def _on_model(
 ) -> tuple[Choice, "JudgedCell | None"]:
     """Keep sets by a search, or by any method and pre-gated; only the profile's own rows are looked at.
 
-    What a search has found lies beside `out` until that is written.
+    How far a refinement has come lies beside `out` until that is written.
     """
     searching = request.method in SEARCHES and keep_n < base.num_experts
     if not (searching or run.pre_gate):

@@ -148,13 +148,15 @@ class GateRun:
                 ),
                 ULP: lambda: self.collection(ULP, cell),
             }
-            self._cells[key] = self._judge(cell, pair(self.collection(BASE, cell), measured[tier]()))
+            repeated = measured[tier]()  # first: a process that is to score a copy need not load the base for it
+            self._cells[key] = self._judge(cell, pair(self.collection(BASE, cell), repeated))
         return self._cells[key]
 
     def _pairs(self, cell: Cell) -> PairedTokens:
         # The no-op rewrite may have the base's digest, and must be measured all the same.
         replicate = NOOP if cell.checkpoint == NOOP else ""
-        return pair(self.collection(BASE, cell), self.collection(cell.checkpoint, cell, replicate=replicate))
+        scored = self.collection(cell.checkpoint, cell, replicate=replicate)  # before the base, as in `floor`
+        return pair(self.collection(BASE, cell), scored)
 
     def _judge(self, cell: Cell, tokens: PairedTokens) -> JudgedCell:
         plan = self.plan

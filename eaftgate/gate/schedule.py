@@ -6,21 +6,21 @@ from typing import Any
 
 from xdist.scheduler import LoadScopeScheduling
 
+from eaftgate.gate.plan import BASE
+
 _CASE = re.compile(r"::(?P<test>test_\w+)\[(?P<id>.+)\]$")
-_MEASURED_INSIDE = ("test_floor", "test_metrics")
 
 
 def scope_of(nodeid: str, model: str | None = None) -> str:
     """Cases that read the same collections share a scope: the id less its metric. A collection is its own.
 
-    `model` is what the case scores. Copies of the base have few collections, so all of one copy's go together: a second
-    process that helped would load it for a share of them.
+    `model` is what a case scores that is none: few collections, so all of a model's go together. A second process that
+    helped would load it for a share of them.
     """
     match = _CASE.search(nodeid)
     if match is None or match["test"] == "test_collection":
         return nodeid
-    measured = model is not None and match["test"] in _MEASURED_INSIDE
-    return f"{match['test']}:{model if measured else match['id'].rsplit('-', 1)[0]}"
+    return f"{match['test']}:{model or match['id'].rpartition('-')[0]}"
 
 
 def next_scope(queue: Iterable[tuple[str, str | None]], own: str | None, taken: Collection[str | None]) -> str:
@@ -39,8 +39,8 @@ def next_scope(queue: Iterable[tuple[str, str | None]], own: str | None, taken: 
 class GateScheduling(LoadScopeScheduling):  # type: ignore[misc]
     """Every process stays with a model while it can, because to load one takes as long as to score two million tokens.
 
-    `models` maps `function[id]` to the model that a case scores. With `in_order`, a process that has done with a model
-    takes the first scope that scores any: later ones need what earlier ones measure.
+    `models` maps `function[id]` to the model that a case scores. With `in_order` all processes share the base until it
+    is measured: everything else needs it then.
     """
 
     def __init__(self, config: Any, log: Any, *, models: Mapping[str, str], in_order: bool) -> None:
@@ -54,7 +54,8 @@ class GateScheduling(LoadScopeScheduling):  # type: ignore[misc]
 
     def _assign_work_unit(self, node: Any) -> None:
         queue = [(scope, self._model(next(iter(unit)))) for scope, unit in self.workqueue.items()]
-        others = [] if self._in_order else [self._loaded.get(other) for other in self.nodes if other != node]
+        base_first = self._in_order and any(model == BASE for _, model in queue)
+        others = [] if base_first else [self._loaded.get(other) for other in self.nodes if other != node]
         scope = next_scope(queue, self._loaded.get(node), others)
         if model := dict(queue)[scope]:
             self._loaded[node] = model

@@ -79,14 +79,19 @@ def search_keep_sets(
             }
             start = best_start(model, blocks, starts, **at)
             begun = Refinement(starts[start])
+            _note(journal, start, begun)
         else:
             start, begun = held["start"], _refinement(held["refinement"])
         ended = begun
         for ended in refinements(model, blocks, begun, **at):
             show(layers + ended.layers, of)
-            if journal is not None:
-                journal.write({"start": start, "refinement": asdict(ended)})
+            _note(journal, start, ended)
     return ended.keep, found | {"start": start, "swaps": [asdict(swap) for swap in ended.swaps]}
+
+
+def _note(journal: Journal | None, start: str, state: Refinement) -> None:
+    if journal is not None:
+        journal.write({"start": start, "refinement": asdict(state)})
 
 
 def _refinement(held: Mapping[str, Any]) -> Refinement:

@@ -228,8 +228,8 @@ def test_a_search_is_recorded_and_repeatable(eaftgate: Command, small_profile: P
 def test_an_interrupted_search_goes_on_where_it_was(
     eaftgate: Command, small_profile: Profile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def search(out: str) -> Ended:
-        more = ("--method", "refined", "--max-positions", 150)
+    def search(out: str, max_positions: int = 150) -> Ended:
+        more = ("--method", "refined", "--max-positions", max_positions)
         return prune_on_model(eaftgate, small_profile, CALIBRATION_PACKS, tmp_path / out, *more)
 
     write, journal = Journal.write, tmp_path / ".out.search.json"
@@ -244,8 +244,13 @@ def test_an_interrupted_search_goes_on_where_it_was(
         assert search("out").code == 130
     assert journal.exists()
     assert not (tmp_path / "out").exists()
+
+    def from_the_beginning(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
     with monkeypatch.context() as patched:
-        patched.setattr(searching, "greedy_keep_sets", lambda *_, **__: pytest.fail("searched from the beginning"))
+        patched.setattr(searching, "greedy_keep_sets", from_the_beginning)
+        assert search("out", max_positions=160).code == 130
         assert search("out").code == 0
     assert not journal.exists()
     assert search("straight").code == 0

@@ -10,17 +10,20 @@ import pytest
 from gate_command import GATE_PACKS
 from xdist.remote import Producer
 
+from eaftgate.collect.collection import Collection
+from eaftgate.errors import UserError
 from eaftgate.gate.cases import models_of, order_of
-from eaftgate.gate.plan import GateOptions, Plan, make_plan
+from eaftgate.gate.plan import NOOP, ULP, GateOptions, Plan, make_plan
+from eaftgate.gate.run import GateRun
 from eaftgate.gate.schedule import GateScheduling, next_scope, scope_of
 
 
 @pytest.fixture
 def plan(tmp_path: Path) -> Callable[..., Plan]:
-    """A plan of one candidate, keep24, on the fixture's packs."""
+    """A plan of candidates, keep24 if none is named, on the fixture's packs."""
 
-    def plan(**options: Any) -> Plan:
-        given = GateOptions(results=tmp_path, checkpoints=("keep24",), packs=GATE_PACKS, **options)
+    def plan(*checkpoints: str, **options: Any) -> Plan:
+        given = GateOptions(results=tmp_path, checkpoints=checkpoints or ("keep24",), packs=GATE_PACKS, **options)
         return make_plan(given, fixture_packs=GATE_PACKS)
 
     return plan
@@ -114,6 +117,32 @@ def test_every_model_is_loaded_once(plan: Callable[..., Plan]) -> None:
     assert loads(plan(), 2) == [["keep24", "ulp"], ["base", "noop"]]
 
 
-def test_in_sequence_the_base_comes_first(plan: Callable[..., Plan]) -> None:
-    first, second = loads(plan(sequential=True), 2)
-    assert first[0] == second[0] == "base"
+def test_checkpoints_whose_names_begin_alike_are_told_apart(plan: Callable[..., Plan]) -> None:
+    assert loads(plan("a-seed1", "a-seed2"), 2) == [["a-seed1", "base"], ["a-seed2", "ulp", "noop"]]
+    assert loads(plan("a-seed1", "a-seed2"), 3) == [["a-seed1", "ulp"], ["a-seed2", "noop"], ["base"]]
+
+
+def test_in_sequence_the_base_comes_first_and_candidates_are_shared_out(plan: Callable[..., Plan]) -> None:
+    first, second, third = loads(plan("x", "y", sequential=True), 3)
+    assert first[0] == second[0] == third[0] == "base"
+    assert sorted(first[1:] + second[1:] + third[1:]) == ["noop", "ulp", "x", "y"]
+
+
+def test_a_copy_is_scored_before_the_base_is_asked_for(
+    plan: Callable[..., Plan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or a process that is given a copy would load the base first, which another one has loaded."""
+    asked: list[str] = []
+
+    def collection(_: GateRun, model: str, *__: Any, **___: Any) -> Collection:
+        asked.append(model)
+        raise UserError("not now")
+
+    monkeypatch.setattr(GateRun, "collection", collection)
+    planned = plan()
+    run = GateRun(planned, session="test", fixture=tmp_path)
+    (cell,) = planned.base_cells(NOOP)[:1]
+    for measure in (lambda: run.floor(cell, ULP), lambda: run.cell(cell)):
+        with pytest.raises(UserError):
+            measure()
+    assert asked == [ULP, NOOP]

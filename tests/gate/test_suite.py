@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -60,6 +61,14 @@ def test_workers_give_the_same_cells_as_one_process(copy_run: Run, base_copy: Pa
     assert workers.junit.keys() == copy_run.junit.keys()
 
 
+def test_a_dead_worker_is_a_red_run_that_ends(tmp_path: Path) -> None:
+    given = (*ON_GATE_PACKS, *TINY, "-n", "2")
+    run = gate(tmp_path / "run", *given, "-p", "dying_plugin")
+    assert run.code == 1
+    assert run.parity["verdict"] == "incomplete"
+    assert gate(run.results, *given).code == 0
+
+
 def test_parity_json_has_the_keys_that_scripts_read(copy_run: Run, base_copy: Path) -> None:
     parity = copy_run.parity
     assert {"schema_version", "policy", "verdict", "v1_verdict", "cells"} <= parity.keys()
@@ -94,15 +103,17 @@ def test_the_noop_checkpoint_is_removed_afterwards(copy_run: Run) -> None:
 
 
 def test_keep_24_of_a_profile_passes(keep24: Path, tmp_path: Path) -> None:
+    """Under a name that pytest would escape in ids."""
+    named = shutil.copytree(keep24, tmp_path / "größe-24")
     budget = ("--regime=fixture", "--seq-lens=256", "--num-blocks=48")
-    run = gate(tmp_path / "run", *ON_GATE_PACKS, f"--checkpoint={keep24}", *budget)
+    run = gate(tmp_path / "run", *ON_GATE_PACKS, f"--checkpoint={named}", *budget)
     assert run.code == 0, run.output
     assert run.parity["verdict"] == "pass"
     assert re.search(r"^checkpoint +pack +seq", run.output, re.M)
-    assert re.search(r"^keep24 +UNION +256 .* PASS$", run.output, re.M)
+    assert re.search(r"^größe-24 +UNION +256 .* PASS$", run.output, re.M)
     assert "verdict: PASS" in run.output
-    assert run.cells("keep24")["UNION-256"]["delta_ppl"] != 0
-    assert run.junit["test_artifact::test_integrity[keep24]"].properties["manifest"] == "True"
+    assert run.cells("größe-24")["UNION-256"]["delta_ppl"] != 0
+    assert run.junit["test_artifact::test_integrity[größe-24]"].properties["manifest"] == "True"
 
 
 # Checkpoints that are worse
