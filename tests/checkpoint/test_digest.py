@@ -76,7 +76,11 @@ def test_cache_is_not_fooled_by_a_restored_mtime(base: Path, tmp_path: Path) -> 
     assert checkpoint_digest(checkpoint, cache) != expected
 
 
-@pytest.mark.parametrize("content", [b"", b"\xff", b"[]", b"3", b'{"a": 3}', b'{"a": [3, 4, 5]}', b"[" * 100_000])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\xff", b"[]", b"3", b'{"a": 3}', b'{"a": [3, 4, 5]}', b"[" * 100_000],
+    ids=lambda content: str(content[:10]),
+)
 def test_broken_cache_is_rebuilt(base: Path, tmp_path: Path, content: bytes) -> None:
     cache = tmp_path / "digests.json"
     cache.write_bytes(content)

@@ -29,7 +29,9 @@ def test_of_another_search_nothing_is_read(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"\xff", b"[]", b"null", b'{"request": {"keep_n": 20}}', b'{"state": {}}', b"[" * 100_000]
+    "content",
+    [b"", b"\xff", b"[]", b"null", b'{"request": {"keep_n": 20}}', b'{"state": {}}', b"[" * 100_000],
+    ids=lambda content: str(content[:10]),
 )
 def test_a_damaged_file_is_none(path: Path, content: bytes) -> None:
     path.parent.mkdir()
