@@ -14,8 +14,8 @@ _CASE = re.compile(r"::(?P<test>test_\w+)\[(?P<id>.+)\]$")
 def scope_of(nodeid: str, model: str | None = None) -> str:
     """Cases that read the same collections share a scope: the id less its metric. A collection is its own.
 
-    `model` is what a case scores that is none: few collections, so all of a model's go together. A second process that
-    helped would load it for a share of them.
+    With `model`, what a case scores that is no collection, all such cases of the model share one: they are few, and a
+    second process that helped would load the model for its share of them.
     """
     match = _CASE.search(nodeid)
     if match is None or match["test"] == "test_collection":
