@@ -491,7 +491,10 @@ def test_an_interrupted_profile_exits_with_130_and_the_same_command_resumes(tmp_
         sys.executable, "-m", "eaftgate.cli", "profile", str(BASE), "--packs", str(CALIBRATION_PACKS),
         "--seq-len", "64", "--out", str(out), "--device", "cpu", "--num-rows",
     ]  # fmt: skip
-    with subprocess.Popen([*command, "1000"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with subprocess.Popen(
+        [*command, "1000"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
+    ) as process:  # fmt: skip
         deadline = time.monotonic() + 240  # a busy machine may take a minute to import torch
         while not (tmp_path / ".profile.partial" / "trace").exists() and time.monotonic() < deadline:
             time.sleep(0.02)
