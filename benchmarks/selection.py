@@ -2,10 +2,10 @@
 
     PYTHONPATH=. python benchmarks/selection.py MODEL PACKS --device cuda --seeds 3 --out results.json
 
-For every seed the rows of PACKS are split by identity into calibration, development and final. Methods see calibration
-rows only; what is chosen among them is chosen on development rows; what is claimed is read off the final ones. Every
-method is scored by masking. The ratio is its loss over that of the best of BASELINES on the very same tokens, with a
-95 % interval clustered by row and by block. Results are written as they come.
+The rows of PACKS are split by identity into calibration, development and final, the final ones alike for every seed.
+Methods see calibration rows only; what is chosen among them is chosen on development rows; what is claimed is read off
+the final ones. Every method is scored by masking. The ratio is its loss over that of the best of BASELINES on the very
+same tokens, with a 95 % interval clustered by row and by block. Results are written as they come.
 
 Shapes: T counted tokens.
 """
@@ -188,13 +188,16 @@ def prepared(
 
 
 def three_parts(packs: Path, work: Path, seed: int, hold_out: str | None) -> dict[str, Path]:
-    """40 % of the rows to calibrate on, 20 % to choose on, 40 % to claim on; `hold_out` is missing from the first."""
-    split_packs(packs, work / "rows", calib_frac=0.4, seed=seed)
-    split_packs(work / "rows" / "gate", work / "rest", calib_frac=1 / 3, seed=seed)
+    """40 % of the rows to calibrate on, 20 % to choose on, 40 % to claim on; `hold_out` is missing from the first.
+
+    The last 40 % are the same rows for every `seed`, so that no seed chooses on what another claims on.
+    """
+    split_packs(packs, work / "rows", calib_frac=0.6, seed=SEED)
+    split_packs(work / "rows" / "calibration", work / "seen", calib_frac=2 / 3, seed=seed)
     parts = {
-        "calibration": work / "rows" / "calibration",
-        "development": work / "rest" / "calibration",
-        "final": work / "rest" / "gate",
+        "calibration": work / "seen" / "calibration",
+        "development": work / "seen" / "gate",
+        "final": work / "rows" / "gate",
     }
     seen: set[str] = set()
     for part in parts.values():
