@@ -76,6 +76,20 @@ def test_an_engine_that_does_not_boot_is_one_sentence_with_its_log(blocks: Block
         list(collector(tmp_path / "log", tmp_path / "no-weights").batches(blocks, 0))
 
 
+def test_an_engine_that_did_not_boot_is_not_tried_again(blocks: Blocks, tmp_path: Path) -> None:
+    """Every case of a gate asks for it, and a boot takes a minute."""
+    (tmp_path / "no-weights").mkdir()
+    shutil.copy(BASE / "config.json", tmp_path / "no-weights")
+    said = []
+    for log in (tmp_path / "first", tmp_path / "second"):
+        with pytest.raises(UserError) as refused:
+            list(collector(log, tmp_path / "no-weights").batches(blocks, 0))
+        said.append(str(refused.value))
+    assert said[0] == said[1]
+    assert "first" in said[0]
+    assert not (tmp_path / "second").exists()
+
+
 def test_a_config_that_leaves_the_swiglu_limit_to_its_default_boots(blocks: Blocks, tmp_path: Path) -> None:
     shutil.copytree(BASE, tmp_path / "older")
     config = json.loads((BASE / "config.json").read_text(encoding="utf-8"))

@@ -78,6 +78,8 @@ def model_arguments(path: Path) -> dict[str, Any]:
 
 _engines: dict[tuple[Path, str, EngineOptions], Engine] = {}
 """The engine of this process: one at a time, because two do not fit on a GPU."""
+_refusals: dict[tuple[Path, str, EngineOptions], str] = {}
+"""Why an engine did not boot. It is not tried again: a gate asks for it in every case, and a boot takes a minute."""
 
 
 def close_engines() -> None:
@@ -87,11 +89,17 @@ def close_engines() -> None:
 
 def _engine(path: Path, digest: str, options: EngineOptions, log: Path, *, is_mxfp4: bool) -> Engine:
     key = (path, digest, options)
+    if key in _refusals:
+        raise UserError(_refusals[key])
     if key not in _engines:
         close_engines()
         if importlib.util.find_spec("sglang") is None:
             raise UserError("--collector=sglang needs SGLang: pip install 'eaftgate[sglang]', or give --endpoint URL")
-        _engines[key] = Engine(path, options.arguments() | model_arguments(path), log, is_mxfp4=is_mxfp4)
+        try:
+            _engines[key] = Engine(path, options.arguments() | model_arguments(path), log, is_mxfp4=is_mxfp4)
+        except UserError as error:
+            _refusals[key] = str(error)
+            raise
     return _engines[key]
 
 
