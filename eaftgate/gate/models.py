@@ -4,6 +4,7 @@ import shutil
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
@@ -11,12 +12,13 @@ from eaftgate.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from eaftgate.checkpoint.digest import checkpoint_digest, tokenizer_digest
 from eaftgate.errors import UserError
 from eaftgate.gate.plan import BASE, FIXTURE_KEEP_N, NOOP, ULP, Plan
-from eaftgate.model.load import ModelSettings, default_settings
 from eaftgate.profile.profile import open_profile
-from eaftgate.profile.profiler import ProfileRequest, profile_checkpoint
 from eaftgate.prune import PruneRequest, prune_checkpoint
 from eaftgate.rewrite.manifest import MANIFEST_FILE, Manifest, read_manifest
 from eaftgate.rewrite.perturb import make_perturbed
+
+if TYPE_CHECKING:  # transformers: the process that shares cases out, and those with engines, need not wait for it
+    from eaftgate.model.load import ModelSettings
 
 WORK_DIR = "work"
 
@@ -35,7 +37,9 @@ class Models:
         self._models: dict[str, Model] = {}
 
     @cached_property
-    def settings(self) -> ModelSettings:
+    def settings(self) -> "ModelSettings":
+        from eaftgate.model.load import default_settings
+
         options = self.plan.options
         return default_settings(device=options.device, dtype=options.dtype, dequantize=options.dequantize)
 
@@ -105,6 +109,8 @@ class Models:
 
     def _make_fixture_candidate(self) -> Path:
         """The main job on the embedded checkpoint: profile its calibration packs, prune to 24."""
+        from eaftgate.profile.profiler import ProfileRequest, profile_checkpoint
+
         base = self[BASE]
         profile_dir, out = self._work / "profile", self._work / f"keep{FIXTURE_KEEP_N}"
         with self._lock("fixture"):

@@ -21,7 +21,6 @@ from eaftgate.collect.sglang import endpoint
 from eaftgate.collect.sglang.collector import EngineOptions, SglangCollector
 from eaftgate.collect.sglang.endpoint import EndpointCollector, endpoint_for
 from eaftgate.collect.store import CollectionStore, OpenBar, Request, no_bar
-from eaftgate.collect.transformers import TransformersCollector
 from eaftgate.files import write_json
 from eaftgate.gate.judge import JudgedCell, judge_cell, judge_in_looks, plan_looks
 from eaftgate.gate.models import Models
@@ -121,6 +120,8 @@ class GateRun:
             log = self.results / f"engine-{os.getpid()}.log"
             engine, calls = EngineOptions(tp=options.tp, dp=options.dp), engine_collector.CALL_TOKENS // share
             return SglangCollector(path, found.digest, engine, log, is_mxfp4=is_mxfp4, call_tokens=calls)
+        from eaftgate.collect.transformers import TransformersCollector  # only those who run a model wait for torch
+
         size = batch_size or self.plan.batch_size
         return TransformersCollector(path, found.digest, self.models.settings, batch_size=size)
 

@@ -1,12 +1,13 @@
 """The models of a gate run that it makes itself."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from gate_command import BASE, ROOT
 
-from eaftgate.gate import models
 from eaftgate.gate.models import Models
 from eaftgate.gate.plan import GateOptions, make_plan
 from eaftgate.model.load import ModelSettings
@@ -16,7 +17,9 @@ def test_the_embedded_candidate_is_profiled_on_plain_experts_also_where_mxfp4_is
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A GPU scores MXFP4 experts as they are; what a profile observes, only dequantised ones show."""
-    monkeypatch.setattr(models, "default_settings", lambda **_: ModelSettings("cuda", "bfloat16", dequantize=False))
+    monkeypatch.setattr(
+        "eaftgate.model.load.default_settings", lambda **_: ModelSettings("cuda", "bfloat16", dequantize=False)
+    )
 
     class Profiled(Exception):
         pass
@@ -24,8 +27,17 @@ def test_the_embedded_candidate_is_profiled_on_plain_experts_also_where_mxfp4_is
     def profiled(*given: Any) -> None:
         raise Profiled(given[4])
 
-    monkeypatch.setattr(models, "profile_checkpoint", profiled)
+    monkeypatch.setattr("eaftgate.profile.profiler.profile_checkpoint", profiled)
     plan = make_plan(GateOptions(results=tmp_path / "run"), fixture_packs=ROOT / "fixtures" / "packs" / "gate")
     with pytest.raises(Profiled) as caught:
         Models(plan, BASE.parent)["keep24"]
     assert caught.value.args == (ModelSettings("cuda", "bfloat16", dequantize=True),)
+
+
+def test_planning_a_gate_does_not_wait_for_torch() -> None:
+    """The process that hands cases to workers imports this, and every `pytest gates/ --help`."""
+    code = (
+        "import sys, eaftgate.gate.plugin, eaftgate.gate.run; "
+        "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from eaftgate import __version__
 from eaftgate.checkpoint.strict_json import read_object
 from eaftgate.collect.collection import TokenStats, concatenate
@@ -120,6 +118,8 @@ class SglangCollector:
         self._is_mxfp4, self._call_tokens = is_mxfp4, call_tokens
 
     def settings(self) -> dict[str, Any]:
+        import torch
+
         try:
             version = importlib.metadata.version("sglang")
         except importlib.metadata.PackageNotFoundError:
