@@ -1,6 +1,7 @@
 """Many selections from one profile, scored by masking on calibration rows held out for that, one line of JSON each.
 
-A line is written when its case is done, and a case that has a line is not run again: the same command resumes.
+A line is written when its case is done, and a case that has a line is not run again: the same command resumes. How far
+the refinement of a case has come lies beside the file.
 """
 
 import json
@@ -20,6 +21,7 @@ from eaftgate.progress import progress_bar
 from eaftgate.search.cases import Case
 from eaftgate.search.evaluate import collected, within_memory
 from eaftgate.search.holdout import Calibration, HeldOut
+from eaftgate.search.journal import Journal, journal_path
 from eaftgate.search.refine import can_refine
 from eaftgate.search.search import judged_by_masking, search_keep_sets
 from eaftgate.select.keep import SEARCHES, KeepSets, random_keep_sets, select_keep_sets
@@ -63,7 +65,7 @@ def sweep(
 
                 calibration = held_out.calibration(case.rows)
                 started = time.perf_counter()
-                keep = _keep_sets(model, calibration, case, searched)
+                keep = _keep_sets(model, calibration, case, searched, Journal(journal_path(out), {"case": key}))
                 seconds = time.perf_counter() - started
                 score = _known_score(done.values(), keep) or _score(model, held_out.scored, base, keep, case)
                 tokens = {"chosen_on_tokens": calibration.blocks.num_counted}
@@ -71,6 +73,7 @@ def sweep(
                 file.write(json.dumps(done[key]) + "\n")
                 file.flush()
                 bar.show(number + 1, len(missing))
+        journal_path(out).unlink(missing_ok=True)
     return [done[key] for key in key_of]
 
 
@@ -121,12 +124,18 @@ def _score(model: GptOssForCausalLM, scored: Blocks, base: Collection, keep: Kee
 
 
 def _keep_sets(
-    model: GptOssForCausalLM, calibration: Calibration, case: Case, progress: Callable[[int, int], None]
+    model: GptOssForCausalLM,
+    calibration: Calibration,
+    case: Case,
+    progress: Callable[[int, int], None],
+    journal: Journal,
 ) -> KeepSets:
     profile = calibration.profile
     if case.method in SEARCHES:
         options: dict[str, Any] = {"keep_n": case.keep_n, "settings": case.search, "progress": progress}
-        return search_keep_sets(model, calibration.blocks, profile.trace, method=case.method, **options)[0]
+        return search_keep_sets(
+            model, calibration.blocks, profile.trace, method=case.method, journal=journal, **options
+        )[0]
     if case.method == "random":
         shape = (profile.trace.num_layers, profile.trace.num_experts)
         return random_keep_sets(*shape, case.keep_n, case.search.seed)

@@ -371,6 +371,27 @@ def test_budgets_are_prefixes_scored_on_the_same_rows(
     assert len(scored) == len({str(line["keep"]) for line in lines}) < len(lines)
 
 
+def test_a_sweep_that_is_given_again_hands_a_search_what_it_had_noted(
+    eaftgate: Command, small_profile: Profile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That a refinement goes on with it is prune's test, the same call."""
+    noted: list[Any] = []
+
+    def search(model: Any, *_: Any, journal: Journal, keep_n: int, **__: Any) -> tuple[KeepSets, dict[str, Any]]:
+        noted.append(journal.read())
+        if noted == [None]:
+            journal.write({"state": 1})
+            raise KeyboardInterrupt
+        return [list(range(keep_n))] * len(model.model.layers), {}
+
+    monkeypatch.setattr(sweeping, "search_keep_sets", search)
+    given = (eaftgate, small_profile, CALIBRATION_PACKS, tmp_path / "out", "--methods", "refined", "--vary", "seed=9")
+    assert sweep_of(*given).code == 130
+    assert sweep_of(*given).code == 0
+    assert noted == [None, {"state": 1}, None]  # the other case has a journal of its own
+    assert not (tmp_path / ".out.search.json").exists()
+
+
 def test_a_narrow_terminal_gets_whole_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Columns that can be done without go first, then text is folded."""
     written = io.StringIO()
