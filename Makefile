@@ -41,7 +41,7 @@ test: lint
 gpu-test: $(READY)
 	mkdir -p $(OUT)
 	PYTHONPATH=. $(BIN)/python benchmarks/h200.py --device cuda --work $(OUT)/gpu --out $(OUT)/gpu.jsonl
-	PYTHONPATH=. $(BIN)/python benchmarks/h200_sglang.py --work $(OUT)/gpu --out $(OUT)/gpu.jsonl
+	PYTHONPATH=. $(BIN)/python benchmarks/h200_sglang.py --work $(OUT)/gpu --out $(OUT)/gpu.jsonl --record $(OUT)/answer.json
 	$(BIN)/python -m pytest gates/ -q --collector=sglang --results=$(OUT)/gpu-gate
 
 clean:
