@@ -117,7 +117,7 @@ class GateRun:
             url = endpoint_for(options.endpoints, path, found.checkpoint.name)
             return EndpointCollector(url, is_mxfp4=is_mxfp4, call_tokens=endpoint.CALL_TOKENS // share)
         if options.collector == "sglang":
-            log = self.results / f"engine-{os.getpid()}.log"
+            log = self.results / f"engine-{model}-{os.getpid()}.log"  # the next boot must not overwrite why one failed
             engine, calls = EngineOptions(tp=options.tp, dp=options.dp), engine_collector.CALL_TOKENS // share
             return SglangCollector(path, found.digest, engine, log, is_mxfp4=is_mxfp4, call_tokens=calls)
         from eaftgate.collect.transformers import TransformersCollector  # only those who run a model wait for torch
