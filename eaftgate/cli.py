@@ -74,7 +74,7 @@ def packs_split(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="Directory of *.parquet packs.")],
     out_dir: Annotated[Path, typer.Option("--out", help="Directory to make; gets calibration/ and gate/.")],
     calib_frac: Annotated[float, typer.Option(help="Share of each pack's rows that goes to calibration/.")] = 0.5,
-    seed: Annotated[int, typer.Option(help="Decides which rows.")] = 3407,
+    seed: Annotated[int, typer.Option(min=0, help="Decides which rows.")] = 3407,
     as_json: JsonOption = False,
 ) -> None:
     """Split packs into rows to calibrate on and rows to gate on, disjoint by the sha256 of a row's text."""
@@ -92,7 +92,7 @@ def profile(
     out_dir: Annotated[Path, typer.Option("--out", help="Profile directory to make; an unfinished one is resumed.")],
     num_rows: Annotated[int | None, typer.Option(min=1, help="Rows of UNION to profile; default: all.")] = None,
     seq_len: Annotated[int, typer.Option(min=2, help="Tokens a block.")] = 2048,
-    seed: Annotated[int, typer.Option(help="Shuffles every pack's rows.")] = 3407,
+    seed: Annotated[int, typer.Option(min=0, help="Shuffles every pack's rows.")] = 3407,
     alignment: Annotated[
         Alignment,
         typer.Option(help="Whose routing a token's p and H are attributed to by default; the trace holds both."),
@@ -146,7 +146,7 @@ def prune(
     w_good: Annotated[float, typer.Option(help="Weight of tokens the model is sure and right about.")] = 1.0,
     w_conflict: Annotated[float, typer.Option(help="Of tokens it is sure and wrong about.")] = -2.0,
     w_uncertain: Annotated[float, typer.Option(help="Of all other tokens.")] = 0.25,
-    seed: Annotated[int, typer.Option(help="Of --method random, and of the positions that a search draws.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of --method random, and of the positions that a search draws.")] = 0,
     packs: Annotated[
         Path | None, typer.Option(help="The packs of the profile, for greedy, refined and --pre-gate; no others do.")
     ] = None,

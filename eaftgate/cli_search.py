@@ -211,7 +211,7 @@ def diagnose(
     ] = "1024",
     num_blocks: Annotated[int, typer.Option(min=1, help="Blocks of every pack and of UNION.")] = 64,
     layers: Annotated[int, typer.Option(min=0, help="Worst layers whose experts are looked at one by one.")] = 3,
-    seed: Annotated[int | None, typer.Option(help="Shuffles every pack's rows; default: file order.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Shuffles every pack's rows; default: file order.")] = None,
     batch_size: BatchOption = 8,
     device: DeviceOption = None,
     dtype: DtypeOption = None,

@@ -21,6 +21,8 @@ if TYPE_CHECKING:  # transformers: the process that shares cases out, and those 
     from eaftgate.model.load import ModelSettings
 
 WORK_DIR = "work"
+_OURS = ".eaftgate"
+"""Marks a work directory as a gate run's own, which may be taken away."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,10 @@ class Models:
         (digest, source), *_ = named.items()
         base = self._open(source)
         if base.digest != digest:
-            raise UserError(f"{source} is no longer the base that the manifest names (its digest differs): pass --base")
+            raise UserError(
+                f"{source} is no longer the base that the manifest names (its digest differs): "
+                "pass --base with where that is"
+            )
         return base
 
     def _manifest_of(self, name: str) -> Manifest:
@@ -127,6 +132,7 @@ class Models:
 
     def _lock(self, name: str) -> FileLock:
         self._work.mkdir(parents=True, exist_ok=True)
+        (self._work / _OURS).touch()
         return FileLock(self._work / f"{name}.lock")
 
     def manifest(self, name: str) -> Manifest | None:
@@ -142,8 +148,20 @@ class Models:
         )
 
 
+def check_results(results: Path) -> None:
+    """Raises UserError where a run could not write, or would have to take away what is not its own."""
+    if results.exists() and not results.is_dir():
+        raise UserError(f"--results is {results}, which is a file: it must be a directory")
+    work = results / WORK_DIR
+    if work.exists() and not (work / _OURS).is_file():
+        raise UserError(f"{work} was not made by a gate run, which needs that place: choose another --results")
+
+
 def clear_work(results: Path) -> None:
-    """Take away what an earlier run made for its own use: the code that made it may have changed since."""
+    """Take away what an earlier run made for its own use: the code that made it may have changed since.
+
+    `results` must be such that `check_results`.
+    """
     shutil.rmtree(results / WORK_DIR, ignore_errors=True)
 
 

@@ -1,5 +1,6 @@
 """RUN_DIR/parity.json: the run's verdict and its cells, for scripts (SPEC section 8)."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,8 @@ from eaftgate.gate.run import CELLS_DIR
 from eaftgate.gate.verdict import worst
 
 PARITY_FILE = "parity.json"
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+_OVERLAPPING = re.compile(r"::test_disjoint\[(?P<checkpoint>.+)\]$")
 
 RunVerdict = Literal["pass", "fail", "inconclusive", "incomplete"]
 
@@ -110,9 +112,14 @@ def write_parity(
     missing: Sequence[str],
     complete: bool,
 ) -> dict[str, Any]:
-    """Write parity.json and return it. `missing` are the deciding cases that were planned and did not run."""
+    """Write parity.json and return it; cells of packs that the checkpoint was calibrated on are flagged.
+
+    `missing` are the deciding cases that were planned and did not run.
+    """
     verdict = run_verdict(outcomes, missing, cells, complete=complete)
     v1 = [cell["v1_verdict"] for cell in cells if cell["severity"] == "primary"]
+    seen = {case: outcome for outcome in outcomes if (case := _OVERLAPPING.search(outcome.id))}
+    overlap = {case["checkpoint"]: _overlap(outcome) for case, outcome in seen.items()}
     parity = {
         "schema_version": SCHEMA_VERSION,
         "eaftgate": __version__,
@@ -120,13 +127,52 @@ def write_parity(
         "regime": plan.regime_name,
         "verdict": verdict,
         "v1_verdict": worst(v1) if v1 and all(v1) and not missing else "incomplete",
-        "cells": list(cells),
+        "cells": [_flagged(cell, overlap.get(cell["name"], {})) for cell in cells],
         "stability": dict(stability),
-        "failed": [{"case": o.id, "reason": o.reason} for o in outcomes if not o.passed],
+        "failed": [
+            {"case": o.id, "reason": o.reason, "verdict": o.properties.get("verdict")} for o in outcomes if not o.passed
+        ],
         "not_run": list(missing),
+        "complete": complete,
+        "asked": {
+            "seeds": list(plan.options.seeds),
+            "strict_cells": plan.options.strict_cells,
+            "sequential": plan.options.sequential,
+            "allow_overlap": plan.options.allow_overlap,
+        },
     }
     write_json(results / PARITY_FILE, parity)
     return parity
+
+
+def _overlap(outcome: CaseOutcome) -> dict[str, int]:
+    """Rows of every gate pack that were calibrated on, as the case says."""
+    prefix = "overlap_"
+    return {name.removeprefix(prefix): rows for name, rows in outcome.properties.items() if name.startswith(prefix)}
+
+
+def _flagged(cell: Mapping[str, Any], overlap: Mapping[str, int]) -> dict[str, Any]:
+    rows = overlap.get(cell["pack"], 0)
+    return {**cell, "flags": [*cell["flags"], *(["overlap"] if rows else [])], "calibrated_rows": rows}
+
+
+def verdict_of(parity: Mapping[str, Any], name: str) -> RunVerdict:
+    """The verdict of one of a run's checkpoints, by its short name: the run's but for what concerns others alone."""
+    names = {cell["name"] for cell in parity["cells"]}
+
+    def concerns(case: str) -> bool:
+        inside = case.partition("[")[2].rstrip("]")
+        owners = [other for other in names if inside == other or inside.startswith(f"{other}-")]
+        return not owners or max(owners, key=len) == name
+
+    outcomes = [
+        CaseOutcome(case["case"], False, case["reason"], {"verdict": case["verdict"]})
+        for case in parity["failed"]
+        if concerns(case["case"])
+    ]
+    missing = [case for case in parity["not_run"] if concerns(case)]
+    cells = [cell for cell in parity["cells"] if cell["name"] == name]
+    return run_verdict(outcomes, missing, cells, complete=parity["complete"])
 
 
 def read_parity(results: Path) -> dict[str, Any]:

@@ -176,6 +176,10 @@ def make_plan(options: GateOptions, *, fixture_packs: Path) -> Plan:
     for name, value in {**counts, "--dp": options.dp}.items():
         if value is not None and value < 1:
             raise UserError(f"{name} is {value}: it must be at least 1")
+    seeds = {"--seed": [options.seed] if options.seed is not None else [], "--seeds": options.seeds}
+    for name, values in seeds.items():
+        if negative := [value for value in values if value < 0]:
+            raise UserError(f"{name} holds {negative[0]}: a seed is 0 or more")
     if too_short := [length for length in options.seq_lens if length < 2]:
         raise UserError(f"--seq-lens holds {too_short[0]}: a block needs at least 2 tokens")
     gates = load_gates(options.gates)
@@ -219,7 +223,7 @@ def _short_names(given: tuple[str, ...]) -> dict[str, str]:
     """Directory or repository names; equal ones get a number, as do the reserved names."""
     names: dict[str, str] = {}
     for source in dict.fromkeys(given):
-        name = Path(source).resolve().name if Path(source).exists() else source.split("/")[-1].split("@")[0]
+        name = Path(source).resolve().name if Path(source).exists() else source.split("@")[0].split("/")[-1]
         numbered = (name, *(f"{name}-{number}" for number in range(2, len(given) + 4)))
         free = next(candidate for candidate in numbered if candidate not in (BASE, NOOP, ULP, *names))
         names[free] = source

@@ -17,6 +17,7 @@ from eaftgate.collect.store import OpenBar, no_bar
 from eaftgate.errors import UserError
 from eaftgate.gate.cases import MODULES, cases, has_cases, models_of, order_of
 from eaftgate.gate.gpus import pin_gpus, visible_gpus
+from eaftgate.gate.models import check_results
 from eaftgate.gate.plan import GateOptions, Plan, make_plan
 from eaftgate.gate.recipe import gate_settings
 from eaftgate.gate.run import GateRun
@@ -125,6 +126,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[PLAN] = plan
     worker_input = getattr(config, "workerinput", None)
     if worker_input is None:
+        _check_results(plan)
         _check_gpus(plan, workers=int(getattr(config.option, "numprocesses", None) or 1))
         config.stash[SESSION] = uuid.uuid4().hex
         config.pluginmanager.register(SessionReport(config, plan, config.stash[SESSION]), "eaftgate-session")
@@ -147,6 +149,13 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     plan = config.stash[PLAN]
     return GateScheduling(config, log, models=models_of(plan), in_order=plan.options.sequential)
+
+
+def _check_results(plan: Plan) -> None:
+    try:
+        check_results(plan.options.results)
+    except UserError as error:
+        raise pytest.UsageError(str(error)) from None
 
 
 def _check_gpus(plan: Plan, *, workers: int) -> None:

@@ -48,7 +48,7 @@ def render_cells(cells: Sequence[Mapping[str, Any]], *, width: int, colour: bool
             *((_relative(cell["metrics"]["ppl"]["upper"]),) if intervals else ()),
             f"{cell['delta_mean_p']:+.4f}",
             f"{100 * cell['delta_cc']:+.3f}",
-            f"{cell['metrics']['js2d_corrected']['estimate'] if intervals else cell['js2d']:.4f}",
+            _js2d(cell["metrics"]["js2d_corrected"]["estimate"] if intervals else cell["js2d"]),
             *((cell["severity"],) if wide else ()),
             f"[{COLOURS[verdict]}]{verdict.upper()}[/]" if cell["severity"] == "primary" else f"({verdict})",
         )
@@ -61,6 +61,11 @@ def has_intervals(cells: Sequence[Mapping[str, Any]]) -> bool:
     return all("js2d_corrected" in cell["metrics"] for cell in cells)
 
 
+def _js2d(value: float | None) -> str:
+    """A cell that was decided before the first look at it has none."""
+    return "?" if value is None else f"{value:.4f}"
+
+
 def _relative(log_ratio: float | None) -> str:
     return "?" if log_ratio is None else f"{math.expm1(log_ratio):+.2%}"
 
@@ -68,7 +73,12 @@ def _relative(log_ratio: float | None) -> str:
 def remarks(cells: Sequence[Mapping[str, Any]]) -> list[str]:
     """What keeps deciding cells from a pass, and what they are too small to tell, one sentence each."""
     interval = has_intervals(cells)
-    return [
+    overlapping = [
+        f"{cell['name']} {cell['pack']} {cell['seq_len']}: {cell['calibrated_rows']} of its rows were calibrated on"
+        for cell in cells
+        if "overlap" in cell["flags"]
+    ]
+    return overlapping + [
         f"{cell['name']} {cell['pack']} {cell['seq_len']}: "
         + describe(metric, MetricVerdict(**verdict), cell["tokens"], interval=interval)
         for cell in cells

@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from transformers import GptOssForCausalLM
 from transformers.utils import logging as transformers_logging
 from transformers.utils.import_utils import is_kernels_available, is_triton_available
@@ -72,7 +73,10 @@ def load_model(path: Path, settings: ModelSettings) -> GptOssForCausalLM:
     Raises UserError when MXFP4 experts would have to be dequantised without being asked, or memory runs out.
     """
     dtype = DTYPES[settings.dtype]
-    config = transformers.AutoConfig.from_pretrained(path)
+    try:
+        config = transformers.AutoConfig.from_pretrained(path)
+    except (StrictDataclassError, OSError, ValueError, TypeError, KeyError) as error:
+        raise _not_loaded(path, error) from None
     quantized = getattr(config, "quantization_config", None) is not None
     if quantized and not settings.dequantize and not (is_triton_available("3.4.0") and is_kernels_available()):
         raise UserError(
@@ -96,14 +100,18 @@ def load_model(path: Path, settings: ModelSettings) -> GptOssForCausalLM:
     except torch.OutOfMemoryError:
         raise UserError(f"{path} does not fit into the memory of {settings.device} as {settings.dtype}") from None
     except (OSError, ValueError, RuntimeError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"{path} cannot be loaded by transformers {transformers.__version__}: {reason}") from None
+        raise _not_loaded(path, error) from None
     if quantized and not settings.dequantize and expert_modules(model):  # MXFP4 experts are of another class
         raise UserError(
             f"transformers would dequantise the MXFP4 experts of {path} on {settings.device}, which cannot run them: "
             "use another GPU, or ask for it with --dequantize"
         )
     return cast(GptOssForCausalLM, model.eval())
+
+
+def _not_loaded(path: Path, error: Exception) -> UserError:
+    reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return UserError(f"{path} cannot be loaded by transformers {transformers.__version__}: {reason}")
 
 
 def _version(package: str) -> str | None:

@@ -11,7 +11,7 @@ from eaftgate.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from eaftgate.checkpoint.digest import checkpoint_digest, tokenizer_digest
 from eaftgate.errors import UserError
 from eaftgate.files import read_json, sha256_file, write_json
-from eaftgate.gate.parity_json import read_parity
+from eaftgate.gate.parity_json import read_parity, verdict_of
 from eaftgate.rewrite.manifest import MANIFEST_FILE, read_manifest, verify_files
 
 LOCK_SCHEMA = "lock-1"
@@ -50,7 +50,9 @@ def make_lock(results: Path, checkpoint: str | None) -> dict[str, Any]:
         "provenance": None if manifest is None else manifest["provenance"],
         "policy": parity["policy"],
         "regime": parity["regime"],
-        "verdict": parity["verdict"],
+        "verdict": verdict_of(parity, cells[0]["name"]),
+        "asked": parity["asked"],
+        "stability": parity["stability"],
         "collector": cells[0]["inputs"]["collector"],
         "cells": [_pinned(cell) for cell in cells],
         "libraries": {name: importlib.metadata.version(name) for name in PINNED_LIBRARIES},
@@ -59,7 +61,7 @@ def make_lock(results: Path, checkpoint: str | None) -> dict[str, Any]:
 
 
 def _pinned(cell: Mapping[str, Any]) -> dict[str, Any]:
-    kept = ("pack", "seq_len", "num_blocks", "seed", "tokens", "severity", "verdict", "metrics")
+    kept = ("pack", "seq_len", "num_blocks", "seed", "tokens", "severity", "verdict", "metrics", "flags")
     return {**{key: cell[key] for key in kept}, "blocks_digest": cell["inputs"]["blocks_digest"]}
 
 

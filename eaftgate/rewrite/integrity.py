@@ -16,19 +16,25 @@ CHUNK_BYTES = 1 << 22
 
 
 def check_artifact(
-    candidate: Checkpoint, base: Checkpoint | None, manifest: Manifest, *, hash_contents: bool = True
+    candidate: Checkpoint,
+    base: Checkpoint | None,
+    manifest: Manifest,
+    *,
+    base_digest: str | None = None,
+    hash_contents: bool = True,
 ) -> list[str]:
     """Problems of the checkpoint `candidate`, one sentence each; empty when it is what `manifest` says.
 
     Files against the manifest, keep sets, mapping, shard sizes, configuration (also against `base` when
-    given), blocks and scales in one shard. Tensor contents are `compare_tensors`' job.
+    given, whose `checkpoint_digest` is `base_digest`), blocks and scales in one shard. Tensor contents are
+    `compare_tensors`' job.
     """
     return [
         *verify_files(candidate.path, manifest, hash_contents=hash_contents),
         *_keep_problems(candidate, manifest),
         *_mapping_problems(candidate, manifest),
         *_shard_problems(candidate),
-        *(_base_problems(candidate, base, manifest) if base is not None else []),
+        *(_base_problems(candidate, base, base_digest, manifest) if base is not None else []),
     ]
 
 
@@ -98,8 +104,10 @@ def _shard_problems(candidate: Checkpoint) -> list[str]:
     return problems
 
 
-def _base_problems(candidate: Checkpoint, base: Checkpoint, manifest: Manifest) -> list[str]:
+def _base_problems(candidate: Checkpoint, base: Checkpoint, base_digest: str | None, manifest: Manifest) -> list[str]:
     problems = []
+    if base_digest is not None and base_digest != manifest.base.digest:
+        problems.append(f"it was not made from {base.name}: the manifest names a base with another digest")
     if base.num_experts != manifest.base.num_experts:
         problems.append(f"the base has {base.num_experts} experts, the manifest says {manifest.base.num_experts}")
     expected = base.config | {"num_local_experts": manifest.keep_n}

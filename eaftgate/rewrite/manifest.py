@@ -17,7 +17,8 @@ _UNLISTED_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".pkl", ".py")
 """What a loader may pick up by itself: nothing of the kind may lie in the directory unlisted."""
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")]
+FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][^/\\\x00-\x1f\x7f]*$")]
+"""One in the directory itself: "LICENSE (1).txt" is one, "../LICENSE" is not."""
 Count = Annotated[int, Field(ge=0)]
 
 

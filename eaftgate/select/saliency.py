@@ -6,11 +6,13 @@ every token by how right and how sure the model was, and ranks by the total mass
 Shapes: T counted tokens, P packs, R regions (good, conflict, uncertain), L layers, E experts, K selections.
 """
 
+import math
 from dataclasses import asdict, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from eaftgate.errors import UserError
 from eaftgate.profile.trace import Trace
 
 ScoreArray = NDArray[np.float64]
@@ -26,6 +28,11 @@ class EaftWeights:
     conflict: float = -2.0
     uncertain: float = 0.25
     low_quantile: float = 0.15
+
+    def __post_init__(self) -> None:
+        for name, value in self.as_dict().items():
+            if not math.isfinite(value):
+                raise UserError(f"the weight {name} is {value}: it must be a finite number")
 
     def as_dict(self) -> dict[str, float]:
         return asdict(self)

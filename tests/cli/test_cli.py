@@ -67,6 +67,8 @@ def pack_of(directory: Path, **columns: list[str]) -> Path:
         (["--keep-n", "24", "--pre-gate"], "--pre-gate needs --packs"),
         (["--keep-n", "24", "--nope"], "No such option: --nope"),
         (["--keep-n", "24", "--method", "best"], "'best' is not one of"),
+        (["--keep-n", "24", "--method", "random", "--seed", "-1"], "--seed"),
+        (["--keep-n", "24", "--w-good", "nan"], "the weight good is nan"),
         (["--keep-n", "24", "--profile", "nowhere"], "nowhere is not a finished profile"),
         (["--keep-n", "many"], "--keep-n"),
     ],

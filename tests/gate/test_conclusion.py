@@ -2,7 +2,7 @@
 
 import pytest
 
-from eaftgate.gate.parity_json import CaseOutcome, run_verdict
+from eaftgate.gate.parity_json import CaseOutcome, run_verdict, verdict_of
 
 PASSED = CaseOutcome("a", True, "", {"verdict": "pass"})
 FAILED = CaseOutcome("b", False, "no", {"verdict": "fail"})
@@ -28,3 +28,27 @@ CELL = {"severity": "primary", "verdict": "pass"}
 )
 def test_verdict(outcomes: list[CaseOutcome], missing: list[str], complete: bool, verdict: str) -> None:
     assert run_verdict(outcomes, missing, [CELL], complete=complete) == verdict
+
+
+FAILS = "gates/test_near_lossless.py::test_near_lossless[keep24-2-UNION-64-ppl]"
+
+
+@pytest.mark.parametrize(
+    ("failed", "not_run", "name", "verdict"),
+    [
+        ([], [], "keep24", "pass"),
+        ([{"case": FAILS, "reason": "", "verdict": "fail"}], [], "keep24", "pass"),
+        ([{"case": FAILS, "reason": "", "verdict": "fail"}], [], "keep24-2", "fail"),
+        ([{"case": "gates/test_noop.py::test_tensors", "reason": "", "verdict": "fail"}], [], "keep24", "fail"),
+        ([{"case": "test_artifact::test_engine[keep24]", "reason": "", "verdict": None}], [], "keep24", "incomplete"),
+        ([{"case": "test_artifact::test_engine[keep24]", "reason": "", "verdict": None}], [], "keep24-2", "fail"),
+        ([], ["test_near_lossless::test_near_lossless[keep24-UNION-64-ppl]"], "keep24", "incomplete"),
+        ([], ["test_near_lossless::test_near_lossless[keep24-UNION-64-ppl]"], "keep24-2", "fail"),
+    ],
+)
+def test_the_verdict_of_one_of_several_checkpoints(
+    failed: list[dict[str, str]], not_run: list[str], name: str, verdict: str
+) -> None:
+    cells = [{**CELL, "name": "keep24"}, {**CELL, "name": "keep24-2", "verdict": "fail"}]
+    parity = {"cells": cells, "failed": failed, "not_run": not_run, "complete": True}
+    assert verdict_of(parity, name) == verdict

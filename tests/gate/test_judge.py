@@ -268,6 +268,15 @@ def test_thresholds_are_those_of_the_whole_base_at_every_look() -> None:
     assert result.metrics.thresholds == judged(tokens, 256).metrics.thresholds
 
 
+def test_a_ratio_that_must_not_fall_either_fails_in_looks_as_at_once() -> None:
+    rule = V2.rules["cc_ratio"].model_copy(update={"side": "both"})
+    policy = FEW_SWAPS.model_copy(update={"rules": {**V2.rules, "cc_ratio": rule}})
+    tokens = conflicts(300, 0.2)
+    at_once = judge_cell(policy, V1, tokens, 300, strict=False).verdicts["cc_ratio"]
+    in_looks = sequential(tokens, 300, 0, policy)[0].verdicts["cc_ratio"]
+    assert (at_once.verdict, in_looks.verdict) == ("fail", "fail")
+
+
 def test_blocks_without_a_counted_token_are_waited_for() -> None:
     tokens = cell(np.random.default_rng(12), 64, 0.0, spread=0.03)
     late = tokens.select(tokens.block_T >= 40)

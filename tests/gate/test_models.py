@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from gate_command import BASE, ROOT
 
-from eaftgate.gate.models import Models
+from eaftgate.errors import UserError
+from eaftgate.gate.models import Models, check_results, clear_work
 from eaftgate.gate.plan import GateOptions, make_plan
 from eaftgate.model.load import ModelSettings
 
@@ -41,3 +42,23 @@ def test_planning_a_gate_does_not_wait_for_torch() -> None:
         "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_only_a_work_directory_of_its_own_is_taken_away(tmp_path: Path) -> None:
+    plan = make_plan(GateOptions(results=tmp_path), fixture_packs=ROOT / "fixtures" / "packs" / "gate")
+    work = tmp_path / "work"
+    (work / "keep24").mkdir(parents=True)
+    with pytest.raises(UserError, match="was not made by a gate run"):
+        check_results(tmp_path)
+    (work / "keep24").rmdir()
+    work.rmdir()
+    Models(plan, BASE.parent)["noop"]
+    check_results(tmp_path)
+    clear_work(tmp_path)
+    assert not work.exists()
+
+
+def test_results_that_are_a_file_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "run").touch()
+    with pytest.raises(UserError, match="which is a file"):
+        check_results(tmp_path / "run")

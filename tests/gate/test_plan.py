@@ -47,9 +47,9 @@ def test_test_ids_end_in_the_metric(packs: Path) -> None:
 
 
 def test_equal_names_get_a_suffix_and_reserved_ones_too(packs: Path) -> None:
-    plan = plan_of(packs, checkpoints=("x/keep24", "y/keep24", "z/base", "org/keep24@rev"))
+    plan = plan_of(packs, checkpoints=("x/keep24", "y/keep24", "z/base", "org/keep24@refs/pr/3"))
     assert plan.checkpoints == {
-        "keep24": "x/keep24", "keep24-2": "y/keep24", "base-2": "z/base", "keep24-3": "org/keep24@rev",
+        "keep24": "x/keep24", "keep24-2": "y/keep24", "base-2": "z/base", "keep24-3": "org/keep24@refs/pr/3",
     }  # fmt: skip
 
 
@@ -198,6 +198,8 @@ def test_every_module_of_gates_has_its_place() -> None:
         ({"base": "b", "num_blocks": 0}, "--num-blocks"),
         ({"base": "b", "batch_size": 0}, "--batch-size"),
         ({"base": "b", "seq_lens": (1,)}, "--seq-lens"),
+        ({"base": "b", "seed": -1}, "--seed holds -1"),
+        ({"base": "b", "seeds": (1, -2)}, "--seeds holds -2"),
         ({"base": "b", "policy": "x"}, "--policy"),
         ({"base": "b", "regime": "x"}, "--regime"),
         ({"base": "b", "packs": Path("nowhere")}, "nowhere"),

@@ -137,6 +137,9 @@ def test_a_random_keep_8_fails_by_a_wide_margin(bad_run: Run) -> None:
 def test_one_expert_with_raised_scales_fails(bad_run: Run) -> None:
     assert bad_run.cells("raised")["UNION-64"]["verdict"] == "fail"
     assert near_lossless(bad_run, "raised-UNION-64-ppl").outcome == "failure"
+    case = bad_run.junit["test_artifact::test_integrity[raised]"]
+    assert case.outcome == "failure"
+    assert "differs from the base" in case.reason
 
 
 @pytest.fixture(scope="session")
@@ -253,6 +256,9 @@ def test_calibration_rows_in_the_gate_packs(keep24: Path, tmp_path: Path) -> Non
     allowed = gate(tmp_path / "run", *options, *only, "--allow-overlap")
     case = allowed.junit["test_artifact::test_disjoint[keep24]"]
     assert (case.outcome, case.properties["overlap_UNION"]) == ("passed", "120")
+    assert all("overlap" in cell["flags"] for cell in allowed.parity["cells"])
+    assert allowed.cells("keep24")["UNION-64"]["calibrated_rows"] == 120
+    assert "120 of its rows were calibrated on" in allowed.output
 
 
 # The base alone
@@ -278,6 +284,8 @@ def test_stopping_early_says_the_same_on_fewer_blocks(base_copy: Path, random8: 
     assert (good["verdict"], good["num_blocks"], good["budget_blocks"]) == ("pass", 30, 96)
     assert (bad["verdict"], bad["num_blocks"]) == ("fail", 18)
     assert "sequential" in good["flags"]
+    assert bad["metrics"]["js2d_corrected"]["estimate"] is None  # its first look comes later
+    assert "verdict: FAIL" in run.output
     case = near_lossless(run, "random8-UNION-128-ppl")
     assert (case.outcome, case.properties["num_blocks"]) == ("failure", "18")
     again = gate(run.results, *options, f"--checkpoint={base_copy}", f"--checkpoint={random8}")

@@ -7,7 +7,7 @@ from eaftgate.gate.table import remarks, render_cells
 CELL = {
     "name": "keep24-with-a-rather-long-name", "pack": "tool_agentic", "seq_len": 2048, "tokens": 1234567,
     "ppl_base": 5.0, "ppl": 5.1, "delta_ppl": 0.1, "delta_mean_p": -0.01, "delta_cc": 0.0002, "js2d": 0.004,
-    "severity": "primary", "verdict": "pass", "metrics": {"ppl": {"upper": None}},
+    "severity": "primary", "verdict": "pass", "metrics": {"ppl": {"upper": None}}, "flags": [], "calibrated_rows": 0,
 }  # fmt: skip
 PPL = {
     "estimate": 0.03, "lower": 0.01, "upper": 0.06, "margin": 0.0488, "verdict": "inconclusive", "decides": True,
@@ -50,3 +50,14 @@ def test_remarks_say_what_keeps_a_cell_from_passing() -> None:
 def test_colour_only_when_asked() -> None:
     assert "\x1b[" in render_cells([CELL], width=120, colour=True)
     assert "\x1b[" not in render_cells([CELL], width=120, colour=False)
+
+
+def test_a_cell_that_was_decided_before_the_first_look_at_js2d_has_none() -> None:
+    undecided = {**CORRECTED, "estimate": None, "lower": None, "upper": None, "verdict": "inconclusive"}
+    cell = {**JUDGED, "verdict": "fail", "metrics": {"ppl": PPL, "js2d_corrected": undecided}}
+    assert render_cells([cell], width=80, colour=False).count("?") == 1
+
+
+def test_rows_that_were_calibrated_on_are_remarked_on_also_in_advisory_cells() -> None:
+    (line,) = remarks([{**CELL, "metrics": {}, "severity": "advisory", "flags": ["overlap"], "calibrated_rows": 40}])
+    assert line == "keep24-with-a-rather-long-name tool_agentic 2048: 40 of its rows were calibrated on"

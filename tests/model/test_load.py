@@ -1,5 +1,7 @@
 """Loading: exact dequantisation, and every refusal in one sentence."""
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +88,16 @@ def test_transformers_speaks_again_afterwards(mxfp4: tuple[Path, dict[str, Tenso
         assert transformers_logging.is_progress_bar_enabled()
     finally:
         transformers_logging.set_verbosity_warning()
+
+
+def test_a_configuration_that_transformers_refuses_is_one_sentence(
+    mxfp4: tuple[Path, dict[str, Tensor]], tmp_path: Path
+) -> None:
+    path = Path(shutil.copytree(mxfp4[0], tmp_path / "copy"))
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(config | {"head_dim": "64"}))
+    with pytest.raises(UserError, match=r"cannot be loaded by transformers .*head_dim"):
+        load_model(path, CPU_BF16)
 
 
 # Devices and dtypes.

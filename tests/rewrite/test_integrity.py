@@ -235,3 +235,11 @@ def test_other_tensors_and_shapes(made: tuple[Checkpoint, Path, dict[str, Tensor
         "tensor 'model.norm.weight'",
         "tensor 'renamed'",
     ]
+
+
+def test_another_base_than_the_manifests_is_a_problem(out: Path, base: Checkpoint) -> None:
+    manifest = read_manifest(out)
+    candidate = open_checkpoint(out)
+    assert check_artifact(candidate, base, manifest, base_digest=manifest.base.digest) == []
+    (problem,) = check_artifact(candidate, base, manifest, base_digest="0" * 64)
+    assert "was not made from" in problem

@@ -135,7 +135,7 @@ def test_only_known_companions_are_copied_and_links_become_files(base: Checkpoin
     blobs = Path(shutil.copytree(base.path, tmp_path / "blobs"))
     snapshot = tmp_path / "snapshot"
     snapshot.mkdir()
-    for name in ("modeling.py", "pytorch_model.bin", "notes.md", "LICENSE"):
+    for name in ("modeling.py", "pytorch_model.bin", "notes.md", "LICENSE", "LICENSE (1).txt"):
         (blobs / name).write_bytes(b"x")
     (blobs / "original").mkdir()
     for file in blobs.iterdir():
@@ -143,7 +143,8 @@ def test_only_known_companions_are_copied_and_links_become_files(base: Checkpoin
     candidate = rewrite(open_checkpoint(snapshot), tmp_path / "out")
     names = {path.name for path in candidate.path.iterdir()}
     assert not names & {"modeling.py", "pytorch_model.bin", "notes.md", "original"}
-    assert names >= {"LICENSE", "tokenizer.json", "chat_template.jinja"}
+    assert names >= {"LICENSE", "LICENSE (1).txt", "tokenizer.json", "chat_template.jinja"}
+    assert read_manifest(candidate.path).files.keys() == names - {"manifest.json"}
     assert not any(path.is_symlink() for path in candidate.path.iterdir())
 
 
