@@ -153,7 +153,8 @@ def check_results(results: Path) -> None:
     if results.exists() and not results.is_dir():
         raise UserError(f"--results is {results}, which is a file: it must be a directory")
     work = results / WORK_DIR
-    if work.exists() and not (work / _OURS).is_file():
+    holds = [path.name for path in work.iterdir()] if work.is_dir() else []
+    if work.is_file() or (holds and _OURS not in holds):
         raise UserError(f"{work} was not made by a gate run, which needs that place: choose another --results")
 
 
