@@ -79,11 +79,12 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--device", default="cpu")
     given = parser.parse_args()
-    keep = next(
-        result["keep"]
-        for result in json.loads(given.results.read_text())["results"]
-        if (result["seed"], result["keep_n"], result["method"]) == (given.seed, given.keep, given.method)
-    )
+    chosen = {
+        (r["seed"], r["keep_n"], r["method"]): r["keep"] for r in json.loads(given.results.read_text())["results"]
+    }
+    keep = chosen.get((given.seed, given.keep, given.method))
+    if keep is None:
+        parser.error(f"{given.results} has no result of that --seed, --keep and --method")
     tokenizer = load_tokenizer(given.model)
     model = load_model(given.model, default_settings(device=given.device, dtype="float32", dequantize=True))
     with tempfile.TemporaryDirectory() as work:

@@ -21,6 +21,7 @@ def test_floor(floor_case: tuple[Cell, str, str], run: GateRun, record_floor) ->
 def test_halves(halves_case: Cell, run: GateRun, record_property: Callable[[str, Any], None]) -> None:
     """Disjoint halves of the blocks: the sampling wobble. It is shown, never compared with a margin."""
     wobble = run.halves(halves_case)
+    assert wobble.keys() == {"ppl", "mean_p", "cc_rate", "js2d"}
     if not all(map(math.isfinite, wobble.values())):
         pytest.fail("a half of the blocks has no counted token: raise --num-blocks", pytrace=False)
     for name, difference in wobble.items():

@@ -7,11 +7,9 @@ from typing import Any
 
 from eaftgate.gate.policy import IntervalPolicy, PointPolicy, SequentialSettings
 from eaftgate.gate.verdict import (
-    LESS_IS_WORSE,
-    RATIOS,
     MetricVerdict,
     Verdict,
-    decide,
+    decide_reported,
     deciding_verdict,
     judge_intervals,
     judge_points,
@@ -181,14 +179,9 @@ def _standing(policy: IntervalPolicy, metric: str, before: MetricVerdict, now: M
         return now
     lower = max((bound for bound in (before.lower, now.lower) if bound is not None), default=-math.inf)
     upper = min((bound for bound in (before.upper, now.upper) if bound is not None), default=math.inf)
-    margin, log = rule.margin.value, (_log if metric in RATIOS else float)
     return replace(
         now,
         lower=lower if math.isfinite(lower) else None,
         upper=upper if math.isfinite(upper) else None,
-        verdict=decide(log(lower), log(upper), log(margin), rule.side, less_is_worse=metric in LESS_IS_WORSE),
+        verdict=decide_reported(metric, rule, lower, upper),
     )
-
-
-def _log(ratio: float) -> float:
-    return math.log(ratio) if ratio > 0 else -math.inf

@@ -75,7 +75,7 @@ class Models:
         if base.digest != digest:
             raise UserError(
                 f"{source} is no longer the base that the manifest names (its digest differs): "
-                "pass --base with where that is"
+                "say with --base where that is now"
             )
         return base
 
@@ -155,7 +155,9 @@ def check_results(results: Path) -> None:
     work = results / WORK_DIR
     holds = [path.name for path in work.iterdir()] if work.is_dir() else []
     if work.is_file() or (holds and _OURS not in holds):
-        raise UserError(f"{work} was not made by a gate run, which needs that place: choose another --results")
+        raise UserError(
+            f"{work} was not made by a gate run, which needs that place: remove it, or choose another --results"
+        )
 
 
 def clear_work(results: Path) -> None:

@@ -162,8 +162,9 @@ def verdict_of(parity: Mapping[str, Any], name: str) -> RunVerdict:
 
     def concerns(case: str) -> bool:
         inside = case.partition("[")[2].rstrip("]")
-        owners = [other for other in names if inside == other or inside.startswith(f"{other}-")]
-        return not owners or max(owners, key=len) == name
+        owners = [other for other in names if inside == other or inside.startswith((f"{other}-", f"{other}+"))]
+        owner = max(owners, key=len, default=name)
+        return owner == name or inside.startswith(f"{owner}+")  # several, compared with each other
 
     outcomes = [
         CaseOutcome(case["case"], False, case["reason"], {"verdict": case["verdict"]})

@@ -71,7 +71,7 @@ def _relative(log_ratio: float | None) -> str:
 
 
 def remarks(cells: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What keeps deciding cells from a pass, and what they are too small to tell, one sentence each."""
+    """One sentence each: rows that were calibrated on, what keeps deciding cells from a pass, what they cannot tell."""
     interval = has_intervals(cells)
     overlapping = [
         f"{cell['name']} {cell['pack']} {cell['seq_len']}: {cell['calibrated_rows']} of its rows were calibrated on"

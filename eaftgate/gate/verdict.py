@@ -60,6 +60,19 @@ def deciding_verdict(verdicts: Mapping[str, MetricVerdict]) -> Verdict:
     return worst([verdict.verdict for verdict in verdicts.values() if verdict.decides and verdict.verdict])
 
 
+def decide_reported(metric: str, rule: IntervalRule, lower: float, upper: float) -> Verdict | None:
+    """`decide` on bounds as they are reported: those of a ratio are compared as the logarithms that were estimated."""
+    if rule.margin is None:
+        return None
+    scale = _log if metric in RATIOS else float
+    margin = scale(rule.margin.value)
+    return decide(scale(lower), scale(upper), margin, rule.side, less_is_worse=metric in LESS_IS_WORSE)
+
+
+def _log(ratio: float) -> float:
+    return math.log(ratio) if ratio > 0 else -math.inf
+
+
 def judge_points(policy: PointPolicy, cell: CellMetrics) -> dict[str, MetricVerdict]:
     """The verdict of every metric of a cell, by its point estimate alone."""
     limits = policy.thresholds

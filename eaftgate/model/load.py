@@ -70,7 +70,8 @@ def default_settings(*, device: str | None = None, dtype: str | None = None, deq
 def load_model(path: Path, settings: ModelSettings) -> GptOssForCausalLM:
     """The model in evaluation mode on its device, with this package's attention and experts.
 
-    Raises UserError when MXFP4 experts would have to be dequantised without being asked, or memory runs out.
+    Raises UserError when transformers refuses it, MXFP4 experts would have to be dequantised without being asked, or
+    memory runs out.
     """
     dtype = DTYPES[settings.dtype]
     try:

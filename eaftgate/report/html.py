@@ -119,7 +119,7 @@ def _metric(metric: str, verdict: MetricVerdict) -> Cell:
 
 def _remarks(cells: Sequence[Mapping[str, Any]]) -> str:
     said = "".join(f"<li>{escape(line)}</li>" for line in remarks(cells))
-    return f"<h2>What keeps deciding cells from a pass, and what they cannot tell</h2><ul>{said}</ul>" if said else ""
+    return f"<h2>What limits the cells, and keeps deciding ones from a pass</h2><ul>{said}</ul>" if said else ""
 
 
 def _problems(parity: Mapping[str, Any]) -> str:

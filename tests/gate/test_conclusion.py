@@ -39,6 +39,18 @@ FAILS = "gates/test_near_lossless.py::test_near_lossless[keep24-2-UNION-64-ppl]"
         ([], [], "keep24", "pass"),
         ([{"case": FAILS, "reason": "", "verdict": "fail"}], [], "keep24", "pass"),
         ([{"case": FAILS, "reason": "", "verdict": "fail"}], [], "keep24-2", "fail"),
+        (
+            [
+                {
+                    "case": "test_stability::test_profiling_seeds[keep24-2+keep24-3-UNION-64]",
+                    "reason": "",
+                    "verdict": "fail",
+                }
+            ],
+            [],
+            "keep24",
+            "fail",
+        ),
         ([{"case": "gates/test_noop.py::test_tensors", "reason": "", "verdict": "fail"}], [], "keep24", "fail"),
         ([{"case": "test_artifact::test_engine[keep24]", "reason": "", "verdict": None}], [], "keep24", "incomplete"),
         ([{"case": "test_artifact::test_engine[keep24]", "reason": "", "verdict": None}], [], "keep24-2", "fail"),

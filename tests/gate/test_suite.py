@@ -273,6 +273,12 @@ def test_only_a_base_runs_its_noise_floor_and_the_noop_rewrite(tmp_path: Path) -
     assert not (run.results / "work" / "noop").exists()
 
 
+def test_halves_without_a_token_are_no_pass(tmp_path: Path) -> None:
+    run = gate(tmp_path / "run", *ON_GATE_PACKS, "--regime=fixture", "--seq-lens=64", "--num-blocks=1", "-k", "halves")
+    assert run.code == 1
+    assert "raise --num-blocks" in run.junit["test_noise_floor::test_halves[base-UNION-64]"].reason
+
+
 # Stopping early, budgets, and a policy that the measurement cannot carry
 
 
