@@ -79,16 +79,15 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--device", default="cpu")
     given = parser.parse_args()
-    chosen = {
-        (r["seed"], r["keep_n"], r["method"]): r["keep"] for r in json.loads(given.results.read_text())["results"]
-    }
+    made = json.loads(given.results.read_text())
+    chosen = {(r["seed"], r["keep_n"], r["method"]): r["keep"] for r in made["results"]}
     keep = chosen.get((given.seed, given.keep, given.method))
     if keep is None:
         parser.error(f"{given.results} has no result of that --seed, --keep and --method")
     tokenizer = load_tokenizer(given.model)
     model = load_model(given.model, default_settings(device=given.device, dtype="float32", dequantize=True))
     with tempfile.TemporaryDirectory() as work:
-        final = three_parts(given.packs, Path(work), given.seed, None)["final"]
+        final = three_parts(given.packs, Path(work), made["arguments"]["final_seed"], given.seed, None)["final"]
         union = named_packs(final, seed=given.seed)[UNION]
     blocks = build_blocks(
         union, tokenizer.backend, eos_id=tokenizer.eos_id, seq_len=given.seq_len, num_blocks=given.blocks

@@ -187,12 +187,12 @@ def prepared(
     return Judged(blocks, collected(model, blocks, batch_size=batch_size), pack_T)
 
 
-def three_parts(packs: Path, work: Path, seed: int, hold_out: str | None) -> dict[str, Path]:
+def three_parts(packs: Path, work: Path, final_seed: int, seed: int, hold_out: str | None) -> dict[str, Path]:
     """40 % of the rows to calibrate on, 20 % to choose on, 40 % to claim on; `hold_out` is missing from the first.
 
-    The last 40 % are the same rows for every `seed`, so that no seed chooses on what another claims on.
+    The last 40 % are drawn by `final_seed`, the same for every `seed`: none chooses on what another claims on.
     """
-    split_packs(packs, work / "rows", calib_frac=0.6, seed=SEED)
+    split_packs(packs, work / "rows", calib_frac=0.6, seed=final_seed)
     split_packs(work / "rows" / "calibration", work / "seen", calib_frac=2 / 3, seed=seed)
     parts = {
         "calibration": work / "seen" / "calibration",
@@ -215,7 +215,7 @@ def run_seed(
     """The results of every keep_n as they come."""
     started = time.perf_counter()
     base, tokenizer = open_checkpoint(str(given.model)), load_tokenizer(given.model)
-    parts = three_parts(given.packs, work, seed, given.hold_out)
+    parts = three_parts(given.packs, work, given.final_seed, seed, given.hold_out)
     request = ProfileRequest(
         parts["calibration"], num_rows=given.rows, seq_len=given.seq_len, seed=seed, batch_size=given.batch_size
     )
@@ -247,6 +247,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=3, help="how many, from --first-seed on")
     parser.add_argument("--first-seed", type=int, default=SEED)
+    parser.add_argument("--final-seed", type=int, default=SEED, help="draws the rows to claim on, for every seed alike")
     parser.add_argument("--keep", type=lambda text: [int(n) for n in text.split(",")], default=[24, 20])
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--hold-out", help="a pack that calibration does not see")

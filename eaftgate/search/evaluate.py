@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from transformers import GptOssForCausalLM
 
 from eaftgate.collect.collection import Collection, TokenStats, check_stats, concatenate, make_collection
@@ -65,9 +66,9 @@ def masked_tokens(
         return pair(base, collected(model, blocks, batch_size=batch_size))
 
 
-def nll_increase(before: Collection, after: Collection) -> Estimate:
-    """Mean of nll_after - nll_before, nats a token, over the same tokens; clustered by row and by block."""
-    increase_T = before.stats.logprob_T.astype(np.float64) - after.stats.logprob_T
+def nll_increase(before: Collection, after: Collection, weight_T: NDArray[np.float64] | float = 1.0) -> Estimate:
+    """Mean of weight * (nll_after - nll_before), nats a token, over the same tokens; clustered by row and by block."""
+    increase_T = weight_T * (before.stats.logprob_T.astype(np.float64) - after.stats.logprob_T)
     return clustered_mean(increase_T, (clusters_by(before.row_T), clusters_by(before.block_T)))
 
 

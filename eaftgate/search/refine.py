@@ -7,6 +7,8 @@ does. Then the halves change roles, once. So no swap is accepted by the tokens t
 fitted the calibration blocks' noise and lost on others (docs/selection.md).
 
 The loss is the nll of the tokens themselves, which is what the gate looks at, not a distance from the whole model.
+Tokens of a pack that loses more than all tokens do weigh more (eaftgate.search.objective), as much more as it loses
+under the keep sets that a layer is begun with.
 """
 
 import math
@@ -16,6 +18,7 @@ from heapq import nsmallest
 from itertools import product
 
 import numpy as np
+from numpy.typing import NDArray
 from transformers import GptOssForCausalLM
 
 from eaftgate.collect.collection import Collection
@@ -23,6 +26,7 @@ from eaftgate.model.masking import keeping_experts
 from eaftgate.packs.blocks import Blocks
 from eaftgate.parity.clusters import Estimate
 from eaftgate.search.evaluate import collected, collected_after, nll_increase
+from eaftgate.search.objective import pack_losses
 from eaftgate.search.prefix import embedded, through_layer
 from eaftgate.select.keep import KeepSets, replaced
 
@@ -38,7 +42,7 @@ TURNS = 2
 
 @dataclass(frozen=True)
 class Swap:
-    """`gain`: by how much the mean nll fell, nats a token, on the half that did not propose the swap."""
+    """`gain`: by how much the weighted mean nll fell, nats a token, on the half that did not propose the swap."""
 
     layer: int
     add: int
@@ -46,15 +50,23 @@ class Swap:
     gain: float
 
 
-def best_start(model: GptOssForCausalLM, blocks: Blocks, starts: Mapping[str, KeepSets], *, batch_size: int) -> str:
-    """The name of the keep sets with the least nll on `blocks`; the first of equals."""
+def best_start(
+    model: GptOssForCausalLM,
+    blocks: Blocks,
+    starts: Mapping[str, KeepSets],
+    *,
+    pack_R: NDArray[np.integer],
+    batch_size: int,
+) -> str:
+    """The name of the keep sets with the least objective on `blocks`; the first of equals. `pack_R` numbers the pack of
+    every row from 0."""
+    base = collected(model, blocks, batch_size=batch_size)
 
-    def nll(name: str) -> float:
+    def objective(name: str) -> float:
         with keeping_experts(model, starts[name]):
-            stats = collected(model, blocks, batch_size=batch_size).stats
-        return -float(stats.logprob_T.mean(dtype=np.float64))
+            return pack_losses([(base, collected(model, blocks, batch_size=batch_size))], pack_R).objective
 
-    return min(starts, key=nll)
+    return min(starts, key=objective)
 
 
 def can_refine(blocks: Blocks) -> bool:
@@ -73,12 +85,13 @@ class Refinement:
 
 
 def refinements(
-    model: GptOssForCausalLM, blocks: Blocks, begun: Refinement, *, batch_size: int
+    model: GptOssForCausalLM, blocks: Blocks, begun: Refinement, *, pack_R: NDArray[np.integer], batch_size: int
 ) -> Iterator[Refinement]:
     """How far it has come after every layer that `begun` is not done with. Any of these can be begun with.
 
-    `blocks` must be such that `can_refine`. Takes memory for the hidden states of all blocks, and up to 40 runs over
-    half of them, through the layers from the one that is looked at on, for every layer of 32 experts, turn and swap.
+    `pack_R` numbers the pack of every row from 0. `blocks` must be such that `can_refine`. Takes memory for the hidden
+    states of all blocks, and up to 40 runs over half of them, through the layers from the one that is looked at on, for
+    every layer of 32 experts, turn and swap.
     """
     blocks = _counting(blocks)
     middle = blocks.num_blocks // 2
@@ -87,11 +100,14 @@ def refinements(
     for turn in range(done // len(keep), TURNS):
         first, second = halves if turn == 0 else halves[::-1]
         begin = done % len(keep)
-        proposing, checking = (_Part(model, half, keep, begin, batch_size) for half in (first, second))
+        proposing, checking = (_Part(model, half, keep, begin, pack_R, batch_size) for half in (first, second))
         few = _few(first)
-        screening = proposing if few is first else _Part(model, few, keep, begin, batch_size)
+        screening = proposing if few is first else _Part(model, few, keep, begin, pack_R, batch_size)
         parts = {screening, proposing, checking}
         for layer in range(begin, len(keep)):
+            weight_P = pack_losses((part.whole_and_now for part in (proposing, checking)), pack_R).weight_P
+            for part in parts:
+                part.weigh(weight_P)
             while swap := _best_swap(layer, keep[layer], screening, proposing, checking):
                 swaps = (*swaps, swap)
                 keep = replaced(keep, layer, _swapped(keep[layer], swap.add, swap.drop))
@@ -119,8 +135,18 @@ def _few(blocks: Blocks) -> Blocks:
 class _Part:
     """Some blocks under the keep sets as they are now, run up to the layer that is looked at."""
 
-    def __init__(self, model: GptOssForCausalLM, blocks: Blocks, keep: KeepSets, layer: int, batch_size: int) -> None:
+    def __init__(
+        self,
+        model: GptOssForCausalLM,
+        blocks: Blocks,
+        keep: KeepSets,
+        layer: int,
+        pack_R: NDArray[np.integer],
+        batch_size: int,
+    ) -> None:
         self._model, self._blocks, self._keep = model, blocks, keep
+        self._whole = collected(model, blocks, batch_size=batch_size)
+        self._pack_T = pack_R[self._whole.row_T]
         self._prefix = embedded(model, blocks, batch_size=batch_size)
         self.num_experts: int = model.config.num_local_experts
         for before in range(layer):
@@ -135,9 +161,17 @@ class _Part:
         with keeping_experts(self._model, self._keep):
             self._prefix = through_layer(self._model, layer, self._prefix)
 
+    @property
+    def whole_and_now(self) -> tuple[Collection, Collection]:
+        return self._whole, self._now
+
+    def weigh(self, weight_P: NDArray[np.float64]) -> None:
+        """What a token of each pack counts from now on."""
+        self._weight_T = weight_P[self._pack_T]
+
     def loss(self, layer: int, kept: list[int]) -> Estimate:
-        """By how much the mean nll rises, nats a token, when `layer` keeps `kept` instead."""
-        return nll_increase(self._now, self._measured(replaced(self._keep, layer, kept), layer))
+        """By how much the weighted mean nll rises, nats a token, when `layer` keeps `kept` instead."""
+        return nll_increase(self._now, self._measured(replaced(self._keep, layer, kept), layer), self._weight_T)
 
     def _measured(self, keep: KeepSets, layer: int) -> Collection:
         with keeping_experts(self._model, keep):

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from transformers import GptOssForCausalLM
 
 from eaftgate.collect.collection import Collection
@@ -51,8 +52,8 @@ def search_keep_sets(
     """The keep sets of a search, and what they came from, for the manifest. `blocks` and `trace` are those of the
     profile. Without `progress` (layers done, of how many) a bar is drawn. A refinement goes on where `journal` says.
 
-    Every counted token weighs the same: EAFT's weights were measured and lost more (docs/selection.md). Raises
-    UserError when memory runs out, or with too few blocks to refine on.
+    Tokens are not weighed as EAFT does: that was measured and lost more (docs/selection.md). Raises UserError when
+    memory runs out, or with too few blocks to refine on.
     """
     refining = method == "refined"
     if refining and not can_refine(blocks):
@@ -72,21 +73,29 @@ def search_keep_sets(
 
         if not refining:
             return greedy(), found
+        pack_R = _packs(blocks, trace)
         held = None if journal is None else journal.read()
         if held is None:
             starts = {"greedy": greedy()} | {
                 name: select_keep_sets(trace, method=name, keep_n=keep_n, alignment="predicting") for name in STARTS
             }
-            start = best_start(model, blocks, starts, **at)
+            start = best_start(model, blocks, starts, pack_R=pack_R, **at)
             begun = Refinement(starts[start])
             _note(journal, start, begun)
         else:
             start, begun = held["start"], _refinement(held["refinement"])
         ended = begun
-        for ended in refinements(model, blocks, begun, **at):
+        for ended in refinements(model, blocks, begun, pack_R=pack_R, **at):
             show(layers + ended.layers, of)
             _note(journal, start, ended)
     return ended.keep, found | {"start": start, "swaps": [asdict(swap) for swap in ended.swaps]}
+
+
+def _packs(blocks: Blocks, trace: Trace) -> NDArray[np.intp]:
+    """The number of every row's pack; of a row without a counted token, which does not matter, 0."""
+    pack_R = np.zeros(len(blocks.identities), np.intp)
+    pack_R[blocks.row_BS[blocks.counted_BS]] = trace.column("pack_T")
+    return pack_R
 
 
 def _note(journal: Journal | None, start: str, state: Refinement) -> None:

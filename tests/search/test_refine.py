@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from tiny_checkpoint import Size
 from tiny_model import load_lively, write_lively_checkpoint
 from transformers import GptOssForCausalLM
@@ -16,6 +17,7 @@ from eaftgate.packs.blocks import Blocks
 from eaftgate.parity.clusters import Estimate
 from eaftgate.search import refine
 from eaftgate.search.evaluate import collected, nll_increase
+from eaftgate.search.objective import pack_losses
 from eaftgate.search.refine import CHECKED, Refinement, Swap, best_start, refinements
 from eaftgate.select.keep import KeepSets, replaced
 
@@ -46,15 +48,22 @@ def blocks(model: GptOssForCausalLM) -> Blocks:
     return Blocks("chat", SHAPE[1], ids_BS.numpy().astype(np.int32), counted_BS, row_BS, rows)
 
 
-def refined(model: GptOssForCausalLM, blocks: Blocks, start: KeepSets) -> tuple[KeepSets, list[Swap]]:
-    *_, ended = refinements(model, blocks, Refinement(start), batch_size=8)
+ONE_PACK = np.zeros(SHAPE[0], int)
+TWO_PACKS = np.array([0, 0, 1, 0] * 4)
+
+
+def refined(
+    model: GptOssForCausalLM, blocks: Blocks, start: KeepSets, pack_R: NDArray[np.intp] = ONE_PACK
+) -> tuple[KeepSets, list[Swap]]:
+    *_, ended = refinements(model, blocks, Refinement(start), pack_R=pack_R, batch_size=8)
     return ended.keep, list(ended.swaps)
 
 
 def slow_refined(
-    model: GptOssForCausalLM, blocks: Blocks, keep: KeepSets, screened: list[int]
+    model: GptOssForCausalLM, blocks: Blocks, keep: KeepSets, screened: list[int], pack_R: NDArray[np.intp]
 ) -> tuple[KeepSets, list[Swap]]:
     """The whole model for every question, nothing run before. `screened` are the blocks of a half that screen."""
+    base = collected(model, blocks)
     half = blocks.num_blocks // 2
     first, second = blocks.reordered(np.arange(half)), blocks.reordered(np.arange(half, blocks.num_blocks))
     swaps = []
@@ -64,11 +73,13 @@ def slow_refined(
         for keep in (before, after):
             with keeping_experts(model, keep):
                 found.append(collected(model, on))
-        return nll_increase(*found)
+        return nll_increase(*found, weight_P[pack_R[found[0].row_T]])
 
     for proposing, checking in ((first, second), (second, first)):
         few = proposing.reordered(np.array(screened))
         for layer in range(SIZE.layers):
+            with keeping_experts(model, keep):
+                weight_P = pack_losses([(base, collected(model, blocks))], pack_R).weight_P
             while True:
                 now, kept = keep, keep[layer]
                 dropped = [e for e in range(SIZE.experts) if e not in kept]
@@ -88,6 +99,7 @@ def slow_refined(
 
 
 @pytest.mark.parametrize("start", [[[0, 1, 2]] * 3, [[3, 4, 5]] * 3, [[0, 2, 4], [1, 3, 5], [0, 1, 5]]])
+@pytest.mark.parametrize("pack_R", [ONE_PACK, TWO_PACKS], ids=["one pack", "two packs"])
 @pytest.mark.parametrize(("tokens", "screened"), [(1000, [0, 1, 2, 3, 4, 5, 6, 7]), (19, [0, 2, 5])])
 def test_equal_to_the_search_that_runs_the_whole_model_every_time(
     model: GptOssForCausalLM,
@@ -95,12 +107,13 @@ def test_equal_to_the_search_that_runs_the_whole_model_every_time(
     start: KeepSets,
     tokens: int,
     screened: list[int],
+    pack_R: NDArray[np.intp],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A half has 8 blocks with 53 and 56 counted tokens."""
     monkeypatch.setattr(refine, "SCREENING_TOKENS", tokens)
-    keep, swaps = refined(model, blocks, start)
-    slow_keep, slow_swaps = slow_refined(model, blocks, start, screened)
+    keep, swaps = refined(model, blocks, start, pack_R)
+    slow_keep, slow_swaps = slow_refined(model, blocks, start, screened, pack_R)
     assert keep == slow_keep
     assert [(s.layer, s.add, s.drop) for s in swaps] == [(s.layer, s.add, s.drop) for s in slow_swaps]
     assert [s.gain for s in swaps] == pytest.approx([s.gain for s in slow_swaps], abs=1e-5)
@@ -110,21 +123,22 @@ def test_equal_to_the_search_that_runs_the_whole_model_every_time(
 def test_swaps_lower_the_loss_and_keep_the_size(model: GptOssForCausalLM, blocks: Blocks) -> None:
     start: KeepSets = [[0, 1, 2], [3, 4, 5], [0, 2, 4]]
     keep, swaps = refined(model, blocks, start)
-    assert best_start(model, blocks, {"start": start, "refined": keep}, batch_size=8) == "refined"
+    assert best_start(model, blocks, {"start": start, "refined": keep}, pack_R=ONE_PACK, batch_size=8) == "refined"
     assert all(kept == sorted(set(kept)) and len(kept) == 3 for kept in keep)
     assert all(swap.gain > 0 for swap in swaps)
 
 
 def test_any_state_can_be_gone_on_with(model: GptOssForCausalLM, blocks: Blocks) -> None:
-    states = list(refinements(model, blocks, Refinement([[0, 1, 2]] * 3), batch_size=8))
+    states = list(refinements(model, blocks, Refinement([[0, 1, 2]] * 3), pack_R=TWO_PACKS, batch_size=8))
     assert [state.layers for state in states] == [1, 2, 3, 4, 5, 6]
     for done, state in enumerate(states):
-        assert list(refinements(model, blocks, state, batch_size=8)) == states[done + 1 :]
+        assert list(refinements(model, blocks, state, pack_R=TWO_PACKS, batch_size=8)) == states[done + 1 :]
 
 
 def test_the_first_of_equal_starts_is_taken(model: GptOssForCausalLM, blocks: Blocks) -> None:
     whole = [list(range(SIZE.experts))] * 3
-    assert best_start(model, blocks, {"a": [[0, 1, 2]] * 3, "b": whole, "c": whole}, batch_size=8) == "b"
+    starts = {"a": [[0, 1, 2]] * 3, "b": whole, "c": whole}
+    assert best_start(model, blocks, starts, pack_R=ONE_PACK, batch_size=8) == "b"
 
 
 def test_blocks_without_an_answer_do_not_matter(model: GptOssForCausalLM, blocks: Blocks) -> None:
