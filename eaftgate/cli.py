@@ -156,6 +156,9 @@ def prune(
     max_positions: Annotated[
         int, typer.Option(min=1, help="greedy and refined: positions whose layer outputs are looked at.")
     ] = 65_536,
+    pack_excess: Annotated[
+        float, typer.Option(help="refined: how much more packs weigh that lose more than all tokens do.")
+    ] = 6.0,
     batch_size: Annotated[int, typer.Option(min=1, help="Blocks a forward pass, with --packs.")] = 8,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
@@ -184,7 +187,7 @@ def prune(
         from eaftgate.model.load import default_settings
         from eaftgate.search.search import SearchSettings
 
-        search = SearchSettings(max_positions=max_positions, seed=seed, batch_size=batch_size)
+        search = SearchSettings(max_positions=max_positions, seed=seed, pack_excess=pack_excess, batch_size=batch_size)
         run = ModelRun(packs, default_settings(device=device, dtype=dtype, dequantize=True), search, pre_gate)
     request = PruneRequest(
         keep_n=keep_n,

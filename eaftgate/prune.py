@@ -211,7 +211,7 @@ def _on_model(
     if searching and request.alignment == "token":
         raise UserError(f"--method {request.method} looks at the positions that predict: leave --alignment out")
     if searching and request.weights != EaftWeights():
-        raise UserError(f"--method {request.method} weighs every token alike: leave --w-good and its like out")
+        raise UserError(f"--method {request.method} does not use EAFT's token weights: leave --w-good and its like out")
     if profile is None:
         raise UserError(f"--packs needs --profile, which says what its rows are: run eaftgate profile {base.name}")
     from eaftgate.model.load import load_model

@@ -77,6 +77,7 @@ FACTORS = {
     "alignment": Factor("", _SCORERS, choices=ALIGNMENTS),
     "rows": Factor("", (*_SCORERS, *SEARCHES), kind=int, least=1),
     "max_positions": Factor("search", SEARCHES, kind=int, least=1),
+    "pack_excess": Factor("search", ("refined",), least=0),
     "seed": Factor("search", (*SEARCHES, "random"), kind=int, least=0),
 }
 

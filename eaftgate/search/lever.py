@@ -37,7 +37,7 @@ def next_lever(found: Diagnosis, *, method: str) -> str:
             f"one by one: {remedy}"
         )
     if pack := _outstanding(found):
-        other = "" if method == "worst-pack" else ", or choose with --method worst-pack"
+        other = "" if method == "refined" else ", or choose with --method refined"
         return (
             f"pack {pack.pack} loses {_percent(_value(pack))}, surely more than {STANDS_OUT:g} times what the others "
             f"do: profile with more of its rows{other}"

@@ -7,8 +7,8 @@ does. Then the halves change roles, once. So no swap is accepted by the tokens t
 fitted the calibration blocks' noise and lost on others (docs/selection.md).
 
 The loss is the nll of the tokens themselves, which is what the gate looks at, not a distance from the whole model.
-Tokens of a pack that loses more than all tokens do weigh more (eaftgate.search.objective), as much more as it loses
-under the keep sets that a layer is begun with.
+Tokens of a pack that loses more than all tokens do weigh more (eaftgate.search.pack_weights), by what it loses under
+the keep sets that a layer is begun with.
 """
 
 import math
@@ -26,7 +26,7 @@ from eaftgate.model.masking import keeping_experts
 from eaftgate.packs.blocks import Blocks
 from eaftgate.parity.clusters import Estimate
 from eaftgate.search.evaluate import collected, collected_after, nll_increase
-from eaftgate.search.objective import pack_losses
+from eaftgate.search.pack_weights import row_weights
 from eaftgate.search.prefix import embedded, through_layer
 from eaftgate.select.keep import KeepSets, replaced
 
@@ -50,23 +50,15 @@ class Swap:
     gain: float
 
 
-def best_start(
-    model: GptOssForCausalLM,
-    blocks: Blocks,
-    starts: Mapping[str, KeepSets],
-    *,
-    pack_R: NDArray[np.integer],
-    batch_size: int,
-) -> str:
-    """The name of the keep sets with the least objective on `blocks`; the first of equals. `pack_R` numbers the pack of
-    every row from 0."""
-    base = collected(model, blocks, batch_size=batch_size)
+def best_start(model: GptOssForCausalLM, blocks: Blocks, starts: Mapping[str, KeepSets], *, batch_size: int) -> str:
+    """The name of the keep sets with the least nll on `blocks`; the first of equals."""
 
-    def objective(name: str) -> float:
+    def nll(name: str) -> float:
         with keeping_experts(model, starts[name]):
-            return pack_losses([(base, collected(model, blocks, batch_size=batch_size))], pack_R).objective
+            stats = collected(model, blocks, batch_size=batch_size).stats
+        return -float(stats.logprob_T.mean(dtype=np.float64))
 
-    return min(starts, key=objective)
+    return min(starts, key=nll)
 
 
 def can_refine(blocks: Blocks) -> bool:
@@ -85,7 +77,13 @@ class Refinement:
 
 
 def refinements(
-    model: GptOssForCausalLM, blocks: Blocks, begun: Refinement, *, pack_R: NDArray[np.integer], batch_size: int
+    model: GptOssForCausalLM,
+    blocks: Blocks,
+    begun: Refinement,
+    *,
+    pack_R: NDArray[np.integer],
+    pack_excess: float,
+    batch_size: int,
 ) -> Iterator[Refinement]:
     """How far it has come after every layer that `begun` is not done with. Any of these can be begun with.
 
@@ -96,19 +94,20 @@ def refinements(
     blocks = _counting(blocks)
     middle = blocks.num_blocks // 2
     halves = blocks.reordered(np.arange(middle)), blocks.reordered(np.arange(middle, blocks.num_blocks))
+    wholes = tuple(collected(model, half, batch_size=batch_size) for half in halves)
     keep, swaps, done = begun.keep, begun.swaps, begun.layers
     for turn in range(done // len(keep), TURNS):
         first, second = halves if turn == 0 else halves[::-1]
+        whole = wholes if turn == 0 else wholes[::-1]
         begin = done % len(keep)
-        proposing, checking = (_Part(model, half, keep, begin, pack_R, batch_size) for half in (first, second))
+        proposing, checking = (_Part(model, half, keep, begin, batch_size) for half in (first, second))
         few = _few(first)
-        screening = proposing if few is first else _Part(model, few, keep, begin, pack_R, batch_size)
+        screening = proposing if few is first else _Part(model, few, keep, begin, batch_size)
         parts = {screening, proposing, checking}
         for layer in range(begin, len(keep)):
-            weight_P = pack_losses((part.whole_and_now for part in (proposing, checking)), pack_R).weight_P
-            for part in parts:
-                part.weigh(weight_P)
-            while swap := _best_swap(layer, keep[layer], screening, proposing, checking):
+            now = zip(whole, (proposing.now, checking.now), strict=True)
+            weight_R = row_weights(now, pack_R, pack_excess=pack_excess)
+            while swap := _best_swap(layer, keep[layer], weight_R, screening, proposing, checking):
                 swaps = (*swaps, swap)
                 keep = replaced(keep, layer, _swapped(keep[layer], swap.add, swap.drop))
                 for part in parts:
@@ -135,18 +134,8 @@ def _few(blocks: Blocks) -> Blocks:
 class _Part:
     """Some blocks under the keep sets as they are now, run up to the layer that is looked at."""
 
-    def __init__(
-        self,
-        model: GptOssForCausalLM,
-        blocks: Blocks,
-        keep: KeepSets,
-        layer: int,
-        pack_R: NDArray[np.integer],
-        batch_size: int,
-    ) -> None:
+    def __init__(self, model: GptOssForCausalLM, blocks: Blocks, keep: KeepSets, layer: int, batch_size: int) -> None:
         self._model, self._blocks, self._keep = model, blocks, keep
-        self._whole = collected(model, blocks, batch_size=batch_size)
-        self._pack_T = pack_R[self._whole.row_T]
         self._prefix = embedded(model, blocks, batch_size=batch_size)
         self.num_experts: int = model.config.num_local_experts
         for before in range(layer):
@@ -155,46 +144,51 @@ class _Part:
 
     def move_to(self, keep: KeepSets, layer: int) -> None:
         """The keep sets change in `layer`, which the blocks have been run up to."""
-        self._keep, self._now = keep, self._measured(keep, layer)
+        self._keep, self.now = keep, self._measured(keep, layer)
 
     def pass_layer(self, layer: int) -> None:
         with keeping_experts(self._model, self._keep):
             self._prefix = through_layer(self._model, layer, self._prefix)
 
-    @property
-    def whole_and_now(self) -> tuple[Collection, Collection]:
-        return self._whole, self._now
-
-    def weigh(self, weight_P: NDArray[np.float64]) -> None:
-        """What a token of each pack counts from now on."""
-        self._weight_T = weight_P[self._pack_T]
-
-    def loss(self, layer: int, kept: list[int]) -> Estimate:
+    def loss(self, layer: int, kept: list[int], weight_R: NDArray[np.float64]) -> Estimate:
         """By how much the weighted mean nll rises, nats a token, when `layer` keeps `kept` instead."""
-        return nll_increase(self._now, self._measured(replaced(self._keep, layer, kept), layer), self._weight_T)
+        other = self._measured(replaced(self._keep, layer, kept), layer)
+        return nll_increase(self.now, other, weight_R[self.now.row_T])
 
     def _measured(self, keep: KeepSets, layer: int) -> Collection:
         with keeping_experts(self._model, keep):
             return collected_after(self._model, layer, self._prefix, self._blocks)
 
 
-def _best_swap(layer: int, kept: list[int], screening: _Part, proposing: _Part, checking: _Part) -> Swap | None:
+def _best_swap(
+    layer: int,
+    kept: list[int],
+    weight_R: NDArray[np.float64],
+    screening: _Part,
+    proposing: _Part,
+    checking: _Part,
+) -> Swap | None:
     dropped = sorted(set(range(screening.num_experts)) - set(kept))
-    with_E = {e: screening.loss(layer, sorted([*kept, e])).value for e in dropped}
-    without_E = {e: screening.loss(layer, [k for k in kept if k != e]).value for e in kept}
+    with_E = {e: screening.loss(layer, sorted([*kept, e]), weight_R).value for e in dropped}
+    without_E = {e: screening.loss(layer, [k for k in kept if k != e], weight_R).value for e in kept}
     promising = nsmallest(CHECKED, product(dropped, kept), key=lambda pair: with_E[pair[0]] + without_E[pair[1]])
-    found = list(_holding(layer, kept, promising, proposing, checking))
+    found = list(_holding(layer, kept, weight_R, promising, proposing, checking))
     return min(found, key=lambda both: both[0])[1] if found else None
 
 
 def _holding(
-    layer: int, kept: list[int], pairs: list[tuple[int, int]], proposing: _Part, checking: _Part
+    layer: int,
+    kept: list[int],
+    weight_R: NDArray[np.float64],
+    pairs: list[tuple[int, int]],
+    proposing: _Part,
+    checking: _Part,
 ) -> Iterator[tuple[float, Swap]]:
     """The swaps that hold on both halves, with the sum of what they change there."""
     for add, drop in pairs:
-        proposed = proposing.loss(layer, _swapped(kept, add, drop)).value
+        proposed = proposing.loss(layer, _swapped(kept, add, drop), weight_R).value
         if proposed < 0:
-            checked = checking.loss(layer, _swapped(kept, add, drop))
+            checked = checking.loss(layer, _swapped(kept, add, drop), weight_R)
             if checked.value < -checked.standard_error:
                 yield proposed + checked.value, Swap(layer, add, drop, -checked.value)
 

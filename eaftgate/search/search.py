@@ -1,5 +1,6 @@
 """What `eaftgate prune` does on the model: the searches (--method greedy and refined), and the pre-gate."""
 
+import math
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
@@ -21,17 +22,24 @@ from eaftgate.progress import Bar, progress_bar
 from eaftgate.search.evaluate import BATCH_SIZE, collected, masked_tokens, within_memory
 from eaftgate.search.greedy import MAX_POSITIONS, greedy_keep_sets, sampled_positions
 from eaftgate.search.journal import Journal
+from eaftgate.search.pack_weights import PACK_EXCESS
 from eaftgate.search.refine import MIN_BLOCKS, TURNS, Refinement, Swap, best_start, can_refine, refinements
 from eaftgate.select.keep import KeepSets, select_keep_sets
 
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """`seed` draws the positions when there are more than `max_positions`."""
+    """`seed` draws the positions when there are more than `max_positions`. `pack_excess` is a refinement's
+    (eaftgate.search.pack_weights)."""
 
     max_positions: int = MAX_POSITIONS
     seed: int = 0
+    pack_excess: float = PACK_EXCESS
     batch_size: int = BATCH_SIZE
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.pack_excess) and self.pack_excess >= 0):
+            raise UserError(f"--pack-excess is {self.pack_excess}: it must be a finite number from 0")
 
 
 STARTS = ("eaft-reap", "reap-mass", "ean", "frequency")
@@ -52,7 +60,7 @@ def search_keep_sets(
     """The keep sets of a search, and what they came from, for the manifest. `blocks` and `trace` are those of the
     profile. Without `progress` (layers done, of how many) a bar is drawn. A refinement goes on where `journal` says.
 
-    Tokens are not weighed as EAFT does: that was measured and lost more (docs/selection.md). Raises UserError when
+    Tokens are not weighed as EAFT does, that was measured and lost more (docs/selection.md). Raises UserError when
     memory runs out, or with too few blocks to refine on.
     """
     refining = method == "refined"
@@ -73,25 +81,25 @@ def search_keep_sets(
 
         if not refining:
             return greedy(), found
-        pack_R = _packs(blocks, trace)
         held = None if journal is None else journal.read()
         if held is None:
             starts = {"greedy": greedy()} | {
                 name: select_keep_sets(trace, method=name, keep_n=keep_n, alignment="predicting") for name in STARTS
             }
-            start = best_start(model, blocks, starts, pack_R=pack_R, **at)
+            start = best_start(model, blocks, starts, **at)
             begun = Refinement(starts[start])
             _note(journal, start, begun)
         else:
             start, begun = held["start"], _refinement(held["refinement"])
         ended = begun
-        for ended in refinements(model, blocks, begun, pack_R=pack_R, **at):
+        weighed: dict[str, Any] = {"pack_R": packs_of_rows(blocks, trace), "pack_excess": settings.pack_excess}
+        for ended in refinements(model, blocks, begun, **weighed, **at):
             show(layers + ended.layers, of)
             _note(journal, start, ended)
     return ended.keep, found | {"start": start, "swaps": [asdict(swap) for swap in ended.swaps]}
 
 
-def _packs(blocks: Blocks, trace: Trace) -> NDArray[np.intp]:
+def packs_of_rows(blocks: Blocks, trace: Trace) -> NDArray[np.intp]:
     """The number of every row's pack; of a row without a counted token, which does not matter, 0."""
     pack_R = np.zeros(len(blocks.identities), np.intp)
     pack_R[blocks.row_BS[blocks.counted_BS]] = trace.column("pack_T")

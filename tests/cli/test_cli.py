@@ -204,7 +204,16 @@ def test_a_search_refuses_weights_that_it_would_ignore(
 ) -> None:
     more = ("--method", "greedy", "--w-good", "2")
     ended = prune_on_model(eaftgate, small_profile, CALIBRATION_PACKS, tmp_path / "out", *more)
-    refused(ended, "weighs every token alike")
+    refused(ended, "does not use EAFT's token weights")
+
+
+@pytest.mark.parametrize("excess", ["nan", "-1", "inf"])
+def test_a_weight_of_packs_that_is_none_is_refused(
+    eaftgate: Command, small_profile: Profile, tmp_path: Path, excess: str
+) -> None:
+    more = ("--method", "refined", "--pack-excess", excess)
+    ended = prune_on_model(eaftgate, small_profile, CALIBRATION_PACKS, tmp_path / "out", *more)
+    refused(ended, "it must be a finite number from 0")
 
 
 def test_a_search_is_recorded_and_repeatable(eaftgate: Command, small_profile: Profile, tmp_path: Path) -> None:
@@ -217,7 +226,7 @@ def test_a_search_is_recorded_and_repeatable(eaftgate: Command, small_profile: P
     assert manifests[0].provenance == manifests[1].provenance
     provenance = manifests[0].provenance
     assert provenance["calibration_rows"] == sorted(small_profile.description["rows"])
-    assert provenance["search"]["settings"] == {"max_positions": 150, "seed": 5, "batch_size": 8}
+    assert provenance["search"]["settings"] == {"max_positions": 150, "seed": 5, "pack_excess": 6.0, "batch_size": 8}
     assert provenance["search"]["positions"] == 150
     assert "weights" not in provenance
     cell = json.loads(first.out)["pre_gate"]

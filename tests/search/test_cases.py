@@ -31,6 +31,7 @@ def test_methods_and_keep_n_are_crossed() -> None:
         ({"alignment": ["token"]}, {"alignment": "token"}),
         ({"rows": ["50"]}, {"rows": 50}),
         ({"max_positions": ["9"]}, {"search": replace(SEARCH, max_positions=9)}),
+        ({"pack_excess": ["0"]}, {"search": replace(SEARCH, pack_excess=0.0)}),
         ({"seed": ["3"]}, {"search": replace(SEARCH, seed=3)}),
     ],
 )
@@ -44,6 +45,7 @@ def test_one_factor_alone_is_changed(vary: dict[str, list[str]], changed: dict[s
 
 def test_a_factor_is_varied_where_it_matters_only() -> None:
     vary = {"rows": ["50"], "uncertain": ["1"], "max_positions": ["9"], "seed": ["1"], "alignment": ["token"]}
+    vary["pack_excess"] = ["0"]
     varied = {(case.method, case.varied.split("=")[0]) for case in cases_of(list(METHODS), vary)} - {
         (method, "") for method in METHODS
     }
@@ -52,6 +54,7 @@ def test_a_factor_is_varied_where_it_matters_only() -> None:
         *((method, name) for method in scorers for name in ("rows", "alignment")),
         *((method, "uncertain") for method in ("eaft-reap", "eaft-reap-pack-core")),
         *((method, name) for method in SEARCHES for name in ("rows", "max_positions", "seed")),
+        ("refined", "pack_excess"),
         ("random", "seed"),
     }
 

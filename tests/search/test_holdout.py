@@ -10,6 +10,7 @@ from eaftgate.packs.blocks import Blocks
 from eaftgate.profile.profile import Profile
 from eaftgate.profile.trace import Trace, TraceShard
 from eaftgate.search.holdout import HeldOut, hold_out
+from eaftgate.search.search import packs_of_rows
 
 ROWS, TOKENS, SEQ_LEN = 12, 5, 8
 PACK_R = np.array([0, 1] * 4 + [0] * 4)
@@ -104,3 +105,12 @@ def test_the_trace_holds_the_tokens_of_the_blocks(half: HeldOut, blocks: Blocks,
 def test_a_share_that_is_none(blocks: Blocks, profile: Profile, share: float) -> None:
     with pytest.raises(UserError, match="must lie between 0 and 1"):
         hold_out(blocks, profile, share)
+
+
+@pytest.mark.parametrize("budget", [1, 3, 6])
+def test_rows_keep_their_packs_under_every_budget(half: HeldOut, budget: int) -> None:
+    seen = half.calibration(budget)
+    row_R = np.unique(seen.blocks.row_BS[seen.blocks.counted_BS])
+    pack_R = packs_of_rows(seen.blocks, seen.profile.trace)
+    assert pack_R[row_R].tolist() == PACK_R[row_R].tolist()
+    assert len(pack_R) == len(seen.blocks.identities)

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from eaftgate.packs.blocks import Blocks
 from eaftgate.parity.clusters import Estimate
 from eaftgate.search import refine
 from eaftgate.search.evaluate import collected, nll_increase
-from eaftgate.search.objective import pack_losses
+from eaftgate.search.pack_weights import PACK_EXCESS, row_weights
 from eaftgate.search.refine import CHECKED, Refinement, Swap, best_start, refinements
 from eaftgate.select.keep import KeepSets, replaced
 
@@ -55,7 +56,7 @@ TWO_PACKS = np.array([0, 0, 1, 0] * 4)
 def refined(
     model: GptOssForCausalLM, blocks: Blocks, start: KeepSets, pack_R: NDArray[np.intp] = ONE_PACK
 ) -> tuple[KeepSets, list[Swap]]:
-    *_, ended = refinements(model, blocks, Refinement(start), pack_R=pack_R, batch_size=8)
+    *_, ended = refinements(model, blocks, Refinement(start), pack_R=pack_R, pack_excess=PACK_EXCESS, batch_size=8)
     return ended.keep, list(ended.swaps)
 
 
@@ -73,13 +74,13 @@ def slow_refined(
         for keep in (before, after):
             with keeping_experts(model, keep):
                 found.append(collected(model, on))
-        return nll_increase(*found, weight_P[pack_R[found[0].row_T]])
+        return nll_increase(*found, weight_R[found[0].row_T])
 
     for proposing, checking in ((first, second), (second, first)):
         few = proposing.reordered(np.array(screened))
         for layer in range(SIZE.layers):
             with keeping_experts(model, keep):
-                weight_P = pack_losses([(base, collected(model, blocks))], pack_R).weight_P
+                weight_R = row_weights([(base, collected(model, blocks))], pack_R, pack_excess=PACK_EXCESS)
             while True:
                 now, kept = keep, keep[layer]
                 dropped = [e for e in range(SIZE.experts) if e not in kept]
@@ -123,22 +124,22 @@ def test_equal_to_the_search_that_runs_the_whole_model_every_time(
 def test_swaps_lower_the_loss_and_keep_the_size(model: GptOssForCausalLM, blocks: Blocks) -> None:
     start: KeepSets = [[0, 1, 2], [3, 4, 5], [0, 2, 4]]
     keep, swaps = refined(model, blocks, start)
-    assert best_start(model, blocks, {"start": start, "refined": keep}, pack_R=ONE_PACK, batch_size=8) == "refined"
+    assert best_start(model, blocks, {"start": start, "refined": keep}, batch_size=8) == "refined"
     assert all(kept == sorted(set(kept)) and len(kept) == 3 for kept in keep)
     assert all(swap.gain > 0 for swap in swaps)
 
 
 def test_any_state_can_be_gone_on_with(model: GptOssForCausalLM, blocks: Blocks) -> None:
-    states = list(refinements(model, blocks, Refinement([[0, 1, 2]] * 3), pack_R=TWO_PACKS, batch_size=8))
+    at: dict[str, Any] = {"pack_R": TWO_PACKS, "pack_excess": PACK_EXCESS, "batch_size": 8}
+    states = list(refinements(model, blocks, Refinement([[0, 1, 2]] * 3), **at))
     assert [state.layers for state in states] == [1, 2, 3, 4, 5, 6]
     for done, state in enumerate(states):
-        assert list(refinements(model, blocks, state, pack_R=TWO_PACKS, batch_size=8)) == states[done + 1 :]
+        assert list(refinements(model, blocks, state, **at)) == states[done + 1 :]
 
 
 def test_the_first_of_equal_starts_is_taken(model: GptOssForCausalLM, blocks: Blocks) -> None:
     whole = [list(range(SIZE.experts))] * 3
-    starts = {"a": [[0, 1, 2]] * 3, "b": whole, "c": whole}
-    assert best_start(model, blocks, starts, pack_R=ONE_PACK, batch_size=8) == "b"
+    assert best_start(model, blocks, {"a": [[0, 1, 2]] * 3, "b": whole, "c": whole}, batch_size=8) == "b"
 
 
 def test_blocks_without_an_answer_do_not_matter(model: GptOssForCausalLM, blocks: Blocks) -> None:
