@@ -78,4 +78,7 @@ def within_memory() -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError:
-        raise UserError("the model ran out of memory: lower --batch-size or, for a search, --max-positions") from None
+        raise UserError(
+            "the model ran out of memory: lower --batch-size or, for a search, --max-positions, or profile fewer rows "
+            "(--num-rows), whose hidden states it holds"
+        ) from None

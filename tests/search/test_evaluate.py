@@ -13,7 +13,7 @@ from eaftgate.errors import UserError
 from eaftgate.packs.blocks import Blocks
 from eaftgate.parity.paired import pair
 from eaftgate.rewrite.rewrite import rewrite_checkpoint
-from eaftgate.search.evaluate import collected, masked_tokens
+from eaftgate.search.evaluate import collected, masked_tokens, within_memory
 
 KEEP = [[0, 2, 3, 5], [1, 4, 6, 7], [0, 1, 2, 7]]
 
@@ -49,3 +49,8 @@ def test_a_model_that_yields_no_numbers_is_refused(tmp_path: Path) -> None:
         model.model.norm.weight[0] = torch.nan
     with pytest.raises(UserError, match=r"scoring chat: .* not finite"):
         collected(model, random_blocks(model.config.vocab_size))
+
+
+def test_a_model_that_does_not_fit_is_said_with_what_to_lower() -> None:
+    with pytest.raises(UserError, match=r"lower --batch-size.*--max-positions.*--num-rows"), within_memory():
+        raise torch.OutOfMemoryError
