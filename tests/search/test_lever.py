@@ -40,6 +40,8 @@ def test_one_pack_carries_the_loss() -> None:
     said = next_lever(diagnosis(EVEN, 0.12, *packs), method="reap")
     assert said.startswith("pack tools loses +34.99%")
     assert "more of its rows" in said
+    assert said.endswith(", or choose with --method refined")
+    assert next_lever(diagnosis(EVEN, 0.12, *packs), method="refined").endswith("more of its rows")
 
 
 @pytest.mark.parametrize(
