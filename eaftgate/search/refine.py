@@ -32,7 +32,7 @@ from eaftgate.select.keep import KeepSets, replaced
 
 CHECKED = 4
 """Of the swaps in a layer, so many that promise most are measured."""
-SCREENING_TOKENS = 16_384
+SCREENING_TOKENS = 32_768
 """Counted tokens, of the proposing half, that are asked about every single expert: an answer only has to promise."""
 MIN_BLOCKS = 4
 """Two a half: one alone would have no standard error to check a swap by."""
