@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from selection import SEED, interval, three_parts
+from selection import interval, three_parts
 from transformers import GptOssForCausalLM
 
 from eaftgate.collect.token_stats import linear_logits
@@ -87,10 +87,8 @@ def main() -> None:
     tokenizer = load_tokenizer(given.model)
     model = load_model(given.model, default_settings(device=given.device, dtype="float32", dequantize=True))
     with tempfile.TemporaryDirectory() as work:
-        final = three_parts(given.packs, Path(work), made["arguments"].get("final_seed", SEED), given.seed, None)[
-            "final"
-        ]
-        union = named_packs(final, seed=given.seed)[UNION]
+        parts = three_parts(given.packs, Path(work), made["arguments"]["final_seed"], given.seed, None)
+        union = named_packs(parts["final"], seed=given.seed)[UNION]
     blocks = build_blocks(
         union, tokenizer.backend, eos_id=tokenizer.eos_id, seq_len=given.seq_len, num_blocks=given.blocks
     )

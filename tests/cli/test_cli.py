@@ -38,6 +38,7 @@ from eaftgate.search.calibration import calibration_blocks
 from eaftgate.search.evaluate import collected
 from eaftgate.search.holdout import hold_out
 from eaftgate.search.journal import Journal
+from eaftgate.search.pack_weights import PACK_EXCESS
 from eaftgate.select.keep import KeepSets, select_keep_sets
 from eaftgate.select.saliency import EaftWeights
 
@@ -226,7 +227,12 @@ def test_a_search_is_recorded_and_repeatable(eaftgate: Command, small_profile: P
     assert manifests[0].provenance == manifests[1].provenance
     provenance = manifests[0].provenance
     assert provenance["calibration_rows"] == sorted(small_profile.description["rows"])
-    assert provenance["search"]["settings"] == {"max_positions": 150, "seed": 5, "pack_excess": 6.0, "batch_size": 8}
+    assert provenance["search"]["settings"] == {
+        "max_positions": 150,
+        "seed": 5,
+        "pack_excess": PACK_EXCESS,
+        "batch_size": 8,
+    }
     assert provenance["search"]["positions"] == 150
     assert "weights" not in provenance
     cell = json.loads(first.out)["pre_gate"]
