@@ -12,8 +12,8 @@ from pathlib import Path
 
 from planted import FAULTS, excess, planted, usage_of
 
-from eaftgate.gate.judge import judge_cell
-from eaftgate.gate.policy import IntervalPolicy, load_gates
+from eaftgate.judge.cell import judge_cell
+from eaftgate.judge.policy import IntervalPolicy, load_gates
 from eaftgate.model.load import default_settings, load_model
 from eaftgate.packs.blocks import build_blocks
 from eaftgate.packs.pack import UNION, named_packs

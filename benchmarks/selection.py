@@ -27,8 +27,8 @@ from transformers import GptOssForCausalLM
 from eaftgate.checkpoint.checkpoint import open_checkpoint
 from eaftgate.collect.collection import Collection
 from eaftgate.files import write_json
-from eaftgate.gate.judge import judge_cell
-from eaftgate.gate.policy import load_gates
+from eaftgate.judge.cell import judge_cell
+from eaftgate.judge.policy import load_gates
 from eaftgate.model.load import ModelSettings, default_settings, load_model
 from eaftgate.packs.blocks import Blocks, build_blocks
 from eaftgate.packs.pack import UNION, Pack, named_packs

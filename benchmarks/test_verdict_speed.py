@@ -8,8 +8,8 @@ import numpy as np
 
 from conftest import Figure, Report
 from eaftgate.collect.collection import TOP_K, Collection, TokenStats
-from eaftgate.gate.judge import judge_in_looks, plan_looks
-from eaftgate.gate.policy import IntervalPolicy, load_gates
+from eaftgate.judge.cell import judge_in_looks, plan_looks
+from eaftgate.judge.policy import IntervalPolicy, load_gates
 from eaftgate.parity.paired import PairedTokens, pair
 
 TOKENS, BLOCKS, ROWS = 1_000_000, 2000, 5000

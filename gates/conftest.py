@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from eaftgate.gate.judge import JudgedCell
 from eaftgate.gate.plan import Cell
-from eaftgate.gate.policy import IntervalPolicy
 from eaftgate.gate.run import GateRun
 from eaftgate.gate.stability import Spread, spreads
-from eaftgate.gate.verdict import MetricVerdict
-from eaftgate.gate.wording import describe
+from eaftgate.judge.cell import JudgedCell
+from eaftgate.judge.policy import IntervalPolicy
+from eaftgate.judge.verdict import MetricVerdict
+from eaftgate.judge.wording import describe
 
 RecordVerdict = Callable[[JudgedCell, str], MetricVerdict]
 Decide = Callable[[Cell, str], None]

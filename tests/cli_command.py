@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from eaftgate import cli
+from eaftgate.commands import app as cli
 
 
 @dataclass(frozen=True)

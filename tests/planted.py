@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 from transformers import GptOssForCausalLM
 
-from eaftgate.gate.judge import JudgedCell
-from eaftgate.gate.policy import IntervalPolicy
-from eaftgate.gate.verdict import RATIOS
+from eaftgate.judge.cell import JudgedCell
+from eaftgate.judge.policy import IntervalPolicy
+from eaftgate.judge.verdict import RATIOS
 from eaftgate.model.experts import expert_modules
 from eaftgate.profile.trace import Trace
 from eaftgate.search.evaluate import collected

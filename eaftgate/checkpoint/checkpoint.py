@@ -15,8 +15,8 @@ from eaftgate.checkpoint.consistency import check_consistency
 from eaftgate.checkpoint.header import TensorEntry
 from eaftgate.checkpoint.shards import read_tensors
 from eaftgate.checkpoint.source import resolve
-from eaftgate.checkpoint.strict_json import read_object
 from eaftgate.errors import UserError
+from eaftgate.strict_json import read_object
 
 CONFIG_FILE = "config.json"
 

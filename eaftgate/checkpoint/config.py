@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eaftgate.checkpoint.strict_json import is_count, shown
 from eaftgate.errors import UserError
+from eaftgate.strict_json import is_count, shown
 
 ARCHITECTURE = "GptOssForCausalLM"
 MODEL_TYPE = "gpt_oss"

@@ -15,8 +15,8 @@ from eaftgate.checkpoint.layout import (
     layer_of,
     tensor_name,
 )
-from eaftgate.checkpoint.strict_json import shown
 from eaftgate.errors import UserError
+from eaftgate.strict_json import shown
 
 EMBEDDING = "model.embed_tokens.weight"
 HEAD = "lm_head.weight"

@@ -8,9 +8,9 @@ from pathlib import Path
 from filelock import FileLock
 
 from eaftgate.checkpoint.checkpoint import Checkpoint
-from eaftgate.checkpoint.strict_json import read_object
 from eaftgate.errors import UserError
 from eaftgate.files import sha256_file, sha256_json, write_json
+from eaftgate.strict_json import read_object
 
 TOKENIZER_FILE = "tokenizer.json"
 _MAX_THREADS = 8

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eaftgate.checkpoint.strict_json import is_count, parse_object, shown
 from eaftgate.errors import UserError
+from eaftgate.strict_json import is_count, parse_object, shown
 
 MAX_HEADER_BYTES = 100_000_000
 LENGTH_BYTES = 8

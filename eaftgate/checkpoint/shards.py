@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from eaftgate.checkpoint.header import TensorEntry, read_header
-from eaftgate.checkpoint.strict_json import read_object, shown
 from eaftgate.errors import UserError
+from eaftgate.strict_json import read_object, shown
 
 INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"

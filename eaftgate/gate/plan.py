@@ -4,7 +4,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from eaftgate.errors import UserError
-from eaftgate.gate.policy import (
+from eaftgate.gate.profiling_seeds import ProfilingGroup, local_manifests, profiling_groups
+from eaftgate.judge.policy import (
     DEFAULT_GATES,
     IntervalPolicy,
     PointPolicy,
@@ -13,8 +14,7 @@ from eaftgate.gate.policy import (
     load_gates,
     pack_selection,
 )
-from eaftgate.gate.profiling_seeds import ProfilingGroup, local_manifests, profiling_groups
-from eaftgate.gate.verdict import MetricVerdict, floor_problem
+from eaftgate.judge.verdict import MetricVerdict, floor_problem
 from eaftgate.packs.pack import pack_paths
 
 BASE = "base"

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from eaftgate.errors import UserError
-from eaftgate.recipe import read_section
+from eaftgate.recipes.recipe import read_section
 
 
 class _Parser(argparse.ArgumentParser):

@@ -22,10 +22,10 @@ from eaftgate.collect.sglang.collector import EngineOptions, SglangCollector
 from eaftgate.collect.sglang.endpoint import EndpointCollector, endpoint_for
 from eaftgate.collect.store import CollectionStore, OpenBar, Request, no_bar
 from eaftgate.files import write_json
-from eaftgate.gate.judge import JudgedCell, judge_cell, judge_in_looks, plan_looks
 from eaftgate.gate.models import Models
 from eaftgate.gate.plan import BASE, BATCH, NOOP, RERUN, ULP, Cell, Plan
-from eaftgate.gate.policy import IntervalPolicy
+from eaftgate.judge.cell import JudgedCell, judge_cell, judge_in_looks, plan_looks
+from eaftgate.judge.policy import IntervalPolicy
 from eaftgate.packs.blocks import Blocks, build_blocks
 from eaftgate.packs.pack import Pack, named_packs
 from eaftgate.packs.tokenizer import PackTokenizer, load_tokenizer

@@ -9,8 +9,8 @@ from _pytest.junitxml import xml_key
 from eaftgate import __version__
 from eaftgate.gate.cases import required_cases
 from eaftgate.gate.models import clear_work, remove_copies
-from eaftgate.gate.parity_json import PARITY_FILE, CaseOutcome, read_cells, read_records, write_parity
 from eaftgate.gate.plan import V1, Plan
+from eaftgate.gate.results import PARITY_FILE, CaseOutcome, read_cells, read_records, write_parity
 from eaftgate.gate.stability import describe_stability, stability_lines, stability_note
 from eaftgate.gate.table import COLOURS, has_intervals, remarks, render_cells
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from eaftgate.gate.plan import Cell, Plan
 from eaftgate.gate.profiling_seeds import ProfilingGroup
-from eaftgate.gate.verdict import Verdict
-from eaftgate.gate.wording import deviation_shown, shown
+from eaftgate.judge.verdict import Verdict
+from eaftgate.judge.wording import deviation_shown, shown
 
 Record = Mapping[str, Any]
 """A judged cell as RUN_DIR/cells has it; of it, `verdict` and `verdicts` (metric -> estimate) are read."""

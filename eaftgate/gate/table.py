@@ -8,8 +8,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from eaftgate.gate.verdict import MetricVerdict
-from eaftgate.gate.wording import describe
+from eaftgate.judge.verdict import MetricVerdict
+from eaftgate.judge.wording import describe
 
 WIDE = 110
 COLOURS = {"pass": "green", "fail": "red", "inconclusive": "yellow", "incomplete": "yellow"}

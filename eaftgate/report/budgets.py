@@ -12,12 +12,12 @@ from rich.table import Table
 
 from eaftgate.collect.collection import load_collection
 from eaftgate.errors import UserError
-from eaftgate.gate.judge import judge_cell
-from eaftgate.gate.parity_json import read_parity
-from eaftgate.gate.policy import IntervalPolicy, PointPolicy
+from eaftgate.gate.results import read_parity
 from eaftgate.gate.run import COLLECTIONS_DIR
-from eaftgate.gate.verdict import MetricVerdict
-from eaftgate.gate.wording import shown
+from eaftgate.judge.cell import judge_cell
+from eaftgate.judge.policy import IntervalPolicy, PointPolicy
+from eaftgate.judge.verdict import MetricVerdict
+from eaftgate.judge.wording import shown
 from eaftgate.parity.paired import pair
 
 FIRST_BUDGET = 8

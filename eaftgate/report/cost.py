@@ -5,7 +5,7 @@ from typing import Any
 
 from eaftgate.checkpoint.checkpoint import Checkpoint
 from eaftgate.checkpoint.layout import expert_tensor
-from eaftgate.gate.policy import Regime
+from eaftgate.judge.policy import Regime
 from eaftgate.packs.pack import pack_paths
 
 MODELS_GATED = 2

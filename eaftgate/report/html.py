@@ -7,10 +7,10 @@ from typing import Any
 
 from eaftgate.errors import UserError
 from eaftgate.files import write_text
-from eaftgate.gate.parity_json import read_parity
+from eaftgate.gate.results import read_parity
 from eaftgate.gate.table import has_intervals, remarks
-from eaftgate.gate.verdict import MetricVerdict
-from eaftgate.gate.wording import bounds_shown, shown
+from eaftgate.judge.verdict import MetricVerdict
+from eaftgate.judge.wording import bounds_shown, shown
 from eaftgate.report.rows import Cell, row, table, verdict_cell
 from eaftgate.report.stability import stability_section
 

@@ -11,7 +11,7 @@ from eaftgate.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from eaftgate.checkpoint.digest import checkpoint_digest, tokenizer_digest
 from eaftgate.errors import UserError
 from eaftgate.files import read_json, sha256_file, write_json
-from eaftgate.gate.parity_json import read_parity, verdict_of
+from eaftgate.gate.results import read_parity, verdict_of
 from eaftgate.rewrite.manifest import MANIFEST_FILE, read_manifest, verify_files
 
 LOCK_SCHEMA = "lock-1"

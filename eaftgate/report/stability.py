@@ -5,8 +5,8 @@ from html import escape
 from typing import Any
 
 from eaftgate.gate.stability import overlap_line, range_shown, seeds_shown
-from eaftgate.gate.verdict import worst
-from eaftgate.gate.wording import deviation_shown
+from eaftgate.judge.verdict import worst
+from eaftgate.judge.wording import deviation_shown
 from eaftgate.report.rows import Cell, row, table, verdict_cell
 
 _WHAT = (

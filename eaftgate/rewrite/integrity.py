@@ -6,11 +6,11 @@ from pathlib import Path
 
 from eaftgate.checkpoint.checkpoint import CONFIG_FILE, Checkpoint
 from eaftgate.checkpoint.layout import PROJECTIONS, tensor_name
-from eaftgate.checkpoint.strict_json import read_object
 from eaftgate.errors import UserError
 from eaftgate.rewrite.keep_n import check_keep_sets
 from eaftgate.rewrite.manifest import MAPPING_FILE, Manifest, expert_mapping, verify_files
 from eaftgate.rewrite.plan import MAX_SHARD_BYTES, ByteRange, kept_ranges, kept_shape
+from eaftgate.strict_json import read_object
 
 CHUNK_BYTES = 1 << 22
 

@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from eaftgate.checkpoint.strict_json import read_object
 from eaftgate.errors import UserError
 from eaftgate.files import sha256_file
+from eaftgate.strict_json import read_object
 
 MANIFEST_FILE = "manifest.json"
 MAPPING_FILE = "expert_mapping.json"

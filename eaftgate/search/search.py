@@ -12,9 +12,9 @@ from transformers import GptOssForCausalLM
 
 from eaftgate.collect.collection import Collection
 from eaftgate.errors import UserError
-from eaftgate.gate.judge import JudgedCell, judge_cell
-from eaftgate.gate.policy import load_gates
-from eaftgate.gate.wording import bounds_shown, shown
+from eaftgate.judge.cell import JudgedCell, judge_cell
+from eaftgate.judge.policy import load_gates
+from eaftgate.judge.wording import bounds_shown, shown
 from eaftgate.packs.blocks import Blocks
 from eaftgate.parity.paired import PairedTokens
 from eaftgate.profile.trace import Trace
@@ -23,7 +23,7 @@ from eaftgate.search.evaluate import BATCH_SIZE, collected, masked_tokens, withi
 from eaftgate.search.greedy import MAX_POSITIONS, greedy_keep_sets, sampled_positions
 from eaftgate.search.journal import Journal
 from eaftgate.search.pack_weights import PACK_EXCESS
-from eaftgate.search.refine import MIN_BLOCKS, TURNS, Refinement, Swap, best_start, can_refine, refinements
+from eaftgate.search.refined import MIN_BLOCKS, TURNS, Refinement, Swap, best_start, can_refine, refinements
 from eaftgate.select.keep import KeepSets, select_keep_sets
 
 

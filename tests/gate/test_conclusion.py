@@ -2,7 +2,7 @@
 
 import pytest
 
-from eaftgate.gate.parity_json import CaseOutcome, run_verdict, verdict_of
+from eaftgate.gate.results import CaseOutcome, run_verdict, verdict_of
 
 PASSED = CaseOutcome("a", True, "", {"verdict": "pass"})
 FAILED = CaseOutcome("b", False, "no", {"verdict": "fail"})

@@ -11,8 +11,8 @@ from prepared import Profile
 from transformers import GptOssForCausalLM
 
 from eaftgate.collect.collection import Collection
-from eaftgate.gate.judge import JudgedCell, judge_cell
-from eaftgate.gate.policy import IntervalPolicy, load_gates
+from eaftgate.judge.cell import JudgedCell, judge_cell
+from eaftgate.judge.policy import IntervalPolicy, load_gates
 from eaftgate.model.load import default_settings, load_model
 from eaftgate.model.masking import keeping_experts
 from eaftgate.packs.blocks import Blocks, build_blocks

@@ -19,7 +19,7 @@ from eaftgate.gate.stability import (
     stability_lines,
     stability_note,
 )
-from eaftgate.gate.verdict import Verdict
+from eaftgate.judge.verdict import Verdict
 
 GROUP = ProfilingGroup(("a", "b"), (1, 2), ((0.5, 1.0),), 0.25)
 

@@ -15,7 +15,7 @@ from prepared import SMALL
 from sglang_server import serving
 
 from eaftgate.errors import UserError
-from eaftgate.gate.policy import DEFAULT_GATES, INTERVAL_METRICS, load_gates
+from eaftgate.judge.policy import DEFAULT_GATES, INTERVAL_METRICS, load_gates
 from eaftgate.report.budgets import budgets_of
 
 TINY = ("--regime=fixture", "--seq-lens=64", "--num-blocks=6")

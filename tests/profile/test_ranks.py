@@ -46,9 +46,9 @@ def test_two_ranks_give_the_trace_of_one(tmp_path: Path) -> None:
     )  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     launchers = {
-        "one": [sys.executable, "-m", "eaftgate.cli"],
+        "one": [sys.executable, "-m", "eaftgate"],
         "two": [
-            sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "eaftgate.cli",
+            sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "eaftgate",
         ],
     }  # fmt: skip
     for name, launcher in launchers.items():

@@ -13,8 +13,8 @@ from eaftgate.checkpoint.checkpoint import open_checkpoint
 from eaftgate.checkpoint.digest import checkpoint_digest, tokenizer_digest
 from eaftgate.errors import UserError
 from eaftgate.files import read_json
-from eaftgate.gate.policy import load_gates
-from eaftgate.prune import PruneRequest
+from eaftgate.judge.policy import load_gates
+from eaftgate.prune.prune import PruneRequest
 from eaftgate.report.cost import estimate_cost
 from eaftgate.report.html import render, write_report
 from eaftgate.report.lock import verify_lock, write_lock

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from eaftgate import __version__
-from eaftgate.checkpoint.strict_json import read_object
 from eaftgate.collect.collection import TokenStats, concatenate
 from eaftgate.collect.sglang import spool
 from eaftgate.collect.sglang.engine import Engine
 from eaftgate.errors import UserError
 from eaftgate.packs.blocks import Blocks
+from eaftgate.strict_json import read_object
 
 CALL_TOKENS = 1 << 16
 """Tokens handed over at a time; two such lists are with the engine."""

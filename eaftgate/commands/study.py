@@ -1,0 +1,258 @@
+"""The commands of the search room: `eaftgate sweep`, `eaftgate overlap` and `eaftgate diagnose`."""
+
+import json
+from collections.abc import Callable, Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
+
+from eaftgate.errors import UserError
+
+search_app = typer.Typer()
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
+DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N; default: cuda when there is one.")]
+DtypeOption = Annotated[
+    str | None, typer.Option(help="float32 or bfloat16; default: float32 on a CPU, bfloat16 on a GPU.")
+]
+BatchOption = Annotated[int, typer.Option(min=1, help="Blocks a forward pass.")]
+
+
+@search_app.command()
+def sweep(
+    base: Annotated[str, typer.Argument(metavar="BASE", help="Checkpoint directory or hub id.")],
+    profile_dir: Annotated[Path, typer.Option("--profile", help="Profile of BASE (eaftgate profile).")],
+    packs: Annotated[Path, typer.Option(help="The packs of the profile; no others do.")],
+    out_file: Annotated[Path, typer.Option("--out", help="File of JSON lines, one a case; resumed if there.")],
+    methods: Annotated[str, typer.Option(help="Methods, separated by commas.")] = "eaft-reap,reap-mass,greedy",
+    keep_n: Annotated[str, typer.Option(help="Numbers of experts to keep, separated by commas.")] = "24,20",
+    vary: Annotated[
+        list[str] | None,
+        typer.Option(help="FACTOR=V1,V2: every case again with this one factor changed; repeatable."),
+    ] = None,
+    score_frac: Annotated[
+        float, typer.Option(help="Share of every pack's calibration rows to score on; nothing is chosen on them.")
+    ] = 0.5,
+    plot: Annotated[
+        Path | None, typer.Option(help="Figure to draw, .svg or .png; default: --out with the suffix .svg.")
+    ] = None,
+    batch_size: BatchOption = 8,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Score many selections by masking, on rows of the profile that they were not chosen on.
+
+    Ends with a ranked table and a figure. Methods and keep_n are crossed, factors are varied one at a time: good,
+    conflict, uncertain, low_quantile (weights); alignment; rows (so many to choose on, scored on the same others as
+    everything else); max_positions (searches); pack_excess (refined); seed.
+
+    The overlap in the table is the mean Jaccard index of a keep set with that of the best line of the same keep_n.
+    """
+    from eaftgate.checkpoint.checkpoint import open_checkpoint
+    from eaftgate.checkpoint.digest import checkpoint_digest
+    from eaftgate.model.load import default_settings, load_model
+    from eaftgate.profile.profile import open_profile
+    from eaftgate.prune.prune import check_profile
+    from eaftgate.rewrite.keep_n import resolve_keep_n
+    from eaftgate.search.calibration import calibration_blocks
+    from eaftgate.search.search import SearchSettings
+    from eaftgate.study import sweep as sweeping
+    from eaftgate.study.cases import planned
+    from eaftgate.study.holdout import hold_out
+    from eaftgate.study.plot import check_plot_path, write_plot
+    from eaftgate.study.ranking import DETAILS, ranked_table
+
+    if out_file.is_dir():
+        raise UserError(f"--out {out_file} is a directory: give a file of JSON lines")
+    plot = plot or out_file.with_suffix(".svg")
+    check_plot_path(plot, out_file)
+    checkpoint, profile = open_checkpoint(base), open_profile(profile_dir)
+    check_profile(checkpoint, checkpoint_digest(checkpoint), profile)
+    counts = _counts("--keep-n", keep_n)
+    for n in counts:
+        resolve_keep_n(checkpoint.num_experts, checkpoint.top_k, n)
+    held_out = hold_out(calibration_blocks(checkpoint, profile, packs), profile, score_frac)
+    cases = planned(
+        _parts(methods),
+        counts,
+        _factors(vary or []),
+        rows=len(held_out.choosing_rows),
+        alignment=profile.description["alignment"],
+        search=SearchSettings(batch_size=batch_size),
+    )
+    settings = default_settings(device=device, dtype=dtype, dequantize=True)
+    lines = sweeping.sweep(
+        lambda: load_model(checkpoint.path, settings), held_out, cases, out_file, measured_by=settings.describe()
+    )
+    write_plot(lines, plot)
+    if as_json:
+        typer.echo(json.dumps(lines))
+        return
+    tokens = max(line["chosen_on_tokens"] for line in lines)
+    _say(
+        f"chosen on {len(held_out.choosing_rows)} rows ({tokens:,} tokens), "
+        f"scored on {held_out.num_scored_rows} others ({held_out.scored.num_counted:,} tokens)"
+    )
+    _show(lambda leave_out: ranked_table(lines, leave_out), DETAILS)
+    _say(f"drawn in {plot}")
+
+
+def _parts(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",")]
+
+
+def _factors(given: list[str]) -> dict[str, list[str]]:
+    values: dict[str, list[str]] = {}
+    for text in given:
+        name, found, listed = text.partition("=")
+        if not found:
+            raise UserError(f"--vary is {text!r}: it must be a factor and its values, like uncertain=0.25,1")
+        if name in values:
+            raise UserError(f"--vary {name} is given twice: give all of its values in one, like {text},...")
+        values[name] = _parts(listed)
+    return values
+
+
+def _counts(option: str, text: str) -> list[int]:
+    try:
+        return [int(part) for part in _parts(text)]
+    except ValueError:
+        raise UserError(f"{option} is {text!r}: it must be whole numbers, separated by commas") from None
+
+
+def _say(line: str) -> None:
+    Console().print(line, highlight=False, soft_wrap=True, markup=False)
+
+
+def _show_whole(table: Table) -> None:
+    """A terminal that is too narrow folds what is text; numbers are never cut. Elsewhere lines are as long as they need
+    to be."""
+    console, width = Console(), _width(table)
+    Console(width=max(console.width, width.minimum if console.is_terminal else width.maximum)).print(table)
+
+
+def _show(build: Callable[[Sequence[str]], Table], details: Sequence[str] = ()) -> None:
+    """The same, but a terminal first does without as many of the columns `details` as it must; `build` makes the table
+    without some."""
+    console, left_out = Console(), 0
+    while console.is_terminal and left_out < len(details) and _width(build(details[:left_out])).maximum > console.width:
+        left_out += 1
+    _show_whole(build(details[:left_out]))
+    if left_out:
+        _say(f"left out for want of width: {', '.join(details[:left_out])}; --json has everything")
+
+
+def _width(table: Table) -> Measurement:
+    console = Console(width=10_000)
+    return Measurement.get(console, console.options, table)
+
+
+@search_app.command()
+def overlap(
+    checkpoints: Annotated[
+        list[Path], typer.Argument(metavar="CKPT_DIR...", help="Checkpoints of one base (eaftgate prune).")
+    ],
+    as_json: JsonOption = False,
+) -> None:
+    """Show how much the experts that pruned checkpoints keep agree, pair by pair: do profiling seeds choose the same?
+
+    The Jaccard index of a layer is the share of experts both keep among those either keeps; by chance: of random ones.
+    """
+    from eaftgate.rewrite.manifest import read_manifest
+    from eaftgate.select.overlap import jaccard_by_chance, jaccard_L
+
+    if len(checkpoints) < 2:
+        raise UserError(f"only {checkpoints[0]} was given: an overlap is of two checkpoints or more")
+    manifests = [(path, read_manifest(path)) for path in checkpoints]
+    first, reference = manifests[0]
+    for path, manifest in manifests:
+        if manifest.base.digest != reference.base.digest:
+            raise UserError(f"{path} and {first} were made from different bases: their experts cannot be compared")
+    pairs: list[dict[str, Any]] = []
+    for (a, of_a), (b, of_b) in combinations(manifests, 2):
+        index_L = jaccard_L(of_a.keep, of_b.keep)
+        pairs.append(
+            {
+                "checkpoints": [str(a), str(b)],
+                "keep_n": [of_a.keep_n, of_b.keep_n],
+                "mean": float(index_L.mean()),
+                "least": float(index_L.min()),
+                "least_layer": int(index_L.argmin()),
+                "by_chance": jaccard_by_chance(reference.base.num_experts, of_a.keep_n, of_b.keep_n),
+                "layers": index_L.tolist(),
+            }
+        )
+    if as_json:
+        typer.echo(json.dumps(pairs))
+        return
+    table = Table(box=None, pad_edge=False)
+    for name in ("checkpoint", "and"):
+        table.add_column(name, overflow="fold", min_width=8)
+    for name in ("mean", "least", "in layer", "by chance"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for pair in pairs:
+        numbers = (f"{pair['mean']:.2f}", f"{pair['least']:.2f}", str(pair["least_layer"]), f"{pair['by_chance']:.2f}")
+        table.add_row(*pair["checkpoints"], *numbers)
+    _show_whole(table)
+
+
+@search_app.command()
+def diagnose(
+    checkpoint_dir: Annotated[Path, typer.Argument(metavar="CKPT_DIR", help="Checkpoint made by eaftgate prune.")],
+    packs: Annotated[Path, typer.Option(help="Directory of packs.")],
+    base: Annotated[str | None, typer.Option(help="Where its base is now; default: where it was.")] = None,
+    seq_lens: Annotated[
+        str, typer.Option(help="Tokens a block; layers and experts are looked at with the first.")
+    ] = "1024",
+    num_blocks: Annotated[int, typer.Option(min=1, help="Blocks of every pack and of UNION.")] = 64,
+    layers: Annotated[int, typer.Option(min=0, help="Worst layers whose experts are looked at one by one.")] = 3,
+    seed: Annotated[int | None, typer.Option(min=0, help="Shuffles every pack's rows; default: file order.")] = None,
+    batch_size: BatchOption = 8,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show where a pruned checkpoint loses, by masking in its base, and what to try next.
+
+    First every pack and length, the worst on top; then, on UNION, every layer pruned alone; then the dropped experts of
+    the worst layers: what putting each of them back, alone, into the pruned model wins.
+    """
+    from eaftgate.checkpoint.checkpoint import open_checkpoint
+    from eaftgate.checkpoint.digest import checkpoint_digest
+    from eaftgate.model.load import default_settings, load_model
+    from eaftgate.packs.blocks import build_blocks
+    from eaftgate.packs.pack import named_packs
+    from eaftgate.packs.tokenizer import load_tokenizer
+    from eaftgate.rewrite.manifest import read_manifest
+    from eaftgate.study import diagnose as diagnosing
+    from eaftgate.study.findings import described, tables
+    from eaftgate.study.lever import next_lever
+
+    manifest = read_manifest(checkpoint_dir)
+    lengths = _counts("--seq-lens", seq_lens)
+    whole = open_checkpoint(base or manifest.base.name)
+    if checkpoint_digest(whole) != manifest.base.digest:
+        raise UserError(f"{whole.name} is not the base that {checkpoint_dir} was made from: give it with --base")
+    tokenizer = load_tokenizer(whole.path)
+    cells = [
+        build_blocks(pack, tokenizer.backend, eos_id=tokenizer.eos_id, seq_len=seq_len, num_blocks=num_blocks)
+        for seq_len in lengths
+        for pack in named_packs(packs, seed=seed).values()
+    ]
+    model = load_model(whole.path, default_settings(device=device, dtype=dtype, dequantize=True))
+    found = diagnosing.diagnose(model, cells, manifest.keep, worst_layers=layers, batch_size=batch_size)
+    shown = described(found)
+    lever = next_lever(found, method=manifest.provenance["method"])
+    if as_json:
+        typer.echo(json.dumps({**shown, "lever": lever}))
+        return
+    for title, table in tables(shown).items():
+        _say(title)
+        _show_whole(table)
+        _say("")
+    _say(f"next: {lever}")

@@ -1,0 +1,187 @@
+"""From paired tokens to a judged cell: all of them at once, or look by look until they decide. Pure NumPy."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from eaftgate.judge.policy import IntervalPolicy, PointPolicy, SequentialSettings
+from eaftgate.judge.verdict import (
+    MetricVerdict,
+    Verdict,
+    decide_reported,
+    deciding_verdict,
+    judge_intervals,
+    judge_points,
+)
+from eaftgate.parity.bounds import fixed_width, sequence_width
+from eaftgate.parity.estimates import CellEstimates, estimate_cell
+from eaftgate.parity.js2d import Bins
+from eaftgate.parity.metrics import CellMetrics, Thresholds, base_thresholds, cell_metrics, confident_conflict
+from eaftgate.parity.paired import PairedTokens, concatenate_pairs
+
+JS2D = "js2d_corrected"
+
+
+@dataclass(frozen=True)
+class JudgedCell:
+    """`num_blocks` were seen. `js2d` says how the corrected value came about; empty under a point policy."""
+
+    num_blocks: int
+    metrics: CellMetrics
+    verdicts: Mapping[str, MetricVerdict]
+    verdict: Verdict
+    v1_verdict: Verdict | None
+    cc_events_base: int
+    js2d: Mapping[str, Any]
+
+    @property
+    def underpowered(self) -> bool:
+        return any(verdict.underpowered for verdict in self.verdicts.values())
+
+
+def judge_cell(
+    policy: PointPolicy | IntervalPolicy, v1: PointPolicy | None, tokens: PairedTokens, num_blocks: int, *, strict: bool
+) -> JudgedCell:
+    """All of a cell's tokens, at a size that was fixed beforehand."""
+    thresholds = base_thresholds(tokens.p_base_T, tokens.h_base_T)
+    if isinstance(policy, PointPolicy):
+        metrics = _metrics(tokens, thresholds)
+        return _judged(num_blocks, metrics, judge_points(policy, metrics), v1, {})
+    estimates = _estimates(policy, tokens, thresholds)
+    verdicts = judge_intervals(
+        policy,
+        estimates,
+        num_blocks=num_blocks,
+        width=lambda _, degrees_of_freedom: fixed_width(policy.alpha, degrees_of_freedom),
+        budget_events=estimates.cc_events_base,
+        strict=strict,
+    )
+    return _judged(num_blocks, _metrics(tokens, thresholds), verdicts, v1, _described(estimates))
+
+
+def _metrics(tokens: PairedTokens, thresholds: Thresholds) -> CellMetrics:
+    return cell_metrics(tokens.logprob_base_T, tokens.h_base_T, tokens.logprob_T, tokens.h_T, thresholds=thresholds)
+
+
+def _estimates(
+    policy: IntervalPolicy, tokens: PairedTokens, thresholds: Thresholds, *, js2d: bool = True
+) -> CellEstimates:
+    bins = Bins(policy.js2d.p_bins, policy.js2d.h_bins) if js2d else None
+    return estimate_cell(tokens, thresholds, bins, swaps=policy.js2d.swaps)
+
+
+def _judged(
+    num_blocks: int,
+    metrics: CellMetrics,
+    verdicts: Mapping[str, MetricVerdict],
+    v1: PointPolicy | None,
+    js2d: Mapping[str, Any],
+) -> JudgedCell:
+    return JudgedCell(
+        num_blocks=num_blocks,
+        metrics=metrics,
+        verdicts=verdicts,
+        verdict=deciding_verdict(verdicts),
+        v1_verdict=None if v1 is None else deciding_verdict(judge_points(v1, metrics)),
+        cc_events_base=round(metrics.cc_base * metrics.tokens),
+        js2d=js2d,
+    )
+
+
+def _described(estimates: CellEstimates) -> dict[str, Any]:
+    if estimates.js2d is None:
+        return {}
+    return {name: value for name, value in asdict(estimates.js2d).items() if name != "estimate"}
+
+
+# Sequential
+
+
+@dataclass(frozen=True)
+class Look:
+    """After `num_blocks`; js2d_corrected is judged only at some looks, because its bound is not valid at all."""
+
+    num_blocks: int
+    judges_js2d: bool
+
+
+def plan_looks(settings: SequentialSettings, num_blocks: int) -> list[Look]:
+    """Ascending; the last is the whole budget, and js2d_corrected is judged at it."""
+    js2d = {math.ceil(share * num_blocks) for share in settings.js2d_looks}
+    even = {math.ceil(num_blocks * look / settings.looks) for look in range(1, settings.looks + 1)}
+    least = min(settings.min_blocks, num_blocks)
+    return [Look(blocks, blocks in js2d) for blocks in sorted(even | js2d) if blocks >= least]
+
+
+def judge_in_looks(
+    policy: IntervalPolicy,
+    v1: PointPolicy | None,
+    base_p_T: Any,
+    base_h_T: Any,
+    looks: Sequence[Look],
+    parts: Iterable[PairedTokens],
+    *,
+    strict: bool,
+) -> JudgedCell:
+    """Judge after every look, and stop asking for parts when the cell is decided or its budget is spent.
+
+    `parts[i]` are the tokens between look i - 1 and look i; `base_p_T` and `base_h_T` are the base's over the whole
+    budget, so that the thresholds are those of the budget at every look. Bounds are those of a confidence sequence, of
+    which the tightest so far count; js2d_corrected has ordinary ones, with alpha split over its looks.
+    """
+    thresholds = base_thresholds(base_p_T, base_h_T)
+    budget, budget_events = looks[-1].num_blocks, int(confident_conflict(base_p_T, base_h_T, thresholds).sum())
+    js2d_alpha = policy.alpha / sum(look.judges_js2d for look in looks)
+    seen: list[PairedTokens] = []
+    # What is known before the first look: nothing.
+    standing = {
+        str(metric): MetricVerdict(
+            None,
+            None,
+            None,
+            margin=None if rule.margin is None else rule.margin.value,
+            verdict=None if rule.margin is None else "inconclusive",
+            decides=rule.role == "decides",
+        )
+        for metric, rule in policy.rules.items()
+    }
+    described: dict[str, Any] = {}
+    look = looks[0]
+    for look, part in zip(looks, parts, strict=False):
+        seen = [concatenate_pairs([*seen, part])]
+        if not len(seen[0]):  # blocks need not hold a counted token
+            continue
+        share = look.num_blocks / budget
+
+        def width(metric: str, degrees_of_freedom: int, share: float = share) -> float:
+            if metric == JS2D:
+                return fixed_width(js2d_alpha, degrees_of_freedom)
+            return sequence_width(policy.alpha, degrees_of_freedom, share)
+
+        judge_js2d = look.judges_js2d and standing[JS2D].verdict == "inconclusive"
+        estimates = _estimates(policy, seen[0], thresholds, js2d=judge_js2d)
+        now = judge_intervals(
+            policy, estimates, num_blocks=look.num_blocks, width=width, budget_events=budget_events, strict=strict
+        )
+        standing |= {metric: _standing(policy, metric, standing[metric], verdict) for metric, verdict in now.items()}
+        described = _described(estimates) or described
+        deciding = [verdict.verdict for verdict in standing.values() if verdict.decides]
+        if "fail" in deciding or "inconclusive" not in deciding:
+            break
+    return _judged(look.num_blocks, _metrics(seen[0], thresholds), standing, v1, described)
+
+
+def _standing(policy: IntervalPolicy, metric: str, before: MetricVerdict, now: MetricVerdict) -> MetricVerdict:
+    """What is known of a metric after a look: the estimate is the latest, the bounds of a sequence the tightest."""
+    rule = policy.rules[metric]  # type: ignore[index]
+    if metric == JS2D or now.underpowered or rule.margin is None:
+        return now
+    lower = max((bound for bound in (before.lower, now.lower) if bound is not None), default=-math.inf)
+    upper = min((bound for bound in (before.upper, now.upper) if bound is not None), default=math.inf)
+    return replace(
+        now,
+        lower=lower if math.isfinite(lower) else None,
+        upper=upper if math.isfinite(upper) else None,
+        verdict=decide_reported(metric, rule, lower, upper),
+    )

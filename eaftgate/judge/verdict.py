@@ -1,0 +1,211 @@
+"""From the statistics of a cell to verdicts, by policy. Pure: no files, no model, no pytest."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from scipy.stats import norm
+
+from eaftgate.judge.policy import IntervalPolicy, IntervalRule, PointPolicy
+from eaftgate.parity.bounds import bounds
+from eaftgate.parity.clusters import Estimate
+from eaftgate.parity.estimates import CellEstimates
+from eaftgate.parity.metrics import CellMetrics
+
+Verdict = Literal["pass", "fail", "inconclusive"]
+SEVERITY: dict[Verdict, int] = {"pass": 0, "inconclusive": 1, "fail": 2}
+
+MANY = 1_000_000
+"""Degrees of freedom of a larger run, for what it would take."""
+POWER = 0.8
+"""With which the number of blocks that an inconclusive metric is said to need would decide it."""
+MAX_BLOCKS_NEEDED = 1_000_000
+LESS_IS_WORSE = frozenset({"same_top1"})
+RATIOS = frozenset({"cc_ratio"})
+"""Estimated as a logarithm, reported as a ratio."""
+EARLY_EVENTS = 0.25
+"""Share of min_base_events that an early look needs before it may judge cc_ratio."""
+
+Width = Callable[[str, int], float]
+"""(metric, degrees of freedom) -> standard errors between an estimate and its bounds."""
+
+
+@dataclass(frozen=True)
+class MetricVerdict:
+    """One metric of one cell; None: not known, or there is none.
+
+    A point rule has no interval, and its `margin` is the effective limit on |estimate|. A metric without a margin has
+    no verdict. `decides` is whether the policy lets it decide in a cell that does. `blocks_needed` would decide an
+    inconclusive one with 80 % power, if the estimate is right.
+    """
+
+    estimate: float | None
+    lower: float | None
+    upper: float | None
+    margin: float | None
+    verdict: Verdict | None
+    decides: bool = True
+    underpowered: bool = False
+    blocks_needed: int | None = None
+
+
+def worst(verdicts: list[Verdict]) -> Verdict:
+    """fail > inconclusive > pass. Raises ValueError when there is nothing to judge."""
+    return max(verdicts, key=SEVERITY.__getitem__)
+
+
+def deciding_verdict(verdicts: Mapping[str, MetricVerdict]) -> Verdict:
+    """A cell's: that of its worst deciding metric."""
+    return worst([verdict.verdict for verdict in verdicts.values() if verdict.decides and verdict.verdict])
+
+
+def decide_reported(metric: str, rule: IntervalRule, lower: float, upper: float) -> Verdict | None:
+    """`decide` on bounds as they are reported: those of a ratio are compared as the logarithms that were estimated."""
+    if rule.margin is None:
+        return None
+    scale = _log if metric in RATIOS else float
+    margin = scale(rule.margin.value)
+    return decide(scale(lower), scale(upper), margin, rule.side, less_is_worse=metric in LESS_IS_WORSE)
+
+
+def _log(ratio: float) -> float:
+    return math.log(ratio) if ratio > 0 else -math.inf
+
+
+def judge_points(policy: PointPolicy, cell: CellMetrics) -> dict[str, MetricVerdict]:
+    """The verdict of every metric of a cell, by its point estimate alone."""
+    limits = policy.thresholds
+    measured = {
+        "ppl": (
+            cell.delta_ppl,
+            min(limits.max_abs_delta_ppl.value, limits.max_rel_delta_ppl.value * cell.ppl_base),
+        ),
+        "mean_p": (cell.delta_mean_p, limits.max_abs_delta_mean_prob.value),
+        "cc_rate": (cell.delta_cc, limits.max_abs_delta_cc_rate.value),
+        "js2d": (cell.js2d, limits.max_js2d.value),
+    }
+    return {metric: _point_verdict(*measured[metric]) for metric in policy.metrics}
+
+
+def _point_verdict(estimate: float, margin: float) -> MetricVerdict:
+    # isfinite first: a comparison with NaN is False, so `not (x > margin)` would let it pass.
+    passed = math.isfinite(estimate) and math.isfinite(margin) and abs(estimate) <= margin
+    return MetricVerdict(estimate, None, None, margin, "pass" if passed else "fail")
+
+
+def judge_intervals(
+    policy: IntervalPolicy,
+    cell: CellEstimates,
+    *,
+    num_blocks: int,
+    width: Width,
+    budget_events: int,
+    strict: bool,
+) -> dict[str, MetricVerdict]:
+    """The verdict of every metric of a cell by non-inferiority (Schuirmann's TOST, one-sided where only a loss counts).
+
+    `budget_events` are the base's confident conflicts in the whole cell, of which `cell` may have seen a part.
+    `strict`: an underpowered metric decides too. A metric that was not estimated is not judged.
+    """
+    verdicts = {}
+    for metric, rule in policy.rules.items():
+        if metric not in cell.by_metric:
+            continue
+        judged = _interval_verdict(metric, rule, cell.by_metric[metric], num_blocks, width)
+        if rule.min_base_events is not None:
+            events = (rule.min_base_events, cell.cc_events_base, budget_events)
+            judged = _with_events(judged, *events, num_blocks, strict=strict)
+        verdicts[str(metric)] = judged
+    return verdicts
+
+
+def _interval_verdict(
+    metric: str, rule: IntervalRule, estimate: Estimate, num_blocks: int, width: Width
+) -> MetricVerdict:
+    widths = width(metric, estimate.degrees_of_freedom)
+    lower, upper = bounds(estimate, widths)
+    verdict, needed = None, None
+    if rule.margin is not None:
+        margin = math.log(rule.margin.value) if metric in RATIOS else rule.margin.value
+        verdict = decide(lower, upper, margin, rule.side, less_is_worse=metric in LESS_IS_WORSE)
+        if verdict == "inconclusive":
+            needed = _blocks_needed(estimate, margin, rule.side, num_blocks, width(metric, MANY))
+    shown = math.exp if metric in RATIOS else float
+    return MetricVerdict(
+        estimate=_finite(shown, estimate.value),
+        lower=_finite(shown, lower),
+        upper=_finite(shown, upper),
+        margin=None if rule.margin is None else rule.margin.value,
+        verdict=verdict,
+        decides=rule.role == "decides",
+        blocks_needed=needed,
+    )
+
+
+def _finite(shown: Callable[[float], float], value: float) -> float | None:
+    return shown(value) if math.isfinite(value) else None
+
+
+def decide(
+    lower: float, upper: float, margin: float, side: Literal["worse", "both"], *, less_is_worse: bool = False
+) -> Verdict:
+    """PASS when both bounds that count are inside the margin, FAIL when one is outside in the opposite direction.
+
+    With `less_is_worse`, `margin` is the least that is good enough.
+    """
+    if less_is_worse:
+        lower, upper, margin = -upper, -lower, -margin
+    inside = upper < margin and (side == "worse" or lower > -margin)
+    outside = lower > margin or (side == "both" and upper < -margin)
+    return "pass" if inside else "fail" if outside else "inconclusive"
+
+
+def _blocks_needed(estimate: Estimate, margin: float, side: str, num_blocks: int, widths: float) -> int | None:
+    """blocks * ((width + z_power) * SE / distance to the margin)^2, because SE falls with the root of the blocks."""
+    value = abs(estimate.value) if side == "both" else estimate.value
+    distance = abs(margin - value)
+    reach = (widths + float(norm.ppf(POWER))) * estimate.standard_error
+    if not math.isfinite(reach) or reach > distance * math.sqrt(MAX_BLOCKS_NEEDED / num_blocks):
+        return None
+    return max(num_blocks + 1, math.ceil(num_blocks * (reach / distance) ** 2))
+
+
+def _with_events(
+    judged: MetricVerdict, least: int, seen: int, budget: int, num_blocks: int, *, strict: bool
+) -> MetricVerdict:
+    """Too few events in the whole budget: underpowered. Too few at this look: nothing is known yet."""
+    if budget < least:
+        needed = math.ceil(num_blocks * least / seen) if seen else None
+        return replace(
+            judged, verdict="inconclusive", underpowered=True, decides=judged.decides and strict, blocks_needed=needed
+        )
+    if seen < EARLY_EVENTS * least:
+        return replace(judged, lower=None, upper=None, verdict="inconclusive")
+    return judged
+
+
+def floor_problem(policy: PointPolicy | IntervalPolicy, metric: str, measured: MetricVerdict) -> str | None:
+    """Why the policy cannot decide, if `measured` is what no change of the model does to a metric; None when it can.
+
+    A margin below floor_factor times the floor judges the measurement, not the candidate. A rule on point estimates is
+    only asked to accept it.
+    """
+    if isinstance(policy, PointPolicy):
+        if measured.verdict == "pass":
+            return None
+        return f"{metric} moves by {measured.estimate:+.5g}, more than its margin {measured.margin:.5g}"
+    if measured.margin is None or measured.underpowered:
+        return None
+    shown = measured.estimate
+    floor, margin = shown, measured.margin
+    if metric in RATIOS and shown is not None:
+        floor, margin = math.log(shown), math.log(margin)
+    if metric in LESS_IS_WORSE and shown is not None:
+        floor, margin = 1 - shown, 1 - margin
+    if floor is not None and policy.floor_factor * abs(floor) <= margin:
+        return None
+    return (
+        f"{metric} moves by {shown if shown is None else format(shown, '+.5g')}: its margin {measured.margin:.5g} is "
+        f"less than {policy.floor_factor:g} times that, so policy and measurement do not fit"
+    )

@@ -1,0 +1,104 @@
+"""--recipe on the command line: what is not said there comes from the recipe's section of the command's name."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from eaftgate.errors import UserError
+from eaftgate.recipes.recipe import Setting, read_section
+
+UsageError: type[Exception] = typer.BadParameter.mro()[1]
+"""click's, of which newer versions of typer carry their own copy."""
+_SETTINGS = "eaftgate.recipes.recipe"
+"""Where a (click) context keeps the settings that came from a recipe, by parameter."""
+
+
+def take_recipes(app: typer.Typer) -> None:
+    """Give every command of `app` and of the groups in it the option --recipe."""
+    for command in app.registered_commands:
+        command.cls = RecipeCommand
+    for group in app.registered_groups:
+        if group.typer_instance is not None:
+            take_recipes(group.typer_instance)
+
+
+def recipe_names(command: Any) -> dict[str, Any]:
+    """Parameters of a (click) command by their names in a recipe: the long option, or what --help calls an argument."""
+    names = {}
+    for parameter in command.params:
+        long = [name.removeprefix("--") for name in parameter.opts if name.startswith("--")]
+        names[(long[0] if long else parameter.metavar.lower().rstrip(".")).replace("-", "_")] = parameter
+    del names["recipe"]
+    return names
+
+
+class RecipeCommand(TyperCommand):
+    """A command that takes --recipe. Its values are click's defaults, so that the command line wins over them."""
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self.params.append(_recipe_option())
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Raises UserError when a value of the recipe is none for its option; it names file and line."""
+        try:
+            return super().parse_args(ctx, args)
+        except UsageError as error:
+            said: Any = error
+            name = getattr(getattr(said, "param", None), "name", "")
+            setting: Setting | None = ctx.meta.get(_SETTINGS, {}).get(name)
+            if setting is None or ctx.get_parameter_source(name).name != "DEFAULT_MAP":
+                raise
+            raise UserError(f"{setting.where}: {said.format_message()}") from None
+
+
+def _recipe_option() -> Any:
+    """typer makes parameters out of functions only."""
+    probe = typer.Typer(add_completion=False)
+
+    @probe.command()
+    def takes(
+        recipe: Annotated[
+            Path | None,
+            typer.Option(
+                metavar="FILE",
+                help="YAML file with options that are not given here.",
+                is_eager=True,
+                expose_value=False,
+                callback=_use,
+            ),
+        ] = None,
+    ) -> None:
+        """Never run."""
+
+    return typer.main.get_command(probe).params[0]
+
+
+def _use(ctx: typer.Context, recipe: Path | None) -> None:
+    if recipe is None:
+        return
+    at: Any = ctx
+    path: list[str] = []
+    while at.parent is not None:
+        path.insert(0, at.info_name)
+        at = at.parent
+    command = " ".join(path)
+    names = recipe_names(ctx.command)
+    settings: dict[str, Setting] = {}
+    ctx.default_map = {}
+    for option, setting in read_section(recipe, command).items():
+        if option not in names:
+            raise UserError(f"{setting.where}: {command} has no option {option!r}: it has {', '.join(names)}")
+        parameter = names[option]
+        settings[parameter.name] = setting
+        ctx.default_map[parameter.name] = _as_given(setting.value, parameter)
+    ctx.meta[_SETTINGS] = settings
+
+
+def _as_given(value: str | list[str], parameter: Any) -> str | list[str]:
+    """A list is an option given repeatedly, where it can be, and else its values with commas between."""
+    if getattr(parameter, "multiple", False) or parameter.nargs == -1:
+        return [value] if isinstance(value, str) else value
+    return value if isinstance(value, str) else ",".join(value)

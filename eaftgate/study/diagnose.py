@@ -1,0 +1,134 @@
+"""Where the loss of a keep set is: which packs and lengths, which layers, and which of their experts. All by masking.
+
+A layer's own loss is that of pruning it alone. An expert's is what putting it back, alone, into the pruned model wins:
+that asks of the model as it would be released, where the experts that would step in for it are gone as well, and the
+answer can be acted on. Removing it alone from the whole model would mostly show how well its neighbours step in for it.
+
+Layers before the one that is looked at are the same for every question about it, so they run once (search/prefix.py).
+
+Shapes: T counted tokens.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from transformers import GptOssForCausalLM
+
+from eaftgate.collect.collection import Collection
+from eaftgate.judge.cell import JudgedCell
+from eaftgate.model.masking import keeping_experts
+from eaftgate.packs.blocks import Blocks
+from eaftgate.parity.clusters import Estimate
+from eaftgate.parity.paired import pair
+from eaftgate.progress import progress_bar
+from eaftgate.search.evaluate import BATCH_SIZE, collected, collected_after, nll_increase, within_memory
+from eaftgate.search.prefix import embedded, through_layer
+from eaftgate.search.search import judged
+from eaftgate.select.keep import KeepSets, replaced
+
+
+@dataclass(frozen=True)
+class CellLoss:
+    """All layers pruned, on one pack at one length; `cell` is judged by the shipped default policy."""
+
+    pack: str
+    seq_len: int
+    cell: JudgedCell
+
+
+@dataclass(frozen=True)
+class LayerLoss:
+    """Mean of nll_candidate - nll_base, nats a token, when only `layer` is pruned."""
+
+    layer: int
+    loss: Estimate
+
+
+@dataclass(frozen=True)
+class ExpertGain:
+    """By how much the mean nll of the pruned model falls, nats a token, when `expert` is put back into `layer`."""
+
+    layer: int
+    expert: int
+    gain: Estimate
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """Cells in the order given. `together` (the loss with all layers pruned), `layers` and `experts` are of the first
+    cell; experts are those that the layers that lose most have dropped."""
+
+    cells: tuple[CellLoss, ...]
+    together: Estimate
+    layers: tuple[LayerLoss, ...]
+    experts: tuple[ExpertGain, ...]
+
+
+def diagnose(
+    model: GptOssForCausalLM,
+    cells: Sequence[Blocks],
+    keep: KeepSets,
+    *,
+    worst_layers: int,
+    batch_size: int = BATCH_SIZE,
+) -> Diagnosis:
+    """Look for the loss of `keep` on `cells`; the experts of the `worst_layers` layers are looked at one by one.
+
+    Raises UserError when memory runs out.
+    """
+    first, dropped = cells[0], model.config.num_local_experts - len(keep[0])
+    runs = 2 * len(cells) + len(keep) + min(worst_layers, len(keep)) * dropped
+    with within_memory(), progress_bar("diagnose", runs, unit="passes") as bar:
+        measured = []
+        for blocks in cells:
+            measured.append(_whole_and_pruned(model, blocks, keep, batch_size))
+            bar.advance(2)
+        whole, pruned = measured[0]
+        layers = []
+        for found in _layer_losses(model, first, keep, whole, batch_size):
+            layers.append(found)
+            bar.advance(1)
+        chosen = sorted(layers, key=lambda found: -found.loss.value)[:worst_layers]
+        experts = []
+        for gain in _expert_gains(model, first, keep, pruned, {found.layer for found in chosen}, batch_size):
+            experts.append(gain)
+            bar.advance(1)
+    judged_cells = (judged(pair(*both), blocks) for blocks, both in zip(cells, measured, strict=True))
+    return Diagnosis(
+        cells=tuple(CellLoss(b.pack, b.seq_len, cell) for b, cell in zip(cells, judged_cells, strict=True)),
+        together=nll_increase(whole, pruned),
+        layers=tuple(layers),
+        experts=tuple(experts),
+    )
+
+
+def _whole_and_pruned(
+    model: GptOssForCausalLM, blocks: Blocks, keep: KeepSets, batch_size: int
+) -> tuple[Collection, Collection]:
+    whole = collected(model, blocks, batch_size=batch_size)
+    with keeping_experts(model, keep):
+        return whole, collected(model, blocks, batch_size=batch_size)
+
+
+def _layer_losses(
+    model: GptOssForCausalLM, blocks: Blocks, keep: KeepSets, whole: Collection, batch_size: int
+) -> Iterator[LayerLoss]:
+    everyone = [list(range(model.config.num_local_experts))] * len(keep)
+    prefix = embedded(model, blocks, batch_size=batch_size)
+    for layer, kept in enumerate(keep):
+        with keeping_experts(model, replaced(everyone, layer, kept)):
+            yield LayerLoss(layer, nll_increase(whole, collected_after(model, layer, prefix, blocks)))
+        prefix = through_layer(model, layer, prefix)
+
+
+def _expert_gains(
+    model: GptOssForCausalLM, blocks: Blocks, keep: KeepSets, pruned: Collection, layers: set[int], batch_size: int
+) -> Iterator[ExpertGain]:
+    prefix = embedded(model, blocks, batch_size=batch_size)
+    for layer, kept in enumerate(keep):
+        for expert in sorted(set(range(model.config.num_local_experts)) - set(kept)) if layer in layers else ():
+            with keeping_experts(model, replaced(keep, layer, [*kept, expert])):
+                restored = collected_after(model, layer, prefix, blocks)
+            yield ExpertGain(layer, expert, nll_increase(restored, pruned))
+        with keeping_experts(model, keep):
+            prefix = through_layer(model, layer, prefix)

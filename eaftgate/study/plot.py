@@ -1,0 +1,85 @@
+"""The figure of a sweep: a panel for every keep_n, a row for every selection, its loss and the interval of that."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
+
+from eaftgate.errors import UserError
+from eaftgate.files import atomic_path
+from eaftgate.study.ranking import Ranked, ranked
+
+SUFFIXES = (".svg", ".png")
+_STYLE: Any = {"font.size": 9, "svg.fonttype": "none", "svg.hashsalt": "eaftgate", "axes.spines.top": False,
+          "axes.spines.right": False}  # fmt: skip
+_TICKS = (-50, -20, -5, 0, 5, 20, 50, 200, 1000, 10_000, 100_000)
+_DOT, _LINE = "#1f5fa8", "#9db8d6"
+
+
+def check_plot_path(path: Path, out: Path) -> None:
+    """Raises UserError for a file name that says no format, or that is `out` itself."""
+    if path == out:
+        raise UserError(f"--plot and --out are both {path}: the figure needs a file of its own")
+    if path.suffix not in SUFFIXES:
+        raise UserError(f"--plot is {str(path)!r}: its name must end in {' or '.join(SUFFIXES)}")
+
+
+def write_plot(lines: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Draw the lines of a sweep into `path`, SVG or PNG by its suffix; a figure that is there is replaced.
+
+    Rows are in the order of their losses at the smallest keep_n, the least on top. The scale is linear up to the margin
+    and logarithmic far beyond it: a selection that loses a hundred times as much must not hide how others differ.
+    """
+    entries = ranked(lines)
+    keep_ns = sorted({entry.keep_n for entry in entries}, reverse=True)
+    names = list(dict.fromkeys(entry.name for entry in sorted(entries, key=lambda entry: entry.keep_n)))
+    with rc_context(_STYLE):
+        size = (1.6 + 0.07 * max(map(len, names)) + 2.8 * len(keep_ns), 1.2 + 0.26 * len(names))
+        figure = Figure(figsize=size, layout="constrained")
+        for axes, keep_n in zip(
+            figure.subplots(1, len(keep_ns), sharex=True, sharey=True, squeeze=False)[0], keep_ns, strict=True
+        ):
+            _draw_panel(axes, [entry for entry in entries if entry.keep_n == keep_n], names)
+            axes.set_title(f"keep {keep_n}", loc="left", fontweight="bold")
+        figure.supxlabel(
+            "change of perplexity on held-out rows, %, with its one-sided bounds; dotted: the margin", fontsize=9
+        )
+        with atomic_path(path) as temporary:
+            figure.savefig(temporary, format=path.suffix[1:], dpi=150, metadata=_undated(path))
+
+
+def _undated(path: Path) -> dict[str, Any] | None:
+    """The same lines give the same file: an SVG would have the time in it."""
+    return {"Date": None} if path.suffix == ".svg" else None
+
+
+def _draw_panel(axes: Axes, entries: Sequence[Ranked], names: Sequence[str]) -> None:
+    margin = 100 * math.expm1(entries[0].value("ppl", "margin"))
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.tick_params(axis="y", length=0)
+    for entry in entries:
+        y, (estimate, lower, upper) = (
+            names.index(entry.name),
+            (100 * entry.change(key) for key in ("estimate", "lower", "upper")),
+        )
+        known = not math.isnan(lower + upper)
+        if known:
+            axes.plot([lower, upper], [y, y], color=_LINE, linewidth=3, solid_capstyle="butt", zorder=1)
+        axes.plot(estimate, y, "o", color=_DOT, markersize=5, markerfacecolor=_DOT if known else "white", zorder=2)
+    axes.axvline(0, color="#888888", linewidth=0.8, zorder=0.8)
+    if axes.get_xlim()[1] > margin / 5:  # else it would press all else against 0
+        axes.axvline(margin, color="#b03030", linewidth=1.2, linestyle=":", zorder=0.8)
+    axes.set_xscale("asinh", linear_width=margin)
+    left, right = axes.get_xlim()
+    near = max(abs(left), abs(right)) <= 4 * margin
+    axes.xaxis.set_major_locator(MaxNLocator(5) if near else FixedLocator([x for x in _TICKS if left <= x <= right]))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter("{x:+g}")
+    axes.grid(axis="x", color="#eeeeee")
+    axes.set_axisbelow(True)

@@ -1,0 +1,144 @@
+"""Many selections from one profile, scored by masking on calibration rows held out for that, one line of JSON each.
+
+A line is written when its case is done, and a case that has a line is not run again: the same command resumes. How far
+the refinement of a case has come lies beside the file.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from transformers import GptOssForCausalLM
+
+from eaftgate.collect.collection import Collection
+from eaftgate.errors import UserError
+from eaftgate.files import sha256_json
+from eaftgate.packs.blocks import Blocks
+from eaftgate.progress import progress_bar
+from eaftgate.search.evaluate import collected, within_memory
+from eaftgate.search.journal import Journal, journal_path
+from eaftgate.search.refined import can_refine
+from eaftgate.search.search import judged_by_masking, search_keep_sets
+from eaftgate.select.keep import SEARCHES, KeepSets, random_keep_sets, select_keep_sets
+from eaftgate.study.cases import Case
+from eaftgate.study.holdout import Calibration, HeldOut
+
+
+def sweep(
+    load: Callable[[], GptOssForCausalLM],
+    held_out: HeldOut,
+    cases: Sequence[Case],
+    out: Path,
+    *,
+    measured_by: Mapping[str, Any],
+) -> list[dict[str, Any]]:
+    """Run the cases that `out` has no line for, on the model that `load` gives; gives the lines of all of them.
+    `measured_by` describes that model: what another device or dtype measured is no line of this sweep. The batch size
+    may change between runs.
+
+    Raises UserError when `out` holds something else, a case has too few rows to choose on, or memory runs out.
+    """
+    key_of = {_key(held_out, case, measured_by): case for case in cases}
+    done = {line["key"]: line for line in read_lines(out) if line["key"] in key_of}
+    missing = {key: case for key, case in key_of.items() if key not in done}
+    for case in missing.values():
+        if case.method == "refined" and not can_refine(held_out.calibration(case.rows).blocks):
+            raise UserError(
+                f"{case.rows} rows to choose on are too few for refined: vary rows without it, or give more"
+            )
+    if missing:
+        model = load()
+        out.parent.mkdir(parents=True, exist_ok=True)
+        ended = not out.exists() or out.read_bytes()[-1:] in (b"", b"\n")
+        with out.open("a", encoding="utf-8") as file, progress_bar("base", len(missing), unit="cases") as bar:
+            file.write("" if ended else "\n")  # an interrupted line stays alone
+            with within_memory():
+                base = collected(model, held_out.scored, batch_size=cases[0].search.batch_size)
+            for number, (key, case) in enumerate(missing.items()):
+                bar.describe(f"{case.keep_n} {case.name}")
+
+                def searched(layers: int, of: int, number: int = number) -> None:
+                    bar.show(number + layers / of / 2, len(missing))  # the other half: scoring
+
+                calibration = held_out.calibration(case.rows)
+                started = time.perf_counter()
+                keep = _keep_sets(model, calibration, case, searched, Journal(journal_path(out), {"case": key}))
+                seconds = time.perf_counter() - started
+                score = _known_score(done.values(), keep) or _score(model, held_out.scored, base, keep, case)
+                tokens = {"chosen_on_tokens": calibration.blocks.num_counted}
+                done[key] = {"key": key, "case": asdict(case), **tokens, "seconds": seconds, **score, "keep": keep}
+                file.write(json.dumps(done[key]) + "\n")
+                file.flush()
+                bar.show(number + 1, len(missing))
+        journal_path(out).unlink(missing_ok=True)
+    return [done[key] for key in key_of]
+
+
+def _key(held_out: HeldOut, case: Case, measured_by: Mapping[str, Any]) -> str:
+    made = held_out.profile.description
+    described = asdict(case)
+    del described["search"]["batch_size"]
+    parts = {
+        "blocks": made["blocks_digest"],
+        "scored": held_out.scored.digest,
+        "base": made["base"]["digest"],
+        "profiled_by": [made["model"], made["batch_size"]],
+    }
+    return sha256_json({"case": described, **parts, "measured_by": measured_by})
+
+
+def read_lines(out: Path) -> Iterator[dict[str, Any]]:
+    """Whole lines; one that an interruption cut off is none. Raises UserError for another kind of file."""
+    if not out.exists():
+        return
+    content = out.read_bytes()
+    if content and not content.startswith(b'{"key"'):
+        raise UserError(f"{out} was not written by eaftgate sweep: choose another --out")
+    for text in content.splitlines():
+        try:
+            line = json.loads(text)
+        except ValueError:  # JSON or UTF-8 that is cut off
+            continue
+        if isinstance(line, dict) and "key" in line:
+            yield line
+
+
+def _known_score(lines: Iterable[Mapping[str, Any]], keep: KeepSets) -> dict[str, Any] | None:
+    """That of a line with the very same keep sets, if there is one: it was scored on the same rows."""
+    scores = (
+        {name: line[name] for name in ("scored_on_tokens", "verdict", "metrics")}
+        for line in lines
+        if line["keep"] == keep
+    )
+    return next(scores, None)
+
+
+def _score(model: GptOssForCausalLM, scored: Blocks, base: Collection, keep: KeepSets, case: Case) -> dict[str, Any]:
+    cell = judged_by_masking(model, scored, base, keep, batch_size=case.search.batch_size)
+    shown = ("estimate", "lower", "upper", "margin", "verdict")
+    metrics = {name: {key: getattr(verdict, key) for key in shown} for name, verdict in cell.verdicts.items()}
+    return {"scored_on_tokens": cell.metrics.tokens, "verdict": cell.verdict, "metrics": metrics}
+
+
+def _keep_sets(
+    model: GptOssForCausalLM,
+    calibration: Calibration,
+    case: Case,
+    progress: Callable[[int, int], None],
+    journal: Journal,
+) -> KeepSets:
+    profile = calibration.profile
+    if case.method in SEARCHES:
+        options: dict[str, Any] = {"keep_n": case.keep_n, "settings": case.search, "progress": progress}
+        return search_keep_sets(
+            model, calibration.blocks, profile.trace, method=case.method, journal=journal, **options
+        )[0]
+    if case.method == "random":
+        shape = (profile.trace.num_layers, profile.trace.num_experts)
+        return random_keep_sets(*shape, case.keep_n, case.search.seed)
+    return select_keep_sets(
+        profile.trace, method=case.method, keep_n=case.keep_n, alignment=case.alignment, weights=case.weights
+    )

@@ -1,0 +1,130 @@
+"""near_lossless_gates.json: what is shipped is valid, what is invalid is named."""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eaftgate.errors import UserError
+from eaftgate.judge.policy import DEFAULT_GATES, is_primary, load_gates, pack_selection
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def raw() -> dict[str, Any]:
+    return json.loads(DEFAULT_GATES.read_text())
+
+
+def saved(tmp_path: Path, value: Any) -> Path:
+    path = tmp_path / "gates.json"
+    path.write_text(value if isinstance(value, str) else json.dumps(value))
+    return path
+
+
+def test_the_shipped_file_is_the_one_at_the_top() -> None:
+    assert DEFAULT_GATES.resolve() == ROOT / "near_lossless_gates.json"
+
+
+def test_v1_has_the_origins_thresholds() -> None:
+    _, policy = load_gates().policy("near-lossless-v1")
+    limits = {name: limit["value"] for name, limit in policy.thresholds.model_dump().items()}
+    assert limits == {
+        "max_abs_delta_ppl": 0.25,
+        "max_rel_delta_ppl": 0.05,
+        "max_abs_delta_cc_rate": 0.002,
+        "max_abs_delta_mean_prob": 0.02,
+        "max_js2d": 0.02,
+    }
+
+
+def test_bigblocks_is_canonical() -> None:
+    regime = load_gates().regime("bigblocks")
+    assert (regime.seq_lens, regime.num_blocks, regime.batch_size) == ([1024, 2048], 512, 1)
+    assert regime.primary.model_dump() == {"packs": ["UNION"], "seq_lens": [1024, 2048]}
+
+
+@pytest.mark.parametrize("name", ["longseq-1m", "longseq-10m", "longseq-64k"])
+def test_long_regimes_keep_the_token_budget_constant(name: str) -> None:
+    regime = load_gates().regime(name)
+    assert len({length * regime.blocks_for(length) for length in regime.seq_lens}) == 1
+
+
+def test_a_seq_len_the_regime_does_not_name_keeps_its_budget() -> None:
+    regime = load_gates().regime("longseq-1m")
+    assert regime.blocks_for(2048) == 2 * regime.blocks_for(4096)
+
+
+def broken(raw: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
+    raw = copy.deepcopy(raw)
+    *parents, last = path.split("/")
+    node = raw
+    for key in parents:
+        node = node[key]
+    if value is None:
+        del node[last]
+    else:
+        node[last] = value
+    return raw
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "named"),
+    [
+        ("default", "nobody", "default"),
+        ("policies/near-lossless-v1/thresholds/max_js2d/value", -1, "max_js2d"),
+        ("policies/near-lossless-v1/thresholds/max_js2d/rationale", None, "rationale"),
+        ("policies/near-lossless-v1/thresholds/max_js2d", None, "max_js2d"),
+        ("policies/near-lossless-v1/rule", "vibes", "rule"),
+        ("regimes/bigblocks/num_blocks", 0, "num_blocks"),
+        ("regimes/bigblocks/num_blocks", {"1024": 5}, "2048"),
+        ("regimes/bigblocks/seq_lens", [1], "seq_lens"),
+        ("regimes/bigblocks/typo", 1, "typo"),
+        ("regimes/bigblocks/primary/seq_lens", [512], "512"),
+        ("regimes/bigblocks/packs", ["chat"], "UNION"),
+        ("policies/near-lossless-v2/alpha", 0.5, "alpha"),
+        ("policies/near-lossless-v2/rules/ppl", None, "ppl"),
+        ("policies/near-lossless-v2/rules/ppl/margin", None, "margin"),
+        ("policies/near-lossless-v2/rules/ppl/margin/origin", None, "origin"),
+        ("policies/near-lossless-v2/rules/ppl/side", "up", "side"),
+        ("policies/near-lossless-v2/rules/ppl/min_base_events", 5, "min_base_events"),
+        ("policies/near-lossless-v2/rules/luck", {"side": "worse", "role": "advisory", "margin": None}, "luck"),
+        ("policies/near-lossless-v2/js2d/swaps", 3, "swaps"),
+        ("policies/near-lossless-v2/sequential/js2d_looks", [0.5], "js2d_looks"),
+    ],
+)
+def test_an_invalid_file_is_refused_by_name(
+    raw: dict[str, Any], tmp_path: Path, path: str, value: Any, named: str
+) -> None:
+    with pytest.raises(UserError, match=named):
+        load_gates(saved(tmp_path, broken(raw, path, value)))
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"default": NaN}'])
+def test_a_malformed_file_is_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(UserError, match="gates file"):
+        load_gates(saved(tmp_path, text))
+
+
+def test_unknown_names_list_the_known_ones() -> None:
+    with pytest.raises(UserError, match="near-lossless-v1"):
+        load_gates().policy("v9")
+    with pytest.raises(UserError, match="bigblocks"):
+        load_gates().regime("smallblocks")
+
+
+def test_primary_is_union_at_the_primary_lengths() -> None:
+    regime = load_gates().regime("bigblocks")
+    assert is_primary(regime, "UNION", 1024, any_seq_len=False)
+    assert not is_primary(regime, "UNION", 512, any_seq_len=False)
+    assert is_primary(regime, "UNION", 512, any_seq_len=True)
+    assert not is_primary(regime, "reasoning", 1024, any_seq_len=True)
+
+
+def test_packs_are_union_first_and_a_missing_one_is_named() -> None:
+    regime = load_gates().regime("bigblocks")
+    assert pack_selection(regime, ["a", "b"]) == ["UNION", "a", "b"]
+    with pytest.raises(UserError, match="missing"):
+        pack_selection(regime.model_copy(update={"packs": ["missing"]}), ["a"])

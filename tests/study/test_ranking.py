@@ -1,0 +1,90 @@
+"""Order and overlap of a sweep's lines, and the figure of as many as 20 of them."""
+
+import io
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from eaftgate.errors import UserError
+from eaftgate.study.plot import check_plot_path, write_plot
+from eaftgate.study.ranking import DETAILS, ranked, ranked_table
+
+EVERYONE = list(range(8))
+
+
+def line(method: str, keep_n: int, loss: float, *, varied: str = "", keep: Any = None, known: bool = True) -> dict:
+    lower, upper = (math.log1p(loss + change) if known else None for change in (-0.01, 0.02))
+    ppl = {"estimate": math.log1p(loss), "lower": lower, "upper": upper, "margin": math.log(1.05), "verdict": "pass"}
+    other = {"estimate": 0.001, "lower": None, "upper": None, "margin": None, "verdict": None}
+    return {
+        "case": {"method": method, "keep_n": keep_n, "varied": varied},
+        "seconds": 1.0,
+        "verdict": "pass",
+        "metrics": {"ppl": ppl, "mean_p": other, "js2d_corrected": other},
+        "keep": keep or [EVERYONE[:4]] * 2,
+    }
+
+
+LINES = [
+    line("reap", 4, 0.05),
+    line("greedy", 4, 0.02, keep=[[0, 1, 2, 3], [2, 3, 4, 5]]),
+    line("reap", 6, 0.01, keep=[EVERYONE[:6]] * 2),
+    line("greedy", 6, 0.03, varied="rows=9", keep=[EVERYONE[2:]] * 2, known=False),
+]
+
+
+def test_the_least_loss_is_first_in_its_keep_n() -> None:
+    found = [(entry.keep_n, entry.name, round(entry.overlap, 3)) for entry in ranked(LINES)]
+    # Jaccard with the best of the same keep_n: 4 of 8; 4 of 4 and 2 of 6.
+    assert found == [(6, "reap", 1.0), (6, "greedy rows=9", 0.5), (4, "greedy", 1.0), (4, "reap", round(4 / 6, 3))]
+
+
+def test_the_table_and_what_it_can_do_without() -> None:
+    def text(leave_out: tuple[str, ...] = ()) -> str:
+        console = Console(file=io.StringIO(), width=90)
+        console.print(ranked_table(LINES, leave_out))
+        return console.file.getvalue()  # type: ignore[attr-defined,no-any-return]
+
+    assert re.findall(r"[+-][\d.]+%", text()) == [
+        "+1.00%", "+0.00%", "+3.00%", "+3.00%", "+2.00%", "+1.00%", "+4.00%", "+5.00%", "+4.00%", "+7.00%",
+    ]  # fmt: skip
+    assert "?" in text()  # a bound that is not known
+    assert all(name in text() for name in DETAILS)
+    assert not any(name in text(DETAILS) for name in DETAILS)
+    assert max(map(len, text(DETAILS).splitlines())) <= 62
+
+
+@pytest.mark.parametrize("suffix", [".svg", ".png"])
+def test_the_figure_names_every_selection_and_is_the_same_again(tmp_path: Path, suffix: str) -> None:
+    many = [
+        line("greedy", keep_n, 0.01 * number, varied=f"rows={number}") for keep_n in (6, 4) for number in range(1, 11)
+    ]
+    first, second = tmp_path / f"first{suffix}", tmp_path / f"second{suffix}"
+    write_plot(many, first)
+    write_plot(many, second)
+    assert first.read_bytes() == second.read_bytes()
+    write_plot(many[:3], second)  # replaced, not refused
+    assert first.read_bytes() != second.read_bytes()
+    if suffix == ".svg":
+        text = first.read_text(encoding="utf-8")
+        for said in ("keep 6", "keep 4", *(f"greedy rows={number}" for number in range(1, 11))):
+            assert said in text
+    else:
+        assert first.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_selection_without_bounds_is_drawn(tmp_path: Path) -> None:
+    write_plot(LINES, tmp_path / "sweep.svg")
+    assert "greedy rows=9" in (tmp_path / "sweep.svg").read_text(encoding="utf-8")
+
+
+def test_a_name_that_says_no_format_is_refused() -> None:
+    for name in ("sweep.pdf", "sweep"):
+        with pytest.raises(UserError, match=r"must end in \.svg or \.png"):
+            check_plot_path(Path(name), Path("out"))
+    with pytest.raises(UserError, match="a file of its own"):
+        check_plot_path(Path("sweep.svg"), Path("sweep.svg"))
