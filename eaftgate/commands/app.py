@@ -356,5 +356,3 @@ def main() -> None:
 def _refuse(reason: str) -> NoReturn:
     typer.echo(f"error: {' '.join(reason.split())}", err=True)
     sys.exit(2)
-
-

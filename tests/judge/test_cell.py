@@ -211,7 +211,7 @@ def test_a_margin_needs_three_times_the_floor() -> None:
 
 
 def sequential(
-    tokens: PairedTokens, blocks: int, seed: int, policy: IntervalPolicy = FEW_SWAPS
+    tokens: PairedTokens, blocks: int, seed: int, policy: IntervalPolicy = FEW_SWAPS, *, strict: bool = False
 ) -> tuple[JudgedCell, int]:
     """The judged cell and the number of parts that were asked for."""
     order = np.random.default_rng(seed).permutation(blocks)
@@ -226,7 +226,7 @@ def sequential(
             yield tokens.select(np.isin(tokens.block_T, order[begin : look.num_blocks]))
             begin = look.num_blocks
 
-    result = judge_in_looks(policy, V1, tokens.p_base_T, tokens.h_base_T, looks, parts(), strict=False)
+    result = judge_in_looks(policy, V1, tokens.p_base_T, tokens.h_base_T, looks, parts(), strict=strict)
     return result, asked
 
 
@@ -275,6 +275,20 @@ def test_a_ratio_that_must_not_fall_either_fails_in_looks_as_at_once() -> None:
     at_once = judge_cell(policy, V1, tokens, 300, strict=False).verdicts["cc_ratio"]
     in_looks = sequential(tokens, 300, 0, policy)[0].verdicts["cc_ratio"]
     assert (at_once.verdict, in_looks.verdict) == ("fail", "fail")
+
+
+def test_an_underpowered_ratio_does_not_decide_in_looks_either() -> None:
+    """80 blocks hold some 70 conflicts of the base, and the candidate has the same ones: inside every margin."""
+    tokens = conflicts(80, 1.0)
+    at_once = judge_cell(FEW_SWAPS, V1, tokens, 80, strict=True)
+    in_looks = sequential(tokens, 80, 0, strict=True)[0]
+    assert 50 < at_once.cc_events_base < 100
+    for judged in (at_once, in_looks):
+        ratio = judged.verdicts["cc_ratio"]
+        assert ratio.upper is not None
+        assert ratio.upper < 1.5
+        assert (ratio.verdict, ratio.underpowered, judged.verdict) == ("inconclusive", True, "inconclusive")
+    assert in_looks.num_blocks == 80
 
 
 def test_blocks_without_a_counted_token_are_waited_for() -> None:

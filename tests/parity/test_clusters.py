@@ -106,6 +106,20 @@ def test_a_rise_of_rare_events_at_the_margin_is_not_passed_too_often(tokens: int
         assert plain / 1000 > 0.1
 
 
+@pytest.mark.parametrize(
+    ("events", "weight"),
+    [([0, 0, 0, 0], 1), ([0.5, 0, 0, 0], 1), ([2, -4, 0, 0], 3), ([5, 5, 5, 5], 5)],
+)
+def test_rare_events_count_as_if_two_more_clusters_had_them(events: list[float], weight: float) -> None:
+    """One up and one down by what a cluster with any event holds, one event at least: each adds its square."""
+    value_T = np.repeat(np.array(events) / 10, 10)
+    rows, weight_of_two = [clusters_by(np.arange(40) // 10)], 2 * weight**2
+    plain, rare = (clustered_mean(value_T, rows, rare=rare) for rare in (False, True))
+    assert rare.standard_error**2 - plain.standard_error**2 == pytest.approx(4 / 3 * weight_of_two / 40**2, rel=1e-12)
+    assert rare.value == plain.value
+    assert rare.degrees_of_freedom == plain.degrees_of_freedom == 3
+
+
 def test_width_is_students() -> None:
     assert fixed_width(0.05, 9) == pytest.approx(t.ppf(0.95, 9))
     assert fixed_width(0.05, 0) == math.inf

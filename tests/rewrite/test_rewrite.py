@@ -7,14 +7,16 @@ from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import safetensors
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tiny_checkpoint import Size, Tensor, slice_tensors, write_tiny_checkpoint
+from tiny_checkpoint import Size, Tensor, slice_tensors, write_shard, write_tiny_checkpoint
 
 from eaftgate.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from eaftgate.checkpoint.digest import checkpoint_digest
+from eaftgate.checkpoint.header import DTYPE_BITS
 from eaftgate.errors import UserError
 from eaftgate.files import sha256_file
 from eaftgate.rewrite import copy
@@ -148,7 +150,26 @@ def test_only_known_companions_are_copied_and_links_become_files(base: Checkpoin
     assert not any(path.is_symlink() for path in candidate.path.iterdir())
 
 
-def test_a_projection_is_never_parted_and_data_is_aligned(bases) -> None:  # type: ignore[no-untyped-def]
+def misaligned_unless_sorted(directory: Path) -> Checkpoint:
+    """Three attention sinks of two bytes, and after them in the model a bias of four bytes an element."""
+    tensors = write_tiny_checkpoint(directory, size=Size(heads=3, kv_heads=1))
+    for layer in range(3):
+        name = f"model.layers.{layer}.self_attn.v_proj.bias"
+        tensors[name] = Tensor("F32", np.arange(tensors[name].array.size, dtype=np.float32))
+    write_shard(directory / "model.safetensors", tensors)
+    return open_checkpoint(directory)
+
+
+@pytest.mark.parametrize("max_shard_bytes", [5_000_000_000, 40_000])
+def test_every_tensor_is_aligned_to_its_element(tmp_path: Path, max_shard_bytes: int) -> None:
+    base = misaligned_unless_sorted(tmp_path / "base")
+    candidate = rewrite(base, tmp_path / "out", max_shard_bytes=max_shard_bytes)
+    entries = candidate.tensors.values()
+    assert {entry.dtype for entry in entries} == {"F32", "BF16", "U8"}
+    assert [entry for entry in entries if entry.begin % (DTYPE_BITS[entry.dtype] // 8)] == []
+
+
+def test_a_projection_is_never_parted(bases) -> None:  # type: ignore[no-untyped-def]
     for layout in LAYOUTS:
         base = bases[layout][0]
         for plan in plan_shards(base, KEEP, max_shard_bytes=35_000):
