@@ -1,30 +1,23 @@
-"""The commands of the search room: `eaftgate sweep`, `eaftgate overlap` and `eaftgate diagnose`."""
+"""What is looked at besides the verdict: `eaftgate sweep`, `eaftgate overlap` and `eaftgate diagnose`."""
 
 import json
-from collections.abc import Callable, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.measure import Measurement
 from rich.table import Table
 
+from eaftgate.commands.options import BaseArgument, BatchOption, DeviceOption, DtypeOption, JsonOption
+from eaftgate.commands.output import say, show, show_whole
 from eaftgate.errors import UserError
 
-search_app = typer.Typer()
-JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
-DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N; default: cuda when there is one.")]
-DtypeOption = Annotated[
-    str | None, typer.Option(help="float32 or bfloat16; default: float32 on a CPU, bfloat16 on a GPU.")
-]
-BatchOption = Annotated[int, typer.Option(min=1, help="Blocks a forward pass.")]
+COMMANDS = typer.Typer()
 
 
-@search_app.command()
+@COMMANDS.command()
 def sweep(
-    base: Annotated[str, typer.Argument(metavar="BASE", help="Checkpoint directory or hub id.")],
+    base: BaseArgument,
     profile_dir: Annotated[Path, typer.Option("--profile", help="Profile of BASE (eaftgate profile).")],
     packs: Annotated[Path, typer.Option(help="The packs of the profile; no others do.")],
     out_file: Annotated[Path, typer.Option("--out", help="File of JSON lines, one a case; resumed if there.")],
@@ -94,65 +87,15 @@ def sweep(
         typer.echo(json.dumps(lines))
         return
     tokens = max(line["chosen_on_tokens"] for line in lines)
-    _say(
+    say(
         f"chosen on {len(held_out.choosing_rows)} rows ({tokens:,} tokens), "
         f"scored on {held_out.num_scored_rows} others ({held_out.scored.num_counted:,} tokens)"
     )
-    _show(lambda leave_out: ranked_table(lines, leave_out), DETAILS)
-    _say(f"drawn in {plot}")
+    show(lambda leave_out: ranked_table(lines, leave_out), DETAILS)
+    say(f"drawn in {plot}")
 
 
-def _parts(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",")]
-
-
-def _factors(given: list[str]) -> dict[str, list[str]]:
-    values: dict[str, list[str]] = {}
-    for text in given:
-        name, found, listed = text.partition("=")
-        if not found:
-            raise UserError(f"--vary is {text!r}: it must be a factor and its values, like uncertain=0.25,1")
-        if name in values:
-            raise UserError(f"--vary {name} is given twice: give all of its values in one, like {text},...")
-        values[name] = _parts(listed)
-    return values
-
-
-def _counts(option: str, text: str) -> list[int]:
-    try:
-        return [int(part) for part in _parts(text)]
-    except ValueError:
-        raise UserError(f"{option} is {text!r}: it must be whole numbers, separated by commas") from None
-
-
-def _say(line: str) -> None:
-    Console().print(line, highlight=False, soft_wrap=True, markup=False)
-
-
-def _show_whole(table: Table) -> None:
-    """A terminal that is too narrow folds what is text; numbers are never cut. Elsewhere lines are as long as they need
-    to be."""
-    console, width = Console(), _width(table)
-    Console(width=max(console.width, width.minimum if console.is_terminal else width.maximum)).print(table)
-
-
-def _show(build: Callable[[Sequence[str]], Table], details: Sequence[str] = ()) -> None:
-    """The same, but a terminal first does without as many of the columns `details` as it must; `build` makes the table
-    without some."""
-    console, left_out = Console(), 0
-    while console.is_terminal and left_out < len(details) and _width(build(details[:left_out])).maximum > console.width:
-        left_out += 1
-    _show_whole(build(details[:left_out]))
-    if left_out:
-        _say(f"left out for want of width: {', '.join(details[:left_out])}; --json has everything")
-
-
-def _width(table: Table) -> Measurement:
-    console = Console(width=10_000)
-    return Measurement.get(console, console.options, table)
-
-
-@search_app.command()
+@COMMANDS.command()
 def overlap(
     checkpoints: Annotated[
         list[Path], typer.Argument(metavar="CKPT_DIR...", help="Checkpoints of one base (eaftgate prune).")
@@ -198,10 +141,10 @@ def overlap(
     for pair in pairs:
         numbers = (f"{pair['mean']:.2f}", f"{pair['least']:.2f}", str(pair["least_layer"]), f"{pair['by_chance']:.2f}")
         table.add_row(*pair["checkpoints"], *numbers)
-    _show_whole(table)
+    show_whole(table)
 
 
-@search_app.command()
+@COMMANDS.command()
 def diagnose(
     checkpoint_dir: Annotated[Path, typer.Argument(metavar="CKPT_DIR", help="Checkpoint made by eaftgate prune.")],
     packs: Annotated[Path, typer.Option(help="Directory of packs.")],
@@ -252,7 +195,30 @@ def diagnose(
         typer.echo(json.dumps({**shown, "lever": lever}))
         return
     for title, table in tables(shown).items():
-        _say(title)
-        _show_whole(table)
-        _say("")
-    _say(f"next: {lever}")
+        say(title)
+        show_whole(table)
+        say("")
+    say(f"next: {lever}")
+
+
+def _parts(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",")]
+
+
+def _factors(given: list[str]) -> dict[str, list[str]]:
+    values: dict[str, list[str]] = {}
+    for text in given:
+        name, found, listed = text.partition("=")
+        if not found:
+            raise UserError(f"--vary is {text!r}: it must be a factor and its values, like uncertain=0.25,1")
+        if name in values:
+            raise UserError(f"--vary {name} is given twice: give all of its values in one, like {text},...")
+        values[name] = _parts(listed)
+    return values
+
+
+def _counts(option: str, text: str) -> list[int]:
+    try:
+        return [int(part) for part in _parts(text)]
+    except ValueError:
+        raise UserError(f"{option} is {text!r}: it must be whole numbers, separated by commas") from None

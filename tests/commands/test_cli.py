@@ -21,9 +21,11 @@ from gate_command import BASE, CALIBRATION_PACKS, GATE_PACKS, ROOT, Run
 from rich.console import Console
 from rich.table import Table
 
-from eaftgate import __version__, cli, cli_search
+from eaftgate import __version__
 from eaftgate.checkpoint.checkpoint import open_checkpoint
 from eaftgate.checkpoint.digest import checkpoint_digest
+from eaftgate.commands import app as cli
+from eaftgate.commands import output
 from eaftgate.model.load import default_settings, load_model
 from eaftgate.model.masking import keeping_experts
 from eaftgate.packs.blocks import Blocks, build_blocks
@@ -422,13 +424,13 @@ def test_a_narrow_terminal_gets_whole_numbers(monkeypatch: pytest.MonkeyPatch) -
         table.add_row("1234567890", *["several words of text", "a detail"][: 2 - len(left_out)])
         return table
 
-    monkeypatch.setattr(cli_search, "Console", narrow)
-    cli_search._show(build, ["detail"])
+    monkeypatch.setattr(output, "Console", narrow)
+    output.show(build, ["detail"])
     assert "1234567890  several words of text" in written.getvalue()
     assert "left out for want of width: detail" in written.getvalue()
     written.seek(written.truncate(0))
-    monkeypatch.setattr(cli_search, "Console", lambda **options: narrow(**({"width": 22} | options)))
-    cli_search._show_whole(build(["detail"]))
+    monkeypatch.setattr(output, "Console", lambda **options: narrow(**({"width": 22} | options)))
+    output.show_whole(build(["detail"]))
     assert "1234567890" in written.getvalue()
     assert "…" not in written.getvalue()
 

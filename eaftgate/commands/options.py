@@ -1,0 +1,21 @@
+"""Options that several commands share."""
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+BaseArgument = Annotated[str, typer.Argument(metavar="BASE", help="Checkpoint directory or hub id.")]
+KeepNOption = Annotated[int | None, typer.Option(help="Experts to keep in every layer.")]
+KeepFracOption = Annotated[float | None, typer.Option(help="The same as a share, rounded up to a multiple of 4.")]
+BatchOption = Annotated[int, typer.Option(min=1, help="Blocks a forward pass.")]
+DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N; default: cuda when there is one.")]
+DtypeOption = Annotated[
+    str | None, typer.Option(help="float32 or bfloat16; default: float32 on a CPU, bfloat16 on a GPU.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
+
+
+class Alignment(StrEnum):
+    PREDICTING = "predicting"
+    TOKEN = "token"

@@ -1,0 +1,46 @@
+"""What commands print on standard output: lines, JSON for scripts, tables that fit the terminal."""
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
+
+
+def say(*lines: str) -> None:
+    for line in lines:
+        Console().print(line, highlight=False, soft_wrap=True, markup=False)
+
+
+def result(as_json: bool, value: Any, *lines: str) -> None:
+    """The value for scripts, or the lines for people."""
+    if as_json:
+        typer.echo(json.dumps(value))
+    else:
+        say(*lines)
+
+
+def show_whole(table: Table) -> None:
+    """A terminal that is too narrow folds what is text; numbers are never cut. Elsewhere lines are as long as they need
+    to be."""
+    console, width = Console(), _width(table)
+    Console(width=max(console.width, width.minimum if console.is_terminal else width.maximum)).print(table)
+
+
+def show(build: Callable[[Sequence[str]], Table], details: Sequence[str] = ()) -> None:
+    """The same, but a terminal first does without as many of the columns `details` as it must; `build` makes the table
+    without some."""
+    console, left_out = Console(), 0
+    while console.is_terminal and left_out < len(details) and _width(build(details[:left_out])).maximum > console.width:
+        left_out += 1
+    show_whole(build(details[:left_out]))
+    if left_out:
+        say(f"left out for want of width: {', '.join(details[:left_out])}; --json has everything")
+
+
+def _width(table: Table) -> Measurement:
+    console = Console(width=10_000)
+    return Measurement.get(console, console.options, table)

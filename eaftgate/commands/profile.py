@@ -1,0 +1,58 @@
+"""`eaftgate profile`: what a base model does with its experts."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from eaftgate.commands.options import Alignment, BaseArgument, BatchOption, DeviceOption, DtypeOption, JsonOption
+from eaftgate.commands.output import result
+
+COMMANDS = typer.Typer()
+
+
+@COMMANDS.command()
+def profile(
+    base: BaseArgument,
+    packs: Annotated[Path, typer.Option(help="Directory of calibration packs.")],
+    out_dir: Annotated[Path, typer.Option("--out", help="Profile directory to make; an unfinished one is resumed.")],
+    num_rows: Annotated[int | None, typer.Option(min=1, help="Rows of UNION to profile; default: all.")] = None,
+    seq_len: Annotated[int, typer.Option(min=2, help="Tokens a block.")] = 2048,
+    seed: Annotated[int, typer.Option(min=0, help="Shuffles every pack's rows.")] = 3407,
+    alignment: Annotated[
+        Alignment,
+        typer.Option(help="Whose routing a token's p and H are attributed to by default; the trace holds both."),
+    ] = Alignment.PREDICTING,
+    batch_size: BatchOption = 1,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Observe in one pass which experts every completion token uses, how much, and how well the model does on it.
+
+    MXFP4 experts are dequantised for this, in memory only. Every later keep set, method and weighting is cut from the
+    result without running the model again. Several GPUs: torchrun --nproc-per-node=N -m eaftgate profile ...
+    """
+    from eaftgate.checkpoint.checkpoint import open_checkpoint
+    from eaftgate.checkpoint.digest import checkpoint_digest
+    from eaftgate.model.load import default_settings
+    from eaftgate.profile.profiler import ProfileRequest, profile_checkpoint
+    from eaftgate.profile.ranks import torchrun_ranks
+
+    request = ProfileRequest(packs, num_rows, seq_len, seed, alignment.value, batch_size)
+    checkpoint = open_checkpoint(base)
+    with torchrun_ranks() as ranks:
+        settings = default_settings(device=device, dtype=dtype, dequantize=True)
+        if ranks.size > 1 and settings.device == "cuda":
+            settings = replace(settings, device=f"cuda:{ranks.local}")
+        made = profile_checkpoint(checkpoint, checkpoint_digest(checkpoint), request, out_dir, settings, ranks)
+        if not ranks.first:
+            return
+    summary = {key: made.description[key] for key in ("counted_tokens", "num_blocks", "packs", "thresholds", "seconds")}
+    tokens, blocks = made.description["counted_tokens"], made.description["num_blocks"]
+    result(
+        as_json,
+        {"out": str(out_dir), **summary},
+        f"profiled {tokens:,} completion tokens in {blocks} blocks: {out_dir}",
+    )

@@ -1,0 +1,133 @@
+"""`eaftgate prune`: a smaller checkpoint."""
+
+from dataclasses import asdict
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.filesize import decimal
+
+from eaftgate.commands.options import (
+    Alignment,
+    BaseArgument,
+    DeviceOption,
+    DtypeOption,
+    JsonOption,
+    KeepFracOption,
+    KeepNOption,
+)
+from eaftgate.commands.output import result, say
+from eaftgate.errors import UserError
+
+COMMANDS = typer.Typer()
+
+
+class Method(StrEnum):
+    EAFT_REAP = "eaft-reap"
+    REAP = "reap"
+    REAP_MASS = "reap-mass"
+    EAN = "ean"
+    FREQUENCY = "frequency"
+    PACK_CORE = "eaft-reap-pack-core"
+    WORST_PACK = "worst-pack"
+    GREEDY = "greedy"
+    REFINED = "refined"
+    RANDOM = "random"
+
+
+@COMMANDS.command()
+def prune(
+    base: BaseArgument,
+    out_dir: Annotated[Path, typer.Option("--out", help="Checkpoint directory to make; an unfinished one is resumed.")],
+    profile_dir: Annotated[Path | None, typer.Option("--profile", help="Profile of BASE (eaftgate profile).")] = None,
+    scores_file: Annotated[
+        Path | None, typer.Option("--scores", help="Instead of a profile: the reap-scores.yaml of a pruned checkpoint.")
+    ] = None,
+    keep_n: KeepNOption = None,
+    keep_frac: KeepFracOption = None,
+    method: Annotated[Method, typer.Option(help="What ranks the experts.")] = Method.EAFT_REAP,
+    alignment: Annotated[Alignment | None, typer.Option(help="Default: the profile's.")] = None,
+    w_good: Annotated[float, typer.Option(help="Weight of tokens the model is sure and right about.")] = 1.0,
+    w_conflict: Annotated[float, typer.Option(help="Of tokens it is sure and wrong about.")] = -2.0,
+    w_uncertain: Annotated[float, typer.Option(help="Of all other tokens.")] = 0.25,
+    seed: Annotated[int, typer.Option(min=0, help="Of --method random, and of the positions that a search draws.")] = 0,
+    packs: Annotated[
+        Path | None, typer.Option(help="The packs of the profile, for greedy, refined and --pre-gate; no others do.")
+    ] = None,
+    pre_gate: Annotated[
+        bool, typer.Option("--pre-gate", help="Show, before writing, the parity of the choice on --packs, by masking.")
+    ] = False,
+    max_positions: Annotated[
+        int, typer.Option(min=1, help="greedy and refined: positions whose layer outputs are looked at.")
+    ] = 65_536,
+    pack_excess: Annotated[
+        float, typer.Option(help="refined: how much more packs weigh that lose more than all tokens do.")
+    ] = 6.0,
+    batch_size: Annotated[int, typer.Option(min=1, help="Blocks a forward pass, with --packs.")] = 8,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    allow_any_keep_n: Annotated[
+        bool, typer.Option("--allow-any-keep-n", help="Allow a keep_n that fused MXFP4 kernels may refuse.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a checkpoint with fewer experts: kept weights bit for bit, everything else as it was.
+
+    Keeping all experts (the no-op rewrite) needs no profile.
+    """
+    from eaftgate.checkpoint.checkpoint import open_checkpoint
+    from eaftgate.checkpoint.digest import checkpoint_digest
+    from eaftgate.judge.cell import JudgedCell
+    from eaftgate.profile.profile import open_profile
+    from eaftgate.prune.prune import ModelRun, PruneRequest, prune_checkpoint
+    from eaftgate.select.saliency import EaftWeights
+    from eaftgate.select.scores import open_scores
+
+    checkpoint = open_checkpoint(base)
+    if pre_gate and packs is None:
+        raise UserError("--pre-gate needs --packs: the calibration packs that the profile was made from")
+    run = None
+    if packs is not None:
+        from eaftgate.model.load import default_settings
+        from eaftgate.search.search import SearchSettings
+
+        search = SearchSettings(max_positions=max_positions, seed=seed, pack_excess=pack_excess, batch_size=batch_size)
+        run = ModelRun(packs, default_settings(device=device, dtype=dtype, dequantize=True), search, pre_gate)
+    request = PruneRequest(
+        keep_n=keep_n,
+        keep_frac=keep_frac,
+        method=method.value,
+        alignment=None if alignment is None else alignment.value,
+        weights=EaftWeights(good=w_good, conflict=w_conflict, uncertain=w_uncertain),
+        seed=seed,
+        allow_any_keep_n=allow_any_keep_n,
+        run=run,
+    )
+    read = None if profile_dir is None else open_profile(profile_dir)
+    scores = None if scores_file is None else open_scores(scores_file)
+    judged: list[JudgedCell] = []
+
+    def show(cell: JudgedCell) -> None:
+        from eaftgate.search.search import pre_gate_lines
+
+        judged.append(cell)
+        if not as_json:
+            say(*pre_gate_lines(cell))
+
+    prune_checkpoint(checkpoint, checkpoint_digest(checkpoint), read, request, out_dir, scores=scores, show=show)
+    pruned = open_checkpoint(out_dir)
+    kept, of = pruned.num_experts, checkpoint.num_experts
+    summary = {
+        "out": str(out_dir),
+        "keep_n": kept,
+        "num_experts": of,
+        "bytes": pruned.nbytes,
+        "base_bytes": checkpoint.nbytes,
+        **({"pre_gate": asdict(judged[0])} if judged else {}),
+    }
+    result(
+        as_json,
+        summary,
+        f"kept {kept} of {of} experts a layer, {decimal(pruned.nbytes)} of {decimal(checkpoint.nbytes)}: {out_dir}",
+    )

@@ -1,0 +1,120 @@
+"""What is made of a gate run, and what a job will cost: `eaftgate report`, `budgets`, `lock`, `verify` and `cost`."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from eaftgate.commands.options import BaseArgument, JsonOption, KeepFracOption, KeepNOption
+from eaftgate.commands.output import result, say
+from eaftgate.errors import UserError
+
+COMMANDS = typer.Typer()
+
+
+@COMMANDS.command()
+def report(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Results of a gate run (pytest --results).")],
+    out_file: Annotated[Path, typer.Option("--out", help="HTML file to make.")],
+) -> None:
+    """Write one self-contained HTML page about a gate run."""
+    from eaftgate.report.html import write_report
+
+    write_report(run_dir, out_file)
+    say(f"written to {out_file}")
+
+
+@COMMANDS.command()
+def budgets(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Results of a gate run (pytest --results).")],
+    blocks: Annotated[str, typer.Option(help="Budgets, like 8,32,128; default: 8, doubled until all.")] = "",
+    policy: Annotated[str | None, typer.Option(help="Policy of the gates file; default: its default.")] = None,
+    gates: Annotated[Path | None, typer.Option(help="Gates file; default: the shipped one.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show every metric of a gate run, with its bounds and verdict, at smaller budgets of the same blocks."""
+    from eaftgate.judge.policy import DEFAULT_GATES, load_gates
+    from eaftgate.report.budgets import budget_tables, budgets_of
+
+    if not all(part.strip().isdigit() and int(part) > 0 for part in blocks.split(",") if blocks):
+        raise UserError(f"--blocks is {blocks!r}: it must be numbers of blocks, like 8,32,128")
+    counts = [int(part) for part in blocks.split(",") if blocks]
+    rows = budgets_of(run_dir, load_gates(gates or DEFAULT_GATES).policy(policy)[1], counts)
+    if as_json:
+        typer.echo(json.dumps(rows))
+        return
+    console = Console()
+    for table in budget_tables(rows):
+        console.print(table)
+        console.print()
+
+
+@COMMANDS.command()
+def lock(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Results of a gate run (pytest --results).")],
+    out_file: Annotated[Path, typer.Option("--out", help="Lockfile to make (JSON).")],
+    checkpoint: Annotated[str | None, typer.Option(help="Which one, as it was given to the gate.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Pin what was judged: digests of base and checkpoint, keep sets, rows, seeds, settings, versions and the verdict.
+
+    Exits with 1 when the verdict it pins is not a pass.
+    """
+    from eaftgate.report.lock import write_lock
+
+    pinned = write_lock(run_dir, checkpoint, out_file)
+    summary = {"out": str(out_file), "verdict": pinned["verdict"]}
+    result(as_json, summary, f"locked {pinned['checkpoint']['name']}, verdict {pinned['verdict']}: {out_file}")
+    if pinned["verdict"] != "pass":
+        raise typer.Exit(1)
+
+
+@COMMANDS.command()
+def verify(
+    lock_file: Annotated[Path, typer.Argument(metavar="LOCKFILE", help="Made by eaftgate lock.")],
+    base: Annotated[str | None, typer.Option(help="Where the base is now, if not where it was.")] = None,
+    checkpoint: Annotated[str | None, typer.Option(help="Where the checkpoint is now, if not where it was.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Check that base and checkpoint still are the ones that were locked, and that their verdict was a pass.
+
+    Exits with 1 when not.
+    """
+    from eaftgate.report.lock import verify_lock
+
+    problems = verify_lock(lock_file, base=base, checkpoint=checkpoint)
+    result(as_json, {"verified": not problems, "problems": problems}, *(problems or ["verified"]))
+    if problems:
+        raise typer.Exit(1)
+
+
+@COMMANDS.command()
+def cost(
+    base: BaseArgument,
+    keep_n: KeepNOption = None,
+    keep_frac: KeepFracOption = None,
+    regime: Annotated[str, typer.Option(help="Regime of the gates file.")] = "bigblocks",
+    packs: Annotated[Path | None, typer.Option(help="Gate packs, to count them; default: three.")] = None,
+    tokens_per_second: Annotated[float, typer.Option(min=1.0, help="Speed of your collector.")] = 10_000.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Estimate the bytes, memory, tokens and time of pruning and gating, before starting."""
+    from eaftgate.checkpoint.checkpoint import open_checkpoint
+    from eaftgate.judge.policy import load_gates
+    from eaftgate.report.cost import estimate_cost
+    from eaftgate.rewrite.keep_n import resolve_keep_n
+
+    checkpoint = open_checkpoint(base)
+    kept = resolve_keep_n(checkpoint.num_experts, checkpoint.top_k, keep_n, keep_frac)
+    estimate = estimate_cost(checkpoint, kept, load_gates().regime(regime), packs, tokens_per_second)
+    full, pruned, memory = (estimate[f"{key}_bytes"] / 1e9 for key in ("base", "pruned", "profile_memory"))
+    result(
+        as_json,
+        estimate,
+        f"checkpoint: {full:.2f} GB, {pruned:.2f} GB with {kept} of {checkpoint.num_experts} experts",
+        f"profiling: weights of {memory:.2f} GB in memory (bfloat16)",
+        f"gate: {estimate['gate_tokens'] / 1e6:.1f} M tokens ({estimate['packs']} packs, base and one candidate), "
+        f"{estimate['gate_seconds'] / 3600:.1f} h at {tokens_per_second:,.0f} tokens/s",
+    )
