@@ -1,21 +1,21 @@
-"""Opening a gpt-oss checkpoint directory: nothing is believed that has not been checked.
+"""Opening a checkpoint directory: nothing is believed that has not been checked.
 
 After `open_checkpoint` every byte range in `Checkpoint.tensors` lies inside its file, and the configuration,
-the index, the shard headers and the expert axes agree with each other.
+the index, the shard headers and what the model class needs agree with each other.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from eaftgate.checkpoint.config import Dimensions, read_config
-from eaftgate.checkpoint.consistency import check_consistency
+from eaftgate.checkpoint.config import read_config
 from eaftgate.checkpoint.header import TensorEntry
 from eaftgate.checkpoint.shards import read_tensors
 from eaftgate.checkpoint.source import resolve
 from eaftgate.errors import UserError
+from eaftgate.families.family import Dimensions, Family
 from eaftgate.strict_json import read_object
 
 CONFIG_FILE = "config.json"
@@ -23,12 +23,13 @@ CONFIG_FILE = "config.json"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checked gpt-oss checkpoint: its name, what it says of itself, and where every tensor lies."""
+    """A checked checkpoint: its name, what it says of itself, and where every tensor lies."""
 
     path: Path
     name: str
     """As the user gave it: a directory or a hub id."""
     config: dict[str, Any] = field(repr=False)
+    family: Family = field(repr=False)
     dimensions: Dimensions
     tensors: Mapping[str, TensorEntry] = field(repr=False)
     """Tensor name -> entry; shards in sorted order, within a shard in file order."""
@@ -37,11 +38,12 @@ class Checkpoint:
 
     @property
     def num_layers(self) -> int:
-        return self.dimensions.num_layers
+        """Layers with experts; other layers are nobody's business but the family's."""
+        return len(self.dimensions.moe_layers)
 
     @property
     def num_experts(self) -> int:
-        """Experts per layer."""
+        """Experts per such layer."""
         return self.dimensions.num_experts
 
     @property
@@ -71,11 +73,15 @@ class Checkpoint:
         """Bytes of all tensors."""
         return sum(entry.nbytes for entry in self.tensors.values())
 
+    def by_layer(self, keep: Sequence[Sequence[int]]) -> dict[int, Sequence[int]]:
+        """Keep sets, one for every layer with experts, by the number of the layer in the model."""
+        return dict(zip(self.dimensions.moe_layers, keep, strict=True))
+
 
 def open_checkpoint(source: str | Path) -> Checkpoint:
     """Open the checkpoint that `source` names (a directory, or a hub id `org/name[@revision]`).
 
-    Raises UserError, one sentence, for everything that is not a consistent gpt-oss checkpoint in safetensors.
+    Raises UserError, one sentence, for everything that is not a consistent checkpoint of a known family in safetensors.
     """
     path = resolve(source)
     try:
@@ -86,7 +92,7 @@ def open_checkpoint(source: str | Path) -> Checkpoint:
 
 def _open(path: Path, name: str) -> Checkpoint:
     config = read_object(path / CONFIG_FILE, what="the model configuration")
-    dimensions = read_config(config, where=path / CONFIG_FILE)
+    family, dimensions = read_config(config, where=path / CONFIG_FILE)
     tensors = read_tensors(path)
-    is_mxfp4 = check_consistency(path, config, dimensions, tensors)
-    return Checkpoint(path, name, config, dimensions, MappingProxyType(tensors), is_mxfp4)
+    is_mxfp4 = family.check(path, config, dimensions, tensors)
+    return Checkpoint(path, name, config, family, dimensions, MappingProxyType(tensors), is_mxfp4)

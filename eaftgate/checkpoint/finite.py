@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from eaftgate.checkpoint.checkpoint import Checkpoint
 from eaftgate.checkpoint.header import TensorEntry
-from eaftgate.checkpoint.layout import is_mxfp4_scales
 from eaftgate.errors import UserError
+from eaftgate.families.family import Family
 
 CHUNK_BYTES = 1 << 24
 E8M0_NAN = 255
@@ -29,15 +29,16 @@ _EXPONENT: dict[str, tuple[str, int]] = {
 def check_finite(checkpoint: Checkpoint) -> None:
     """Raise UserError naming the first tensor with NaN or infinity (BF16, F16, F32, F64, E8M0 scales)."""
     for entry in checkpoint.tensors.values():
-        if _is_checked(entry) and (index := _first_nonfinite(checkpoint.path / entry.shard, entry)) is not None:
+        shard = checkpoint.path / entry.shard
+        if _is_checked(entry, checkpoint.family) and (index := _first_nonfinite(shard, entry)) is not None:
             raise UserError(
-                f"{checkpoint.path / entry.shard}: tensor {entry.name!r} holds NaN or infinity at "
+                f"{shard}: tensor {entry.name!r} holds NaN or infinity at "
                 f"element {index}; take a fresh copy of the checkpoint"
             )
 
 
-def _is_checked(entry: TensorEntry) -> bool:
-    return entry.dtype in _EXPONENT or entry.dtype == "F8_E8M0" or is_mxfp4_scales(entry.name)
+def _is_checked(entry: TensorEntry, family: Family) -> bool:
+    return entry.dtype in _EXPONENT or entry.dtype == "F8_E8M0" or family.is_scales(entry.name)
 
 
 def _first_nonfinite(shard: Path, entry: TensorEntry) -> int | None:

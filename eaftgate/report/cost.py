@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 from eaftgate.checkpoint.checkpoint import Checkpoint
-from eaftgate.checkpoint.layout import expert_tensor
 from eaftgate.judge.policy import Regime
 from eaftgate.packs.pack import pack_paths
 
@@ -18,7 +17,7 @@ def estimate_cost(
     base: Checkpoint, keep_n: int, regime: Regime, packs: Path | None, tokens_per_second: float
 ) -> dict[str, Any]:
     """Bytes are exact, tokens are the regime's; seconds are tokens over the given speed, loading not counted."""
-    expert_bytes = sum(entry.nbytes for entry in base.tensors.values() if expert_tensor(entry.name) is not None)
+    expert_bytes = sum(entry.nbytes for entry in base.tensors.values() if base.family.holds_experts(entry.name))
     pruned_bytes = base.nbytes - expert_bytes + expert_bytes * keep_n // base.num_experts
     parameters = base.num_layers * base.num_experts * 3 * base.hidden_size * base.intermediate_size
     dense_bytes = base.nbytes - expert_bytes

@@ -5,11 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from eaftgate.checkpoint.checkpoint import CONFIG_FILE, Checkpoint
-from eaftgate.checkpoint.layout import PROJECTIONS, tensor_name
 from eaftgate.errors import UserError
 from eaftgate.rewrite.keep_n import check_keep_sets
 from eaftgate.rewrite.manifest import MAPPING_FILE, Manifest, expert_mapping, verify_files
-from eaftgate.rewrite.plan import MAX_SHARD_BYTES, ByteRange, kept_ranges, kept_shape
+from eaftgate.rewrite.plan import MAX_SHARD_BYTES, ByteRange, kept_pieces
 from eaftgate.strict_json import read_object
 
 CHUNK_BYTES = 1 << 22
@@ -26,7 +25,7 @@ def check_artifact(
     """Problems of the checkpoint `candidate`, one sentence each; empty when it is what `manifest` says.
 
     Files against the manifest, keep sets, mapping, shard sizes, configuration (also against `base` when
-    given, whose `checkpoint_digest` is `base_digest`), blocks and scales in one shard. Tensor contents are
+    given, whose `checkpoint_digest` is `base_digest`), what must share a shard. Tensor contents are
     `compare_tensors`' job.
     """
     return [
@@ -43,16 +42,17 @@ def compare_tensors(candidate: Checkpoint, base: Checkpoint, keep: Sequence[Sequ
 
     Reads both checkpoints once, in chunks. Raises UserError when a shard cannot be read.
     """
-    problems = [f"tensor {name!r} is only in the base" for name in sorted(base.tensors.keys() - candidate.tensors)]
+    expected = {piece.kept.name: piece for piece in kept_pieces(base, keep)}
+    problems = [f"tensor {name!r} is only in the base" for name in sorted(expected.keys() - candidate.tensors)]
     for name, entry in candidate.tensors.items():
-        origin = base.tensors.get(name)
-        if origin is None:
+        piece = expected.get(name)
+        if piece is None:
             problems.append(f"tensor {name!r} is not in the base")
-        elif (entry.dtype, entry.shape) != (origin.dtype, kept_shape(origin, keep)):
+        elif (entry.dtype, entry.shape) != (piece.entry.dtype, piece.kept.shape):
             problems.append(f"tensor {name!r} is {entry.dtype} {list(entry.shape)}, not the kept part of the base's")
         else:
             found = ByteRange(entry.shard, entry.begin, entry.end)
-            if not _same_bytes(candidate.path, found, base.path, kept_ranges(origin, keep)):
+            if not _same_bytes(candidate.path, found, base.path, piece.ranges):
                 problems.append(f"tensor {name!r} differs from the base's kept experts")
     return problems
 
@@ -86,7 +86,8 @@ def _mapping_problems(candidate: Checkpoint, manifest: Manifest) -> list[str]:
         mapping = read_object(candidate.path / MAPPING_FILE, what="the expert mapping")
     except UserError as error:
         return [str(error)]
-    return [] if mapping == expert_mapping(manifest) else [f"{MAPPING_FILE} does not agree with the keep sets"]
+    layers = candidate.dimensions.moe_layers
+    return [] if mapping == expert_mapping(manifest, layers) else [f"{MAPPING_FILE} does not agree with the keep sets"]
 
 
 def _shard_problems(candidate: Checkpoint) -> list[str]:
@@ -95,13 +96,7 @@ def _shard_problems(candidate: Checkpoint) -> list[str]:
         for shard in candidate.shards
         if (size := shard.stat().st_size) > MAX_SHARD_BYTES
     ]
-    if candidate.is_mxfp4:
-        for layer in range(candidate.num_layers):
-            for projection in PROJECTIONS:
-                name = tensor_name(layer, f"experts.{projection}")
-                if candidate.tensors[f"{name}_blocks"].shard != candidate.tensors[f"{name}_scales"].shard:
-                    problems.append(f"{name}: blocks and scales are in different shards")
-    return problems
+    return problems + candidate.family.parted(candidate.tensors)
 
 
 def _base_problems(candidate: Checkpoint, base: Checkpoint, base_digest: str | None, manifest: Manifest) -> list[str]:
@@ -110,7 +105,7 @@ def _base_problems(candidate: Checkpoint, base: Checkpoint, base_digest: str | N
         problems.append(f"it was not made from {base.name}: the manifest names a base with another digest")
     if base.num_experts != manifest.base.num_experts:
         problems.append(f"the base has {base.num_experts} experts, the manifest says {manifest.base.num_experts}")
-    expected = base.config | {"num_local_experts": manifest.keep_n}
+    expected = base.family.pruned_config(base.config, manifest.keep_n)
     differing = sorted(
         key
         for key in expected.keys() | candidate.config.keys()

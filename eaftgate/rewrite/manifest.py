@@ -1,6 +1,7 @@
 """manifest.json: what a rewritten checkpoint was made from, with which choices, and every file's sha256."""
 
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -59,7 +60,7 @@ class Manifest(_Strict):
     """keep_n / base.num_experts."""
     allow_any_keep_n: bool
     keep: list[list[Count]]
-    """Per layer, the kept experts' ids in the base, ascending."""
+    """Per layer that has experts, the kept ones' ids in the base, ascending."""
     provenance: dict[str, Any]
     """Method, parameters, profile: whatever the selection wants to be remembered by."""
     tool: ToolRecord
@@ -67,13 +68,15 @@ class Manifest(_Strict):
     """Every file of the checkpoint but the manifest itself."""
 
 
-def expert_mapping(manifest: Manifest) -> dict[str, Any]:
-    """Content of expert_mapping.json: layer -> expert id in the base -> expert id here."""
+def expert_mapping(manifest: Manifest, moe_layers: Sequence[int]) -> dict[str, Any]:
+    """Content of expert_mapping.json: layer -> expert id in the base -> expert id here. `moe_layers` are the numbers,
+    in the model, of the layers that the keep sets are of."""
     return {
         "num_experts": manifest.base.num_experts,
         "keep_n": manifest.keep_n,
         "layers": {
-            str(layer): {str(old): new for new, old in enumerate(row)} for layer, row in enumerate(manifest.keep)
+            str(layer): {str(old): new for new, old in enumerate(row)}
+            for layer, row in zip(moe_layers, manifest.keep, strict=False)  # an edited manifest may hold any number
         },
     }
 

@@ -4,7 +4,6 @@ The weights of the two norms of every layer move by one unit in the last place, 
 them every number that enters an attention or a mixture of experts. No serving engine promises more than that.
 """
 
-import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ import numpy as np
 from eaftgate.checkpoint.checkpoint import open_checkpoint
 from eaftgate.errors import UserError
 
-_NORM = re.compile(r"model\.layers\.\d+\.(input|post_attention)_layernorm\.weight")
 _BITS: dict[str, tuple[type[np.unsignedinteger[Any]], int]] = {"BF16": (np.uint16, 1), "F32": (np.uint32, 1 << 16)}
 """Stored dtype -> the integer of its bits, and one bfloat16 ulp in them."""
 
@@ -24,7 +22,7 @@ def perturb_in_place(path: Path, *, seed: int) -> None:
     checkpoint = open_checkpoint(path)
     rng = np.random.default_rng(seed)
     for name, entry in sorted(checkpoint.tensors.items()):
-        if not _NORM.fullmatch(name):
+        if not checkpoint.family.is_norm(name):
             continue
         if entry.dtype not in _BITS:
             raise UserError(f"{name} of {path} is {entry.dtype}: the noise floor needs norms in BF16 or F32")

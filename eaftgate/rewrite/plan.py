@@ -7,17 +7,17 @@ of the same thing are identical byte for byte.
 import json
 import struct
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
 from eaftgate.checkpoint.checkpoint import Checkpoint
 from eaftgate.checkpoint.header import DTYPE_BITS, LENGTH_BYTES, METADATA_KEY, TensorEntry
-from eaftgate.checkpoint.layout import expert_tensor, layer_of
 from eaftgate.errors import UserError
+from eaftgate.families.family import Kept
 
 MAX_SHARD_BYTES = 5_000_000_000
-"""5 GB decimal: the limit published gpt-oss shards and the Hub keep to."""
+"""5 GB decimal: the limit published shards and the Hub keep to."""
 _ALIGNMENT = 8
 _METADATA = {"format": "pt"}
 _LARGEST_OFFSET = (1 << 63) - 1
@@ -45,21 +45,25 @@ class ShardPlan:
     """Bytes of the whole file."""
 
 
-def kept_ranges(entry: TensorEntry, keep: Sequence[Sequence[int]]) -> list[ByteRange]:
-    """Source bytes of what is kept of one tensor: all of it, or its kept experts with neighbours joined."""
-    tensor = expert_tensor(entry.name)
-    if tensor is None:
-        return [ByteRange(entry.shard, entry.begin, entry.end)]
-    stride = entry.nbytes // entry.shape[0]
-    return joined(
-        ByteRange(entry.shard, entry.begin + expert * stride, entry.begin + (expert + 1) * stride)
-        for expert in keep[tensor.layer]
-    )
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A tensor of the base and what is kept of it."""
+
+    entry: TensorEntry
+    kept: Kept
+
+    @property
+    def ranges(self) -> list[ByteRange]:
+        """Source bytes, neighbours joined."""
+        shard, start = self.entry.shard, self.entry.begin
+        return joined(ByteRange(shard, start + begin, start + end) for begin, end in self.kept.spans)
 
 
-def kept_shape(entry: TensorEntry, keep: Sequence[Sequence[int]]) -> tuple[int, ...]:
-    tensor = expert_tensor(entry.name)
-    return entry.shape if tensor is None else (len(keep[tensor.layer]), *entry.shape[1:])
+def kept_pieces(base: Checkpoint, keep: Sequence[Sequence[int]]) -> list[Piece]:
+    """Every tensor of the base that is kept, wholly or in part."""
+    by_layer = base.by_layer(keep)
+    found = ((entry, base.family.kept(entry, by_layer)) for entry in base.tensors.values())
+    return [Piece(entry, kept) for entry, kept in found if kept is not None]
 
 
 def joined(ranges: Iterable[ByteRange]) -> list[ByteRange]:
@@ -76,23 +80,23 @@ def joined(ranges: Iterable[ByteRange]) -> list[ByteRange]:
 def plan_shards(base: Checkpoint, keep: Sequence[Sequence[int]], *, max_shard_bytes: int) -> list[ShardPlan]:
     """Plan the output shards, each at most `max_shard_bytes` with its header.
 
-    Tensors follow the model from the embedding to the head; blocks, scales and bias of one projection are
-    never parted (a loader rejects a checkpoint that splits them). The shards are as few as they can be, and then
-    the largest as small as it can be: each is copied by one thread. Raises UserError when a tensor is too large.
+    Tensors follow each other as their family has them, and what it keeps in one shard is never parted (a loader
+    rejects a checkpoint that splits it). The shards are as few as they can be, and then the largest as small as it
+    can be: each is copied by one thread. Raises UserError when a tensor is too large.
     """
     limit = max_shard_bytes - _EMPTY_HEADER_BYTES
-    groups = _groups(base.tensors.values())
-    sizes = [sum(_nbytes(entry, keep) + _entry_size(entry) for entry in group) for group in groups]
+    groups = _groups(kept_pieces(base, keep), base.family.shard_group)
+    sizes = [sum(piece.kept.nbytes + _entry_size(piece) for piece in group) for group in groups]
     for group, size in zip(groups, sizes, strict=True):
         if size > limit:
             raise UserError(
-                f"tensor {group[0].name!r} and what belongs with it need {size} bytes, "
+                f"tensor {group[0].entry.name!r} and what belongs with it need {size} bytes, "
                 f"more than the shard limit of {max_shard_bytes}; raise the limit"
             )
-    shards = [[entry for group in groups[cut] for entry in group] for cut in balanced(sizes, limit)]
+    shards = [[piece for group in groups[cut] for piece in group] for cut in balanced(sizes, limit)]
     return [
-        _shard_plan(f"model-{number:05d}-of-{len(shards):05d}.safetensors", entries, keep)
-        for number, entries in enumerate(shards, start=1)
+        _shard_plan(f"model-{number:05d}-of-{len(shards):05d}.safetensors", pieces)
+        for number, pieces in enumerate(shards, start=1)
     ]
 
 
@@ -115,47 +119,36 @@ def _filled(sizes: Sequence[int], limit: int) -> list[slice]:
     return [slice(start, stop) for start, stop in zip(starts, [*starts[1:], len(sizes)], strict=True)]
 
 
-def _groups(entries: Iterable[TensorEntry]) -> list[list[TensorEntry]]:
-    """What must stay together, in the order of the model."""
-    ordered = sorted(entries, key=lambda entry: (*_group_key(entry.name), entry.name))
-    return [list(group) for _, group in groupby(ordered, key=lambda entry: _group_key(entry.name))]
+def _groups(pieces: Iterable[Piece], shard_group: Callable[[str], tuple[int, int, str]]) -> list[list[Piece]]:
+    """What must stay together, in the order of the family."""
+    ordered = sorted(pieces, key=lambda piece: (*shard_group(piece.entry.name), piece.entry.name))
+    return [list(group) for _, group in groupby(ordered, key=lambda piece: shard_group(piece.entry.name))]
 
 
-def _group_key(name: str) -> tuple[int, int, str]:
-    layer = layer_of(name)
-    if layer is None:
-        return (0 if "embed" in name else 2, 0, name)
-    tensor = expert_tensor(name)
-    return (1, layer, f"mlp.experts.{tensor.projection}" if tensor and tensor.projection else name)
-
-
-def _shard_plan(name: str, entries: list[TensorEntry], keep: Sequence[Sequence[int]]) -> ShardPlan:
+def _shard_plan(name: str, pieces: list[Piece]) -> ShardPlan:
     # As the safetensors library does: wide dtypes first, so that every tensor is aligned to its element.
-    entries = sorted(entries, key=lambda entry: -DTYPE_BITS[entry.dtype])
+    pieces = sorted(pieces, key=lambda piece: -DTYPE_BITS[piece.entry.dtype])
     header: dict[str, object] = {METADATA_KEY: _METADATA}
     position = 0
-    for entry in entries:
-        end = position + _nbytes(entry, keep)
-        header[entry.name] = _info(entry.dtype, kept_shape(entry, keep), position, end)
+    for piece in pieces:
+        end = position + piece.kept.nbytes
+        header[piece.kept.name] = _info(piece.entry.dtype, piece.kept.shape, position, end)
         position = end
     text = _json(header)
     text += b" " * (-len(text) % _ALIGNMENT)
     return ShardPlan(
         name=name,
-        tensors=tuple(entry.name for entry in entries),
+        tensors=tuple(piece.kept.name for piece in pieces),
         header=struct.pack("<Q", len(text)) + text,
-        ranges=tuple(joined(item for entry in entries for item in kept_ranges(entry, keep))),
+        ranges=tuple(joined(item for piece in pieces for item in piece.ranges)),
         size=LENGTH_BYTES + len(text) + position,
     )
 
 
-def _nbytes(entry: TensorEntry, keep: Sequence[Sequence[int]]) -> int:
-    return sum(item.end - item.begin for item in kept_ranges(entry, keep))
-
-
-def _entry_size(entry: TensorEntry) -> int:
+def _entry_size(piece: Piece) -> int:
     """Upper bound of the bytes that one tensor takes in a header."""
-    return len(_json({entry.name: _info(entry.dtype, entry.shape, _LARGEST_OFFSET, _LARGEST_OFFSET)}))
+    entry = piece.entry
+    return len(_json({piece.kept.name: _info(entry.dtype, entry.shape, _LARGEST_OFFSET, _LARGEST_OFFSET)}))
 
 
 def _info(dtype: str, shape: Sequence[int], begin: int, end: int) -> dict[str, object]:

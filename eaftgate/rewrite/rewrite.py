@@ -136,14 +136,14 @@ def _write_companions(plans: list[ShardPlan], base: Checkpoint, manifest: Manife
     for path in sorted(base.path.iterdir()):
         if path.is_file() and any(fnmatchcase(path.name, pattern) for pattern in COMPANIONS):
             shutil.copyfile(path, payload / path.name)  # follows a link: the copy is a file of its own
-    write_json(payload / CONFIG_FILE, base.config | {"num_local_experts": manifest.keep_n})
+    write_json(payload / CONFIG_FILE, base.family.pruned_config(base.config, manifest.keep_n))
     weight_map = {tensor: plan.name for plan in plans for tensor in plan.tensors}
     total_size = sum(plan.size - len(plan.header) for plan in plans)
     write_json(
         payload / INDEX_FILE,
         {"metadata": {"total_size": total_size}, "weight_map": dict(sorted(weight_map.items()))},
     )
-    write_json(payload / MAPPING_FILE, expert_mapping(manifest))
+    write_json(payload / MAPPING_FILE, expert_mapping(manifest, base.dimensions.moe_layers))
     files = dict(work.finished)
     for path in payload.iterdir():
         if path.name not in files:

@@ -1,0 +1,240 @@
+"""gpt-oss: the numbers of its config.json, the names of its tensors, and what of them a keep set keeps.
+
+Published layout (MXFP4): `model.layers.N.mlp.experts.{gate_up_proj,down_proj}_{blocks,scales,bias}` and
+`model.layers.N.mlp.router.{weight,bias}`; the dequantised form has `{gate_up_proj,down_proj}` instead of `_blocks` and
+`_scales`. In all of these dimension 0 is the expert axis, and every layer has them.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from eaftgate.errors import UserError
+from eaftgate.families.family import Dimensions, Kept, StoredTensor, kept_rows, kept_whole
+from eaftgate.strict_json import is_count, shown
+
+TOP_K_KEYS = ("num_experts_per_tok", "experts_per_token")
+
+EMBEDDING = "model.embed_tokens.weight"
+HEAD = "lm_head.weight"
+PROJECTIONS = ("gate_up_proj", "down_proj")
+ROUTER_PARTS = ("router.weight", "router.bias")
+MXFP4_PARTS = tuple(f"experts.{p}_{part}" for p in PROJECTIONS for part in ("blocks", "scales", "bias"))
+DENSE_PARTS = tuple(f"experts.{p}{part}" for p in PROJECTIONS for part in ("", "_bias"))
+
+MXFP4_GROUP = 32
+"""Weights that share one E8M0 scale (OCP Microscaling Formats v1.0)."""
+MXFP4_GROUP_BYTES = 16
+
+_LAYER = re.compile(r"model\.layers\.(0|[1-9][0-9]{0,5})\.(.+)", re.ASCII)
+_EXPERT_PART = re.compile(r"experts\.(gate_up_proj|down_proj)(_blocks|_scales|_bias)?|router\.(weight|bias)")
+_NORM = re.compile(r"model\.layers\.\d+\.(input|post_attention)_layernorm\.weight")
+_REPAIR = "take the configuration and the shards from the same revision"
+
+
+class GptOss:
+    """The torch-free side of the family; see `family.Family`."""
+
+    name = "gpt-oss"
+    model_type = "gpt_oss"
+    architecture = "GptOssForCausalLM"
+    sglang_module = "sglang.srt.models.gpt_oss"
+    sglang_defaults: Mapping[str, Any] = {"swiglu_limit": 7.0}
+
+    def dimensions(self, config: Mapping[str, Any], *, where: Path) -> Dimensions:
+        num_layers = _positive(config, "num_hidden_layers", where)
+        return Dimensions(
+            num_layers=num_layers,
+            moe_layers=range(num_layers),
+            num_experts=_positive(config, "num_local_experts", where),
+            top_k=_top_k(config, where),
+            vocab_size=_positive(config, "vocab_size", where),
+            hidden_size=_positive(config, "hidden_size", where),
+            intermediate_size=_positive(config, "intermediate_size", where),
+        )
+
+    def check(
+        self, path: Path, config: Mapping[str, Any], dimensions: Dimensions, tensors: Mapping[str, StoredTensor]
+    ) -> bool:
+        is_mxfp4 = any((tensor := expert_tensor(name)) and tensor.part.endswith("_blocks") for name in tensors)
+        _check_quantization(config, dimensions, is_mxfp4=is_mxfp4, path=path)
+        _check_vocabulary(tensors, dimensions, path)
+        _check_layers(tensors, dimensions, is_mxfp4=is_mxfp4, path=path)
+        return is_mxfp4
+
+    def kept(self, tensor: StoredTensor, keep: Mapping[int, Sequence[int]]) -> Kept:
+        found = expert_tensor(tensor.name)
+        return kept_whole(tensor) if found is None else kept_rows(tensor, keep[found.layer])
+
+    def shard_group(self, name: str) -> tuple[int, int, str]:
+        """From the embedding to the head; blocks, scales and bias of one projection together."""
+        layer = layer_of(name)
+        if layer is None:
+            return (0 if "embed" in name else 2, 0, name)
+        tensor = expert_tensor(name)
+        return (1, layer, f"mlp.experts.{tensor.projection}" if tensor and tensor.projection else name)
+
+    def parted(self, tensors: Mapping[str, StoredTensor]) -> list[str]:
+        scales = {name: f"{name.removesuffix('_scales')}_blocks" for name in tensors if self.is_scales(name)}
+        return [
+            f"{name.removesuffix('_scales')}: blocks and scales are in different shards"
+            for name, blocks in scales.items()
+            if tensors[name].shard != tensors[blocks].shard
+        ]
+
+    def pruned_config(self, config: Mapping[str, Any], keep_n: int) -> dict[str, Any]:
+        return {**config, "num_local_experts": keep_n}
+
+    def holds_experts(self, name: str) -> bool:
+        return expert_tensor(name) is not None
+
+    def is_scales(self, name: str) -> bool:
+        tensor = expert_tensor(name)
+        return tensor is not None and tensor.part.endswith("_scales")
+
+    def is_norm(self, name: str) -> bool:
+        return _NORM.fullmatch(name) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertTensor:
+    """A tensor whose dimension 0 is the expert axis."""
+
+    layer: int
+    part: str
+    """Name below `mlp.`, e.g. "experts.down_proj_blocks" or "router.weight"."""
+
+    @property
+    def projection(self) -> str | None:
+        """`gate_up_proj` or `down_proj`; None for the router."""
+        match = _EXPERT_PART.fullmatch(self.part)
+        return match.group(1) if match else None
+
+
+def layer_of(name: str) -> int | None:
+    """The layer a tensor belongs to; None for embeddings, the final norm and the head."""
+    match = _LAYER.fullmatch(name)
+    return int(match.group(1)) if match else None
+
+
+def expert_tensor(name: str) -> ExpertTensor | None:
+    """Layer and part of a tensor with an expert axis; None for every other tensor."""
+    match = _LAYER.fullmatch(name)
+    if match is None or not match.group(2).startswith("mlp."):
+        return None
+    part = match.group(2).removeprefix("mlp.")
+    return ExpertTensor(int(match.group(1)), part) if _EXPERT_PART.fullmatch(part) else None
+
+
+def _is_unplaced(name: str) -> bool:
+    """Whether a name looks like a layer's or expert's tensor without being one: nobody can slice it."""
+    match = _LAYER.fullmatch(name)
+    if match is None:
+        return name.startswith("model.layers.")
+    return match.group(2).startswith("mlp.") and expert_tensor(name) is None
+
+
+def _expected_shape(part: str, dimensions: Dimensions) -> tuple[int, ...]:
+    """Shape of one tensor with an expert axis as transformers' modules declare it.
+
+    MXFP4 stores a projection output-major ([E, 2I, H/32, 16] blocks), the dequantised form input-major. E = experts,
+    H = hidden size, I = intermediate size.
+    """
+    experts, hidden, inner = dimensions.num_experts, dimensions.hidden_size, dimensions.intermediate_size
+    return {
+        "experts.gate_up_proj": (experts, hidden, 2 * inner),
+        "experts.gate_up_proj_blocks": (experts, 2 * inner, hidden // MXFP4_GROUP, MXFP4_GROUP_BYTES),
+        "experts.gate_up_proj_scales": (experts, 2 * inner, hidden // MXFP4_GROUP),
+        "experts.gate_up_proj_bias": (experts, 2 * inner),
+        "experts.down_proj": (experts, inner, hidden),
+        "experts.down_proj_blocks": (experts, hidden, inner // MXFP4_GROUP, MXFP4_GROUP_BYTES),
+        "experts.down_proj_scales": (experts, hidden, inner // MXFP4_GROUP),
+        "experts.down_proj_bias": (experts, hidden),
+        "router.weight": (experts, hidden),
+        "router.bias": (experts,),
+    }[part]
+
+
+def _top_k(config: Mapping[str, Any], where: Path) -> int:
+    present = [key for key in TOP_K_KEYS if key in config]
+    values = {key: _positive(config, key, where) for key in present or TOP_K_KEYS[:1]}
+    if len(set(values.values())) != 1:
+        said = " and ".join(f"{key} {value}" for key, value in values.items())
+        raise UserError(f"{where}: {said} disagree; correct the one that is wrong")
+    return next(iter(values.values()))
+
+
+def _positive(config: Mapping[str, Any], key: str, where: Path) -> int:
+    value = config.get(key)
+    if is_count(value) and value > 0:
+        return value
+    said = f"is {shown(value)}" if key in config else "is missing"
+    raise UserError(f"{where}: {key} {said} where an integer above 0 is needed; take a fresh copy of the file")
+
+
+def _check_quantization(config: Mapping[str, Any], dimensions: Dimensions, *, is_mxfp4: bool, path: Path) -> None:
+    quantization = config.get("quantization_config")
+    method = quantization.get("quant_method") if isinstance(quantization, dict) else quantization
+    if method != ("mxfp4" if is_mxfp4 else None):
+        stored = "MXFP4 blocks" if is_mxfp4 else "dequantised weights"
+        raise UserError(
+            f"{path}: quantization_config says {shown(method)}, but the experts are stored as {stored}; {_REPAIR}"
+        )
+    sizes = (dimensions.hidden_size, dimensions.intermediate_size)
+    if is_mxfp4 and any(size % MXFP4_GROUP for size in sizes):
+        raise UserError(
+            f"{path}: hidden_size {sizes[0]} and intermediate_size {sizes[1]} must be multiples of "
+            f"{MXFP4_GROUP} for MXFP4 experts; take a fresh copy of the file"
+        )
+
+
+def _check_vocabulary(tensors: Mapping[str, StoredTensor], dimensions: Dimensions, path: Path) -> None:
+    shape = (dimensions.vocab_size, dimensions.hidden_size)
+    for name in (EMBEDDING, HEAD):
+        entry = tensors.get(name)
+        if entry is None and name == EMBEDDING:
+            raise UserError(f"{path}: tensor {name!r} is missing; take a complete copy of the checkpoint")
+        if entry is not None and entry.shape != shape:
+            raise UserError(
+                f"{path}: tensor {name!r} has shape {list(entry.shape)[:8]} where the configuration needs "
+                f"{list(shape)}; {_REPAIR}"
+            )
+
+
+def _check_layers(tensors: Mapping[str, StoredTensor], dimensions: Dimensions, *, is_mxfp4: bool, path: Path) -> None:
+    layers = {layer for name in tensors if (layer := layer_of(name)) is not None}
+    if len(layers) != dimensions.num_layers or max(layers) != dimensions.num_layers - 1:
+        raise UserError(
+            f"{path}: num_hidden_layers is {dimensions.num_layers} but the shards hold {len(layers)} layers"
+            f"{f' up to number {max(layers)}' if layers else ''}; take a complete copy of the checkpoint"
+        )
+    parts = (MXFP4_PARTS if is_mxfp4 else DENSE_PARTS) + ROUTER_PARTS
+    for layer in dimensions.moe_layers:
+        for part in parts:
+            _check_part(tensors, f"model.layers.{layer}.mlp.{part}", part, dimensions, path)
+    for name in tensors:
+        tensor = expert_tensor(name)
+        if _is_unplaced(name) or (tensor and tensor.part not in parts):
+            raise UserError(
+                f"{path}: tensor {shown(name)} is not part of the gpt-oss "
+                f"{'MXFP4' if is_mxfp4 else 'dequantised'} layout; use the published checkpoint layout"
+            )
+
+
+def _check_part(tensors: Mapping[str, StoredTensor], name: str, part: str, dimensions: Dimensions, path: Path) -> None:
+    entry = tensors.get(name)
+    if entry is None:
+        raise UserError(f"{path}: tensor {name!r} is missing; take a complete copy of the checkpoint")
+    shape = _expected_shape(part, dimensions)
+    if entry.shape != shape:
+        raise UserError(
+            f"{path}: tensor {name!r} has shape {list(entry.shape)[:8]} where the configuration "
+            f"(num_local_experts {dimensions.num_experts}) needs {list(shape)}; "
+            f"{_REPAIR}"
+        )
+    if part.endswith(("_blocks", "_scales")) and entry.dtype not in ("U8", "F8_E8M0"):
+        raise UserError(
+            f"{path}: tensor {name!r} has dtype {entry.dtype} where MXFP4 needs U8; use the published layout"
+        )
