@@ -8,7 +8,7 @@ OUT ?= gate-out
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup gate test gpu-test lint clean
+.PHONY: setup gate test gpu-test lint docs clean
 
 setup: $(READY)
 
@@ -36,6 +36,10 @@ lint: $(READY)
 
 test: lint
 	$(BIN)/python -m pytest -n 2 -q tests/
+
+# Tables and reference of the documents, from docs/data and the code.
+docs: $(READY)
+	$(BIN)/python docs/tables.py
 
 # Everything that needs a GPU (an H100 or H200, SGLang installed); fails without one.
 gpu-test: $(READY)

@@ -5,10 +5,10 @@ top-k softmax over the survivors; then single swaps until none helps. NAEE (arXi
 objective exhaustively, which 20 of 32 experts are too many for.
 
 A token's squared error is divided by the length of what leaves the layer there: everything that reads it normalises it,
-so that an error weighs less in a longer vector. Undivided, a few long tokens decide (docs/selection.md).
+so that an error weighs less in a longer vector. Undivided, a few long tokens decide (docs/log/2026-11-26-selection.md).
 
 Layers are independent: each is given what the whole model gives it. Giving it what the pruned layers before it put out
-lost no less (docs/selection.md).
+lost no less (docs/log/2026-11-26-selection.md).
 
 Shapes: T counted tokens, X positions looked at, E experts, D hidden size.
 """

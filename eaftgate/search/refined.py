@@ -4,7 +4,7 @@ The calibration blocks are cut into two halves. On one, layer by layer, it is me
 expert wins and what dropping each kept one loses; the swaps with the best sums are then measured on the other half,
 too, and the best one is made if the loss falls on both, on the other by more than its standard error; again, until none
 does. Then the halves change roles, once. So no swap is accepted by the tokens that proposed it alone: swaps that were
-fitted the calibration blocks' noise and lost on others (docs/selection.md).
+fitted the calibration blocks' noise and lost on others (docs/log/2026-11-26-selection.md).
 
 The loss is the nll of the tokens themselves, which is what the gate looks at, not a distance from the whole model.
 Tokens of a pack that loses more than all tokens do weigh more (eaftgate.search.pack_weights), by what it loses under

@@ -60,8 +60,8 @@ def search_keep_sets(
     """The keep sets of a search, and what they came from, for the manifest. `blocks` and `trace` are those of the
     profile. Without `progress` (layers done, of how many) a bar is drawn. A refinement goes on where `journal` says.
 
-    Tokens are not weighed as EAFT does, that was measured and lost more (docs/selection.md). Raises UserError when
-    memory runs out, or with too few blocks to refine on.
+    Tokens are not weighed as EAFT does, that was measured and lost more (docs/log/2026-11-26-selection.md). Raises
+    UserError when memory runs out, or with too few blocks to refine on.
     """
     refining = method == "refined"
     if refining and not can_refine(blocks):

@@ -144,7 +144,7 @@ def test_what_an_engine_answered_is_what_the_model_says() -> None:
     )
     check_stats(found, int(counted_BS.sum()), where="test")
     expected = score(load_model(BASE, default_settings(device="cpu", dtype="float32")), token_ids_BS, counted_BS)
-    # bfloat16 against float32: on 21,023 tokens of the fixture 0.0006 on average, 0.12 at most (docs/results.md).
+    # bfloat16 against float32: on 21,023 tokens of the fixture 0.0006 on average, 0.12 at most (docs/scaling.md).
     difference_T = np.abs(found.logprob_T - expected.logprob_T)
     assert difference_T.mean() < 0.01
     assert difference_T.max() < 0.2
