@@ -57,7 +57,6 @@ class Measurement(BaseModel):
 
 
 class _Cell(string.Formatter):
-
     def format_field(self, value: Any, format_spec: str) -> str:
         if value is None:
             return "-"

@@ -66,7 +66,8 @@ def test_commands_that_are_shown_exist(document: str) -> None:
 
 
 def test_commands_are_found_in_blocks_fences_and_lines() -> None:
-    text = "Say `eaftgate cost BASE`:\n\n    A=1 pytest gates/ \\\n      --seed=1  # so\n\n```\nmake gate && make test\n```\n"
+    text = "Say `eaftgate cost BASE`:\n\n    A=1 pytest gates/ \\\n      --seed=1  # so\n\n"
+    text += "```\nmake gate && make test\n```\n"
     assert list(shown_commands(text)) == [
         ["eaftgate", "cost", "BASE"],
         ["pytest", "gates/", "--seed=1"],
@@ -93,5 +94,11 @@ def test_a_command_that_is_not_there_is_seen(line: str) -> None:
 
 
 def test_what_is_there_is_not_complained_about() -> None:
-    for line in ("eaftgate --version", "eaftgate packs", "eaftgate COMMAND --help", "pytest gates/ -n 2 --seed=1", "ls"):
+    for line in (
+        "eaftgate --version",
+        "eaftgate packs",
+        "eaftgate COMMAND --help",
+        "pytest gates/ -n 2 --seed=1",
+        "ls",
+    ):
         assert problems(shlex.split(line)) == []
