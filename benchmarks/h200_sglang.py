@@ -54,7 +54,7 @@ from eaftgate.packs.pack import UNION, named_packs
 from eaftgate.packs.tokenizer import load_tokenizer
 from eaftgate.parity.metrics import cell_metrics
 from eaftgate.parity.paired import pair
-from eaftgate.prune.prune import PruneRequest, prune_checkpoint
+from eaftgate.prune.checkpoint import PruneRequest, prune_checkpoint
 
 FIXTURE = Path(__file__).parent.parent / "fixtures"
 DECODE_BATCHES = (1, 8, 32, 64)

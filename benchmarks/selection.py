@@ -41,8 +41,8 @@ from eaftgate.profile.profiler import ProfileRequest, profile_checkpoint
 from eaftgate.profile.trace import Trace
 from eaftgate.search.evaluate import collected, masked_tokens
 from eaftgate.search.greedy import Sample, greedy_keep_sets, sampled_positions
-from eaftgate.search.pack_weights import PACK_EXCESS
-from eaftgate.search.search import SearchSettings, search_keep_sets
+from eaftgate.search.search import refined_search
+from eaftgate.search.settings import PACK_EXCESS, SearchSettings
 from eaftgate.select.keep import KeepSets, select_keep_sets
 from eaftgate.select.saliency import EaftWeights, regions
 
@@ -90,9 +90,7 @@ def refined(seen: Calibration, keep_n: int) -> KeepSets:
     settings = SearchSettings(
         max_positions=seen.max_positions, seed=seen.seed, pack_excess=seen.pack_excess, batch_size=seen.batch_size
     )
-    keep, found = search_keep_sets(
-        seen.model, seen.blocks, seen.trace, method="refined", keep_n=keep_n, settings=settings
-    )
+    keep, found = refined_search(seen.model, seen.blocks, seen.trace, keep_n=keep_n, settings=settings)
     print(f"  refined from {found['start']}: {len(found['swaps'])} swaps {found['swaps']}", flush=True)
     return keep
 

@@ -16,7 +16,7 @@ from eaftgate.checkpoint.checkpoint import open_checkpoint
 from eaftgate.checkpoint.digest import checkpoint_digest
 from eaftgate.model.load import default_settings
 from eaftgate.profile.profiler import Profile, ProfileRequest, profile_checkpoint
-from eaftgate.prune.prune import PruneRequest, prune_checkpoint
+from eaftgate.prune.checkpoint import PruneRequest, prune_checkpoint
 
 SMALL = ("--regime=fixture", "--seq-lens=64,128", "--num-blocks=48")
 """On fewer a copy does not pass every cell: it takes some 1,700 tokens to say that confident conflict is unchanged."""

@@ -3,7 +3,7 @@
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.filesize import decimal
@@ -19,21 +19,17 @@ from eaftgate.commands.options import (
 )
 from eaftgate.commands.output import result, say
 from eaftgate.errors import UserError
+from eaftgate.prune.methods import DEFAULT_METHOD, METHODS
+from eaftgate.search.settings import BATCH_SIZE, MAX_POSITIONS, PACK_EXCESS, SearchSettings
 
 COMMANDS = typer.Typer()
 
 
-class Method(StrEnum):
-    EAFT_REAP = "eaft-reap"
-    REAP = "reap"
-    REAP_MASS = "reap-mass"
-    EAN = "ean"
-    FREQUENCY = "frequency"
-    PACK_CORE = "eaft-reap-pack-core"
-    WORST_PACK = "worst-pack"
-    GREEDY = "greedy"
-    REFINED = "refined"
-    RANDOM = "random"
+if TYPE_CHECKING:  # the table's names, which no type checker sees
+    MethodChoice = str
+else:
+    MethodChoice = StrEnum("MethodChoice", {name: name for name in METHODS})
+_DEFAULT = MethodChoice(DEFAULT_METHOD)
 
 
 @COMMANDS.command()
@@ -46,7 +42,7 @@ def prune(
     ] = None,
     keep_n: KeepNOption = None,
     keep_frac: KeepFracOption = None,
-    method: Annotated[Method, typer.Option(help="What ranks the experts.")] = Method.EAFT_REAP,
+    method: Annotated[MethodChoice, typer.Option(help="What ranks the experts.")] = _DEFAULT,
     alignment: Annotated[Alignment | None, typer.Option(help="Default: the profile's.")] = None,
     w_good: Annotated[float, typer.Option(help="Weight of tokens the model is sure and right about.")] = 1.0,
     w_conflict: Annotated[float, typer.Option(help="Of tokens it is sure and wrong about.")] = -2.0,
@@ -60,11 +56,11 @@ def prune(
     ] = False,
     max_positions: Annotated[
         int, typer.Option(min=1, help="greedy and refined: positions whose layer outputs are looked at.")
-    ] = 65_536,
+    ] = MAX_POSITIONS,
     pack_excess: Annotated[
         float, typer.Option(help="refined: how much more packs weigh that lose more than all tokens do.")
-    ] = 6.0,
-    batch_size: Annotated[int, typer.Option(min=1, help="Blocks a forward pass, with --packs.")] = 8,
+    ] = PACK_EXCESS,
+    batch_size: Annotated[int, typer.Option(min=1, help="Blocks a forward pass, with --packs.")] = BATCH_SIZE,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
     allow_any_keep_n: Annotated[
@@ -80,7 +76,7 @@ def prune(
     from eaftgate.checkpoint.digest import checkpoint_digest
     from eaftgate.judge.cell import JudgedCell
     from eaftgate.profile.profile import open_profile
-    from eaftgate.prune.prune import ModelRun, PruneRequest, prune_checkpoint
+    from eaftgate.prune.checkpoint import ModelRun, PruneRequest, prune_checkpoint
     from eaftgate.select.saliency import EaftWeights
     from eaftgate.select.scores import open_scores
 
@@ -90,17 +86,15 @@ def prune(
     run = None
     if packs is not None:
         from eaftgate.model.load import default_settings
-        from eaftgate.search.search import SearchSettings
 
-        search = SearchSettings(max_positions=max_positions, seed=seed, pack_excess=pack_excess, batch_size=batch_size)
-        run = ModelRun(packs, default_settings(device=device, dtype=dtype, dequantize=True), search, pre_gate)
+        run = ModelRun(packs, default_settings(device=device, dtype=dtype, dequantize=True), pre_gate)
     request = PruneRequest(
         keep_n=keep_n,
         keep_frac=keep_frac,
-        method=method.value,
+        method=str(method),
         alignment=None if alignment is None else alignment.value,
         weights=EaftWeights(good=w_good, conflict=w_conflict, uncertain=w_uncertain),
-        seed=seed,
+        search=SearchSettings(max_positions, seed, pack_excess, batch_size),
         allow_any_keep_n=allow_any_keep_n,
         run=run,
     )
@@ -109,7 +103,7 @@ def prune(
     judged: list[JudgedCell] = []
 
     def show(cell: JudgedCell) -> None:
-        from eaftgate.search.search import pre_gate_lines
+        from eaftgate.prune.pre_gate import pre_gate_lines
 
         judged.append(cell)
         if not as_json:

@@ -50,10 +50,10 @@ def sweep(
     from eaftgate.checkpoint.digest import checkpoint_digest
     from eaftgate.model.load import default_settings, load_model
     from eaftgate.profile.profile import open_profile
-    from eaftgate.prune.prune import check_profile
+    from eaftgate.prune.checkpoint import check_profile
     from eaftgate.rewrite.keep_n import resolve_keep_n
     from eaftgate.search.calibration import calibration_blocks
-    from eaftgate.search.search import SearchSettings
+    from eaftgate.search.settings import SearchSettings
     from eaftgate.study import sweep as sweeping
     from eaftgate.study.cases import planned
     from eaftgate.study.holdout import hold_out

@@ -13,7 +13,7 @@ from eaftgate.checkpoint.digest import checkpoint_digest, tokenizer_digest
 from eaftgate.errors import UserError
 from eaftgate.gate.plan import BASE, FIXTURE_KEEP_N, NOOP, ULP, Plan
 from eaftgate.profile.profile import open_profile
-from eaftgate.prune.prune import PruneRequest, prune_checkpoint
+from eaftgate.prune.checkpoint import PruneRequest, prune_checkpoint
 from eaftgate.rewrite.manifest import MANIFEST_FILE, Manifest, read_manifest
 from eaftgate.rewrite.perturb import make_perturbed
 

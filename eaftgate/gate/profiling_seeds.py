@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from eaftgate.errors import UserError
 from eaftgate.files import sha256_json
+from eaftgate.prune.methods import needing
 from eaftgate.rewrite.manifest import MANIFEST_FILE, Manifest, read_manifest
 from eaftgate.select.keep import KeepSets
 from eaftgate.select.overlap import jaccard_L
@@ -121,7 +122,7 @@ def _profiled(manifest: Manifest) -> _Profiled | None:
         provenance = _Provenance.model_validate(manifest.provenance)
     except ValidationError:
         return None
-    if provenance.method == "random" or manifest.keep_n in (0, manifest.base.num_experts):
+    if provenance.method in needing("nothing") or manifest.keep_n in (0, manifest.base.num_experts):
         return None
     if any(len(set(experts)) != manifest.keep_n for experts in manifest.keep) or not manifest.keep:
         return None

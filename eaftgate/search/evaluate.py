@@ -20,8 +20,7 @@ from eaftgate.packs.blocks import Blocks
 from eaftgate.parity.clusters import Estimate, clustered_mean, clusters_by
 from eaftgate.parity.paired import PairedTokens, pair
 from eaftgate.search.prefix import Prefix, last_states
-
-BATCH_SIZE = 8
+from eaftgate.search.settings import BATCH_SIZE
 
 
 def collected(model: GptOssForCausalLM, blocks: Blocks, *, batch_size: int = BATCH_SIZE) -> Collection:

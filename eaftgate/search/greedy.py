@@ -22,12 +22,10 @@ from numpy.typing import NDArray
 from transformers import GptOssForCausalLM
 
 from eaftgate.packs.blocks import Blocks
-from eaftgate.search.evaluate import BATCH_SIZE
 from eaftgate.search.prefix import embedded, through_layer_seeing
 from eaftgate.search.reroute import eliminated, routed_tokens, swapped
+from eaftgate.search.settings import BATCH_SIZE, MAX_POSITIONS
 from eaftgate.select.keep import KeepSets
-
-MAX_POSITIONS = 65_536
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,6 @@ from numpy.typing import NDArray
 
 from eaftgate.collect.collection import Collection
 
-PACK_EXCESS = 6.0
-"""A token of a pack that loses half as much again as all do weighs four times as much as one of a pack that does not
-lose more than they do (docs/log/2026-11-26-selection.md)."""
 NOTHING = 1e-6
 """Nats a token: less than this is no loss, and a pack that loses anything loses more."""
 

@@ -3,13 +3,12 @@
 Shapes: P packs, L layers, E experts.
 """
 
-from collections.abc import Callable
-
 import numpy as np
 
 from eaftgate.errors import UserError
 from eaftgate.profile.trace import Trace
-from eaftgate.select.saliency import EaftWeights, ExpertSums, RegionSums, ScoreArray, mean_per_hit, region_sums
+from eaftgate.select.saliency import EaftWeights, RegionSums, ScoreArray, region_sums
+from eaftgate.select.scorers import SCORERS
 
 KeepSets = list[list[int]]
 """Per layer, the kept expert ids in ascending order; as many in every layer."""
@@ -54,20 +53,6 @@ def worst_pack_keep_sets(score_PLE: ScoreArray, keep_n: int) -> KeepSets:
     return keep
 
 
-_SCORERS: dict[str, Callable[[ExpertSums, int], KeepSets]] = {
-    "eaft-reap": lambda sums, keep_n: ranked_keep_sets(sums.eaft_mass_LE, keep_n, sums.good_mass_LE[None]),
-    "reap": lambda sums, keep_n: ranked_keep_sets(mean_per_hit(sums.mass_LE, sums.hits_LE), keep_n),
-    "reap-mass": lambda sums, keep_n: ranked_keep_sets(sums.mass_LE, keep_n),
-    "ean": lambda sums, keep_n: ranked_keep_sets(sums.norm_LE, keep_n),
-    "frequency": lambda sums, keep_n: ranked_keep_sets(sums.hits_LE, keep_n),
-    "eaft-reap-pack-core": lambda sums, keep_n: ranked_keep_sets(sums.eaft_mass_LE, keep_n, sums.good_mass_PLE),
-    "worst-pack": lambda sums, keep_n: worst_pack_keep_sets(sums.mass_PLE, keep_n),
-}
-SEARCHES = ("greedy", "refined")
-"""Methods that run the model on calibration blocks; see eaftgate.search. All others need the trace at most."""
-METHODS = (*_SCORERS, *SEARCHES, "random")
-
-
 def _ranking(score_E: ScoreArray) -> list[int]:
     ranking: list[int] = np.argsort(-score_E, kind="stable").tolist()
     return ranking
@@ -94,6 +79,10 @@ def select_keep_sets(
 
 def scored_keep_sets(sums: RegionSums, *, method: str, keep_n: int, weights: EaftWeights) -> KeepSets:
     """The same from sums over the trace, whose regions must be those of `weights.low_quantile`."""
-    if method not in _SCORERS:
-        raise UserError(f"--method is {method!r}: it must be one of {', '.join(_SCORERS)}")
-    return _SCORERS[method](sums.weighted(weights), keep_n)
+    if method not in SCORERS:
+        raise UserError(f"--method is {method!r}: it must be one of {', '.join(SCORERS)}")
+    scorer, expert_sums = SCORERS[method], sums.weighted(weights)
+    score = scorer.score(expert_sums)
+    if score.ndim == 3:
+        return worst_pack_keep_sets(score, keep_n)
+    return ranked_keep_sets(score, keep_n, None if scorer.core is None else scorer.core(expert_sums))

@@ -86,6 +86,10 @@ class ExpertSums:
     def eaft_mass_LE(self) -> ScoreArray:
         return _over_packs(self.eaft_mass_PLE)
 
+    @property
+    def mass_per_hit_LE(self) -> ScoreArray:
+        return mean_per_hit(self.mass_LE, self.hits_LE)
+
 
 def _over_packs(sum_PLE: ScoreArray) -> ScoreArray:
     total_LE: ScoreArray = sum_PLE.sum(axis=0)

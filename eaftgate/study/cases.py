@@ -11,8 +11,8 @@ from typing import Any
 
 from eaftgate.errors import UserError
 from eaftgate.profile.profile import ALIGNMENTS
-from eaftgate.search.search import SearchSettings
-from eaftgate.select.keep import METHODS, SEARCHES
+from eaftgate.prune.methods import METHODS, using
+from eaftgate.search.settings import SearchSettings
 from eaftgate.select.saliency import EaftWeights
 
 
@@ -34,18 +34,13 @@ class Case:
         return f"{self.method} {self.varied}".strip()
 
 
-WEIGHTED = ("eaft-reap", "eaft-reap-pack-core")
-"""The scorers that weigh tokens; others would only repeat themselves."""
-_SCORERS = tuple(method for method in METHODS if method not in (*SEARCHES, "random"))
-
-
 @dataclass(frozen=True)
 class Factor:
     """`part` is the field of a case that holds it ("": the case does); a value is a number of the type `kind` from
-    `least` to `most`, or one of `choices`. `methods` are those that it matters to."""
+    `least` to `most`, or one of `choices`. Which methods it matters to, their `uses` say: others would only repeat
+    themselves."""
 
     part: str
-    methods: tuple[str, ...]
     kind: type[float] | type[int] = float
     least: float = -math.inf
     most: float = math.inf
@@ -70,15 +65,15 @@ class Factor:
 
 
 FACTORS = {
-    "good": Factor("weights", WEIGHTED),
-    "conflict": Factor("weights", WEIGHTED),
-    "uncertain": Factor("weights", WEIGHTED),
-    "low_quantile": Factor("weights", WEIGHTED, least=0, most=1),
-    "alignment": Factor("", _SCORERS, choices=ALIGNMENTS),
-    "rows": Factor("", (*_SCORERS, *SEARCHES), kind=int, least=1),
-    "max_positions": Factor("search", SEARCHES, kind=int, least=1),
-    "pack_excess": Factor("search", ("refined",), least=0),
-    "seed": Factor("search", (*SEARCHES, "random"), kind=int, least=0),
+    "good": Factor("weights"),
+    "conflict": Factor("weights"),
+    "uncertain": Factor("weights"),
+    "low_quantile": Factor("weights", least=0, most=1),
+    "alignment": Factor("", choices=ALIGNMENTS),
+    "rows": Factor("", kind=int, least=1),
+    "max_positions": Factor("search", kind=int, least=1),
+    "pack_excess": Factor("search", least=0),
+    "seed": Factor("search", kind=int, least=0),
 }
 
 
@@ -103,15 +98,15 @@ def planned(
     for name in vary:
         if name not in FACTORS:
             raise UserError(f"{name!r} cannot be varied: choose among {', '.join(FACTORS)}")
-        if not set(methods) & set(FACTORS[name].methods):
-            raise UserError(f"--vary {name} changes nothing: it matters to {', '.join(FACTORS[name].methods)} alone")
+        if not set(methods) & set(using(name)):
+            raise UserError(f"--vary {name} changes nothing: it matters to {', '.join(using(name))} alone")
     standard = [Case(method, keep_n, rows, alignment, search=search) for keep_n in keep_ns for method in methods]
     varied = [
         _varied(case, name, FACTORS[name].value(name, text))
         for name, texts in vary.items()
         for text in texts
         for case in standard
-        if case.method in FACTORS[name].methods
+        if name in METHODS[case.method].uses
     ]
     if (most := max((case.rows for case in varied), default=rows)) > rows:
         raise UserError(

@@ -21,9 +21,10 @@ from eaftgate.packs.blocks import Blocks
 from eaftgate.parity.clusters import Estimate
 from eaftgate.parity.paired import pair
 from eaftgate.progress import progress_bar
-from eaftgate.search.evaluate import BATCH_SIZE, collected, collected_after, nll_increase, within_memory
+from eaftgate.prune.pre_gate import judged
+from eaftgate.search.evaluate import collected, collected_after, nll_increase, within_memory
 from eaftgate.search.prefix import embedded, through_layer
-from eaftgate.search.search import judged
+from eaftgate.search.settings import BATCH_SIZE
 from eaftgate.select.keep import KeepSets, replaced
 
 

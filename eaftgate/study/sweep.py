@@ -7,9 +7,10 @@ the refinement of a case has come lies beside the file.
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from transformers import GptOssForCausalLM
 
@@ -18,11 +19,11 @@ from eaftgate.errors import UserError
 from eaftgate.files import sha256_json
 from eaftgate.packs.blocks import Blocks
 from eaftgate.progress import progress_bar
+from eaftgate.prune.methods import METHODS, Running, Settings, Sight
+from eaftgate.prune.pre_gate import judged_by_masking
 from eaftgate.search.evaluate import collected, within_memory
 from eaftgate.search.journal import Journal, journal_path
-from eaftgate.search.refined import can_refine
-from eaftgate.search.search import judged_by_masking, search_keep_sets
-from eaftgate.select.keep import SEARCHES, KeepSets, random_keep_sets, select_keep_sets
+from eaftgate.select.keep import KeepSets
 from eaftgate.study.cases import Case
 from eaftgate.study.holdout import Calibration, HeldOut
 
@@ -45,27 +46,26 @@ def sweep(
     done = {line["key"]: line for line in read_lines(out) if line["key"] in key_of}
     missing = {key: case for key, case in key_of.items() if key not in done}
     for case in missing.values():
-        if case.method == "refined" and not can_refine(held_out.calibration(case.rows).blocks):
+        enough = METHODS[case.method].suffices
+        if enough is not None and not enough(held_out.calibration(case.rows).blocks):
             raise UserError(
-                f"{case.rows} rows to choose on are too few for refined: vary rows without it, or give more"
+                f"{case.rows} rows to choose on are too few for {case.method}: vary rows without it, or give more"
             )
     if missing:
         model = load()
-        out.parent.mkdir(parents=True, exist_ok=True)
-        ended = not out.exists() or out.read_bytes()[-1:] in (b"", b"\n")
-        with out.open("a", encoding="utf-8") as file, progress_bar("base", len(missing), unit="cases") as bar:
-            file.write("" if ended else "\n")  # an interrupted line stays alone
+        with _appending(out) as file, progress_bar("base", len(missing), unit="cases") as bar:
             with within_memory():
                 base = collected(model, held_out.scored, batch_size=cases[0].search.batch_size)
             for number, (key, case) in enumerate(missing.items()):
                 bar.describe(f"{case.keep_n} {case.name}")
 
-                def searched(layers: int, of: int, number: int = number) -> None:
+                def searched(layers: float, of: int, number: int = number) -> None:
                     bar.show(number + layers / of / 2, len(missing))  # the other half: scoring
 
                 calibration = held_out.calibration(case.rows)
+                journal = Journal(journal_path(out), {"case": key})
                 started = time.perf_counter()
-                keep = _keep_sets(model, calibration, case, searched, Journal(journal_path(out), {"case": key}))
+                keep = _keep_sets(case, calibration, Running(model, calibration.blocks, measured_by, journal, searched))
                 seconds = time.perf_counter() - started
                 score = _known_score(done.values(), keep) or _score(model, held_out.scored, base, keep, case)
                 tokens = {"chosen_on_tokens": calibration.blocks.num_counted}
@@ -75,6 +75,16 @@ def sweep(
                 bar.show(number + 1, len(missing))
         journal_path(out).unlink(missing_ok=True)
     return [done[key] for key in key_of]
+
+
+@contextmanager
+def _appending(out: Path) -> Iterator[TextIO]:
+    """`out`, at the begin of a line: one that was interrupted stays alone."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    ended = not out.exists() or out.read_bytes()[-1:] in (b"", b"\n")
+    with out.open("a", encoding="utf-8") as file:
+        file.write("" if ended else "\n")
+        yield file
 
 
 def _key(held_out: HeldOut, case: Case, measured_by: Mapping[str, Any]) -> str:
@@ -123,22 +133,8 @@ def _score(model: GptOssForCausalLM, scored: Blocks, base: Collection, keep: Kee
     return {"scored_on_tokens": cell.metrics.tokens, "verdict": cell.verdict, "metrics": metrics}
 
 
-def _keep_sets(
-    model: GptOssForCausalLM,
-    calibration: Calibration,
-    case: Case,
-    progress: Callable[[int, int], None],
-    journal: Journal,
-) -> KeepSets:
-    profile = calibration.profile
-    if case.method in SEARCHES:
-        options: dict[str, Any] = {"keep_n": case.keep_n, "settings": case.search, "progress": progress}
-        return search_keep_sets(
-            model, calibration.blocks, profile.trace, method=case.method, journal=journal, **options
-        )[0]
-    if case.method == "random":
-        shape = (profile.trace.num_layers, profile.trace.num_experts)
-        return random_keep_sets(*shape, case.keep_n, case.search.seed)
-    return select_keep_sets(
-        profile.trace, method=case.method, keep_n=case.keep_n, alignment=case.alignment, weights=case.weights
-    )
+def _keep_sets(case: Case, calibration: Calibration, running: Running) -> KeepSets:
+    trace = calibration.profile.trace
+    sight = Sight(trace.num_layers, trace.num_experts, calibration.profile, running)
+    settings = Settings(case.keep_n, case.weights, case.search, case.alignment)
+    return METHODS[case.method].choose(sight, settings).keep

@@ -38,7 +38,7 @@ from eaftgate.search import search as searching
 from eaftgate.search.calibration import calibration_blocks
 from eaftgate.search.evaluate import collected
 from eaftgate.search.journal import Journal
-from eaftgate.search.pack_weights import PACK_EXCESS
+from eaftgate.search.settings import PACK_EXCESS
 from eaftgate.select.keep import KeepSets, select_keep_sets
 from eaftgate.select.saliency import EaftWeights
 from eaftgate.study import sweep as sweeping
@@ -347,7 +347,7 @@ def test_a_sweep_varies_one_factor_at_a_time_and_resumes(
     out.write_bytes(out.read_bytes()[:-20])
     ran: list[str] = []
     choose = sweeping._keep_sets
-    monkeypatch.setattr(sweeping, "_keep_sets", lambda *given: ran.append(given[2].varied) or choose(*given))
+    monkeypatch.setattr(sweeping, "_keep_sets", lambda *given: ran.append(given[0].varied) or choose(*given))
     again = json.loads(sweep_of(eaftgate, small_profile, CALIBRATION_PACKS, out, *methods, "--json").out)
     assert ran == ["good=2"]
     assert [line | {"seconds": 0} for line in again] == [line | {"seconds": 0} for line in lines]
@@ -369,9 +369,9 @@ def test_budgets_are_prefixes_scored_on_the_same_rows(
 ) -> None:
     """Greedy, with one row and with all: it sees fewer tokens, the same tokens score it."""
     searched: list[Blocks] = []
-    search = sweeping.search_keep_sets
+    search = searching.greedy_search
     monkeypatch.setattr(
-        sweeping, "search_keep_sets", lambda *given, **more: searched.append(given[1]) or search(*given, **more)
+        searching, "greedy_search", lambda *given, **more: searched.append(given[1]) or search(*given, **more)
     )
     scored: list[KeepSets] = []
     score = sweeping._score
@@ -403,7 +403,7 @@ def test_a_sweep_that_is_given_again_hands_a_search_what_it_had_noted(
             raise KeyboardInterrupt
         return [list(range(keep_n))] * len(model.model.layers), {}
 
-    monkeypatch.setattr(sweeping, "search_keep_sets", search)
+    monkeypatch.setattr(searching, "refined_search", search)
     given = (eaftgate, small_profile, CALIBRATION_PACKS, tmp_path / "out", "--methods", "refined", "--vary", "seed=9")
     assert sweep_of(*given).code == 130
     assert sweep_of(*given).code == 0

@@ -17,7 +17,7 @@ from eaftgate.gate.plugin import gate_options
 from eaftgate.gate.recipe import gate_settings
 from eaftgate.judge.policy import load_gates
 from eaftgate.profile.profiler import Profile
-from eaftgate.prune.prune import PruneRequest, prune_checkpoint
+from eaftgate.prune.checkpoint import PruneRequest, prune_checkpoint
 from eaftgate.recipes.command_line import recipe_names
 from eaftgate.recipes.recipe import SECTIONS
 from eaftgate.rewrite.integrity import check_artifact

@@ -19,7 +19,7 @@ from eaftgate.errors import UserError
 from eaftgate.families.family import Family
 from eaftgate.families.registry import FAMILIES, family_of
 from eaftgate.judge.policy import load_gates
-from eaftgate.prune.prune import PruneRequest, prune_checkpoint
+from eaftgate.prune.checkpoint import PruneRequest, prune_checkpoint
 from eaftgate.report.cost import estimate_cost
 from eaftgate.rewrite.integrity import check_artifact, compare_tensors
 from eaftgate.rewrite.manifest import read_manifest
@@ -191,7 +191,7 @@ def test_knowing_families_takes_no_torch(tmp_path: Path) -> None:
     script = (
         "import sys; from pathlib import Path\n"
         "from eaftgate.checkpoint.checkpoint import open_checkpoint\n"
-        "from eaftgate.prune.prune import PruneRequest, prune_checkpoint\n"
+        "from eaftgate.prune.checkpoint import PruneRequest, prune_checkpoint\n"
         "base, out = map(Path, sys.argv[1:])\n"
         "prune_checkpoint(open_checkpoint(base), '0' * 64, None, PruneRequest(keep_n=4, method='random'), out)\n"
         "assert 'eaftgate.families.gpt_oss' in sys.modules\n"

@@ -14,7 +14,7 @@ from prepared import pruned
 from eaftgate.checkpoint.checkpoint import open_checkpoint
 from eaftgate.checkpoint.digest import checkpoint_digest
 from eaftgate.profile.profile import Profile
-from eaftgate.prune.prune import PruneRequest
+from eaftgate.prune.checkpoint import PruneRequest
 from eaftgate.report.html import write_report
 from eaftgate.rewrite.manifest import read_manifest
 from eaftgate.rewrite.rewrite import rewrite_checkpoint

@@ -14,7 +14,7 @@ from eaftgate.checkpoint.digest import checkpoint_digest, tokenizer_digest
 from eaftgate.errors import UserError
 from eaftgate.files import read_json
 from eaftgate.judge.policy import load_gates
-from eaftgate.prune.prune import PruneRequest
+from eaftgate.prune.checkpoint import PruneRequest
 from eaftgate.report.cost import estimate_cost
 from eaftgate.report.html import render, write_report
 from eaftgate.report.lock import verify_lock, write_lock

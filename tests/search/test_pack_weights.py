@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from eaftgate.collect.collection import Collection, TokenStats
-from eaftgate.search.pack_weights import PACK_EXCESS, row_weights
+from eaftgate.search.pack_weights import row_weights
+from eaftgate.search.settings import PACK_EXCESS
 
 PACKS = st.lists(st.tuples(st.floats(-0.5, 1), st.integers(1, 20)), min_size=1, max_size=5)
 

@@ -18,8 +18,9 @@ from eaftgate.packs.blocks import Blocks
 from eaftgate.parity.clusters import Estimate
 from eaftgate.search import refined as refinement
 from eaftgate.search.evaluate import collected, nll_increase
-from eaftgate.search.pack_weights import PACK_EXCESS, row_weights
+from eaftgate.search.pack_weights import row_weights
 from eaftgate.search.refined import CHECKED, Refinement, Swap, best_start, refinements
+from eaftgate.search.settings import PACK_EXCESS
 from eaftgate.select.keep import KeepSets, replaced
 
 SIZE = Size(layers=3, experts=6, top_k=2)

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from eaftgate.errors import UserError
-from eaftgate.select.keep import METHODS, SEARCHES, scored_keep_sets
+from eaftgate.select.keep import scored_keep_sets
 from eaftgate.select.saliency import EaftWeights, RegionSums
+from eaftgate.select.scorers import SCORERS
 from eaftgate.select.scores import DATA_FILE, SCORES_FILE, Scores, open_scores, scores_files
 
 LAYERS, EXPERTS, PACKS = 2, 8, 3
@@ -66,7 +67,7 @@ def test_what_is_written_is_read_bit_for_bit(place: Path, values: Any) -> None:
 def test_every_scorer_cuts_the_same(place: Path) -> None:
     made = scores(np.random.default_rng(0).random((5, PACKS, LAYERS, EXPERTS)))
     found = open_scores(write(place, scores_files(made)))
-    for method in set(METHODS) - {"random", *SEARCHES}:
+    for method in SCORERS:
         kept = [
             scored_keep_sets(each.sums, method=method, keep_n=5, weights=EaftWeights(conflict=-1.3))
             for each in (made, found)

@@ -5,10 +5,11 @@ from dataclasses import replace
 import pytest
 
 from eaftgate.errors import UserError
-from eaftgate.search.search import SearchSettings
-from eaftgate.select.keep import METHODS, SEARCHES
+from eaftgate.prune.methods import METHODS, using
+from eaftgate.search.settings import SearchSettings
 from eaftgate.select.saliency import EaftWeights
-from eaftgate.study.cases import FACTORS, Case, planned
+from eaftgate.select.scorers import SCORERS
+from eaftgate.study.cases import Case, planned
 
 SEARCH = SearchSettings(batch_size=4)
 
@@ -37,7 +38,7 @@ def test_methods_and_keep_n_are_crossed() -> None:
 )
 def test_one_factor_alone_is_changed(vary: dict[str, list[str]], changed: dict[str, object]) -> None:
     (name, texts), *_ = vary.items()
-    method = FACTORS[name].methods[0]
+    method = using(name)[0]
     standard, first, *others = cases_of([method], vary)
     assert first == replace(standard, varied=f"{name}={texts[0]}", **changed)  # type: ignore[arg-type]
     assert len(others) == len(texts) - 1
@@ -49,11 +50,10 @@ def test_a_factor_is_varied_where_it_matters_only() -> None:
     varied = {(case.method, case.varied.split("=")[0]) for case in cases_of(list(METHODS), vary)} - {
         (method, "") for method in METHODS
     }
-    scorers = set(METHODS) - {*SEARCHES, "random"}
     assert varied == {
-        *((method, name) for method in scorers for name in ("rows", "alignment")),
+        *((method, name) for method in SCORERS for name in ("rows", "alignment")),
         *((method, "uncertain") for method in ("eaft-reap", "eaft-reap-pack-core")),
-        *((method, name) for method in SEARCHES for name in ("rows", "max_positions", "seed")),
+        *((method, name) for method in ("greedy", "refined") for name in ("rows", "max_positions", "seed")),
         ("refined", "pack_excess"),
         ("random", "seed"),
     }

@@ -1,0 +1,202 @@
+"""Pruning: a method chooses keep sets, keep sets become a checkpoint.
+
+The checkpoint carries what made it: reap-recipe.yaml, and reap-scores.yaml where a scorer chose the experts.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from eaftgate.checkpoint.checkpoint import Checkpoint
+from eaftgate.errors import UserError
+from eaftgate.profile.profile import Profile
+from eaftgate.progress import progress_bar
+from eaftgate.prune.methods import (
+    DEFAULT_METHOD,
+    NO_OP,
+    Choice,
+    Method,
+    Running,
+    Settings,
+    Sight,
+    method_named,
+    needing,
+)
+from eaftgate.prune.recipe import checkpoint_recipe
+from eaftgate.recipes.recipe import RECIPE_FILE
+from eaftgate.rewrite.keep_n import resolve_keep_n
+from eaftgate.rewrite.rewrite import rewrite_checkpoint
+from eaftgate.rewrite.workdir import refuse_existing
+from eaftgate.search.journal import Journal, journal_path
+from eaftgate.search.settings import SearchSettings
+from eaftgate.select.saliency import EaftWeights
+from eaftgate.select.scores import Scores, scores_files
+
+if TYPE_CHECKING:  # torch; only those who run a model wait for it
+    from eaftgate.judge.cell import JudgedCell
+    from eaftgate.model.load import ModelSettings
+
+
+@dataclass(frozen=True)
+class ModelRun:
+    """The profile's packs, and how the base runs over them: for searches and the pre-gate."""
+
+    packs: Path
+    model: "ModelSettings"
+    pre_gate: bool = False
+
+
+@dataclass(frozen=True)
+class PruneRequest:
+    """`alignment` None takes the profile's."""
+
+    keep_n: int | None = None
+    keep_frac: float | None = None
+    method: str = DEFAULT_METHOD
+    alignment: str | None = None
+    weights: EaftWeights = field(default_factory=EaftWeights)
+    search: SearchSettings = field(default_factory=SearchSettings)
+    allow_any_keep_n: bool = False
+    run: ModelRun | None = None
+
+
+def prune_checkpoint(
+    base: Checkpoint,
+    base_digest: str,
+    profile: Profile | None,
+    request: PruneRequest,
+    out: Path,
+    *,
+    scores: Scores | None = None,
+    show: "Callable[[JudgedCell], None] | None" = None,
+) -> None:
+    """Write the pruned checkpoint to `out`; before that, `show` gets the pre-gate's cell if one was asked for.
+
+    `scores` (of a checkpoint pruned before) take the place of the profile. Raises UserError; see rewrite_checkpoint
+    for what is left behind.
+    """
+    keep_n = resolve_keep_n(
+        base.num_experts, base.top_k, request.keep_n, request.keep_frac, allow_any=request.allow_any_keep_n
+    )
+    refuse_existing(out)
+    if profile is not None and scores is not None:
+        raise UserError("--profile and --scores say the same twice: leave one of them out")
+    method = method_named(request.method)
+    if keep_n == base.num_experts:
+        method = NO_OP
+    if profile is not None:
+        check_profile(base, base_digest, profile)
+    if scores is not None and scores.description["base"]["digest"] != base_digest:
+        raise UserError(f"--scores are of another checkpoint ({scores.description['base']['name']}) than {base.name}")
+    source = profile or scores
+    settings = Settings(keep_n, request.weights, request.search, request.alignment)
+    if request.run is None:
+        _check_needs(base, method, source)
+        choice = method.choose(Sight(base.num_layers, base.num_experts, source), settings)
+    else:
+        profile = _profile_of_run(base, method, request, request.run, profile)
+        choice, judged = _chosen_on_model(base, method, profile, settings, request.run, out)
+        if judged is not None and show is not None:
+            show(judged)
+    description = None if source is None else source.description
+    recipe = checkpoint_recipe(description, _options(base, method, request, keep_n, choice))
+    with progress_bar("rewrite", None, unit="B") as bar:
+        rewrite_checkpoint(
+            base,
+            choice.keep,
+            out,
+            provenance={"method": method.name} | _calibration(description) | choice.provenance,
+            carried={RECIPE_FILE: recipe.encode()} | ({} if choice.scores is None else scores_files(choice.scores)),
+            base_digest=base_digest,
+            allow_any_keep_n=request.allow_any_keep_n,
+            progress=bar.show,
+        )
+    journal_path(out).unlink(missing_ok=True)
+
+
+def check_profile(base: Checkpoint, base_digest: str, profile: Profile) -> None:
+    """Raises UserError when the profile is of another checkpoint."""
+    if profile.description["base"]["digest"] != base_digest:
+        made_from = profile.description["base"]["name"]
+        raise UserError(f"profile {profile.path} was made from another checkpoint ({made_from}): profile {base.name}")
+
+
+def _check_needs(base: Checkpoint, method: Method, source: Profile | Scores | None) -> None:
+    """Without a model to run."""
+    if method.needs != "nothing" and source is None:
+        raise UserError(f"--method {method.name} needs --profile: run eaftgate profile {base.name} first")
+    if method.needs == "model":
+        raise UserError(f"--method {method.name} needs --packs: the calibration packs that the profile was made from")
+
+
+def _profile_of_run(
+    base: Checkpoint, method: Method, request: PruneRequest, run: ModelRun, profile: Profile | None
+) -> Profile:
+    """The profile, without which the base is not run. Raises UserError, too, for what nothing would come of."""
+    searching = method.needs == "model"
+    if not (searching or run.pre_gate):
+        raise UserError(f"--packs is for --pre-gate and for --method {', '.join(needing('model'))}: leave it out")
+    if searching and request.alignment == "token":
+        raise UserError(f"--method {method.name} looks at the positions that predict: leave --alignment out")
+    if searching and request.weights != EaftWeights():
+        raise UserError(f"--method {method.name} does not use EAFT's token weights: leave --w-good and its like out")
+    if profile is None:
+        raise UserError(f"--packs needs --profile, which says what its rows are: run eaftgate profile {base.name}")
+    return profile
+
+
+def _chosen_on_model(
+    base: Checkpoint, method: Method, profile: Profile, settings: Settings, run: ModelRun, out: Path
+) -> tuple[Choice, "JudgedCell | None"]:
+    """Keep sets by a method that runs the base, or by any method and pre-gated; only the profile's own rows are looked
+    at. How far a refinement has come lies beside `out` until that is written."""
+    from eaftgate.model.load import load_model
+    from eaftgate.prune.pre_gate import pre_gate
+    from eaftgate.search.calibration import calibration_blocks
+
+    blocks = calibration_blocks(base, profile, run.packs)
+    sight = Sight(base.num_layers, base.num_experts, profile)
+    choice = None if method.needs == "model" else method.choose(sight, settings)  # before the model: it may refuse
+    model, described = load_model(base.path, run.model), run.model.describe()
+    if choice is None:
+        made = profile.description
+        inputs = {
+            "method": method.name,
+            "keep_n": settings.keep_n,
+            "settings": asdict(settings.search),
+            "model": described,
+            "profile": {key: made[key] for key in ("base", "blocks_digest", "model", "batch_size")},
+        }
+        running = Running(model, blocks, described, Journal(journal_path(out), inputs))
+        choice = method.choose(replace(sight, running=running), settings)
+    judged = pre_gate(model, blocks, choice.keep, batch_size=settings.search.batch_size) if run.pre_gate else None
+    return choice, judged
+
+
+def _calibration(description: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What the manifest says of a profile."""
+    if description is None:
+        return {}
+    described = (
+        "packs", "packs_digest", "num_rows", "seq_len", "seed", "num_blocks", "counted_tokens", "blocks_digest", "model"
+    )  # fmt: skip
+    return {
+        "profile": {key: description.get(key) for key in described},  # an older one has no packs_digest
+        "calibration_rows": sorted(description["rows"]),
+    }
+
+
+def _options(base: Checkpoint, method: Method, request: PruneRequest, keep_n: int, choice: Choice) -> dict[str, Any]:
+    """Of eaftgate prune, for the recipe."""
+    options: dict[str, Any] = {"base": base.name, "keep_n": keep_n}
+    if request.allow_any_keep_n:
+        options["allow_any_keep_n"] = True
+    if method is NO_OP:
+        return options
+    options["method"] = method.name
+    if method.needs != "model" or request.run is None:
+        return options | choice.options
+    model = request.run.model
+    runs_on = {"device": model.device.partition(":")[0], "dtype": model.dtype}
+    return options | {"packs": str(request.run.packs)} | choice.options | runs_on

@@ -1,0 +1,204 @@
+"""The methods of choosing experts, one entry each: what a method must see, which settings matter to it, how it chooses.
+
+Pruning, sweeps and the command line read this table and know no method by name. Imports nothing that is slow: the
+command line lists the names, and only who chooses waits for NumPy or torch.
+"""
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from eaftgate.errors import UserError
+from eaftgate.search.settings import SearchSettings
+from eaftgate.select.scorers import SCORERS, Scorer
+
+if TYPE_CHECKING:
+    from transformers import GptOssForCausalLM
+
+    from eaftgate.packs.blocks import Blocks
+    from eaftgate.profile.profile import Profile
+    from eaftgate.search.journal import Journal
+    from eaftgate.search.search import Found, Progress
+    from eaftgate.select.keep import KeepSets
+    from eaftgate.select.saliency import EaftWeights
+    from eaftgate.select.scores import Scores
+
+DEFAULT_METHOD = "eaft-reap"
+
+Needs = Literal["nothing", "trace", "model"]
+"""`trace`: a profile, or the scores that were cut from one. `model`: besides a profile the base itself, loaded, and the
+profile's blocks to run it over."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is asked for. A method takes from it what its `uses` name; `alignment` None takes the profile's."""
+
+    keep_n: int
+    weights: "EaftWeights"
+    search: SearchSettings
+    alignment: str | None = None
+
+
+@dataclass(frozen=True)
+class Running:
+    """The base, loaded, and the profile's blocks. `described` says how it runs, for the manifest."""
+
+    model: "GptOssForCausalLM"
+    blocks: "Blocks"
+    described: Mapping[str, Any]
+    journal: "Journal"
+    progress: "Progress | None" = None
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What a method may look at: as much as its `needs` say is there."""
+
+    num_layers: int
+    num_experts: int
+    source: "Profile | Scores | None" = None
+    running: Running | None = None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Keep sets and how they came about: `provenance` for the manifest, `options` of eaftgate prune for the recipe.
+
+    `scores` is what a scorer chose by; None for all other methods.
+    """
+
+    keep: "KeepSets"
+    provenance: dict[str, Any]
+    options: dict[str, Any]
+    scores: "Scores | None" = None
+
+
+@dataclass(frozen=True)
+class Method:
+    """`uses` names the settings that make a difference to it, as a sweep varies them (eaftgate.study.cases).
+    `suffices` says whether blocks are enough for it to choose on; None: any are. `choose` raises UserError when it
+    cannot."""
+
+    name: str
+    needs: Needs
+    choose: Callable[[Sight, Settings], Choice]
+    uses: frozenset[str] = frozenset()
+    suffices: "Callable[[Blocks], bool] | None" = None
+
+
+def _scoring(name: str, scorer: Scorer) -> Method:
+    def choose(sight: Sight, settings: Settings) -> Choice:
+        from eaftgate.select.keep import scored_keep_sets
+
+        weights, scores = settings.weights, _scores(sight, settings)
+        keep = scored_keep_sets(scores.sums, method=name, keep_n=settings.keep_n, weights=weights)
+        shown = {"w_good": weights.good, "w_conflict": weights.conflict, "w_uncertain": weights.uncertain}
+        return Choice(
+            keep,
+            {"alignment": scores.alignment, "weights": weights.as_dict()},
+            {"alignment": scores.alignment} | shown,
+            scores,
+        )
+
+    weighed = {"good", "conflict", "uncertain", "low_quantile"} if scorer.weighs_tokens else set()
+    return Method(name, "trace", choose, frozenset({"alignment", "rows"} | weighed))
+
+
+def _scores(sight: Sight, settings: Settings) -> "Scores":
+    """Those that were given, or cut from the profile. Raises UserError when they are for other settings."""
+    from eaftgate.profile.profile import Profile
+    from eaftgate.select.scores import scores_of
+
+    source, quantile = sight.source, settings.weights.low_quantile
+    assert source is not None  # by what the method needs
+    if isinstance(source, Profile):
+        return scores_of(source, alignment=settings.alignment or source.description["alignment"], low_quantile=quantile)
+    if (settings.alignment or source.alignment, quantile) != (source.alignment, source.low_quantile):
+        raise UserError(
+            f"--scores are for --alignment {source.alignment} and quantile {source.low_quantile}: give --profile"
+        )
+    return source
+
+
+def _searching(
+    name: str,
+    search: "Callable[[Profile, Running, Settings], Found]",
+    *,
+    uses: Collection[str] = (),
+    suffices: "Callable[[Blocks], bool] | None" = None,
+) -> Method:
+    def choose(sight: Sight, settings: Settings) -> Choice:
+        from eaftgate.profile.profile import Profile
+
+        assert sight.running is not None  # by what the method needs
+        assert isinstance(sight.source, Profile)
+        keep, found = search(sight.source, sight.running, settings)
+        provenance = {"alignment": "predicting", "search": found | {"model": dict(sight.running.described)}}
+        return Choice(keep, provenance, asdict(settings.search))
+
+    return Method(name, "model", choose, frozenset({"rows", "max_positions", "seed", *uses}), suffices)
+
+
+def _greedy(_: "Profile", on: Running, settings: Settings) -> "Found":
+    from eaftgate.search.search import greedy_search
+
+    return greedy_search(on.model, on.blocks, keep_n=settings.keep_n, settings=settings.search, progress=on.progress)
+
+
+def _refined(profile: "Profile", on: Running, settings: Settings) -> "Found":
+    from eaftgate.search.search import refined_search
+
+    return refined_search(
+        on.model, on.blocks, profile.trace, keep_n=settings.keep_n, settings=settings.search, progress=on.progress,
+        journal=on.journal,
+    )  # fmt: skip
+
+
+def _can_refine(blocks: "Blocks") -> bool:
+    from eaftgate.search.refined import can_refine
+
+    return can_refine(blocks)
+
+
+def _random(sight: Sight, settings: Settings) -> Choice:
+    from eaftgate.select.keep import random_keep_sets
+
+    seed = settings.search.seed
+    keep = random_keep_sets(sight.num_layers, sight.num_experts, settings.keep_n, seed)
+    return Choice(keep, {"seed": seed}, {"seed": seed})
+
+
+def _all_of_them(sight: Sight, _: Settings) -> Choice:
+    return Choice([list(range(sight.num_experts))] * sight.num_layers, {}, {})
+
+
+METHODS = {
+    method.name: method
+    for method in (
+        *(_scoring(name, scorer) for name, scorer in SCORERS.items()),
+        _searching("greedy", _greedy),
+        _searching("refined", _refined, uses=["pack_excess"], suffices=_can_refine),
+        Method("random", "nothing", _random, frozenset({"seed"})),
+    )
+}
+"""By what --method calls them. A scorer has its entry in eaftgate.select.scorers."""
+NO_OP = Method("no-op", "nothing", _all_of_them)
+"""Whatever --method says, when all experts are kept."""
+
+
+def method_named(name: str) -> Method:
+    """Raises UserError when there is none."""
+    if name not in METHODS:
+        raise UserError(f"--method is {name!r}: it must be one of {', '.join(METHODS)}")
+    return METHODS[name]
+
+
+def needing(needs: Needs) -> list[str]:
+    """The names of the methods that need just that."""
+    return [name for name, method in METHODS.items() if method.needs == needs]
+
+
+def using(setting: str) -> list[str]:
+    """The names of the methods that `setting` makes a difference to."""
+    return [name for name, method in METHODS.items() if setting in method.uses]

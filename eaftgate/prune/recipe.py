@@ -1,0 +1,36 @@
+"""reap-recipe.yaml of a pruned checkpoint: the commands that make the same one again."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from eaftgate import __version__
+from eaftgate.recipes.recipe import RECIPE_FILE, recipe_text
+
+
+def checkpoint_recipe(profiled: Mapping[str, Any] | None, prune: Mapping[str, Any]) -> str:
+    """Every option that has a say in the checkpoint, none left to a default. `profiled` describes the profile, if one
+    was looked at; `prune` are the options of eaftgate prune.
+
+    Names of directories are as they were given. That of the profile is not there: it is the other command's output.
+    """
+    sections: dict[str, Mapping[str, Any]] = {"prune": prune}
+    if profiled is not None:
+        sections = {"profile": _profile_options(profiled)} | sections
+    commands = [f"eaftgate {name} --recipe {RECIPE_FILE}" for name in sections]
+    outputs = ["--out NEW"] if profiled is None else ["--out PROFILE", "--profile PROFILE --out NEW"]
+    comment = f"What eaftgate {__version__} made this checkpoint with. The same checkpoint again:\n" + "\n".join(
+        f"  {command} {output}" for command, output in zip(commands, outputs, strict=True)
+    )
+    return recipe_text(sections, comment=comment)
+
+
+def _profile_options(profiled: Mapping[str, Any]) -> dict[str, Any]:
+    model = profiled["model"]
+    options = {
+        "base": profiled["base"]["name"],
+        "packs": profiled.get("packs_dir"),
+        **{key: profiled[key] for key in ("num_rows", "seq_len", "seed", "alignment", "batch_size")},
+        "device": "cpu" if model["device"] == "cpu" else "cuda",
+        "dtype": model["dtype"],
+    }
+    return {key: value for key, value in options.items() if value is not None}
