@@ -15,6 +15,7 @@ from markdown_table import markdown_table
 
 from eaftgate.commands.app import app
 from eaftgate.gate.plugin import gate_options
+from eaftgate.judge.metrics import METRICS
 from eaftgate.judge.policy import IntervalPolicy, load_gates
 
 ROOT = Path(__file__).parent.parent
@@ -95,17 +96,17 @@ def _gate_options() -> str:
 def _policy() -> str:
     policy = load_gates().policy(None)[1]
     assert isinstance(policy, IntervalPolicy)
-    rows = [
-        (
-            f"`{metric}`",
-            "any change" if rule.side == "both" else "a loss",
-            "-" if rule.margin is None else f"{rule.margin.value:.4g}",
-            "yes" if rule.role == "decides" else "no, shown",
-            "" if rule.margin is None else f"{rule.margin.rationale} ({rule.margin.origin})",
+    rows = []
+    for name, rule in policy.rules.items():
+        metric, margin = METRICS[name], rule.margin
+        shown = (
+            "-"
+            if margin is None
+            else f"{metric.text(margin.value)}, {'a loss' if rule.side == 'worse' else 'any change'}"
         )
-        for metric, rule in policy.rules.items()
-    ]
-    return markdown_table(("metric", "counts", "margin", "decides", "why (and where from)"), rows)
+        why = "" if margin is None else f"{margin.rationale} ({margin.origin})"
+        rows.append((f"`{name}`", metric.meaning, shown, "yes" if rule.role == "decides" else "no", why))
+    return markdown_table(("metric", "is", "margin, of", "decides", "why (and where from)"), rows)
 
 
 def _regimes() -> str:
