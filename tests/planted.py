@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from transformers import GptOssForCausalLM
 
 from eaftgate.judge.cell import JudgedCell
+from eaftgate.judge.metrics import METRICS
 from eaftgate.judge.policy import IntervalPolicy
-from eaftgate.judge.verdict import RATIOS
 from eaftgate.model.experts import expert_modules
 from eaftgate.profile.trace import Trace
 from eaftgate.search.evaluate import collected
@@ -110,7 +110,7 @@ def excess(policy: IntervalPolicy, whole: JudgedCell) -> float:
     shares = []
     for metric, verdict in whole.verdicts.items():
         if verdict.decides and verdict.estimate is not None and verdict.margin is not None:
-            log = np.log if metric in RATIOS else float
+            log = METRICS[metric].estimated
             effect = log(verdict.estimate) / log(verdict.margin)
-            shares.append(abs(effect) if policy.rules[metric].side == "both" else effect)  # type: ignore[index]
+            shares.append(abs(effect) if policy.rules[metric].side == "both" else effect)
     return max(shares)

@@ -2,9 +2,10 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
+from eaftgate.judge.metrics import METRICS, Metric
 from eaftgate.judge.policy import IntervalPolicy, PointPolicy, SequentialSettings
 from eaftgate.judge.verdict import (
     MetricVerdict,
@@ -15,17 +16,15 @@ from eaftgate.judge.verdict import (
     judge_points,
 )
 from eaftgate.parity.bounds import fixed_width, sequence_width
-from eaftgate.parity.estimates import CellEstimates, estimate_cell
+from eaftgate.parity.estimates import BaseTokens, Measured, PairedCell
 from eaftgate.parity.js2d import Bins
-from eaftgate.parity.metrics import CellMetrics, Thresholds, base_thresholds, cell_metrics, confident_conflict
+from eaftgate.parity.metrics import CellMetrics, Thresholds, base_thresholds, cell_metrics
 from eaftgate.parity.paired import PairedTokens, concatenate_pairs
-
-JS2D = "js2d_corrected"
 
 
 @dataclass(frozen=True)
 class JudgedCell:
-    """`num_blocks` were seen. `js2d` says how the corrected value came about; empty under a point policy."""
+    """`num_blocks` were seen. `js2d` says how the corrected value came about; empty where that is not judged."""
 
     num_blocks: int
     metrics: CellMetrics
@@ -33,7 +32,7 @@ class JudgedCell:
     verdict: Verdict
     v1_verdict: Verdict | None
     cc_events_base: int
-    js2d: Mapping[str, Any]
+    js2d: Mapping[str, float]
 
     @property
     def underpowered(self) -> bool:
@@ -48,27 +47,33 @@ def judge_cell(
     if isinstance(policy, PointPolicy):
         metrics = _metrics(tokens, thresholds)
         return _judged(num_blocks, metrics, judge_points(policy, metrics), v1, {})
-    estimates = _estimates(policy, tokens, thresholds)
+    measured = _measured(policy, tokens, thresholds, policy.metrics)
     verdicts = judge_intervals(
         policy,
-        estimates,
+        measured,
         num_blocks=num_blocks,
         width=lambda _, degrees_of_freedom: fixed_width(policy.alpha, degrees_of_freedom),
-        budget_events=estimates.cc_events_base,
+        budget_events=_base_events(policy, BaseTokens(tokens.p_base_T, tokens.h_base_T, thresholds)),
         strict=strict,
     )
-    return _judged(num_blocks, _metrics(tokens, thresholds), verdicts, v1, _described(estimates))
+    return _judged(num_blocks, _metrics(tokens, thresholds), verdicts, v1, _details(measured))
 
 
 def _metrics(tokens: PairedTokens, thresholds: Thresholds) -> CellMetrics:
     return cell_metrics(tokens.logprob_base_T, tokens.h_base_T, tokens.logprob_T, tokens.h_T, thresholds=thresholds)
 
 
-def _estimates(
-    policy: IntervalPolicy, tokens: PairedTokens, thresholds: Thresholds, *, js2d: bool = True
-) -> CellEstimates:
-    bins = Bins(policy.js2d.p_bins, policy.js2d.h_bins) if js2d else None
-    return estimate_cell(tokens, thresholds, bins, swaps=policy.js2d.swaps)
+def _measured(
+    policy: IntervalPolicy, tokens: PairedTokens, thresholds: Thresholds, metrics: Sequence[str]
+) -> dict[str, Measured]:
+    cell = PairedCell(tokens, thresholds, Bins(policy.js2d.p_bins, policy.js2d.h_bins), policy.js2d.swaps)
+    return {name: METRICS[name].measure(cell) for name in metrics}
+
+
+def _base_events(policy: IntervalPolicy, base: BaseTokens) -> dict[str, int]:
+    """By metric, of those that count events."""
+    counting = {name: METRICS[name].events for name in policy.metrics}
+    return {name: events.count(base) for name, events in counting.items() if events is not None}
 
 
 def _judged(
@@ -76,7 +81,7 @@ def _judged(
     metrics: CellMetrics,
     verdicts: Mapping[str, MetricVerdict],
     v1: PointPolicy | None,
-    js2d: Mapping[str, Any],
+    js2d: Mapping[str, float],
 ) -> JudgedCell:
     return JudgedCell(
         num_blocks=num_blocks,
@@ -89,10 +94,8 @@ def _judged(
     )
 
 
-def _described(estimates: CellEstimates) -> dict[str, Any]:
-    if estimates.js2d is None:
-        return {}
-    return {name: value for name, value in asdict(estimates.js2d).items() if name != "estimate"}
+def _details(measured: Mapping[str, Measured]) -> dict[str, float]:
+    return {name: value for found in measured.values() for name, value in found.details.items()}
 
 
 # Sequential
@@ -100,18 +103,18 @@ def _described(estimates: CellEstimates) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Look:
-    """After `num_blocks`; js2d_corrected is judged only at some looks, because its bound is not valid at all."""
+    """After `num_blocks`; only at a `full` one those metrics are judged whose bounds are not valid at every look."""
 
     num_blocks: int
-    judges_js2d: bool
+    full: bool
 
 
 def plan_looks(settings: SequentialSettings, num_blocks: int) -> list[Look]:
-    """Ascending; the last is the whole budget, and js2d_corrected is judged at it."""
-    js2d = {math.ceil(share * num_blocks) for share in settings.js2d_looks}
+    """Ascending; the last is the whole budget, and full."""
+    full = {math.ceil(share * num_blocks) for share in settings.js2d_looks}
     even = {math.ceil(num_blocks * look / settings.looks) for look in range(1, settings.looks + 1)}
     least = min(settings.min_blocks, num_blocks)
-    return [Look(blocks, blocks in js2d) for blocks in sorted(even | js2d) if blocks >= least]
+    return [Look(blocks, blocks in full) for blocks in sorted(even | full) if blocks >= least]
 
 
 def judge_in_looks(
@@ -128,15 +131,15 @@ def judge_in_looks(
 
     `parts[i]` are the tokens between look i - 1 and look i; `base_p_T` and `base_h_T` are the base's over the whole
     budget, so that the thresholds are those of the budget at every look. Bounds are those of a confidence sequence, of
-    which the tightest so far count; js2d_corrected has ordinary ones, with alpha split over its looks.
+    which the tightest so far count; a metric of the full looks has ordinary ones, with alpha split over them.
     """
     thresholds = base_thresholds(base_p_T, base_h_T)
-    budget, budget_events = looks[-1].num_blocks, int(confident_conflict(base_p_T, base_h_T, thresholds).sum())
-    js2d_alpha = policy.alpha / sum(look.judges_js2d for look in looks)
+    budget, budget_events = looks[-1].num_blocks, _base_events(policy, BaseTokens(base_p_T, base_h_T, thresholds))
+    full_alpha = policy.alpha / sum(look.full for look in looks)
     seen: list[PairedTokens] = []
     # What is known before the first look: nothing.
     standing = {
-        str(metric): MetricVerdict(
+        name: MetricVerdict(
             None,
             None,
             None,
@@ -144,9 +147,10 @@ def judge_in_looks(
             verdict=None if rule.margin is None else "inconclusive",
             decides=rule.role == "decides",
         )
-        for metric, rule in policy.rules.items()
+        for name in policy.metrics
+        for rule in [policy.rules[name]]
     }
-    described: dict[str, Any] = {}
+    details: dict[str, float] = {}
     look = looks[0]
     for look, part in zip(looks, parts, strict=False):
         seen = [concatenate_pairs([*seen, part])]
@@ -154,28 +158,32 @@ def judge_in_looks(
             continue
         share = look.num_blocks / budget
 
-        def width(metric: str, degrees_of_freedom: int, share: float = share) -> float:
-            if metric == JS2D:
-                return fixed_width(js2d_alpha, degrees_of_freedom)
+        def width(metric: Metric, degrees_of_freedom: int, share: float = share) -> float:
+            if not metric.at_every_look:
+                return fixed_width(full_alpha, degrees_of_freedom)
             return sequence_width(policy.alpha, degrees_of_freedom, share)
 
-        judge_js2d = look.judges_js2d and standing[JS2D].verdict == "inconclusive"
-        estimates = _estimates(policy, seen[0], thresholds, js2d=judge_js2d)
+        asked = [
+            name
+            for name in policy.metrics
+            if METRICS[name].at_every_look or (look.full and standing[name].verdict == "inconclusive")
+        ]
+        measured = _measured(policy, seen[0], thresholds, asked)
         now = judge_intervals(
-            policy, estimates, num_blocks=look.num_blocks, width=width, budget_events=budget_events, strict=strict
+            policy, measured, num_blocks=look.num_blocks, width=width, budget_events=budget_events, strict=strict
         )
-        standing |= {metric: _standing(policy, metric, standing[metric], verdict) for metric, verdict in now.items()}
-        described = _described(estimates) or described
+        standing |= {name: _standing(policy, name, standing[name], verdict) for name, verdict in now.items()}
+        details |= _details(measured)
         deciding = [verdict.verdict for verdict in standing.values() if verdict.decides]
         if "fail" in deciding or "inconclusive" not in deciding:
             break
-    return _judged(look.num_blocks, _metrics(seen[0], thresholds), standing, v1, described)
+    return _judged(look.num_blocks, _metrics(seen[0], thresholds), standing, v1, details)
 
 
-def _standing(policy: IntervalPolicy, metric: str, before: MetricVerdict, now: MetricVerdict) -> MetricVerdict:
+def _standing(policy: IntervalPolicy, name: str, before: MetricVerdict, now: MetricVerdict) -> MetricVerdict:
     """What is known of a metric after a look: the estimate is the latest, the bounds of a sequence the tightest."""
-    rule = policy.rules[metric]  # type: ignore[index]
-    if metric == JS2D or now.underpowered or rule.margin is None:
+    metric, rule = METRICS[name], policy.rules[name]
+    if not metric.at_every_look or now.underpowered or rule.margin is None:
         return now
     lower = max((bound for bound in (before.lower, now.lower) if bound is not None), default=-math.inf)
     upper = min((bound for bound in (before.upper, now.upper) if bound is not None), default=math.inf)

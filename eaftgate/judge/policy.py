@@ -1,21 +1,18 @@
 """near_lossless_gates.json: policies (what near-lossless means) and regimes (how much is evaluated)."""
 
 from pathlib import Path
-from typing import Annotated, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator, model_validator
 
 from eaftgate.errors import UserError
 from eaftgate.files import read_json
+from eaftgate.judge.metrics import METRICS, POINT_METRICS, Side
 from eaftgate.packs.pack import UNION
 
 DEFAULT_GATES = Path(__file__).parent.parent / "near_lossless_gates.json"
 
 SeqLen = Annotated[int, Field(ge=2)]
-PointMetric = Literal["ppl", "mean_p", "cc_rate", "js2d"]
-IntervalMetric = Literal["ppl", "mean_p", "cc_rate", "cc_ratio", "js2d_corrected", "top20_jsd", "same_top1", "rms_dp"]
-POINT_METRICS: tuple[PointMetric, ...] = get_args(PointMetric)
-INTERVAL_METRICS: tuple[IntervalMetric, ...] = get_args(IntervalMetric)
 
 
 class _Strict(BaseModel):
@@ -47,7 +44,7 @@ class PointPolicy(_Strict):
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        return POINT_METRICS
+        return tuple(POINT_METRICS)
 
     @property
     def deciding(self) -> frozenset[str]:
@@ -57,11 +54,12 @@ class PointPolicy(_Strict):
 class IntervalRule(_Strict):
     """How one metric is judged. `side` worse: only a loss counts; both: a change in either direction.
 
-    The margin of ppl is in nats a token (ln of the ratio of perplexities), that of cc_ratio is a ratio. Below
-    `min_base_events` confident conflicts of the base, cc_ratio is underpowered and does not decide.
+    The margin is in the unit of the metric (eaftgate.judge.metrics): of ppl in nats a token (ln of the ratio of
+    perplexities), of cc_ratio a ratio. A metric that counts events is underpowered below `min_base_events` of the base,
+    and does not decide.
     """
 
-    side: Literal["worse", "both"]
+    side: Side
     role: Literal["decides", "advisory"]
     margin: Threshold | None
     min_base_events: PositiveInt | None = None
@@ -105,21 +103,35 @@ class IntervalPolicy(_Strict):
     """A margin must be at least this many times what the noise floor does to its metric."""
     js2d: Js2dSettings
     sequential: SequentialSettings
-    rules: dict[IntervalMetric, IntervalRule]
+    rules: dict[str, IntervalRule]
+    """By metric; one without a rule is not judged."""
+
+    @field_validator("rules", mode="before")
+    @classmethod
+    def _of_known_metrics(cls, value: Any) -> Any:
+        """A rule that names no side has that of its metric."""
+        if not isinstance(value, dict):
+            return value
+        if unknown := [str(name) for name in value if name not in METRICS]:
+            raise ValueError(f"there is no metric {unknown[0]!r}: there are {', '.join(METRICS)}")
+        return {
+            name: {"side": METRICS[name].side, **rule} if isinstance(rule, dict) else rule
+            for name, rule in value.items()
+        }
 
     @model_validator(mode="after")
-    def _judges_everything(self) -> Self:
-        if missing := [metric for metric in INTERVAL_METRICS if metric not in self.rules]:
-            raise ValueError(f"rules lacks {missing[0]}")
+    def _can_decide(self) -> Self:
         if not self.deciding:
             raise ValueError("rules has no metric that decides")
-        if misplaced := [m for m, rule in self.rules.items() if rule.min_base_events and m != "cc_ratio"]:
-            raise ValueError(f"rules.{misplaced[0]}: min_base_events is for cc_ratio only")
+        counting = [name for name, metric in METRICS.items() if metric.events]
+        if misplaced := [name for name, rule in self.rules.items() if rule.min_base_events and name not in counting]:
+            raise ValueError(f"rules.{misplaced[0]}: min_base_events is for {', '.join(counting)} only")
         return self
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        return INTERVAL_METRICS
+        """Those that are judged, in the order in which they are shown."""
+        return tuple(name for name in METRICS if name in self.rules)
 
     @property
     def deciding(self) -> frozenset[str]:

@@ -7,10 +7,11 @@ from typing import Literal
 
 from scipy.stats import norm
 
+from eaftgate.judge.metrics import METRICS, POINT_METRICS, Metric
 from eaftgate.judge.policy import IntervalPolicy, IntervalRule, PointPolicy
 from eaftgate.parity.bounds import bounds
 from eaftgate.parity.clusters import Estimate
-from eaftgate.parity.estimates import CellEstimates
+from eaftgate.parity.estimates import Measured
 from eaftgate.parity.metrics import CellMetrics
 
 Verdict = Literal["pass", "fail", "inconclusive"]
@@ -21,13 +22,10 @@ MANY = 1_000_000
 POWER = 0.8
 """With which the number of blocks that an inconclusive metric is said to need would decide it."""
 MAX_BLOCKS_NEEDED = 1_000_000
-LESS_IS_WORSE = frozenset({"same_top1"})
-RATIOS = frozenset({"cc_ratio"})
-"""Estimated as a logarithm, reported as a ratio."""
 EARLY_EVENTS = 0.25
-"""Share of min_base_events that an early look needs before it may judge cc_ratio."""
+"""Share of min_base_events that an early look needs before it may judge the metric."""
 
-Width = Callable[[str, int], float]
+Width = Callable[[Metric, int], float]
 """(metric, degrees of freedom) -> standard errors between an estimate and its bounds."""
 
 
@@ -60,32 +58,21 @@ def deciding_verdict(verdicts: Mapping[str, MetricVerdict]) -> Verdict:
     return worst([verdict.verdict for verdict in verdicts.values() if verdict.decides and verdict.verdict])
 
 
-def decide_reported(metric: str, rule: IntervalRule, lower: float, upper: float) -> Verdict | None:
+def decide_reported(metric: Metric, rule: IntervalRule, lower: float, upper: float) -> Verdict | None:
     """`decide` on bounds as they are reported: those of a ratio are compared as the logarithms that were estimated."""
     if rule.margin is None:
         return None
-    scale = _log if metric in RATIOS else float
-    margin = scale(rule.margin.value)
-    return decide(scale(lower), scale(upper), margin, rule.side, less_is_worse=metric in LESS_IS_WORSE)
-
-
-def _log(ratio: float) -> float:
-    return math.log(ratio) if ratio > 0 else -math.inf
+    lower, upper, margin = (metric.estimated(value) for value in (lower, upper, rule.margin.value))
+    return decide(lower, upper, margin, rule.side, less_is_worse=metric.less_is_worse)
 
 
 def judge_points(policy: PointPolicy, cell: CellMetrics) -> dict[str, MetricVerdict]:
     """The verdict of every metric of a cell, by its point estimate alone."""
     limits = policy.thresholds
-    measured = {
-        "ppl": (
-            cell.delta_ppl,
-            min(limits.max_abs_delta_ppl.value, limits.max_rel_delta_ppl.value * cell.ppl_base),
-        ),
-        "mean_p": (cell.delta_mean_p, limits.max_abs_delta_mean_prob.value),
-        "cc_rate": (cell.delta_cc, limits.max_abs_delta_cc_rate.value),
-        "js2d": (cell.js2d, limits.max_js2d.value),
+    return {
+        name: _point_verdict(metric.estimate(cell), metric.limit(limits, cell))
+        for name, metric in POINT_METRICS.items()
     }
-    return {metric: _point_verdict(*measured[metric]) for metric in policy.metrics}
 
 
 def _point_verdict(estimate: float, margin: float) -> MetricVerdict:
@@ -96,46 +83,43 @@ def _point_verdict(estimate: float, margin: float) -> MetricVerdict:
 
 def judge_intervals(
     policy: IntervalPolicy,
-    cell: CellEstimates,
+    measured: Mapping[str, Measured],
     *,
     num_blocks: int,
     width: Width,
-    budget_events: int,
+    budget_events: Mapping[str, int],
     strict: bool,
 ) -> dict[str, MetricVerdict]:
     """The verdict of every metric of a cell by non-inferiority (Schuirmann's TOST, one-sided where only a loss counts).
 
-    `budget_events` are the base's confident conflicts in the whole cell, of which `cell` may have seen a part.
-    `strict`: an underpowered metric decides too. A metric that was not estimated is not judged.
+    `budget_events` are the base's events in the whole cell, of which `measured` may have seen a part, by metric.
+    `strict`: an underpowered metric decides too. A metric that was not measured is not judged.
     """
     verdicts = {}
-    for metric, rule in policy.rules.items():
-        if metric not in cell.by_metric:
-            continue
-        judged = _interval_verdict(metric, rule, cell.by_metric[metric], num_blocks, width)
-        if rule.min_base_events is not None:
-            events = (rule.min_base_events, cell.cc_events_base, budget_events)
+    for name, found in measured.items():
+        rule = policy.rules[name]
+        judged = _interval_verdict(METRICS[name], rule, found.estimate, num_blocks, width)
+        if rule.min_base_events is not None and found.base_events is not None:
+            events = (rule.min_base_events, found.base_events, budget_events[name])
             judged = _with_events(judged, *events, num_blocks, strict=strict)
-        verdicts[str(metric)] = judged
+        verdicts[name] = judged
     return verdicts
 
 
 def _interval_verdict(
-    metric: str, rule: IntervalRule, estimate: Estimate, num_blocks: int, width: Width
+    metric: Metric, rule: IntervalRule, estimate: Estimate, num_blocks: int, width: Width
 ) -> MetricVerdict:
-    widths = width(metric, estimate.degrees_of_freedom)
-    lower, upper = bounds(estimate, widths)
+    lower, upper = bounds(estimate, width(metric, estimate.degrees_of_freedom))
     verdict, needed = None, None
     if rule.margin is not None:
-        margin = math.log(rule.margin.value) if metric in RATIOS else rule.margin.value
-        verdict = decide(lower, upper, margin, rule.side, less_is_worse=metric in LESS_IS_WORSE)
+        margin = metric.estimated(rule.margin.value)
+        verdict = decide(lower, upper, margin, rule.side, less_is_worse=metric.less_is_worse)
         if verdict == "inconclusive":
             needed = _blocks_needed(estimate, margin, rule.side, num_blocks, width(metric, MANY))
-    shown = math.exp if metric in RATIOS else float
     return MetricVerdict(
-        estimate=_finite(shown, estimate.value),
-        lower=_finite(shown, lower),
-        upper=_finite(shown, upper),
+        estimate=_finite(metric.reported, estimate.value),
+        lower=_finite(metric.reported, lower),
+        upper=_finite(metric.reported, upper),
         margin=None if rule.margin is None else rule.margin.value,
         verdict=verdict,
         decides=rule.role == "decides",
@@ -143,8 +127,8 @@ def _interval_verdict(
     )
 
 
-def _finite(shown: Callable[[float], float], value: float) -> float | None:
-    return shown(value) if math.isfinite(value) else None
+def _finite(reported: Callable[[float], float], value: float) -> float | None:
+    return reported(value) if math.isfinite(value) else None
 
 
 def decide(
@@ -197,14 +181,12 @@ def floor_problem(policy: PointPolicy | IntervalPolicy, metric: str, measured: M
         return f"{metric} moves by {measured.estimate:+.5g}, more than its margin {measured.margin:.5g}"
     if measured.margin is None or measured.underpowered:
         return None
-    shown = measured.estimate
-    floor, margin = shown, measured.margin
-    if metric in RATIOS and shown is not None:
-        floor, margin = math.log(shown), math.log(margin)
-    if metric in LESS_IS_WORSE and shown is not None:
-        floor, margin = 1 - shown, 1 - margin
-    if floor is not None and policy.floor_factor * abs(floor) <= margin:
-        return None
+    shown, known = measured.estimate, METRICS[metric]
+    if shown is not None:
+        unchanged = known.estimated(known.unchanged)
+        floor, margin = (abs(known.estimated(value) - unchanged) for value in (shown, measured.margin))
+        if policy.floor_factor * floor <= margin:
+            return None
     return (
         f"{metric} moves by {shown if shown is None else format(shown, '+.5g')}: its margin {measured.margin:.5g} is "
         f"less than {policy.floor_factor:g} times that, so policy and measurement do not fit"

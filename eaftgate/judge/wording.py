@@ -1,32 +1,14 @@
 """A verdict in words, for failures, tables and reports."""
 
-import math
-from collections.abc import Callable
-
+from eaftgate.judge.metrics import METRICS, plain
 from eaftgate.judge.verdict import MetricVerdict
-
-
-def _plain(value: float) -> str:
-    return f"{value:+.5g}"
-
-
-_INTERVAL: dict[str, Callable[[float], str]] = {
-    "ppl": lambda value: f"{math.expm1(value):+.2%}",
-    "mean_p": lambda value: f"{value:+.4f}",
-    "cc_rate": lambda value: f"{100 * value:+.3f}pp",
-    "cc_ratio": lambda value: f"x{value:.2f}",
-    "js2d_corrected": lambda value: f"{value:.5f}",
-    "top20_jsd": lambda value: f"{value:.5f}",
-    "same_top1": lambda value: f"{value:.2%}",
-    "rms_dp": lambda value: f"{value:.4f}",
-}
 
 
 def shown(metric: str, value: float | None, *, interval: bool) -> str:
     """A value of a metric; under a policy with intervals ppl is a ratio's logarithm, shown as a relative change."""
     if value is None:
         return "?"
-    return (_INTERVAL.get(metric, _plain) if interval else _plain)(value)
+    return (METRICS[metric].text if interval and metric in METRICS else plain)(value)
 
 
 def deviation_shown(metric: str, value: float | None, *, interval: bool) -> str:
@@ -49,6 +31,8 @@ def describe(metric: str, verdict: MetricVerdict, tokens: int, *, interval: bool
     blocks = verdict.blocks_needed
     if verdict.underpowered:
         enough = "" if blocks is None else f"; {blocks} blocks would have enough"
-        return f"{metric} is underpowered: the base has too few confident conflicts in {tokens} tokens{enough}"
+        events = METRICS[metric].events
+        what = "events" if events is None else events.name
+        return f"{metric} is underpowered: the base has too few {what} in {tokens} tokens{enough}"
     needed = "no affordable number of blocks would" if blocks is None else f"about {blocks} blocks would"
     return f"{value} does not decide against its margin {margin} in {tokens} tokens; {needed}"

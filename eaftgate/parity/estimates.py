@@ -1,76 +1,140 @@
-"""Every paired statistic of a cell with its standard error: what near-lossless-v2 decides on. NumPy and SciPy only.
+"""Every paired statistic of a cell with its standard error, for policies with intervals. NumPy and SciPy only.
+
+Which of them is a metric of which name, and what there is to know of that, is eaftgate.judge.metrics.
 
 Shapes: T counted tokens.
 """
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from types import MappingProxyType
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from eaftgate.parity.clusters import Clusters, Estimate, clustered, clustered_mean, clusters_by
-from eaftgate.parity.js2d import Bins, CorrectedJs2d, corrected_js2d
+from eaftgate.parity.js2d import Bins, corrected_js2d
 from eaftgate.parity.metrics import Thresholds, confident_conflict
 from eaftgate.parity.paired import PairedTokens
 
+FloatArray = NDArray[np.float64]
+
 
 @dataclass(frozen=True)
-class CellEstimates:
-    """Estimates by metric name:
+class BaseTokens:
+    """Counted tokens under the base alone; `thresholds` are the base's on the whole cell."""
 
-    ppl: mean of nll_candidate - nll_base, nats a token (ln of the ratio of perplexities)
-    mean_p: mean of p_candidate - p_base
-    cc_rate: difference of the shares of confident conflicts
-    cc_ratio: ln of the ratio of their numbers
-    js2d_corrected: JS2D less its bias, nats
-    top20_jsd: mean per-token divergence over the common ids of both top 20, nats
-    same_top1: share of tokens with the same most likely id
-    rms_dp: root mean square of p_candidate - p_base
+    p_T: FloatArray
+    h_T: FloatArray
+    thresholds: Thresholds
+
+    @cached_property
+    def conflict_T(self) -> FloatArray:
+        return confident_conflict(self.p_T, self.h_T, self.thresholds).astype(np.float64)
+
+
+@dataclass(frozen=True)
+class PairedCell:
+    """What a statistic is computed from. `bins`, `swaps` and `seed` are those of js2d and its null."""
+
+    tokens: PairedTokens
+    thresholds: Thresholds
+    bins: Bins
+    swaps: int
+    seed: int = 0
+
+    @cached_property
+    def base(self) -> BaseTokens:
+        return BaseTokens(self.tokens.p_base_T, self.tokens.h_base_T, self.thresholds)
+
+    @cached_property
+    def documents(self) -> Clusters:
+        return clusters_by(self.tokens.row_T)
+
+    @cached_property
+    def clusterings(self) -> tuple[Clusters, ...]:
+        """By document and by block: no one of them covers all that tokens share."""
+        return self.documents, clusters_by(self.tokens.block_T)
+
+    @cached_property
+    def conflict_T(self) -> FloatArray:
+        """The candidate's confident conflicts."""
+        return confident_conflict(self.tokens.p_T, self.tokens.h_T, self.thresholds).astype(np.float64)
+
+    @cached_property
+    def dp_T(self) -> FloatArray:
+        """p_candidate - p_base."""
+        return self.tokens.p_T - self.tokens.p_base_T
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A statistic of a cell. `base_events` counts the base's events that it speaks of, where it speaks of events;
+    `details` say how it came about."""
+
+    estimate: Estimate
+    base_events: int | None = None
+    details: Mapping[str, float] = field(default_factory=dict)
+
+
+def nll_delta(cell: PairedCell) -> Measured:
+    """Mean of nll_candidate - nll_base, nats a token: ln of the ratio of perplexities."""
+    return Measured(clustered_mean(cell.tokens.nll_delta_T, cell.clusterings))
+
+
+def mean_p_delta(cell: PairedCell) -> Measured:
+    """Mean of p_candidate - p_base."""
+    return Measured(clustered_mean(cell.dp_T, cell.clusterings))
+
+
+def cc_rate_delta(cell: PairedCell) -> Measured:
+    """Difference of the shares of confident conflicts."""
+    return Measured(clustered_mean(cell.conflict_T - cell.base.conflict_T, cell.clusterings, rare=True))
+
+
+def cc_log_ratio(cell: PairedCell) -> Measured:
+    """ln(conflicts / the base's), linearised: conflict_t / mean(conflict) - base_conflict_t / mean(base_conflict).
+
+    Not a number without a conflict on either side.
     """
+    rate, rate_base = float(cell.conflict_T.mean()), float(cell.base.conflict_T.mean())
+    estimate = Estimate(math.nan, math.inf, 0)
+    if rate and rate_base:
+        influence_T = cell.conflict_T / rate - cell.base.conflict_T / rate_base
+        estimate = clustered(math.log(rate / rate_base), influence_T, cell.clusterings, rare=True)
+    return Measured(estimate, base_events=base_conflicts(cell.base))
 
-    by_metric: Mapping[str, Estimate]
-    cc_events_base: int
-    js2d: CorrectedJs2d | None
+
+def base_conflicts(base: BaseTokens) -> int:
+    return int(base.conflict_T.sum())
 
 
-def estimate_cell(
-    tokens: PairedTokens, thresholds: Thresholds, bins: Bins | None, *, swaps: int, seed: int = 0
-) -> CellEstimates:
-    """`thresholds` are the base's on the whole cell; `swaps` and `seed` are those of JS2D's null.
-
-    Without `bins`, js2d_corrected is left out.
-    """
-    documents, blocks = clusters_by(tokens.row_T), clusters_by(tokens.block_T)
-    both = (documents, blocks)
-    dp_T = tokens.p_T - tokens.p_base_T
-    conflict_base_T = confident_conflict(tokens.p_base_T, tokens.h_base_T, thresholds).astype(np.float64)
-    conflict_T = confident_conflict(tokens.p_T, tokens.h_T, thresholds).astype(np.float64)
-    rms = math.sqrt(float(np.mean(dp_T**2)))
-    estimates = {
-        "ppl": clustered_mean(tokens.nll_delta_T, both),
-        "mean_p": clustered_mean(dp_T, both),
-        "cc_rate": clustered_mean(conflict_T - conflict_base_T, both, rare=True),
-        "cc_ratio": _log_ratio(conflict_T, conflict_base_T, both),
-        "top20_jsd": clustered_mean(tokens.top_jsd_T, both),
-        "same_top1": clustered_mean(tokens.same_top1_T, both),
-        "rms_dp": clustered(rms, dp_T**2 / (2 * rms) if rms else dp_T, both),
+def js2d_corrected(cell: PairedCell) -> Measured:
+    """JS2D less its bias, nats."""
+    found = corrected_js2d(cell.tokens, cell.clusterings, cell.documents, cell.bins, swaps=cell.swaps, seed=cell.seed)
+    details = {
+        "plug_in": found.plug_in,
+        "bias": found.bias,
+        "p_value": found.p_value,
+        "occupied_bins": found.occupied_bins,
+        "moved_share": found.moved_share,
     }
-    js2d = None
-    if bins is not None:
-        js2d = corrected_js2d(tokens, both, documents, bins, swaps=swaps, seed=seed)
-        estimates["js2d_corrected"] = js2d.estimate
-    return CellEstimates(MappingProxyType(estimates), int(conflict_base_T.sum()), js2d)
+    return Measured(found.estimate, details=details)
 
 
-def _log_ratio(event_T: NDArray[np.float64], base_event_T: NDArray[np.float64], both: tuple[Clusters, ...]) -> Estimate:
-    """ln(events / base events), linearised: event_t / mean(event) - base_event_t / mean(base_event).
+def top20_jsd(cell: PairedCell) -> Measured:
+    """Mean per-token divergence over the common ids of both top 20, nats."""
+    return Measured(clustered_mean(cell.tokens.top_jsd_T, cell.clusterings))
 
-    Not a number without an event on either side.
-    """
-    rate, rate_base = float(event_T.mean()), float(base_event_T.mean())
-    if not (rate and rate_base):
-        return Estimate(math.nan, math.inf, 0)
-    return clustered(math.log(rate / rate_base), event_T / rate - base_event_T / rate_base, both, rare=True)
+
+def same_top1(cell: PairedCell) -> Measured:
+    """Share of tokens with the same most likely id."""
+    return Measured(clustered_mean(cell.tokens.same_top1_T, cell.clusterings))
+
+
+def rms_dp(cell: PairedCell) -> Measured:
+    """Root mean square of p_candidate - p_base."""
+    rms = math.sqrt(float(np.mean(cell.dp_T**2)))
+    influence_T = cell.dp_T**2 / (2 * rms) if rms else cell.dp_T
+    return Measured(clustered(rms, influence_T, cell.clusterings))

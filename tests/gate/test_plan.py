@@ -10,7 +10,7 @@ import pytest
 from eaftgate.errors import UserError
 from eaftgate.gate.cases import MODULES, cases, has_cases, required_cases
 from eaftgate.gate.plan import GateOptions, Plan, make_plan
-from eaftgate.judge.policy import INTERVAL_METRICS as METRICS
+from eaftgate.judge.metrics import METRICS
 
 DECIDING = ("ppl", "mean_p", "cc_rate", "cc_ratio", "js2d_corrected")
 

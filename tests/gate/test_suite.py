@@ -15,7 +15,8 @@ from prepared import SMALL
 from sglang_server import serving
 
 from eaftgate.errors import UserError
-from eaftgate.judge.policy import DEFAULT_GATES, INTERVAL_METRICS, load_gates
+from eaftgate.judge.metrics import METRICS
+from eaftgate.judge.policy import DEFAULT_GATES, load_gates
 from eaftgate.report.budgets import budgets_of
 
 TINY = ("--regime=fixture", "--seq-lens=64", "--num-blocks=6")
@@ -76,7 +77,7 @@ def test_parity_json_has_the_keys_that_scripts_read(copy_run: Run, base_copy: Pa
         assert cell.keys() >= CELL_KEYS
         assert cell["checkpoint"] == str(base_copy)
         assert (cell["severity"] == "primary") == (cell["pack"] == "UNION")
-        assert cell["metrics"].keys() == set(INTERVAL_METRICS)
+        assert cell["metrics"].keys() == set(METRICS)
         for metric in cell["metrics"].values():
             assert metric.keys() >= {"estimate", "lower", "upper", "margin", "verdict"}
 
@@ -85,7 +86,7 @@ def test_ids_and_properties_in_junit(copy_run: Run) -> None:
     ids = {name.split("::")[1] for name in copy_run.junit if name.startswith("test_near_lossless::")}
     assert ids == {
         f"test_near_lossless[copy-{pack}-{length}-{metric}]"
-        for pack in FIXTURE_PACKS for length in (64, 128) for metric in INTERVAL_METRICS
+        for pack in FIXTURE_PACKS for length in (64, 128) for metric in METRICS
     }  # fmt: skip
     case = near_lossless(copy_run, "copy-UNION-64-ppl")
     assert case.outcome == "passed"

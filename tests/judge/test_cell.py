@@ -90,6 +90,18 @@ def test_a_cell_of_one_document_decides_nothing() -> None:
     assert result.verdicts["ppl"].lower is result.verdicts["ppl"].upper is None
 
 
+def test_a_metric_without_a_rule_is_not_judged_at_once_or_in_looks() -> None:
+    policy = FEW_SWAPS.model_copy(update={"rules": {m: V2.rules[m] for m in ("same_top1", "ppl", "mean_p")}})
+    tokens = cell(np.random.default_rng(13), 64, 0.0, spread=0.03)
+    at_once = judge_cell(policy, V1, tokens, 64, strict=False)
+    in_looks, _ = sequential(tokens, 64, 0, policy)
+    for result in (at_once, in_looks):
+        assert list(result.verdicts) == ["ppl", "mean_p", "same_top1"]
+        assert (result.verdict, result.js2d) == ("pass", {})
+    whole = judged(tokens, 64).verdicts
+    assert {name: whole[name] for name in at_once.verdicts} == at_once.verdicts
+
+
 # Error rates
 
 
@@ -236,7 +248,7 @@ def test_looks_ascend_to_the_whole_budget(blocks: int) -> None:
     counts = [look.num_blocks for look in looks]
     assert counts == sorted(set(counts))
     assert looks[-1].num_blocks == blocks
-    assert looks[-1].judges_js2d
+    assert looks[-1].full
     assert counts[0] >= min(16, blocks)
 
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from eaftgate.errors import UserError
-from eaftgate.judge.policy import DEFAULT_GATES, is_primary, load_gates, pack_selection
+from eaftgate.judge.metrics import METRICS
+from eaftgate.judge.policy import DEFAULT_GATES, IntervalPolicy, is_primary, load_gates, pack_selection
 
 ROOT = Path(__file__).parents[2]
 
@@ -85,12 +86,18 @@ def broken(raw: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
         ("regimes/bigblocks/primary/seq_lens", [512], "512"),
         ("regimes/bigblocks/packs", ["chat"], "UNION"),
         ("policies/near-lossless-v2/alpha", 0.5, "alpha"),
-        ("policies/near-lossless-v2/rules/ppl", None, "ppl"),
+        ("policies/near-lossless-v2/rules", {}, "no metric that decides"),
         ("policies/near-lossless-v2/rules/ppl/margin", None, "margin"),
         ("policies/near-lossless-v2/rules/ppl/margin/origin", None, "origin"),
         ("policies/near-lossless-v2/rules/ppl/side", "up", "side"),
         ("policies/near-lossless-v2/rules/ppl/min_base_events", 5, "min_base_events"),
-        ("policies/near-lossless-v2/rules/luck", {"side": "worse", "role": "advisory", "margin": None}, "luck"),
+        (
+            "policies/near-lossless-v2/rules/luck",
+            {"side": "worse", "role": "advisory", "margin": None},
+            "no metric 'luck': there are ppl, mean_p, cc_rate, ",
+        ),
+        ("policies/near-lossless-v2/rules", [], "rules"),
+        ("policies/near-lossless-v2/rules/ppl", 5, "ppl"),
         ("policies/near-lossless-v2/js2d/swaps", 3, "swaps"),
         ("policies/near-lossless-v2/sequential/js2d_looks", [0.5], "js2d_looks"),
     ],
@@ -100,6 +107,27 @@ def test_an_invalid_file_is_refused_by_name(
 ) -> None:
     with pytest.raises(UserError, match=named):
         load_gates(saved(tmp_path, broken(raw, path, value)))
+
+
+def test_a_policy_judges_what_its_rules_name_in_the_order_of_the_table(raw: dict[str, Any], tmp_path: Path) -> None:
+    """Files of before a metric stay valid, and a rule may leave its side to the metric."""
+    rules = raw["policies"]["near-lossless-v2"]["rules"]
+    chosen = {name: rules[name] for name in ("rms_dp", "cc_ratio", "mean_p", "ppl")}
+    for rule in chosen.values():
+        del rule["side"]
+    raw["policies"]["near-lossless-v2"]["rules"] = chosen
+    _, policy = load_gates(saved(tmp_path, raw)).policy(None)
+    assert isinstance(policy, IntervalPolicy)
+    assert policy.metrics == ("ppl", "mean_p", "cc_ratio", "rms_dp")
+    assert policy.deciding == {"ppl", "mean_p", "cc_ratio"}
+    assert {name: rule.side for name, rule in policy.rules.items()} == {
+        "ppl": "worse", "mean_p": "both", "cc_ratio": "worse", "rms_dp": "worse"
+    }  # fmt: skip
+
+
+def test_the_shipped_rules_are_one_for_every_metric() -> None:
+    policy = load_gates().policies["near-lossless-v2"]
+    assert policy.metrics == tuple(METRICS)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"default": NaN}'])

@@ -1,0 +1,207 @@
+"""The metrics, each one entry: what it is, how it is computed, judged and shown. The order is that of every table.
+
+A policy with intervals judges those of METRICS that its rules name; a policy of point estimates judges POINT_METRICS,
+the four of the origin. To add one, add an entry here and a rule to the gates file.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from eaftgate.parity import estimates
+from eaftgate.parity.estimates import BaseTokens, Measured, PairedCell
+from eaftgate.parity.metrics import CellMetrics
+
+if TYPE_CHECKING:  # which is checked against this table
+    from eaftgate.judge.policy import PointThresholds
+
+Unit = Literal["nats", "probability", "share", "ratio"]
+Side = Literal["worse", "both"]
+
+
+def percent(value: float) -> str:
+    """Of a logarithm of a ratio: the relative change."""
+    return f"{math.expm1(value):+.2%}"
+
+
+def plain(value: float) -> str:
+    return f"{value:+.5g}"
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the terminal's table: a number of the metric's verdict, and how it is written there."""
+
+    head: str
+    number: Literal["estimate", "lower", "upper"]
+    text: Callable[[float], str]
+
+
+@dataclass(frozen=True)
+class Events:
+    """Events of the base, of which a metric needs enough to be judged (`min_base_events` of its rule)."""
+
+    name: str
+    count: Callable[[BaseTokens], int]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric of policies with intervals. `name` is part of test ids and has no hyphen.
+
+    A ratio is estimated as its logarithm and reported as a ratio, as its margin is. `meaning` follows "is" in a
+    sentence. `side` is that of a rule that names none. `unchanged` is what two equal models have. The bounds of a
+    metric that is not judged `at_every_look` of --sequential are not valid at all of them.
+    """
+
+    name: str
+    unit: Unit
+    meaning: str
+    measure: Callable[[PairedCell], Measured]
+    text: Callable[[float], str]
+    side: Side = "worse"
+    less_is_worse: bool = False
+    unchanged: float = 0.0
+    events: Events | None = None
+    at_every_look: bool = True
+    columns: tuple[Column, ...] = ()
+
+    def estimated(self, reported: float) -> float:
+        """A reported value on the scale on which it is estimated and compared."""
+        if self.unit != "ratio":
+            return reported
+        return math.log(reported) if reported > 0 else -math.inf
+
+    def reported(self, estimated: float) -> float:
+        return math.exp(estimated) if self.unit == "ratio" else estimated
+
+
+METRICS = {
+    metric.name: metric
+    for metric in (
+        Metric(
+            name="ppl",
+            unit="nats",
+            meaning="the mean change of the log-loss, shown as a relative change of perplexity",
+            measure=estimates.nll_delta,
+            text=percent,
+            columns=(Column("dPPL", "estimate", percent), Column("at most", "upper", percent)),
+        ),
+        Metric(
+            name="mean_p",
+            unit="probability",
+            meaning="the mean change of the probability of the reference token",
+            measure=estimates.mean_p_delta,
+            text="{:+.4f}".format,
+            side="both",
+            columns=(Column("d mean p", "estimate", "{:+.4f}".format),),
+        ),
+        Metric(
+            name="cc_rate",
+            unit="share",
+            meaning="the change of the share of confident conflicts (sure and wrong)",
+            measure=estimates.cc_rate_delta,
+            text=lambda value: f"{100 * value:+.3f}pp",
+            side="both",
+            columns=(Column("dCC pp", "estimate", lambda value: f"{100 * value:+.3f}"),),
+        ),
+        Metric(
+            name="cc_ratio",
+            unit="ratio",
+            meaning="how many times as many confident conflicts there are",
+            measure=estimates.cc_log_ratio,
+            text="x{:.2f}".format,
+            unchanged=1.0,
+            events=Events("confident conflicts", estimates.base_conflicts),
+        ),
+        Metric(
+            name="js2d_corrected",
+            unit="nats",
+            meaning=(
+                "the Jensen-Shannon divergence (nats) of the histograms of probability and entropy on coarse bins, "
+                "less its finite-sample bias"
+            ),
+            measure=estimates.js2d_corrected,
+            text="{:.5f}".format,
+            at_every_look=False,
+            columns=(Column("JS2D", "estimate", "{:.4f}".format),),
+        ),
+        Metric(
+            name="top20_jsd",
+            unit="nats",
+            meaning="the mean Jensen-Shannon divergence (nats) of a token's predictions over both models' top 20",
+            measure=estimates.top20_jsd,
+            text="{:.5f}".format,
+        ),
+        Metric(
+            name="same_top1",
+            unit="share",
+            meaning="the share of tokens of which both models think the same most likely",
+            measure=estimates.same_top1,
+            text="{:.2%}".format,
+            less_is_worse=True,
+            unchanged=1.0,
+        ),
+        Metric(
+            name="rms_dp",
+            unit="probability",
+            meaning="the root mean square of the change of a token's probability",
+            measure=estimates.rms_dp,
+            text="{:.4f}".format,
+        ),
+    )
+}
+
+
+@dataclass(frozen=True)
+class PointMetric:
+    """A metric of policies of point estimates: what is held against which limit, and its column of the table."""
+
+    name: str
+    meaning: str
+    estimate: Callable[[CellMetrics], float]
+    limit: Callable[["PointThresholds", CellMetrics], float]
+    head: str
+    text: Callable[[CellMetrics], str]
+
+
+POINT_METRICS = {
+    metric.name: metric
+    for metric in (
+        PointMetric(
+            name="ppl",
+            meaning="the change of perplexity",
+            estimate=lambda cell: cell.delta_ppl,
+            limit=lambda limits, cell: min(
+                limits.max_abs_delta_ppl.value, limits.max_rel_delta_ppl.value * cell.ppl_base
+            ),
+            head="dPPL",
+            text=lambda cell: f"{cell.delta_ppl / cell.ppl_base:+.2%}",
+        ),
+        PointMetric(
+            name="mean_p",
+            meaning="the change of the mean probability of the reference token",
+            estimate=lambda cell: cell.delta_mean_p,
+            limit=lambda limits, _: limits.max_abs_delta_mean_prob.value,
+            head="d mean p",
+            text=lambda cell: f"{cell.delta_mean_p:+.4f}",
+        ),
+        PointMetric(
+            name="cc_rate",
+            meaning="the change of the share of confident conflicts (sure and wrong)",
+            estimate=lambda cell: cell.delta_cc,
+            limit=lambda limits, _: limits.max_abs_delta_cc_rate.value,
+            head="dCC pp",
+            text=lambda cell: f"{100 * cell.delta_cc:+.3f}",
+        ),
+        PointMetric(
+            name="js2d",
+            meaning="the plug-in Jensen-Shannon divergence (nats) of the histograms of probability and entropy",
+            estimate=lambda cell: cell.js2d,
+            limit=lambda limits, _: limits.max_js2d.value,
+            head="JS2D",
+            text=lambda cell: f"{cell.js2d:.4f}",
+        ),
+    )
+}
