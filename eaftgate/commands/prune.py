@@ -75,12 +75,14 @@ def prune(
     from eaftgate.checkpoint.checkpoint import open_checkpoint
     from eaftgate.checkpoint.digest import checkpoint_digest
     from eaftgate.judge.cell import JudgedCell
+    from eaftgate.outputs import check_new_directory
     from eaftgate.profile.profile import open_profile
     from eaftgate.prune.checkpoint import ModelRun, PruneRequest, prune_checkpoint
     from eaftgate.select.saliency import EaftWeights
     from eaftgate.select.scores import open_scores
 
     checkpoint = open_checkpoint(base)
+    check_new_directory(out_dir)  # before the base is hashed, which may take minutes
     if pre_gate and packs is None:
         raise UserError("--pre-gate needs --packs: the calibration packs that the profile was made from")
     run = None

@@ -49,6 +49,7 @@ def sweep(
     from eaftgate.checkpoint.checkpoint import open_checkpoint
     from eaftgate.checkpoint.digest import checkpoint_digest
     from eaftgate.model.load import default_settings, load_model
+    from eaftgate.outputs import check_outside_checkpoints
     from eaftgate.profile.profile import open_profile
     from eaftgate.prune.checkpoint import check_profile
     from eaftgate.rewrite.keep_n import resolve_keep_n
@@ -62,8 +63,12 @@ def sweep(
 
     if out_file.is_dir():
         raise UserError(f"--out {out_file} is a directory: give a file of JSON lines")
+    if out_file.is_symlink():
+        raise UserError(f"--out {out_file} is a link: give the file itself")
+    check_outside_checkpoints(out_file)
     plot = plot or out_file.with_suffix(".svg")
     check_plot_path(plot, out_file)
+    check_outside_checkpoints(plot, option="--plot")
     checkpoint, profile = open_checkpoint(base), open_profile(profile_dir)
     check_profile(checkpoint, checkpoint_digest(checkpoint), profile)
     counts = _counts("--keep-n", keep_n)

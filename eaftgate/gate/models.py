@@ -12,6 +12,7 @@ from eaftgate.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from eaftgate.checkpoint.digest import checkpoint_digest, tokenizer_digest
 from eaftgate.errors import UserError
 from eaftgate.gate.plan import BASE, FIXTURE_KEEP_N, NOOP, ULP, Plan
+from eaftgate.outputs import check_outside_checkpoints
 from eaftgate.profile.profile import open_profile
 from eaftgate.prune.checkpoint import PruneRequest, prune_checkpoint
 from eaftgate.rewrite.manifest import MANIFEST_FILE, Manifest, read_manifest
@@ -152,6 +153,7 @@ def check_results(results: Path) -> None:
     """Raises UserError where a run could not write, or would have to take away what is not its own."""
     if results.exists() and not results.is_dir():
         raise UserError(f"--results is {results}, which is a file: it must be a directory")
+    check_outside_checkpoints(results, option="--results")
     work = results / WORK_DIR
     holds = [path.name for path in work.iterdir()] if work.is_dir() else []
     if work.is_file() or (holds and _OURS not in holds):

@@ -1,8 +1,7 @@
 """Splitting a packs directory into rows to calibrate on and rows to gate on, disjoint by row identity."""
 
-import shutil
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,6 +9,7 @@ import pyarrow.parquet as pq
 
 from eaftgate.errors import UserError
 from eaftgate.files import write_json
+from eaftgate.outputs import build
 from eaftgate.packs.pack import pack_paths, read_table, row_identity, shuffle_key
 
 PARTS = ("calibration", "gate")
@@ -30,22 +30,13 @@ def split_packs(directory: Path, out: Path, *, calib_frac: float, seed: int) -> 
     """
     if not 0.0 < calib_frac < 1.0:
         raise UserError(f"--calib-frac is {calib_frac}: it must lie between 0 and 1, both excluded")
-    if out.exists():
-        raise UserError(f"{out} already exists: choose another --out or remove it")
     part_of: dict[str, str] = {}
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
+    request = {"calib_frac": calib_frac, "seed": seed}
+    with build(out, {"split": request}, resumes=False) as work:
         splits = [
-            _split_pack(path, partial, part_of, calib_frac=calib_frac, seed=seed) for path in pack_paths(directory)
+            _split_pack(path, work.payload, part_of, calib_frac=calib_frac, seed=seed) for path in pack_paths(directory)
         ]
-        write_json(
-            partial / "split.json",
-            {"calib_frac": calib_frac, "seed": seed, "packs": [split.__dict__ for split in splits]},
-        )
-        partial.rename(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        write_json(work.payload / "split.json", request | {"packs": [asdict(split) for split in splits]})
     return splits
 
 

@@ -1,24 +1,22 @@
 """Profiling a base model over the calibration packs: one pass, a resumable trace, a finished directory at the end."""
 
-import shutil
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 from transformers import GptOssForCausalLM
 
 from eaftgate import __version__
 from eaftgate.checkpoint.checkpoint import Checkpoint
 from eaftgate.collect.collection import check_stats
 from eaftgate.errors import UserError
-from eaftgate.files import read_json, sha256_json, write_failure, write_json
+from eaftgate.files import sha256_json, write_json
 from eaftgate.model.load import ModelSettings, load_model
+from eaftgate.outputs import build, check_new_directory, joined
 from eaftgate.packs.blocks import Blocks, build_blocks
 from eaftgate.packs.pack import UNION, Pack, named_packs
 from eaftgate.packs.tokenizer import load_tokenizer
@@ -52,15 +50,15 @@ def profile_checkpoint(
     settings: ModelSettings,
     ranks: Ranks = ALONE,
 ) -> Profile:
-    """Profile `base` and write `out`. Work goes on in `.<out>.partial` beside it, which a later run resumes.
+    """Profile `base` and write `out`. An interrupted run is resumed (eaftgate.outputs).
 
     Each of several `ranks` (torchrun, one GPU each, `out` on a disk they share) observes its share of the blocks; the
     trace is that of one.
 
-    Raises UserError for bad packs, an existing `out`, a failing disk, or a model that yields values that are not
-    finite.
+    Raises UserError for bad packs, an `out` that must not be written, a failing disk, or a model that yields values
+    that are not finite.
     """
-    _refuse_existing(out)
+    check_new_directory(out)
     if request.alignment not in ALIGNMENTS:
         raise UserError(f"--alignment is {request.alignment!r}: it must be one of {', '.join(ALIGNMENTS)}")
     if base.num_experts > np.iinfo(np.uint8).max + 1:
@@ -70,49 +68,19 @@ def profile_checkpoint(
     tokenizer = load_tokenizer(base.path)
     blocks = build_blocks(rows, tokenizer.backend, eos_id=tokenizer.eos_id, seq_len=request.seq_len, num_blocks=None)
     description = _describe(base, base_digest, request, settings, rows, blocks, packs)
-    partial = out.with_name(f".{out.name}.partial")
-    try:
-        with _locked(out) if ranks.first else nullcontext():
-            if ranks.first:
-                _refuse_existing(out)  # another process may have made it since
-                _open_partial(partial, description)
-            ranks.wait()
-            share = ranks.share(blocks.num_blocks, request.batch_size)
-            seconds = _trace_blocks(
-                base, settings, request.batch_size, rows, blocks, sorted(packs), partial / TRACE_DIR, share
-            )
-            ranks.wait()
-            if ranks.first:
-                trace = load_trace(partial / TRACE_DIR, description["dimensions"])
-                given = {"packs_dir": str(request.packs)}  # a name, and no part of what is profiled
-                made = {**description, **given, "thresholds": _thresholds(trace), "seconds": seconds}
-                write_json(partial / PROFILE_FILE, made)
-                (partial / REQUEST_FILE).unlink()
-                partial.rename(out)
-            ranks.wait()
-    except Timeout:
-        raise UserError(f"another process is writing {out}: wait for it or choose another --out") from None
-    except OSError as error:
-        raise write_failure(error, out) from None
+    with build(out, description) if ranks.first else joined(out) as work:
+        ranks.wait()
+        share = ranks.share(blocks.num_blocks, request.batch_size)
+        directory = work.payload / TRACE_DIR
+        seconds = _trace_blocks(base, settings, request.batch_size, rows, blocks, sorted(packs), directory, share)
+        ranks.wait()
+        if ranks.first:
+            trace = load_trace(directory, description["dimensions"])
+            given = {"packs_dir": str(request.packs)}  # a name, and no part of what is profiled
+            made = {**description, **given, "thresholds": _thresholds(trace), "seconds": seconds}
+            write_json(work.payload / PROFILE_FILE, made)
+    ranks.wait()
     return open_profile(out)
-
-
-def _refuse_existing(out: Path) -> None:
-    if out.exists():
-        raise UserError(f"{out} already exists: choose another --out or remove it")
-
-
-@contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    """Hold the lock of `out`. Its file goes once `out` is there: whoever still waits for it then finds `out`."""
-    lock = out.with_name(f".{out.name}.lock")
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(lock, timeout=0):
-        try:
-            yield
-        finally:
-            if out.exists():
-                lock.unlink(missing_ok=True)
 
 
 def _describe(
@@ -143,16 +111,6 @@ def _describe(
         "model": settings.describe(),
         "rows": list(blocks.identities),
     }
-
-
-def _open_partial(partial: Path, description: dict[str, Any]) -> None:
-    """Keep an unfinished directory made from the same inputs, start anew otherwise."""
-    digest = sha256_json(description)
-    request = partial / REQUEST_FILE
-    if request.is_file() and read_json(request, what="unfinished profile") == {"digest": digest}:
-        return
-    shutil.rmtree(partial, ignore_errors=True)
-    write_json(request, {"digest": digest})
 
 
 def _trace_blocks(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from eaftgate.checkpoint.checkpoint import Checkpoint
 from eaftgate.errors import UserError
+from eaftgate.outputs import check_new_directory
 from eaftgate.profile.profile import Profile
 from eaftgate.progress import progress_bar
 from eaftgate.prune.methods import (
@@ -27,7 +28,6 @@ from eaftgate.prune.recipe import checkpoint_recipe
 from eaftgate.recipes.recipe import RECIPE_FILE
 from eaftgate.rewrite.keep_n import resolve_keep_n
 from eaftgate.rewrite.rewrite import rewrite_checkpoint
-from eaftgate.rewrite.workdir import refuse_existing
 from eaftgate.search.journal import Journal, journal_path
 from eaftgate.search.settings import SearchSettings
 from eaftgate.select.saliency import EaftWeights
@@ -79,7 +79,7 @@ def prune_checkpoint(
     keep_n = resolve_keep_n(
         base.num_experts, base.top_k, request.keep_n, request.keep_frac, allow_any=request.allow_any_keep_n
     )
-    refuse_existing(out)
+    check_new_directory(out)
     if profile is not None and scores is not None:
         raise UserError("--profile and --scores say the same twice: leave one of them out")
     method = method_named(request.method)

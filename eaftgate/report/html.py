@@ -5,12 +5,12 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from eaftgate.errors import UserError
 from eaftgate.files import write_text
 from eaftgate.gate.results import read_parity
 from eaftgate.gate.table import has_intervals, remarks
 from eaftgate.judge.verdict import MetricVerdict
 from eaftgate.judge.wording import bounds_shown, shown
+from eaftgate.outputs import check_new_file
 from eaftgate.report.rows import Cell, row, table, verdict_cell
 from eaftgate.report.stability import stability_section
 
@@ -43,8 +43,7 @@ p.note { max-width: 48rem; color: #4a5056; }
 
 def write_report(results: Path, out: Path) -> None:
     """Render the run in `results`. Raises UserError when it has no result or `out` exists."""
-    if out.exists():
-        raise UserError(f"{out} already exists: choose another --out or remove it")
+    check_new_file(out)
     write_text(out, render(read_parity(results)))
 
 

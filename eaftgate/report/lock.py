@@ -12,6 +12,7 @@ from eaftgate.checkpoint.digest import checkpoint_digest, tokenizer_digest
 from eaftgate.errors import UserError
 from eaftgate.files import read_json, sha256_file, write_json
 from eaftgate.gate.results import read_parity, verdict_of
+from eaftgate.outputs import check_new_file
 from eaftgate.rewrite.manifest import MANIFEST_FILE, read_manifest, verify_files
 
 LOCK_SCHEMA = "lock-1"
@@ -66,8 +67,7 @@ def _pinned(cell: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write_lock(results: Path, checkpoint: str | None, out: Path) -> dict[str, Any]:
-    if out.exists():
-        raise UserError(f"{out} already exists: choose another --out or remove it")
+    check_new_file(out)
     lock = make_lock(results, checkpoint)
     write_json(out, lock)
     return lock

@@ -12,6 +12,7 @@ import numpy as np
 
 from eaftgate.checkpoint.checkpoint import open_checkpoint
 from eaftgate.errors import UserError
+from eaftgate.outputs import build
 
 _BITS: dict[str, tuple[type[np.unsignedinteger[Any]], int]] = {"BF16": (np.uint16, 1), "F32": (np.uint32, 1 << 16)}
 """Stored dtype -> the integer of its bits, and one bfloat16 ulp in them."""
@@ -38,8 +39,6 @@ def perturb_in_place(path: Path, *, seed: int) -> None:
 
 def make_perturbed(source: Path, out: Path, *, seed: int) -> None:
     """`out` becomes `source` (a finished rewrite) perturbed; it appears under its name only when it is whole."""
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    shutil.copytree(source, partial)
-    perturb_in_place(partial, seed=seed)
-    partial.rename(out)
+    with build(out, {"perturbed": str(source), "seed": seed}, resumes=False) as work:
+        shutil.copytree(source, work.payload, dirs_exist_ok=True)
+        perturb_in_place(work.payload, seed=seed)

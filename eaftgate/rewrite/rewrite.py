@@ -1,7 +1,7 @@
 """Writing the smaller checkpoint: kept experts and everything else, copied bit for bit.
 
 No tensor is decoded and none is held in memory; see `plan` for what goes where, `copy` for how it gets
-there, `workdir` for what happens when it is interrupted.
+there, `finished` for what need not be done again after an interruption.
 """
 
 import errno
@@ -19,8 +19,10 @@ from eaftgate import __version__
 from eaftgate.checkpoint.checkpoint import CONFIG_FILE, Checkpoint
 from eaftgate.checkpoint.digest import checkpoint_digest
 from eaftgate.checkpoint.shards import INDEX_FILE
-from eaftgate.files import sha256_file, write_failure, write_json
+from eaftgate.files import sha256_file, write_json
+from eaftgate.outputs import build
 from eaftgate.rewrite.copy import copy_shard
+from eaftgate.rewrite.finished import FinishedShards, finished_shards
 from eaftgate.rewrite.keep_n import check_keep_sets
 from eaftgate.rewrite.manifest import (
     MANIFEST_FILE,
@@ -32,7 +34,6 @@ from eaftgate.rewrite.manifest import (
     expert_mapping,
 )
 from eaftgate.rewrite.plan import MAX_SHARD_BYTES, ShardPlan, plan_shards
-from eaftgate.rewrite.workdir import WorkDir, open_workdir
 
 COMPANIONS = (
     "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json",
@@ -62,8 +63,8 @@ def rewrite_checkpoint(
     threads but one at a time.
     The result is a function of the arguments alone, byte for byte.
 
-    An interrupted run leaves `.<out name>.partial` beside `out`; the same call takes it up again.
-    Raises UserError: bad keep sets, `out` in use or existing, a tensor larger than a shard, a failing disk.
+    An interrupted run is taken up by the same call (eaftgate.outputs).
+    Raises UserError: bad keep sets, an `out` that must not be written, a tensor larger than a shard, a failing disk.
     """
     rows = check_keep_sets(
         keep,
@@ -86,23 +87,24 @@ def rewrite_checkpoint(
     )
     request = {"manifest": manifest.model_dump(), "max_shard_bytes": max_shard_bytes}
     json.dumps(request, allow_nan=False)  # a provenance that is not JSON must fail now, not after the copy
-    try:
-        with open_workdir(out, base.path, request) as work:
-            _write_shards(plans, base, work, progress)
-            for name, content in (carried or {}).items():
-                (work.payload / name).write_bytes(content)
-            _write_companions(plans, base, manifest, work)
-            work.publish()
-    except OSError as error:
-        total = sum(plan.size for plan in plans)
-        raise write_failure(error, out, needs=f"whose shards take {total} bytes") from None
+    total = sum(plan.size for plan in plans)
+    with build(out, request, needs=f"whose shards take {total} bytes") as work:
+        finished = finished_shards(work)
+        _write_shards(plans, base, work.payload, finished, progress)
+        for name, content in (carried or {}).items():
+            (work.payload / name).write_bytes(content)
+        _write_companions(plans, base, manifest, work.payload, finished)
 
 
 def _write_shards(
-    plans: list[ShardPlan], base: Checkpoint, work: WorkDir, progress: Callable[[int, int], None] | None
+    plans: list[ShardPlan],
+    base: Checkpoint,
+    payload: Path,
+    finished: FinishedShards,
+    progress: Callable[[int, int], None] | None,
 ) -> None:
     total = sum(plan.size for plan in plans)
-    missing = [plan for plan in plans if plan.name not in work.finished]
+    missing = [plan for plan in plans if plan.name not in finished.records]
     done = total - sum(plan.size for plan in missing)
     guard, stop = Lock(), Event()
 
@@ -116,8 +118,8 @@ def _write_shards(
                 progress(done, total)
 
     def write(plan: ShardPlan) -> None:
-        sha256 = copy_shard(plan, base.path, work.payload / plan.name, on_bytes)
-        work.record(plan.name, FileRecord(sha256=sha256, size=plan.size))
+        sha256 = copy_shard(plan, base.path, payload / plan.name, on_bytes)
+        finished.add(plan.name, FileRecord(sha256=sha256, size=plan.size))
 
     with ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1)) as pool:
         futures = [pool.submit(write, plan) for plan in missing]
@@ -130,9 +132,10 @@ def _write_shards(
             raise
 
 
-def _write_companions(plans: list[ShardPlan], base: Checkpoint, manifest: Manifest, work: WorkDir) -> None:
+def _write_companions(
+    plans: list[ShardPlan], base: Checkpoint, manifest: Manifest, payload: Path, finished: FinishedShards
+) -> None:
     """Every file that is not a shard; the manifest last."""
-    payload = work.payload
     for path in sorted(base.path.iterdir()):
         if path.is_file() and any(fnmatchcase(path.name, pattern) for pattern in COMPANIONS):
             shutil.copyfile(path, payload / path.name)  # follows a link: the copy is a file of its own
@@ -144,7 +147,7 @@ def _write_companions(plans: list[ShardPlan], base: Checkpoint, manifest: Manife
         {"metadata": {"total_size": total_size}, "weight_map": dict(sorted(weight_map.items()))},
     )
     write_json(payload / MAPPING_FILE, expert_mapping(manifest, base.dimensions.moe_layers))
-    files = dict(work.finished)
+    files = dict(finished.records)
     for path in payload.iterdir():
         if path.name not in files:
             files[path.name] = FileRecord(sha256=sha256_file(path), size=path.stat().st_size)

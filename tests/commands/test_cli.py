@@ -100,13 +100,13 @@ def test_a_missing_shard_is_named(eaftgate: Command, tmp_path: Path) -> None:
 
 
 def test_the_profile_of_another_base(eaftgate: Command, profile: Profile, tmp_path: Path) -> None:
-    for path in BASE.iterdir():
-        (tmp_path / path.name).write_bytes(path.read_bytes())
-    entry = open_checkpoint(tmp_path).tensors["lm_head.weight"]
-    data = bytearray((tmp_path / entry.shard).read_bytes())
+    other = tmp_path / "other"
+    shutil.copytree(BASE, other)
+    entry = open_checkpoint(other).tensors["lm_head.weight"]
+    data = bytearray((other / entry.shard).read_bytes())
     data[entry.begin] ^= 1
-    (tmp_path / entry.shard).write_bytes(data)
-    ended = eaftgate("prune", tmp_path, "--profile", profile.path, "--keep-n", 24, "--out", tmp_path / "out")
+    (other / entry.shard).write_bytes(data)
+    ended = eaftgate("prune", other, "--profile", profile.path, "--keep-n", 24, "--out", tmp_path / "out")
     refused(ended, "was made from another checkpoint")
 
 
@@ -536,7 +536,7 @@ def test_an_interrupted_profile_exits_with_130_and_the_same_command_resumes(tmp_
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
     ) as process:  # fmt: skip
         deadline = time.monotonic() + 240  # a busy machine may take a minute to import torch
-        while not (tmp_path / ".profile.partial" / "trace").exists() and time.monotonic() < deadline:
+        while not (tmp_path / ".profile.partial" / "payload" / "trace").exists() and time.monotonic() < deadline:
             time.sleep(0.02)
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=240)

@@ -140,14 +140,6 @@ def test_fractions_outside_are_refused(tmp_path: Path, calib_frac: float) -> Non
         split_packs(tmp_path, tmp_path / "out", calib_frac=calib_frac, seed=0)
 
 
-def test_existing_output_is_not_touched(tmp_path: Path) -> None:
-    packs = write_packs(tmp_path / "packs", {"p": list("ab")})
-    (tmp_path / "out").mkdir()
-    with pytest.raises(UserError, match="already exists"):
-        split_packs(packs, tmp_path / "out", calib_frac=0.5, seed=0)
-    assert not list((tmp_path / "out").iterdir())
-
-
 def test_a_failing_pack_leaves_nothing_behind(tmp_path: Path) -> None:
     packs = write_packs(tmp_path / "packs", {"a": list("abcd")})
     (packs / "z.parquet").write_bytes(b"broken")

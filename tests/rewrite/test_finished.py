@@ -1,9 +1,8 @@
-"""Interruption, resumption, and everything that may already lie where the output should go."""
+"""Interruption and resumption of a rewrite, shard by shard. Where any command may write: tests/test_outputs.py."""
 
 import errno
 import json
 import shutil
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
@@ -11,9 +10,10 @@ from typing import BinaryIO
 import pytest
 from tiny_checkpoint import write_tiny_checkpoint
 
+from eaftgate import outputs
 from eaftgate.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from eaftgate.errors import UserError
-from eaftgate.rewrite import copy, rewrite, workdir
+from eaftgate.rewrite import copy, rewrite
 from eaftgate.rewrite.rewrite import rewrite_checkpoint
 
 KEEP = [[0, 1, 4, 6], [2, 3, 4, 5], [1, 3, 5, 7]]
@@ -76,7 +76,7 @@ def test_interrupted_then_resumed(base: Checkpoint, tmp_path: Path, error: BaseE
         assert "no space left" in str(caught.value)
         assert "\n" not in str(caught.value)
     assert not out.exists()
-    finished = json.loads((partial / "shards.json").read_text())
+    finished = json.loads((partial / "state.json").read_text())
     assert finished
     with pytest.MonkeyPatch.context() as patch:
         copied = count_copies(patch)
@@ -90,7 +90,7 @@ def test_interrupted_then_resumed(base: Checkpoint, tmp_path: Path, error: BaseE
 @pytest.mark.usefixtures("one_thread")
 def test_crash_before_the_rename(base: Checkpoint, tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(workdir.WorkDir, "publish", lambda _: (_ for _ in ()).throw(SystemExit(9)))
+        patch.setattr(outputs, "_publish", lambda *_: (_ for _ in ()).throw(SystemExit(9)))
         with pytest.raises(SystemExit):
             run(base, tmp_path / "out")
         copied = count_copies(patch)
@@ -131,10 +131,10 @@ def test_partial_of_other_inputs_is_discarded(base: Checkpoint, tmp_path: Path, 
 
 
 @pytest.mark.usefixtures("one_thread")
-@pytest.mark.parametrize("damage", ["flip", "truncate", "delete", "link", "records", "request"])
+@pytest.mark.parametrize("damage", ["flip", "truncate", "delete", "link", "state", "request"])
 def test_damaged_partial_is_repaired(base: Checkpoint, tmp_path: Path, damage: str) -> None:
     partial = interrupt(base, tmp_path / "out")
-    shard = partial / "payload" / next(iter(json.loads((partial / "shards.json").read_text())))
+    shard = partial / "payload" / next(iter(json.loads((partial / "state.json").read_text())))
     data = shard.read_bytes()
     if damage == "flip":
         shard.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
@@ -146,117 +146,13 @@ def test_damaged_partial_is_repaired(base: Checkpoint, tmp_path: Path, damage: s
         shard.rename(tmp_path / "elsewhere")
         shard.symlink_to(tmp_path / "elsewhere")
     else:
-        (partial / f"{'shards' if damage == 'records' else 'request'}.json").write_bytes(b"\xff{")
+        (partial / f"{damage}.json").write_bytes(b"\xff{")
     run(base, tmp_path / "out")
     run(base, tmp_path / "whole")
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
     assert not any(path.is_symlink() for path in (tmp_path / "out").iterdir())
     if damage == "link":
         assert (tmp_path / "elsewhere").read_bytes() == data
-
-
-def plant_existing(out: Path, kind: str) -> None:
-    if kind == "file":
-        out.write_text("x")
-    elif kind == "dangling_link":
-        out.symlink_to("nowhere")
-    elif kind == "link_to_empty_directory":
-        (out.parent / "empty").mkdir()
-        out.symlink_to("empty")
-    else:
-        out.mkdir()
-        (out / "x").touch()
-
-
-@pytest.mark.parametrize("kind", ["file", "dangling_link", "link_to_empty_directory", "directory"])
-def test_existing_out_is_never_touched(base: Checkpoint, tmp_path: Path, kind: str) -> None:
-    plant_existing(tmp_path / "out", kind)
-    before = sorted(path.name for path in tmp_path.iterdir())
-    with pytest.raises(UserError, match="already exists; choose another --out or remove it"):
-        run(base, tmp_path / "out")
-    assert sorted(path.name for path in tmp_path.iterdir()) == before
-
-
-def test_finished_out_is_never_overwritten(base: Checkpoint, tmp_path: Path) -> None:
-    run(base, tmp_path / "out")
-    before = contents(tmp_path / "out")
-    with pytest.raises(UserError, match="already exists"):
-        run(base, tmp_path / "out", keep=OTHER)
-    assert contents(tmp_path / "out") == before
-
-
-def test_empty_directory_is_filled(base: Checkpoint, tmp_path: Path) -> None:
-    (tmp_path / "out").mkdir()
-    run(base, tmp_path / "out")
-    assert open_checkpoint(tmp_path / "out").num_experts == 4
-
-
-def test_missing_parents_are_made(base: Checkpoint, tmp_path: Path) -> None:
-    run(base, tmp_path / "a" / "b" / "out")
-    assert [path.name for path in (tmp_path / "a" / "b").iterdir()] == ["out"]
-
-
-@pytest.mark.parametrize("where", ["base", "base/out", "base/a/out", "alias/out", "alias", "x/../base/out"])
-def test_out_in_the_base(base: Checkpoint, tmp_path: Path, where: str) -> None:
-    (tmp_path / "alias").symlink_to("base")
-    (tmp_path / "x").mkdir()
-    before = contents(tmp_path / "base")
-    with pytest.raises(UserError, match=r"lies in the base|already exists"):
-        run(base, tmp_path / where)
-    assert contents(tmp_path / "base") == before
-
-
-@pytest.mark.parametrize("kind", ["link", "payload_link", "file", "foreign", "base_itself"])
-def test_working_directory_that_is_not_ours(base: Checkpoint, tmp_path: Path, kind: str) -> None:
-    partial = tmp_path / ".out.partial"
-    if kind == "link":
-        partial.symlink_to("base")
-    elif kind == "payload_link":
-        partial.mkdir()
-        (partial / "payload").symlink_to(tmp_path / "base")
-    elif kind == "file":
-        partial.write_text("precious")
-    elif kind == "foreign":
-        partial.mkdir()
-        (partial / "precious").write_text("precious")
-    else:
-        (tmp_path / "base").rename(partial)
-        base = open_checkpoint(partial)
-        assert base.path == partial
-    before = contents(base.path)
-    with pytest.raises(UserError):
-        run(base, tmp_path / "out")
-    assert contents(base.path) == before
-    if kind == "foreign":
-        assert (partial / "precious").exists()
-
-
-def test_second_run_to_the_same_out(base: Checkpoint, tmp_path: Path) -> None:
-    """While one run is copying, another to the same place is refused and disturbs nothing."""
-    copying, proceed = threading.Event(), threading.Event()
-    failures: list[BaseException] = []
-
-    def progress(_done: int, _total: int) -> None:
-        copying.set()
-        assert proceed.wait(10)
-
-    def first() -> None:
-        try:
-            rewrite_checkpoint(base, KEEP, tmp_path / "out", provenance={}, progress=progress)
-        except BaseException as error:
-            failures.append(error)
-
-    thread = threading.Thread(target=first)
-    thread.start()
-    try:
-        assert copying.wait(10)
-        with pytest.raises(UserError, match="another process is writing"):
-            run(base, tmp_path / "out", keep=OTHER)
-    finally:
-        proceed.set()
-        thread.join()
-    assert failures == []
-    assert open_checkpoint(tmp_path / "out").num_experts == 4
 
 
 def test_unwritable_parent(base: Checkpoint, tmp_path: Path) -> None:
