@@ -226,7 +226,7 @@ def test_one_value_that_is_not_finite_is_refused(tokens: Tokens, column: int, da
 
 @pytest.mark.parametrize("lengths", [(3, 3, 2, 3), (3, 3, 2, 2), (1, 3, 3, 3), (0, 0, 0, 0)])
 def test_other_lengths_and_no_tokens_are_refused(lengths: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match="the same, non-zero number of counted tokens"):
+    with pytest.raises(ValueError, match=r"^base and candidate must have the same, non-zero number of counted tokens$"):
         cell_metrics(*(np.zeros(length) for length in lengths))
 
 
@@ -236,6 +236,8 @@ def test_rounding_above_certainty_is_certainty() -> None:
     metrics = cell_metrics(logprob, entropy, logprob, entropy)
     assert metrics.mean_p == pytest.approx((1.0 + math.exp(-1)) / 2, rel=1e-12)
     assert metrics.js2d == 0.0
+    halves = halves_wobble(np.array([1e-4, 0.0]), np.array([0.5, 0.5]), np.array([True, False]))
+    assert (halves["mean_p"], halves["js2d"]) == (0, 0)
 
 
 def test_float32_input_is_binned_in_float64() -> None:

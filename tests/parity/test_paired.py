@@ -42,6 +42,7 @@ def test_top_jsd_is_that_of_plain_loops_and_below_the_whole_divergence(seed: int
     moved_TV = logits_TV + rng.normal(0, noise, logits_TV.shape)
     base, candidate = stats_of(logits_TV), stats_of(moved_TV)
     found = top_jsd(base, candidate)
+    assert found.dtype == np.float32
     assert found == pytest.approx([slow_top_jsd(base, candidate, token) for token in range(6)], rel=1e-3, abs=1e-6)
     p, q = (np.exp(log_softmax(logits, axis=1)) for logits in (logits_TV, moved_TV))
     whole = (rel_entr(p, (p + q) / 2) + rel_entr(q, (p + q) / 2)).sum(axis=1) / 2
@@ -80,10 +81,21 @@ def test_a_pair_keeps_order_and_can_be_cut_and_joined() -> None:
 
 def test_other_rows_or_numbers_that_are_not_finite_are_refused() -> None:
     base = collection()
-    with pytest.raises(ValueError, match="not of the same tokens"):
-        pair(base, collection(40))
-    with pytest.raises(ValueError, match="not of the same tokens"):
-        pair(base, replace(base, row_T=base.row_T + 1))
+    for other in (collection(40), replace(base, row_T=base.row_T + 1), replace(base, block_T=base.block_T + 1)):
+        with pytest.raises(ValueError, match=r"^base and candidate are not of the same tokens: their rows or blocks"):
+            pair(base, other)
     broken = replace(base.stats, logprob_T=np.full(50, np.nan, np.float32))
-    with pytest.raises(ValueError, match="not finite"):
+    with pytest.raises(ValueError, match=r"^a log-probability or entropy is not finite$"):
         pair(base, replace(base, stats=broken))
+
+
+def test_rounding_above_certainty_is_certainty() -> None:
+    """A float32 log-probability may come out a little above 0; the perplexity takes it as it is, p does not."""
+    base, candidate = (
+        replace(collection(), stats=replace(collection().stats, logprob_T=np.full(50, above, np.float32)))
+        for above in (1e-4, 2e-4)
+    )
+    tokens = pair(base, candidate)
+    assert (tokens.p_base_T == 1).all()
+    assert (tokens.p_T == 1).all()
+    assert tokens.nll_delta_T == pytest.approx(np.full(50, -1e-4), rel=1e-5)
