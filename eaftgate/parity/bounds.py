@@ -28,8 +28,6 @@ def sequence_width(alpha: float, degrees_of_freedom: int, share: float) -> float
     + 1) / (2 alpha))) after n observations. With SE = sigma / sqrt(n) and rho^2 inversely proportional to the budget,
     n rho^2 depends on the share alone. Widened by t / z for the few clusters of an early look.
     """
-    if degrees_of_freedom <= 0:
-        return math.inf
     tail = -2 * math.log(2 * alpha)
     intrinsic = (tail + math.log(tail) + 1) * share / _BEST_AT
     normal = math.sqrt(2 * (1 + 1 / intrinsic) * math.log1p(math.sqrt(intrinsic + 1) / (2 * alpha)))

@@ -110,7 +110,10 @@ def _swap_null(
     swaps: int,
     seed: int,
 ) -> NDArray[np.float64]:
-    """JS after exchanging the models in a random half of the documents, for every swap."""
+    """JS after exchanging the models in a random half of the documents, for every swap.
+
+    Both sides are counted twice, total plus and minus difference, which leaves their shares as they are.
+    """
     moved_T = np.flatnonzero(base_T != candidate_T)
     document = documents.label_T[moved_T]
     ones = np.ones(len(moved_T))
@@ -123,4 +126,4 @@ def _swap_null(
     ).tocsr()
     sign_CB = np.random.default_rng(seed).choice(np.array([-1.0, 1.0]), size=(len(documents), swaps))
     swapped_NB = difference_NC @ sign_CB
-    return _jensen_shannon((total_N[:, None] + swapped_NB) / 2, (total_N[:, None] - swapped_NB) / 2)
+    return _jensen_shannon(total_N[:, None] + swapped_NB, total_N[:, None] - swapped_NB)

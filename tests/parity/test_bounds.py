@@ -28,6 +28,13 @@ def test_it_is_less_than_twice_as_wide_as_a_single_look(share: float) -> None:
     assert 1.6 < sequence_width(0.05, MANY, share) / fixed_width(0.05, MANY) < 1.9
 
 
+@pytest.mark.parametrize("degrees_of_freedom", [1, 2, 30])
+def test_it_is_widened_for_few_clusters_as_students_is(degrees_of_freedom: int) -> None:
+    few, many = (np.array([sequence_width(0.05, df, 0.5), fixed_width(0.05, df)]) for df in (degrees_of_freedom, 10**9))
+    assert few[0] / many[0] == pytest.approx(few[1] / many[1], rel=1e-6)
+    assert few[0] > many[0]
+
+
 @given(st.floats(-8, 8), st.floats(0.5, 3), st.integers(10, 500))
 def test_bounds_are_where_halls_transform_of_t_is_the_width(skewness: float, width: float, clusters: int) -> None:
     found = bounds(Estimate(0.0, 1.0, clusters - 1, skewness), width)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from simulated import paired, simulated_cell
 
-from eaftgate.parity.clusters import clusters_by
-from eaftgate.parity.estimates import CellEstimates, estimate_cell
+from eaftgate.parity import estimates
+from eaftgate.parity.clusters import Estimate, clusters_by
+from eaftgate.parity.estimates import PairedCell
 from eaftgate.parity.js2d import Bins, corrected_js2d
 from eaftgate.parity.metrics import Thresholds
 from eaftgate.parity.paired import PairedTokens
@@ -21,8 +22,12 @@ HALF = Thresholds(0.5, 0.5)
 COARSE = Bins(4, 3)
 
 
-def estimated(tokens: PairedTokens) -> CellEstimates:
-    return estimate_cell(tokens, HALF, None, swaps=50)
+def cell_of(tokens: PairedTokens, **options: int) -> PairedCell:
+    return PairedCell(tokens, HALF, COARSE, swaps=60, **options)
+
+
+def estimated(statistic: str, tokens: PairedTokens) -> Estimate:
+    return getattr(estimates, statistic)(cell_of(tokens)).estimate
 
 
 def cell(p_base: list[float], p: list[float], h_base: list[float], h: list[float], row: list[int]) -> PairedTokens:
@@ -53,30 +58,28 @@ SHARE = st.integers(1, 20).map(lambda k: k / 20)
 def test_values_are_those_of_counting_token_by_token(rows: list[tuple[float, float, float, float, int]]) -> None:
     p_base, p, h_base, h, row = (list(column) for column in zip(*rows, strict=True))
     tokens = cell(p_base, p, h_base, h, row)
-    found = estimated(tokens)
     number = len(p)
     events_base, events = conflicts(tokens)
     moved = [b - a for a, b in zip(p_base, p, strict=True)]
     expected = {
-        "ppl": sum(math.log(a / b) for a, b in zip(p_base, p, strict=True)) / number,
-        "mean_p": sum(moved) / number,
-        "cc_rate": (events - events_base) / number,
-        "cc_ratio": math.log(events / events_base) if events and events_base else math.nan,
+        "nll_delta": sum(math.log(a / b) for a, b in zip(p_base, p, strict=True)) / number,
+        "mean_p_delta": sum(moved) / number,
+        "cc_rate_delta": (events - events_base) / number,
+        "cc_log_ratio": math.log(events / events_base) if events and events_base else math.nan,
         "top20_jsd": (number - 1) / 2 / 64,
         "same_top1": sum(i % 3 != 0 for i in range(number)) / number,
         "rms_dp": math.sqrt(sum(d * d for d in moved) / number),
     }
-    values = {metric: estimate.value for metric, estimate in found.by_metric.items()}
+    values = {statistic: estimated(statistic, tokens).value for statistic in expected}
     assert values == pytest.approx(expected, rel=1e-12, abs=1e-12, nan_ok=True)
-    assert found.cc_events_base == events_base
-    assert found.js2d is None
+    assert estimates.cc_log_ratio(cell_of(tokens)).base_events == events_base
 
 
 STATISTICS: dict[str, Callable[[PairedTokens], float]] = {
-    "ppl": lambda tokens: float(np.mean(tokens.logprob_base_T - tokens.logprob_T)),
-    "mean_p": lambda tokens: float(np.mean(tokens.p_T) - np.mean(tokens.p_base_T)),
-    "cc_rate": lambda tokens: (conflicts(tokens)[1] - conflicts(tokens)[0]) / len(tokens),
-    "cc_ratio": lambda tokens: math.log(conflicts(tokens)[1] / conflicts(tokens)[0]),
+    "nll_delta": lambda tokens: float(np.mean(tokens.logprob_base_T - tokens.logprob_T)),
+    "mean_p_delta": lambda tokens: float(np.mean(tokens.p_T) - np.mean(tokens.p_base_T)),
+    "cc_rate_delta": lambda tokens: (conflicts(tokens)[1] - conflicts(tokens)[0]) / len(tokens),
+    "cc_log_ratio": lambda tokens: math.log(conflicts(tokens)[1] / conflicts(tokens)[0]),
     "top20_jsd": lambda tokens: float(np.mean(tokens.top_jsd_T)),
     "same_top1": lambda tokens: float(np.mean(tokens.same_top1_T)),
     "rms_dp": lambda tokens: math.sqrt(np.mean((tokens.p_T - tokens.p_base_T) ** 2)),
@@ -102,9 +105,9 @@ def alike(label_T: NDArray[np.int32], other_T: NDArray[np.int32]) -> PairedToken
     return replace(tokens, top_jsd_T=draw(0, 0.6).astype(np.float32), same_top1_T=draw(0, 1) > 0.4)
 
 
-@pytest.mark.parametrize("metric", STATISTICS)
+@pytest.mark.parametrize("statistic", STATISTICS)
 @pytest.mark.parametrize("shared_by", ["documents", "blocks"])
-def test_standard_errors_are_those_of_leaving_out_the_clusters_that_matter(metric: str, shared_by: str) -> None:
+def test_standard_errors_are_those_of_leaving_out_the_clusters_that_matter(statistic: str, shared_by: str) -> None:
     """100 clusters of 6 to 12 tokens, and 100 others that mix them."""
     rng = np.random.default_rng(1)
     label_T = np.repeat(np.arange(100, dtype=np.int32), rng.integers(6, 13, 100))
@@ -113,9 +116,9 @@ def test_standard_errors_are_those_of_leaving_out_the_clusters_that_matter(metri
     if shared_by == "blocks":
         tokens = replace(tokens, row_T=tokens.block_T, block_T=tokens.row_T)
     expected, other = (
-        jackknife(STATISTICS[metric], tokens, clusters) for clusters in (label_T, rng.permutation(label_T))
+        jackknife(STATISTICS[statistic], tokens, clusters) for clusters in (label_T, rng.permutation(label_T))
     )
-    estimate = estimated(tokens).by_metric[metric]
+    estimate = estimated(statistic, tokens)
     assert estimate.standard_error == pytest.approx(expected, rel=0.05)
     assert expected > 1.3 * other
     assert estimate.degrees_of_freedom == 99
@@ -123,31 +126,29 @@ def test_standard_errors_are_those_of_leaving_out_the_clusters_that_matter(metri
 
 def test_a_model_against_itself_differs_by_nothing_but_what_rare_events_leave_open() -> None:
     tokens = simulated_cell(np.random.default_rng(2), 500)
-    found = estimated(tokens).by_metric
-    for metric in ("ppl", "mean_p", "top20_jsd", "rms_dp"):
-        assert (found[metric].value, found[metric].standard_error) == (0, 0)
-    assert (found["same_top1"].value, found["same_top1"].standard_error) == (1, 0)
-    for metric in ("cc_rate", "cc_ratio"):
-        assert found[metric].value == 0
-        assert 0 < found[metric].standard_error < math.inf
+    for statistic in STATISTICS:
+        estimate = estimated(statistic, tokens)
+        assert estimate.value == (statistic == "same_top1")
+        if statistic.startswith("cc_"):
+            assert 0 < estimate.standard_error < math.inf
+        else:
+            assert estimate.standard_error == 0
 
 
 @pytest.mark.parametrize(("p_base", "p"), [(0.9, 0.1), (0.1, 0.9), (0.9, 0.9)])
 def test_without_an_event_on_either_side_a_ratio_is_not_known(p_base: float, p: float) -> None:
-    ratio = estimated(cell([p_base] * 8, [p] * 8, [0.1] * 8, [0.1] * 8, [0, 0, 1, 1, 2, 2, 3, 3])).by_metric["cc_ratio"]
+    tokens = cell([p_base] * 8, [p] * 8, [0.1] * 8, [0.1] * 8, [0, 0, 1, 1, 2, 2, 3, 3])
+    ratio = estimated("cc_log_ratio", tokens)
     assert math.isnan(ratio.value)
     assert (ratio.standard_error, ratio.degrees_of_freedom) == (math.inf, 0)
 
 
-def test_js2d_is_corrected_by_swapping_documents() -> None:
+@pytest.mark.parametrize("seed", [0, 1])
+def test_js2d_is_corrected_by_swapping_documents(seed: int) -> None:
     tokens = simulated_cell(np.random.default_rng(3), 2_000, shift=0.3, noise=0.3)
     rows, blocks = clusters_by(tokens.row_T), clusters_by(tokens.block_T)
-
-    def expected(seed: int) -> object:
-        return corrected_js2d(tokens, (rows, blocks), rows, COARSE, swaps=60, seed=seed)
-
-    found = estimate_cell(tokens, HALF, COARSE, swaps=60)
-    assert found.js2d == expected(0) != expected(1)
-    assert found.js2d is not None
-    assert found.by_metric["js2d_corrected"] == found.js2d.estimate
-    assert estimate_cell(tokens, HALF, COARSE, swaps=60, seed=1).js2d == expected(1)
+    expected = corrected_js2d(tokens, (rows, blocks), rows, COARSE, swaps=60, seed=seed)
+    found = estimates.js2d_corrected(cell_of(tokens, seed=seed))
+    assert {"estimate": found.estimate, **found.details} == asdict(expected) | {"estimate": expected.estimate}
+    assert found.base_events is None
+    assert (estimates.js2d_corrected(cell_of(tokens)) == found) == (seed == 0)

@@ -1,8 +1,10 @@
 """The corrected JS2D: no bias, honest bounds, and a null that is what it says."""
 
+import math
+
 import numpy as np
 import pytest
-from simulated import simulated_cell, true_js2d
+from simulated import paired, simulated_cell, true_js2d
 
 from eaftgate.parity.bounds import fixed_width
 from eaftgate.parity.clusters import clusters_by
@@ -55,20 +57,60 @@ def test_the_plug_in_value_measures_the_number_of_tokens() -> None:
     assert values[300_000] < values[30_000] / 5
 
 
-def test_the_null_is_that_of_swapping_documents_one_by_one() -> None:
-    """Against a null made with a loop over documents: mean and spread agree within the error of 400 swaps."""
-    tokens = simulated_cell(np.random.default_rng(5), 2_000, shift=0.3, noise=0.3)
-    found = corrected(tokens, swaps=400)
-    base_T, candidate_T = COARSE.of(tokens.p_base_T, tokens.h_base_T), COARSE.of(tokens.p_T, tokens.h_T)
+def slow_null(tokens: PairedTokens, bins: Bins, swaps: int) -> list[float]:
+    """With a loop over swaps."""
+    base_T, candidate_T = bins.of(tokens.p_base_T, tokens.h_base_T), bins.of(tokens.p_T, tokens.h_T)
     rng = np.random.default_rng(6)
     null = []
-    for _ in range(400):
-        swapped_T = np.isin(tokens.row_T, np.flatnonzero(rng.random(tokens.row_T.max() + 1) < 0.5))
+    for _ in range(swaps):
+        swapped_T = (rng.random(tokens.row_T.max() + 1) < 0.5)[tokens.row_T]
         sides = (np.where(swapped_T, candidate_T, base_T), np.where(swapped_T, base_T, candidate_T))
-        null.append(jensen_shannon(*(np.bincount(side, minlength=len(COARSE)) for side in sides)))
+        null.append(jensen_shannon(*(np.bincount(side, minlength=len(bins)) for side in sides)))
+    return null
+
+
+def test_the_null_is_that_of_swapping_documents_one_by_one() -> None:
+    """Mean and spread agree within the error of 400 swaps."""
+    tokens = simulated_cell(np.random.default_rng(5), 2_000, shift=0.3, noise=0.3)
+    found = corrected(tokens, swaps=400)
+    null = slow_null(tokens, COARSE, 400)
     assert found.bias == pytest.approx(np.mean(null), abs=5 * np.std(null) * np.sqrt(2 / 400))
-    assert found.plug_in == jensen_shannon(*(np.bincount(s, minlength=len(COARSE)) for s in (base_T, candidate_T)))
+    assert found.plug_in == plug_in(tokens.p_base_T, tokens.h_base_T, tokens.p_T, tokens.h_T, COARSE)
     assert found.estimate.value == found.plug_in - found.bias
+
+
+def test_the_standard_error_of_damage_is_that_of_leaving_out_documents() -> None:
+    """A jackknife of the plug-in value: of few and full bins, which have little bias and a narrow null."""
+    tokens, bins = simulated_cell(np.random.default_rng(7), 20_000, shift=1.0, noise=0.3), Bins(4, 3)
+    documents = clusters_by(tokens.row_T)
+    names = np.unique(tokens.row_T)
+    parts = (tokens.select(tokens.row_T != name) for name in names)
+    without = np.array([plug_in(p.p_base_T, p.h_base_T, p.p_T, p.h_T, bins) for p in parts])
+    jackknife = math.sqrt((len(names) - 1) / len(names) * float(((without - without.mean()) ** 2).sum()))
+    found = corrected_js2d(tokens, (documents,), documents, bins, swaps=50, seed=0).estimate
+    assert found.standard_error == pytest.approx(jackknife, rel=0.05)
+
+
+def test_the_standard_error_of_two_equal_histograms_is_the_spread_of_the_null() -> None:
+    """Twenty documents of nine tokens each: half of them move from one bin to another, the others back."""
+    there, row = np.repeat([0.1, 0.9], 90), np.repeat(np.arange(20, dtype=np.int32), 9)
+    tokens = paired(np.log(there), np.log(there[::-1]), np.full(180, 0.5), np.full(180, 0.5), row, row)
+    found = corrected(tokens, swaps=400)
+    null = slow_null(tokens, COARSE, 400)
+    assert found.plug_in == 0
+    assert found.estimate.standard_error == pytest.approx(np.std(null), rel=0.2)
+    assert np.std(null) > 0
+
+
+def test_bins_and_tokens_that_moved_by_hand() -> None:
+    """Six tokens in three documents; all bins but the lowest are empty, and one token moves from a bin to its own."""
+    p_base, p = np.array([0.01, 0.01, 0.06, 0.06, 0.01, 0.01]), np.array([0.01, 0.11, 0.06, 0.06, 0.01, 0.01])
+    row = np.array([0, 0, 1, 1, 2, 2], np.int32)
+    found = corrected(paired(np.log(p_base), np.log(p), np.zeros(6), np.zeros(6), row, row))
+    assert (found.occupied_bins, found.moved_share) == (3, 1 / 6)
+    # Bins of 4, 2, 0 and of 3, 2, 1 tokens of 6; exchanging the models moves the same token.
+    assert found.plug_in == pytest.approx((4 * math.log(8 / 7) + 3 * math.log(6 / 7) + math.log(2)) / 12, rel=1e-12)
+    assert (found.bias, found.p_value) == (pytest.approx(found.plug_in, rel=1e-12), 1)
 
 
 def test_nothing_moved_is_exactly_nothing() -> None:
