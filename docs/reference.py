@@ -48,6 +48,8 @@ def options_of(command: str) -> set[str]:
 def _command_sections() -> str:
     sections = []
     for name, command in commands().items():
+        if name == "gate":  # its options are pytest's, and have a section of their own
+            continue
         hints = get_type_hints(command.callback)
         arguments = [p for p in command.params if p.param_type_name == "argument"]
         options = [p for p in command.params if p.param_type_name == "option"]

@@ -43,6 +43,7 @@ def problems(words: list[str]) -> list[str]:
             if not named and rest and re.match(r"[a-z]", rest[0]) and rest[0] not in groups:
                 return [f"{said}: no such command"]
             known = OF_TYPER | {option for name in named for option in reference.options_of(name)}
+            known |= OF_PYTEST if named == ["gate"] else set()
         case ["pytest", *_]:
             known = OF_PYTEST | reference.options_of("gate")
             if "benchmarks" in words:
