@@ -1,6 +1,8 @@
 """Swaps on the masked model: proposed by one half of the blocks, accepted by the other."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from tiny_checkpoint import Size
 from tiny_model import load_lively, write_lively_checkpoint
 from transformers import GptOssForCausalLM
 
+from eaftgate.collect.collection import Collection
 from eaftgate.model.load import hidden_states
 from eaftgate.model.masking import keeping_experts
 from eaftgate.packs.blocks import Blocks
@@ -61,27 +64,38 @@ def refined(
     return ended.keep, list(ended.swaps)
 
 
+WholeRun = Callable[[range | tuple[int, ...], KeepSets], Collection]
+
+
+@pytest.fixture(scope="module")
+def whole_run(model: GptOssForCausalLM, blocks: Blocks) -> WholeRun:
+    """What the whole model says of some blocks under keep sets; asked again, it says the same."""
+
+    @cache
+    def run(some: tuple[int, ...], keep: tuple[tuple[int, ...], ...]) -> Collection:
+        with keeping_experts(model, keep):
+            return collected(model, blocks.reordered(np.array(some)))
+
+    return lambda some, keep: run(tuple(some), tuple(map(tuple, keep)))
+
+
 def slow_refined(
-    model: GptOssForCausalLM, blocks: Blocks, keep: KeepSets, screened: list[int], pack_R: NDArray[np.intp]
+    run: WholeRun, keep: KeepSets, screened: list[int], pack_R: NDArray[np.intp]
 ) -> tuple[KeepSets, list[Swap]]:
     """The whole model for every question, nothing run before. `screened` are the blocks of a half that screen."""
-    base = collected(model, blocks)
-    half = blocks.num_blocks // 2
-    first, second = blocks.reordered(np.arange(half)), blocks.reordered(np.arange(half, blocks.num_blocks))
+    everyone: KeepSets = [list(range(SIZE.experts))] * SIZE.layers
+    every, half = range(SHAPE[0]), SHAPE[0] // 2
+    first, second = every[:half], every[half:]
     swaps = []
 
-    def rise(on: Blocks, before: KeepSets, after: KeepSets) -> Estimate:
-        found = []
-        for keep in (before, after):
-            with keeping_experts(model, keep):
-                found.append(collected(model, on))
+    def rise(on: range | tuple[int, ...], before: KeepSets, after: KeepSets) -> Estimate:
+        found = run(on, before), run(on, after)
         return nll_increase(*found, weight_R[found[0].row_T])
 
     for proposing, checking in ((first, second), (second, first)):
-        few = proposing.reordered(np.array(screened))
+        few = tuple(proposing[block] for block in screened)
         for layer in range(SIZE.layers):
-            with keeping_experts(model, keep):
-                weight_R = row_weights([(base, collected(model, blocks))], pack_R, pack_excess=PACK_EXCESS)
+            weight_R = row_weights([(run(every, everyone), run(every, keep))], pack_R, pack_excess=PACK_EXCESS)
             while True:
                 now, kept = keep, keep[layer]
                 dropped = [e for e in range(SIZE.experts) if e not in kept]
@@ -106,6 +120,7 @@ def slow_refined(
 def test_equal_to_the_search_that_runs_the_whole_model_every_time(
     model: GptOssForCausalLM,
     blocks: Blocks,
+    whole_run: WholeRun,
     start: KeepSets,
     tokens: int,
     screened: list[int],
@@ -115,7 +130,7 @@ def test_equal_to_the_search_that_runs_the_whole_model_every_time(
     """A half has 8 blocks with 53 and 56 counted tokens."""
     monkeypatch.setattr(refinement, "SCREENING_TOKENS", tokens)
     keep, swaps = refined(model, blocks, start, pack_R)
-    slow_keep, slow_swaps = slow_refined(model, blocks, start, screened, pack_R)
+    slow_keep, slow_swaps = slow_refined(whole_run, start, screened, pack_R)
     assert keep == slow_keep
     assert [(s.layer, s.add, s.drop) for s in swaps] == [(s.layer, s.add, s.drop) for s in slow_swaps]
     assert [s.gain for s in swaps] == pytest.approx([s.gain for s in slow_swaps], abs=1e-5)
