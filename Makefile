@@ -8,7 +8,7 @@ OUT ?= gate-out
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup gate test gpu-test lint docs clean
+.PHONY: setup gate test test-all gpu-test lint docs clean
 
 setup: $(READY)
 
@@ -34,7 +34,11 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# At most 6 minutes on two quiet cores. What is slow by nature is left to test-all, which is what CI runs.
 test: lint
+	$(BIN)/python -m pytest -n 2 -q -m "not slow" tests/
+
+test-all: lint
 	$(BIN)/python -m pytest -n 2 -q tests/
 
 # Tables and reference of the documents, from docs/data and the code.
