@@ -20,9 +20,9 @@ from generate_checkpoint import generate, layers_for
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
-from transformers import GptOssForCausalLM
+from scoring import Model, loaded
 
-from eaftgate.model.load import default_settings, load_model
+from eaftgate.model.load import default_settings
 from eaftgate.packs.blocks import Blocks, BoolArray, IntArray, build_blocks
 from eaftgate.packs.pack import UNION, Pack, named_packs
 from eaftgate.packs.tokenizer import PackTokenizer, load_tokenizer
@@ -33,7 +33,7 @@ NEEDED = {"model_dir": "model", "packs_dir": "packs"}
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     option = parser.getgroup("benchmarks", "eaftgate benchmarks").addoption
-    option("--model", type=Path, metavar="DIR", help="gpt-oss checkpoint to measure with")
+    option("--model", type=Path, metavar="DIR", help="checkpoint to measure with")
     option("--seq-len", type=int, default=1024, metavar="N", help="tokens a block (default: 1024)")
     option("--rounds", type=int, default=5, metavar="N", help="timed rounds of subject and reference (default: 5)")
     option(
@@ -83,10 +83,10 @@ def union(packs_dir: Path) -> Pack:
 
 
 @pytest.fixture(scope="session")
-def model(model_dir: Path, pytestconfig: pytest.Config) -> GptOssForCausalLM:
+def model(model_dir: Path, pytestconfig: pytest.Config) -> Model:
     """One model for all scoring benchmarks; its experts are dequantised, because profiling needs them so."""
     get = pytestconfig.getoption
-    return load_model(model_dir, default_settings(device=get("device"), dtype=get("dtype"), dequantize=True))
+    return loaded(model_dir, default_settings(device=get("device"), dtype=get("dtype"), dequantize=True))
 
 
 @pytest.fixture(scope="session")
@@ -107,7 +107,7 @@ class Batch:
 
 
 @pytest.fixture(scope="session")
-def batches(blocks: Blocks, model: GptOssForCausalLM, pytestconfig: pytest.Config) -> list[Batch]:
+def batches(blocks: Blocks, model: Model, pytestconfig: pytest.Config) -> list[Batch]:
     """The blocks, --batch-size at a time (default: 1)."""
     size = pytestconfig.getoption("batch_size") or 1
 

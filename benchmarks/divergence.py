@@ -18,30 +18,29 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from selection import interval, three_parts
-from transformers import GptOssForCausalLM
 
 from eaftgate.collect.token_stats import linear_logits
-from eaftgate.model.load import default_settings, hidden_states, load_model
-from eaftgate.model.masking import keeping_experts
+from eaftgate.families.model import MoeModel
+from eaftgate.model.load import default_settings, load_model
 from eaftgate.packs.blocks import Blocks, build_blocks
 from eaftgate.packs.pack import UNION, named_packs
 from eaftgate.packs.tokenizer import load_tokenizer
 from eaftgate.parity.clusters import clustered_mean, clusters_by
 
 
-def counted_logprobs(model: GptOssForCausalLM, blocks: Blocks) -> torch.Tensor:
+def counted_logprobs(model: MoeModel, blocks: Blocks) -> torch.Tensor:
     """Float32 [T, V]."""
-    ids_BS = torch.from_numpy(blocks.token_ids_BS.astype(np.int64)).to(model.lm_head.weight.device)
+    ids_BS = torch.from_numpy(blocks.token_ids_BS.astype(np.int64)).to(model.device)
     position_T = torch.from_numpy(np.flatnonzero(blocks.counted_BS) - 1).to(ids_BS.device)
-    hidden_TD = hidden_states(model, ids_BS).flatten(0, 1)[position_T]
-    return linear_logits(model.lm_head.weight)(hidden_TD).log_softmax(dim=-1)
+    hidden_TD = model.hidden_states(ids_BS).flatten(0, 1)[position_T]
+    return linear_logits(model.head_VD)(hidden_TD).log_softmax(dim=-1)
 
 
 @torch.inference_mode()
-def statistics(model: GptOssForCausalLM, blocks: Blocks, keep: list[list[int]]) -> NDArray[np.float64]:
+def statistics(model: MoeModel, blocks: Blocks, keep: list[list[int]]) -> NDArray[np.float64]:
     """[T, 4]: the whole model's nll and entropy, the rise of the nll, and KL(whole || pruned), nats."""
     whole_TV = counted_logprobs(model, blocks)
-    with keeping_experts(model, keep):
+    with model.keeping(keep):
         pruned_TV = counted_logprobs(model, blocks)
     target_T = torch.from_numpy(blocks.token_ids_BS[blocks.counted_BS].astype(np.int64)).to(whole_TV.device)[:, None]
     p_TV, nll_T = whole_TV.exp(), -whole_TV.gather(1, target_T)[:, 0]

@@ -16,19 +16,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import GptOssConfig
-from transformers.models.gpt_oss.modeling_gpt_oss import GptOssForCausalLM
+from transformers import GptOssConfig, GptOssForCausalLM
 
+from eaftgate.families.gpt_oss_model import GROUPED_EXPERTS, GptOssModel
 from eaftgate.files import write_json
 from eaftgate.model.attention import SINK_ATTENTION
-from eaftgate.model.experts import GROUPED_EXPERTS
 from eaftgate.search.prefix import Prefix, through_layer
 from eaftgate.search.reroute import eliminated, routed_tokens, swapped
 
 LAYERS = 24
 
 
-def one_layer(device: str, dtype: torch.dtype) -> GptOssForCausalLM:
+def one_layer(device: str, dtype: torch.dtype) -> GptOssModel:
     """The 20B's dimensions with a single layer and a small vocabulary; weights random, outputs of size 1."""
     config = GptOssConfig(
         num_hidden_layers=1, num_local_experts=32, num_experts_per_tok=4, hidden_size=2880, intermediate_size=2880,
@@ -42,7 +41,7 @@ def one_layer(device: str, dtype: torch.dtype) -> GptOssForCausalLM:
     with torch.no_grad():
         for parameter in model.model.layers[0].parameters():
             parameter.normal_(0, parameter.shape[-1] ** -0.5, generator=generator)
-    return model
+    return GptOssModel(model)
 
 
 def timed(what: str, seconds: dict[str, float], function: Callable[[], Any], device: str) -> Any:
@@ -76,8 +75,13 @@ def main() -> None:
           given.device)  # fmt: skip
     hidden_TD = torch.randn(given.positions, 2880, device=given.device, dtype=dtype)
     weight_T = torch.ones(given.positions)
-    mlp = model.model.layers[0].mlp
-    routed = timed("outputs and Gram matrix", seconds, lambda: routed_tokens(mlp, hidden_TD, weight_T), given.device)
+    moe = model.moe(0)
+    routed = timed(
+        "outputs and Gram matrix",
+        seconds,
+        lambda: routed_tokens(moe, hidden_TD, weight_T, top_k=model.top_k),
+        given.device,
+    )
     kept_E = timed("elimination", seconds, lambda: eliminated(routed, given.keep_n), given.device)
     timed("swaps", seconds, lambda: swapped(routed, kept_E), given.device)
     total = sum(seconds.values())

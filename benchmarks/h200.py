@@ -28,17 +28,16 @@ import torch
 import transformers
 from alternation import Rounds, Step, alternate, seconds
 from generate_checkpoint import EXPERTS, INDEX_FILE, LAYERS, generate
-from scoring import attention, bare_forward, experts, logprobs, masked_forward
+from scoring import Model, attention, bare_forward, experts, loaded, logprobs, masked_forward
 from torch import Tensor
-from transformers import GptOssForCausalLM
 
 from eaftgate.checkpoint.checkpoint import open_checkpoint
 from eaftgate.collect.collection import TOP_K
 from eaftgate.collect.token_stats import token_stats
 from eaftgate.collect.transformers import score
+from eaftgate.families.gpt_oss_model import expert_modules
 from eaftgate.model.attention import sink_attention
-from eaftgate.model.experts import expert_modules
-from eaftgate.model.load import DTYPES, ModelSettings, hidden_states, load_model
+from eaftgate.model.load import DTYPES, ModelSettings
 from eaftgate.packs.blocks import Blocks
 from eaftgate.profile.observe import observe_batch
 
@@ -118,7 +117,7 @@ def main() -> None:
     if path is not None and "rewrite" in options.sections:
         results.section("rewrite", partial(measure_rewrite, results, options, path))
     if path is not None and {"correctness", "speed"} & set(options.sections):
-        model = results.section("load", partial(loaded, results, options, path))
+        model = results.section("load", partial(loading, results, options, path))
         if model is not None and "correctness" in options.sections:
             for name, check in CHECKS.items():
                 results.section(f"correctness: {name}", partial(check, results, model))
@@ -215,11 +214,11 @@ def measure_rewrite(results: Results, options: argparse.Namespace, path: Path) -
         rewriting.settle(out)
 
 
-def loaded(results: Results, options: argparse.Namespace, path: Path) -> GptOssForCausalLM:
+def loading(results: Results, options: argparse.Namespace, path: Path) -> Model:
     started = time.perf_counter()
-    model = load_model(path, ModelSettings(options.device, options.dtype, dequantize=True))
+    model = loaded(path, ModelSettings(options.device, options.dtype, dequantize=True))
     taken = time.perf_counter() - started
-    nbytes = sum(parameter.nbytes for parameter in model.parameters())
+    nbytes = sum(parameter.nbytes for parameter in model.module.parameters())
     results.add("load", f"dequantised {options.dtype}", seconds=taken, GB=nbytes / 1e9)
     return model
 
@@ -228,23 +227,23 @@ def loaded(results: Results, options: argparse.Namespace, path: Path) -> GptOssF
 
 
 @contextmanager
-def first_layers(model: GptOssForCausalLM, count: int) -> Iterator[None]:
+def first_layers(model: Model, count: int) -> Iterator[None]:
     """The model has only its first layers while the context is open."""
-    layers = model.model.layers
-    model.model.layers = layers[:count]
+    layers = model.module.model.layers
+    model.module.model.layers = layers[:count]
     try:
         yield
     finally:
-        model.model.layers = layers
+        model.module.model.layers = layers
 
 
 def in_float32(module: Any) -> Any:
     return copy.deepcopy(module).to(dtype=torch.float32)
 
 
-def random_ids(model: GptOssForCausalLM, batch_size: int, seq_len: int) -> Tensor:
+def random_ids(model: Model, batch_size: int, seq_len: int) -> Tensor:
     rng = torch.Generator().manual_seed(seq_len)
-    return torch.randint(model.config.vocab_size, (batch_size, seq_len), generator=rng).to(model.device)
+    return torch.randint(model.module.config.vocab_size, (batch_size, seq_len), generator=rng).to(model.device)
 
 
 def difference(a: Tensor, b: Tensor) -> dict[str, float]:
@@ -266,11 +265,11 @@ def dense_attention(query: Tensor, key: Tensor, value: Tensor, sink_H: Tensor, w
 
 
 @torch.inference_mode()
-def check_attention_kernel(results: Results, model: GptOssForCausalLM) -> None:
+def check_attention_kernel(results: Results, model: Model) -> None:
     """Peaked random scores, so that a key too many or too few at a window's edge shows."""
-    config = model.config
+    config = model.module.config
     rng = torch.Generator(device=model.device).manual_seed(0)
-    for dtype in sorted({model.dtype, torch.float32}, key=str):
+    for dtype in sorted({model.module.dtype, torch.float32}, key=str):
         for length in (100, 1000, 2048):
             for window in (None, config.sliding_window):
                 heads = (config.num_attention_heads, config.num_key_value_heads, config.num_key_value_heads)
@@ -280,9 +279,8 @@ def check_attention_kernel(results: Results, model: GptOssForCausalLM) -> None:
                 )
                 query = query * 4
                 sink_H = torch.randn(heads[0], generator=rng, device=model.device).to(dtype)
-                ours, _ = sink_attention(
-                    model, query, key, value, None, scaling=config.head_dim**-0.5, s_aux=sink_H, sliding_window=window
-                )
+                shape = {"scaling": config.head_dim**-0.5, "sliding_window": window}
+                ours, _ = sink_attention(model.module, query, key, value, None, s_aux=sink_H, **shape)
                 exact = dense_attention(query.float(), key.float(), value.float(), sink_H.float(), window)
                 error = difference(ours, exact)
                 name = f"attention {str(dtype)[6:]} {length} {'sliding' if window else 'full'}"
@@ -290,10 +288,10 @@ def check_attention_kernel(results: Results, model: GptOssForCausalLM) -> None:
                 require(error["max"] < KERNEL_LIMIT, f"{name} is off by {error['max']:.3g}")
 
 
-def check_attention(results: Results, model: GptOssForCausalLM) -> None:
+def check_attention(results: Results, model: Model) -> None:
     """Log-probabilities of a two-layer slice with this package's attention and with transformers' eager one."""
     with first_layers(model, SLICE_LAYERS):
-        exact = in_float32(model)
+        exact = Model(in_float32(model.module))
         for seq_len in (100, 1000, 2048):
             ids_BS = random_ids(model, 2, seq_len)
             sink, sink32 = (logprobs(m, bare_forward(m, ids_BS), ids_BS) for m in (model, exact))
@@ -302,10 +300,10 @@ def check_attention(results: Results, model: GptOssForCausalLM) -> None:
             _compare(results, f"attention, slice, {seq_len}", sink, eager, sink32, eager32)
 
 
-def check_experts(results: Results, model: GptOssForCausalLM) -> None:
+def check_experts(results: Results, model: Model) -> None:
     """Log-probabilities of a two-layer slice with this package's experts dispatch and with transformers' loop."""
     with first_layers(model, SLICE_LAYERS):
-        exact = in_float32(model)
+        exact = Model(in_float32(model.module))
         ids_BS = random_ids(model, 2, 1000)
         ours, ours32 = (logprobs(m, bare_forward(m, ids_BS), ids_BS) for m in (model, exact))
         with experts(model, "eager"), experts(exact, "eager"):
@@ -331,12 +329,13 @@ def _compare(results: Results, name: str, ours: Tensor, eager: Tensor, ours32: T
 
 
 @torch.inference_mode()
-def check_experts_alone(results: Results, model: GptOssForCausalLM) -> None:
+def check_experts_alone(results: Results, model: Model) -> None:
     """One layer's experts with the same experts and gates for all: no routing can differ."""
-    module = expert_modules(model)[0]
-    router = model.model.layers[0].mlp.router
+    module = expert_modules(model.module)[0]
+    router = model.module.model.layers[0].mlp.router
     rng = torch.Generator(device=model.device).manual_seed(0)
-    hidden_TD = torch.randn(1000, model.config.hidden_size, generator=rng, device=model.device).to(model.dtype)
+    hidden_size, dtype = model.module.config.hidden_size, model.module.dtype
+    hidden_TD = torch.randn(1000, hidden_size, generator=rng, device=model.device).to(dtype)
     _, gate_TK, expert_ids_TK = router(hidden_TD)
     ours = module(hidden_TD, expert_ids_TK, gate_TK)
     with experts(model, "eager"):
@@ -350,13 +349,13 @@ def check_experts_alone(results: Results, model: GptOssForCausalLM) -> None:
 
 
 @torch.inference_mode()
-def check_token_stats(results: Results, model: GptOssForCausalLM) -> None:
+def check_token_stats(results: Results, model: Model) -> None:
     """256 tokens of the whole model, against the definitions in float64."""
     ids_BS = random_ids(model, 1, 257)
-    hidden_TD = hidden_states(model, ids_BS)[0, :-1]
+    hidden_TD = model.hidden_states(ids_BS)[0, :-1]
     target_T = ids_BS[0, 1:]
-    logprob_T, entropy_T, top_ids_TK, top_logprobs_TK = token_stats(hidden_TD, target_T, model.lm_head, top_k=TOP_K)
-    exact_TV = (hidden_TD.double() @ model.lm_head.weight.double().T).log_softmax(dim=-1)
+    logprob_T, entropy_T, top_ids_TK, top_logprobs_TK = token_stats(hidden_TD, target_T, model.head_VD, top_k=TOP_K)
+    exact_TV = (hidden_TD.double() @ model.head_VD.double().T).log_softmax(dim=-1)
     top_TK, ids_TK = exact_TV.topk(TOP_K)
     q_TK = top_TK.softmax(dim=-1)
     exact_entropy_T = -(q_TK * q_TK.log()).sum(dim=-1) / np.log(TOP_K)
@@ -371,7 +370,7 @@ def check_token_stats(results: Results, model: GptOssForCausalLM) -> None:
     require(max(errors.values()) < STATS_LIMIT, f"token statistics are off by {max(errors.values()):.3g}")
 
 
-CHECKS: dict[str, Callable[[Results, GptOssForCausalLM], None]] = {
+CHECKS: dict[str, Callable[[Results, Model], None]] = {
     "attention kernel": check_attention_kernel,
     "attention": check_attention,
     "experts alone": check_experts_alone,
@@ -401,10 +400,8 @@ def random_blocks(vocab_size: int, num_blocks: int, seq_len: int) -> Blocks:
     )
 
 
-def measure_speed(
-    results: Results, options: argparse.Namespace, model: GptOssForCausalLM, seq_len: int, batch_size: int
-) -> None:
-    blocks = random_blocks(model.config.vocab_size, batch_size, seq_len)
+def measure_speed(results: Results, options: argparse.Namespace, model: Model, seq_len: int, batch_size: int) -> None:
+    blocks = random_blocks(model.module.config.vocab_size, batch_size, seq_len)
     ids_BS = torch.from_numpy(blocks.token_ids_BS).long().to(model.device)
 
     def eager() -> None:
@@ -438,7 +435,7 @@ def measure_speed(
 
 
 @torch.inference_mode()
-def measure_memory(results: Results, model: GptOssForCausalLM, blocks: Blocks, ids_BS: Tensor, name: str) -> None:
+def measure_memory(results: Results, model: Model, blocks: Blocks, ids_BS: Tensor, name: str) -> None:
     """Peak memory of the statistics alone, and of each pass beyond what was allocated before it."""
 
     def peak_gib(step: Step) -> float:
@@ -452,7 +449,7 @@ def measure_memory(results: Results, model: GptOssForCausalLM, blocks: Blocks, i
     counted_T = torch.from_numpy(np.flatnonzero(blocks.counted_BS)).to(model.device)
     hidden_TD = bare_forward(model, ids_BS).flatten(0, 1)[counted_T - 1]
     target_T = ids_BS.flatten()[counted_T]
-    statistics = peak_gib(lambda: token_stats(hidden_TD, target_T, model.lm_head, top_k=TOP_K))
+    statistics = peak_gib(lambda: token_stats(hidden_TD, target_T, model.head_VD, top_k=TOP_K))
     results.add(
         "speed",
         f"{name} peak GiB",

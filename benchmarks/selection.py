@@ -22,10 +22,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from transformers import GptOssForCausalLM
 
 from eaftgate.checkpoint.checkpoint import open_checkpoint
 from eaftgate.collect.collection import Collection
+from eaftgate.families.model import MoeModel
 from eaftgate.files import write_json
 from eaftgate.judge.cell import judge_cell
 from eaftgate.judge.policy import load_gates
@@ -57,7 +57,7 @@ ALPHA = 0.025
 class Calibration:
     """What a method may see."""
 
-    model: GptOssForCausalLM
+    model: MoeModel
     trace: Trace
     blocks: Blocks
     seed: int
@@ -183,9 +183,7 @@ def measured(
     return results
 
 
-def prepared(
-    model: GptOssForCausalLM, union: Pack, tokenizer: Any, seq_len: int, num_blocks: int, batch_size: int
-) -> Judged:
+def prepared(model: MoeModel, union: Pack, tokenizer: Any, seq_len: int, num_blocks: int, batch_size: int) -> Judged:
     blocks = build_blocks(union, tokenizer.backend, eos_id=tokenizer.eos_id, seq_len=seq_len, num_blocks=num_blocks)
     pack_T = np.array(union.sources)[blocks.row_BS[blocks.counted_BS]]
     return Judged(blocks, collected(model, blocks, batch_size=batch_size), pack_T)

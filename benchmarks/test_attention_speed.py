@@ -1,15 +1,12 @@
 """The package's attention in a bare forward pass, against transformers' eager attention in the same model."""
 
-from scoring import attention, bare_forward, logprobs, masked_forward
-from transformers import GptOssForCausalLM
+from scoring import Model, attention, bare_forward, logprobs, masked_forward
 
 from conftest import Batch, Compare, Figure, Report
 from eaftgate.packs.blocks import Blocks
 
 
-def test_attention(
-    model: GptOssForCausalLM, blocks: Blocks, batches: list[Batch], compare: Compare, report: Report
-) -> None:
+def test_attention(model: Model, blocks: Blocks, batches: list[Batch], compare: Compare, report: Report) -> None:
     def eager() -> None:
         with attention(model, "eager"):
             for batch in batches:

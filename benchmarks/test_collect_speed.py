@@ -1,16 +1,13 @@
 """Collecting token statistics, against a forward pass of the same model that computes no logits."""
 
-from scoring import bare_forward
-from transformers import GptOssForCausalLM
+from scoring import Model, bare_forward
 
 from conftest import Batch, Compare, Figure, Report
 from eaftgate.collect.transformers import score
 from eaftgate.packs.blocks import Blocks
 
 
-def test_collect(
-    model: GptOssForCausalLM, blocks: Blocks, batches: list[Batch], compare: Compare, report: Report
-) -> None:
+def test_collect(model: Model, blocks: Blocks, batches: list[Batch], compare: Compare, report: Report) -> None:
     rounds = compare(
         lambda: [score(model, batch.token_ids_BS, batch.counted_BS) for batch in batches],
         lambda: [bare_forward(model, batch.device_ids_BS) for batch in batches],

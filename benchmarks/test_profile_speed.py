@@ -1,16 +1,13 @@
 """Profiling (statistics and routing in one pass), against a forward pass of the same model without logits."""
 
-from scoring import bare_forward
-from transformers import GptOssForCausalLM
+from scoring import Model, bare_forward
 
 from conftest import Batch, Compare, Figure, Report
 from eaftgate.packs.blocks import Blocks
 from eaftgate.profile.observe import observe_batch
 
 
-def test_profile(
-    model: GptOssForCausalLM, blocks: Blocks, batches: list[Batch], compare: Compare, report: Report
-) -> None:
+def test_profile(model: Model, blocks: Blocks, batches: list[Batch], compare: Compare, report: Report) -> None:
     rounds = compare(
         lambda: [observe_batch(model, batch.token_ids_BS, batch.counted_BS) for batch in batches],
         lambda: [bare_forward(model, batch.device_ids_BS) for batch in batches],

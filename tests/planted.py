@@ -11,10 +11,11 @@ import torch
 from numpy.typing import NDArray
 from transformers import GptOssForCausalLM
 
+from eaftgate.families.gpt_oss_model import GptOssModel, expert_modules
+from eaftgate.families.model import MoeModel
 from eaftgate.judge.cell import JudgedCell
 from eaftgate.judge.metrics import METRICS
 from eaftgate.judge.policy import IntervalPolicy
-from eaftgate.model.experts import expert_modules
 from eaftgate.profile.trace import Trace
 from eaftgate.search.evaluate import collected
 
@@ -33,14 +34,16 @@ def usage_of(trace: Trace) -> Usage:
 
 
 @contextmanager
-def planted(model: GptOssForCausalLM, fault: Fault, usage: Usage) -> Iterator[None]:
-    saved = {name: tensor.clone() for name, tensor in model.state_dict().items() if ".mlp." in name}
+def planted(model: MoeModel, fault: Fault, usage: Usage) -> Iterator[None]:
+    assert isinstance(model, GptOssModel)
+    module = model.module
+    saved = {name: tensor.clone() for name, tensor in module.state_dict().items() if ".mlp." in name}
     try:
         with torch.no_grad():
-            fault(model, usage)
+            fault(module, usage)
         yield
     finally:
-        model.load_state_dict(saved, strict=False)
+        module.load_state_dict(saved, strict=False)
 
 
 def zero_expert(layer: int, rank: int) -> Fault:

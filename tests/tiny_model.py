@@ -20,6 +20,7 @@ from tiny_checkpoint import Size, Tensor, build_tensors, build_tokenizer, write_
 from transformers import GptOssForCausalLM
 from transformers.utils.quantization_config import Mxfp4Config
 
+from eaftgate.families.gpt_oss_model import GptOssModel
 from eaftgate.model.load import ModelSettings, load_model
 
 torch.set_num_threads(1)
@@ -66,15 +67,25 @@ def write_lively_checkpoint(directory: Path, *, size: Size | None = None, mxfp4:
     return directory
 
 
-def load_lively(directory: Path) -> GptOssForCausalLM:
+TinyModel = GptOssModel
+"""What eaftgate makes of these checkpoints."""
+
+
+def load_lively(directory: Path) -> TinyModel:
     """Through eaftgate, on the CPU in float32."""
-    return load_model(directory, CPU)
+    model = load_model(directory, CPU)
+    assert isinstance(model, TinyModel)
+    return model
 
 
-def load_reference(directory: Path) -> GptOssForCausalLM:
+Reference = GptOssForCausalLM
+"""What the slow twins are computed with: transformers, and none of our code."""
+
+
+def load_reference(directory: Path) -> Reference:
     """transformers' own model, none of our code in it: eager attention and experts, in float64."""
     quantized = "quantization_config" in json.loads((directory / "config.json").read_text())
-    model = GptOssForCausalLM.from_pretrained(
+    model = Reference.from_pretrained(
         directory,
         dtype=torch.float32,
         attn_implementation="eager",
@@ -85,13 +96,13 @@ def load_reference(directory: Path) -> GptOssForCausalLM:
 
 
 @torch.no_grad()
-def reference_logits(model: GptOssForCausalLM, token_ids: Sequence[int]) -> list[list[float]]:
+def reference_logits(model: Reference, token_ids: Sequence[int]) -> list[list[float]]:
     """Full-vocabulary logits at every position of one sequence."""
     return model(input_ids=torch.tensor([list(token_ids)]), use_cache=False).logits[0].tolist()
 
 
 @torch.no_grad()
-def reference_routing(model: GptOssForCausalLM, token_ids: Sequence[int]) -> list[list[list[Selection]]]:
+def reference_routing(model: Reference, token_ids: Sequence[int]) -> list[list[list[Selection]]]:
     """What every layer selects at every position of one sequence: [layer][position] -> top_k selections.
 
     The inputs of the MLPs are captured; router, gate/up halves, clamps and biases are redone by hand.

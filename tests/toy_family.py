@@ -1,4 +1,4 @@
-"""A family that gpt-oss is not: a dense layer before the others, and a tensor for each expert, numbered in its name.
+"""A family that gpt-oss is not: dense layers among the others, and a tensor for each expert, numbered in its name.
 
 Nothing of it is in eaftgate: whatever reads, rewrites and judges its checkpoints does so through the Protocol alone.
 """
@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,11 +17,14 @@ from tiny_checkpoint import Tensor, write_shard
 from eaftgate.errors import UserError
 from eaftgate.families.family import Dimensions, Kept, StoredTensor, kept_rows, kept_whole
 
+if TYPE_CHECKING:
+    from toy_model import ToyModel
+
 VOCABULARY, HIDDEN, INNER, EXPERTS, TOP_K = 40, 8, 12, 6, 2
-LAYERS, MOE_LAYERS = 4, (1, 2, 3)
+LAYERS, MOE_LAYERS = 5, (1, 3)
 CONFIG = {
-    "model_type": "toy", "architectures": ["ToyForCausalLM"], "layers": LAYERS, "first_dense": 1, "experts": EXPERTS,
-    "top_k": TOP_K, "vocab_size": VOCABULARY, "hidden": HIDDEN, "inner": INNER,
+    "model_type": "toy", "architectures": ["ToyForCausalLM"], "layers": LAYERS, "moe_layers": [*MOE_LAYERS],
+    "experts": EXPERTS, "top_k": TOP_K, "vocab_size": VOCABULARY, "hidden": HIDDEN, "inner": INNER,
 }  # fmt: skip
 _EXPERT = re.compile(r"layers\.(\d+)\.experts\.(\d+)\.(up|down)")
 _ROUTER = re.compile(r"layers\.(\d+)\.router")
@@ -36,9 +39,8 @@ class ToyFamily:
     sglang_defaults: Mapping[str, Any] = field(default_factory=dict)
 
     def dimensions(self, config: Mapping[str, Any], *, where: Path) -> Dimensions:  # noqa: ARG002
-        moe_layers = range(config["first_dense"], config["layers"])
         sizes = (config[key] for key in ("experts", "top_k", "vocab_size", "hidden", "inner"))
-        return Dimensions(config["layers"], moe_layers, *sizes)
+        return Dimensions(config["layers"], config["moe_layers"], *sizes)
 
     def check(
         self, path: Path, config: Mapping[str, Any], dimensions: Dimensions, tensors: Mapping[str, StoredTensor]
@@ -82,10 +84,15 @@ class ToyFamily:
     def is_norm(self, name: str) -> bool:
         return name.endswith(".norm")
 
+    def model_class(self) -> "type[ToyModel]":
+        from toy_model import ToyModel
+
+        return ToyModel
+
 
 def shapes(num_experts: int) -> dict[str, tuple[int, ...]]:
     """Every tensor of a model with so many experts a layer."""
-    found = {"embedding": (VOCABULARY, HIDDEN), "head": (VOCABULARY, HIDDEN)}
+    found: dict[str, tuple[int, ...]] = {"embedding": (VOCABULARY, HIDDEN), "head": (VOCABULARY, HIDDEN)}
     for layer in range(LAYERS):
         found[f"layers.{layer}.norm"] = (HIDDEN,)
         if layer not in MOE_LAYERS:

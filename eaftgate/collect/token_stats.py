@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 Logits = Callable[[Tensor], Tensor]
 
@@ -19,16 +19,14 @@ LOGIT_BYTES = 1 << 28
 
 
 def token_stats(
-    hidden_TD: Tensor, target_T: Tensor, lm_head: nn.Linear, *, top_k: int
+    hidden_TD: Tensor, target_T: Tensor, head_VD: Tensor, *, top_k: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """(logprob_T, entropy_T, top_ids_TK, top_logprobs_TK) on the hidden states' device, float32 and int32.
 
     `hidden_TD[i]` is the state that predicts `target_T[i]`. Entropy is that of the renormalised top-k
     probabilities over ln k (SPEC section 3).
     """
-    return stats_of_logits(
-        hidden_TD, target_T, linear_logits(lm_head.weight), vocab_size=lm_head.out_features, top_k=top_k
-    )
+    return stats_of_logits(hidden_TD, target_T, linear_logits(head_VD), vocab_size=len(head_VD), top_k=top_k)
 
 
 def stats_of_logits(

@@ -6,19 +6,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import GptOssForCausalLM
 
 from eaftgate.collect.collection import TOP_K, TokenStats
 from eaftgate.collect.token_stats import token_stats
 from eaftgate.errors import UserError
-from eaftgate.model.load import ModelSettings, hidden_states, load_model
+from eaftgate.families.model import MoeModel
+from eaftgate.model.load import ModelSettings, load_model
 from eaftgate.packs.blocks import Blocks
 
-_loaded: dict[tuple[Path, str, ModelSettings], GptOssForCausalLM] = {}
+_loaded: dict[tuple[Path, str, ModelSettings], MoeModel] = {}
 """The model of this process: one at a time, because two do not fit on a GPU."""
 
 
-def loaded_model(path: Path, digest: str, settings: ModelSettings) -> GptOssForCausalLM:
+def loaded_model(path: Path, digest: str, settings: ModelSettings) -> MoeModel:
     key = (path, digest, settings)
     if key not in _loaded:
         unload()
@@ -59,15 +59,15 @@ class TransformersCollector:
 
 
 @torch.inference_mode()
-def score(model: GptOssForCausalLM, token_ids_BS: np.ndarray[Any, Any], counted_BS: np.ndarray[Any, Any]) -> TokenStats:
+def score(model: MoeModel, token_ids_BS: np.ndarray[Any, Any], counted_BS: np.ndarray[Any, Any]) -> TokenStats:
     """Token statistics of the counted tokens of a batch, in block order."""
-    ids_BS = torch.from_numpy(token_ids_BS.astype(np.int64)).to(model.lm_head.weight.device)
-    return counted_stats(model, hidden_states(model, ids_BS), token_ids_BS, counted_BS)
+    ids_BS = torch.from_numpy(token_ids_BS.astype(np.int64)).to(model.device)
+    return counted_stats(model, model.hidden_states(ids_BS), token_ids_BS, counted_BS)
 
 
 @torch.inference_mode()
 def counted_stats(
-    model: GptOssForCausalLM,
+    model: MoeModel,
     hidden_BSD: torch.Tensor,
     token_ids_BS: np.ndarray[Any, Any],
     counted_BS: np.ndarray[Any, Any],
@@ -77,5 +77,5 @@ def counted_stats(
     position_T = np.flatnonzero(counted_BS)
     target_T = torch.from_numpy(token_ids_BS.ravel()[position_T].astype(np.int64)).to(hidden_BSD.device)
     hidden_TD = hidden_BSD.flatten(0, 1)[torch.from_numpy(position_T - 1).to(hidden_BSD.device)]
-    columns = token_stats(hidden_TD, target_T, model.lm_head, top_k=TOP_K)
+    columns = token_stats(hidden_TD, target_T, model.head_VD, top_k=TOP_K)
     return TokenStats(*(column.cpu().numpy() for column in columns))

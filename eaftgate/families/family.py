@@ -1,7 +1,8 @@
 """What has to be known of a family of models to read, judge and rewrite its checkpoints. No torch.
 
 A family is one `model_type` of config.json: how its tensors are named, which of them hold experts, what its model class
-needs. `registry` lists them.
+needs. `registry` lists them. What running such a model takes is the other Protocol,
+`model.MoeModel`.
 
 Layers may lack experts (dense layers among the others). Keep sets have a row for every layer that has them, and so does
 a trace: wherever layers are counted, the l-th is the l-th with experts, `Dimensions.moe_layers[l]` of the model. Only
@@ -13,7 +14,10 @@ This room lies below checkpoint/, so a stored tensor is a Protocol here; `checkp
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:  # torch; only those who run a model wait for it
+    from eaftgate.families.model import MoeModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,4 +156,8 @@ class Family(Protocol):
 
     def is_norm(self, name: str) -> bool:
         """Whether the tensor is the weight of a norm that opens an attention or a mixture of experts."""
+        ...
+
+    def model_class(self) -> "type[MoeModel]":
+        """What transformers' model of `architecture` is wrapped in. Imports torch."""
         ...

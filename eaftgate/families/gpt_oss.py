@@ -9,11 +9,14 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from eaftgate.errors import UserError
 from eaftgate.families.family import Dimensions, Kept, StoredTensor, kept_rows, kept_whole
 from eaftgate.strict_json import is_count, shown
+
+if TYPE_CHECKING:
+    from eaftgate.families.gpt_oss_model import GptOssModel
 
 TOP_K_KEYS = ("num_experts_per_tok", "experts_per_token")
 
@@ -42,6 +45,7 @@ class GptOss:
     architecture = "GptOssForCausalLM"
     sglang_module = "sglang.srt.models.gpt_oss"
     sglang_defaults: Mapping[str, Any] = {"swiglu_limit": 7.0}
+    """Published, and what transformers takes where a config has none."""
 
     def dimensions(self, config: Mapping[str, Any], *, where: Path) -> Dimensions:
         num_layers = _positive(config, "num_hidden_layers", where)
@@ -96,6 +100,11 @@ class GptOss:
 
     def is_norm(self, name: str) -> bool:
         return _NORM.fullmatch(name) is not None
+
+    def model_class(self) -> "type[GptOssModel]":
+        from eaftgate.families.gpt_oss_model import GptOssModel
+
+        return GptOssModel
 
 
 @dataclass(frozen=True, slots=True)

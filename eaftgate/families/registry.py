@@ -1,6 +1,7 @@
 """The families that are known, by the `model_type` of config.json.
 
-Another one is a module here with a class that satisfies `family.Family`, and an entry in FAMILIES.
+Another one is a module with a class that satisfies `family.Family`, one with a class that satisfies
+`model.MoeModel`, and an entry in FAMILIES.
 """
 
 from collections.abc import Mapping

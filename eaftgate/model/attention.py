@@ -1,6 +1,6 @@
-"""Attention with sinks and no quadratic score matrix, for transformers' attention interface.
+"""Attention, with sinks or without, and no quadratic score matrix, for transformers' attention interface.
 
-gpt-oss adds one learned logit per head, the sink, to the softmax denominator. A fused kernel that also returns the
+A sink is one learned logit a head that is added to the softmax denominator. A fused kernel that also returns the
 log-sum-exp of the scores needs nothing more: with the sink in the denominator the output shrinks by
 exp(lse) / (exp(lse) + exp(sink)) = sigmoid(lse - sink). A sliding layer attends within chunks of the window's length
 (a token sees its own chunk and the one before), so its cost is linear in the sequence.
@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.models.gpt_oss.modeling_gpt_oss import repeat_kv
 
 SINK_ATTENTION = "eaftgate_sink"
 
@@ -27,7 +26,7 @@ def sink_attention(
     attention_mask: Tensor | None,
     *,
     scaling: float,
-    s_aux: Tensor,
+    s_aux: Tensor | None = None,
     sliding_window: int | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
@@ -40,17 +39,25 @@ def sink_attention(
     window = sliding_window if sliding_window is not None and sliding_window < query.shape[2] else None
     if query.is_cuda and query.dtype != torch.float32:
         return _flash_cuda(query, key, value, s_aux, window, scaling), None
-    key_BHTD = repeat_kv(key, query.shape[1] // key.shape[1])
-    value_BHTD = repeat_kv(value, query.shape[1] // value.shape[1])
+    key_BHTD, value_BHTD = (_for_each_head(shared, query.shape[1]) for shared in (key, value))
     if window is None:
         output_BHTD, lse_BHT = _attend(query, key_BHTD, value_BHTD, None, scaling)
     else:
         output_BHTD, lse_BHT = _attend_chunks(query, key_BHTD, value_BHTD, window, scaling)
-    output_BHTD = output_BHTD * torch.sigmoid(lse_BHT - s_aux.float()[:, None]).to(output_BHTD.dtype)[..., None]
+    if s_aux is not None:
+        output_BHTD = output_BHTD * torch.sigmoid(lse_BHT - s_aux.float()[:, None]).to(output_BHTD.dtype)[..., None]
     return output_BHTD.transpose(1, 2).contiguous(), None
 
 
-def _flash_cuda(query: Tensor, key: Tensor, value: Tensor, sink_H: Tensor, window: int | None, scale: float) -> Tensor:
+def _for_each_head(shared_BGTD: Tensor, heads: int) -> Tensor:
+    """Keys or values of G groups as each of its heads sees them."""
+    batch, groups, length, dim = shared_BGTD.shape
+    return shared_BGTD[:, :, None].expand(batch, groups, heads // groups, length, dim).flatten(1, 2)
+
+
+def _flash_cuda(
+    query: Tensor, key: Tensor, value: Tensor, sink_H: Tensor | None, window: int | None, scale: float
+) -> Tensor:
     """Half precision on CUDA: the flash kernel knows grouped heads and windows. Returns output_BTHD."""
     length = query.shape[2]
     output_BTHD, lse_BHT, *_ = torch.ops.aten._flash_attention_forward(
@@ -60,6 +67,8 @@ def _flash_cuda(query: Tensor, key: Tensor, value: Tensor, sink_H: Tensor, windo
         window_size_left=None if window is None else window - 1,
         window_size_right=None if window is None else 0,
     )  # fmt: skip
+    if sink_H is None:
+        return output_BTHD  # type: ignore[no-any-return]
     shrink_BHT = torch.sigmoid(lse_BHT.float() - sink_H.float()[:, None])
     return output_BTHD * shrink_BHT.transpose(1, 2).to(output_BTHD.dtype)[..., None]  # type: ignore[no-any-return]
 

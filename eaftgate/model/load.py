@@ -1,4 +1,4 @@
-"""Loading a gpt-oss checkpoint with transformers for scoring or profiling."""
+"""Loading a checkpoint with transformers for scoring or profiling."""
 
 import importlib.metadata
 import logging
@@ -8,20 +8,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 import transformers
 from huggingface_hub.errors import StrictDataclassError
-from transformers import GptOssForCausalLM
 from transformers.utils import logging as transformers_logging
 from transformers.utils.import_utils import is_kernels_available, is_triton_available
 from transformers.utils.quantization_config import Mxfp4Config
 
 from eaftgate import __version__
 from eaftgate.errors import UserError
+from eaftgate.families.model import MoeModel
+from eaftgate.families.registry import family_of
 from eaftgate.model.attention import SINK_ATTENTION
-from eaftgate.model.experts import GROUPED_EXPERTS, expert_modules
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -67,8 +67,8 @@ def default_settings(*, device: str | None = None, dtype: str | None = None, deq
     return ModelSettings(device, dtype, dequantize or not on_gpu)
 
 
-def load_model(path: Path, settings: ModelSettings) -> GptOssForCausalLM:
-    """The model in evaluation mode on its device, with this package's attention and experts.
+def load_model(path: Path, settings: ModelSettings) -> MoeModel:
+    """The model in evaluation mode on its device, with this package's attention and its family's experts.
 
     Raises UserError when transformers refuses it, MXFP4 experts would have to be dequantised without being asked, or
     memory runs out.
@@ -78,6 +78,8 @@ def load_model(path: Path, settings: ModelSettings) -> GptOssForCausalLM:
         config = transformers.AutoConfig.from_pretrained(path)
     except (StrictDataclassError, OSError, ValueError, TypeError, KeyError) as error:
         raise _not_loaded(path, error) from None
+    family = family_of({"model_type": config.model_type}, where=path / "config.json")
+    model_class = family.model_class()
     quantized = getattr(config, "quantization_config", None) is not None
     if quantized and not settings.dequantize and not (is_triton_available("3.4.0") and is_kernels_available()):
         raise UserError(
@@ -92,22 +94,23 @@ def load_model(path: Path, settings: ModelSettings) -> GptOssForCausalLM:
     if quantized:
         options["quantization_config"] = Mxfp4Config(dequantize=settings.dequantize)
     if settings.dequantize or not quantized:
-        options["experts_implementation"] = GROUPED_EXPERTS
+        options["experts_implementation"] = model_class.experts_implementation
     try:
         with _quiet_transformers():
-            model: Any = GptOssForCausalLM.from_pretrained(path, **options)
+            module: Any = getattr(transformers, family.architecture).from_pretrained(path, **options)
             # transformers before 5.23 dequantises to bfloat16 whatever dtype says; the cast is exact.
-            model = model.to(dtype=dtype) if settings.dequantize else model
+            module = module.to(dtype=dtype) if settings.dequantize else module
     except torch.OutOfMemoryError:
         raise UserError(f"{path} does not fit into the memory of {settings.device} as {settings.dtype}") from None
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise _not_loaded(path, error) from None
-    if quantized and not settings.dequantize and expert_modules(model):  # MXFP4 experts are of another class
+    model = model_class(module.eval())
+    if quantized and not settings.dequantize and model.has_plain_experts:
         raise UserError(
             f"transformers would dequantise the MXFP4 experts of {path} on {settings.device}, which cannot run them: "
             "use another GPU, or ask for it with --dequantize"
         )
-    return cast(GptOssForCausalLM, model.eval())
+    return model
 
 
 def _not_loaded(path: Path, error: Exception) -> UserError:
@@ -120,14 +123,6 @@ def _version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def hidden_states(model: GptOssForCausalLM, token_ids_BS: torch.Tensor) -> torch.Tensor:
-    """Last hidden states, normalised, [B, S, D], of whole sequences; no logits are computed."""
-    # A dict is handed through as it is: no mask tensor is built, the attention knows its patterns.
-    no_mask: Any = dict.fromkeys(("full_attention", "sliding_attention"))
-    output = model.model(input_ids=token_ids_BS, attention_mask=no_mask, use_cache=False)
-    return output.last_hidden_state  # type: ignore[no-any-return]
 
 
 @contextmanager

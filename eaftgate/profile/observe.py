@@ -8,12 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import GptOssForCausalLM
 
 from eaftgate.collect.collection import TOP_K, TokenStats
 from eaftgate.collect.token_stats import token_stats
-from eaftgate.model.experts import Observe, expert_modules, observing
-from eaftgate.model.load import hidden_states
+from eaftgate.families.model import MoeModel, Observe
 from eaftgate.packs.blocks import BoolArray, IntArray
 from eaftgate.profile.trace import NORM_SCALE
 
@@ -31,9 +29,9 @@ class Observation:
 
 
 @torch.inference_mode()
-def observe_batch(model: GptOssForCausalLM, token_ids_BS: IntArray, counted_BS: BoolArray) -> Observation:
+def observe_batch(model: MoeModel, token_ids_BS: IntArray, counted_BS: BoolArray) -> Observation:
     """Score a batch and record, at every position that predicts or is a counted token, what each layer selected."""
-    device = model.lm_head.weight.device
+    device = model.device
     counted_T = np.flatnonzero(counted_BS)
     positions_X = np.union1d(counted_T, counted_T - 1)
     positions = torch.from_numpy(positions_X).to(device)
@@ -48,12 +46,12 @@ def observe_batch(model: GptOssForCausalLM, token_ids_BS: IntArray, counted_BS: 
             )
         )
 
-    observers: list[Observe] = [record] * len(expert_modules(model))
+    observers: list[Observe] = [record] * len(model.moe_layers)
     ids_BS = torch.from_numpy(token_ids_BS.astype(np.int64)).to(device)
-    with observing(model, observers):  # layers run in order, so records are in layer order
-        hidden_BSD = hidden_states(model, ids_BS)
+    with model.observing(observers):  # layers run in order, so records are in layer order
+        hidden_BSD = model.hidden_states(ids_BS)
     counted = torch.from_numpy(counted_T).to(device)
-    columns = token_stats(hidden_BSD.flatten(0, 1)[counted - 1], ids_BS.flatten()[counted], model.lm_head, top_k=TOP_K)
+    columns = token_stats(hidden_BSD.flatten(0, 1)[counted - 1], ids_BS.flatten()[counted], model.head_VD, top_k=TOP_K)
     expert, gate, norm = (torch.stack(column, dim=1).cpu().numpy() for column in zip(*records, strict=True))
     predicting_T = np.searchsorted(positions_X, counted_T - 1).astype(np.int32)
     own_T = np.searchsorted(positions_X, counted_T).astype(np.int32)

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import GptOssForCausalLM
 
 from eaftgate import __version__
 from eaftgate.checkpoint.checkpoint import Checkpoint
 from eaftgate.collect.collection import check_stats
 from eaftgate.errors import UserError
+from eaftgate.families.model import MoeModel
 from eaftgate.files import sha256_json, write_json
 from eaftgate.model.load import ModelSettings, load_model
 from eaftgate.outputs import build, check_new_directory, joined
@@ -156,7 +156,7 @@ def _missing(share: range, held: Iterable[range]) -> list[range]:
     return [*gaps, range(start, share.stop)] if start < share.stop else gaps
 
 
-def _observe(model: GptOssForCausalLM, blocks: Blocks, start: int, stop: int) -> Observation:
+def _observe(model: MoeModel, blocks: Blocks, start: int, stop: int) -> Observation:
     counted_BS = blocks.counted_BS[start:stop]
     where = f"profiling blocks {start} to {stop - 1}"
     try:

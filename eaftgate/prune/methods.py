@@ -13,8 +13,7 @@ from eaftgate.search.settings import SearchSettings
 from eaftgate.select.scorers import SCORERS, Scorer
 
 if TYPE_CHECKING:
-    from transformers import GptOssForCausalLM
-
+    from eaftgate.families.model import MoeModel
     from eaftgate.packs.blocks import Blocks
     from eaftgate.profile.profile import Profile
     from eaftgate.search.journal import Journal
@@ -44,7 +43,7 @@ class Settings:
 class Running:
     """The base, loaded, and the profile's blocks. `described` says how it runs, for the manifest."""
 
-    model: "GptOssForCausalLM"
+    model: "MoeModel"
     blocks: "Blocks"
     described: Mapping[str, Any]
     journal: "Journal"

@@ -1,9 +1,8 @@
 """What a gate would say of keep sets, by masking, before a checkpoint is written. Not a verdict: on calibration rows it
 is said of the rows that the keep sets were chosen with."""
 
-from transformers import GptOssForCausalLM
-
 from eaftgate.collect.collection import Collection
+from eaftgate.families.model import MoeModel
 from eaftgate.judge.cell import JudgedCell, judge_cell
 from eaftgate.judge.policy import load_gates
 from eaftgate.judge.wording import bounds_shown, shown
@@ -19,7 +18,7 @@ def judged(tokens: PairedTokens, blocks: Blocks) -> JudgedCell:
 
 
 def judged_by_masking(
-    model: GptOssForCausalLM, blocks: Blocks, base: Collection, keep: KeepSets, *, batch_size: int
+    model: MoeModel, blocks: Blocks, base: Collection, keep: KeepSets, *, batch_size: int
 ) -> JudgedCell:
     """That of `keep` against `base`, the whole model's collection of `blocks`.
 
@@ -30,7 +29,7 @@ def judged_by_masking(
     return judged(tokens, blocks)
 
 
-def pre_gate(model: GptOssForCausalLM, blocks: Blocks, keep: KeepSets, *, batch_size: int) -> JudgedCell:
+def pre_gate(model: MoeModel, blocks: Blocks, keep: KeepSets, *, batch_size: int) -> JudgedCell:
     """The same, with a base of its own."""
     with within_memory():
         base = collected(model, blocks, batch_size=batch_size)

@@ -1,6 +1,6 @@
 """What a keep set does to predictions, by masking: no checkpoint is written.
 
-Equal to scoring the rewritten checkpoint (eaftgate.model.masking), so the full parity cell of a choice is known before
+Equal to scoring the rewritten checkpoint (MoeModel.keeping), so the full parity cell of a choice is known before
 anything is rewritten.
 """
 
@@ -10,12 +10,11 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import GptOssForCausalLM
 
 from eaftgate.collect.collection import Collection, TokenStats, check_stats, concatenate, make_collection
 from eaftgate.collect.transformers import counted_stats, score
 from eaftgate.errors import UserError
-from eaftgate.model.masking import keeping_experts
+from eaftgate.families.model import MoeModel
 from eaftgate.packs.blocks import Blocks
 from eaftgate.parity.clusters import Estimate, clustered_mean, clusters_by
 from eaftgate.parity.paired import PairedTokens, pair
@@ -23,7 +22,7 @@ from eaftgate.search.prefix import Prefix, last_states
 from eaftgate.search.settings import BATCH_SIZE
 
 
-def collected(model: GptOssForCausalLM, blocks: Blocks, *, batch_size: int = BATCH_SIZE) -> Collection:
+def collected(model: MoeModel, blocks: Blocks, *, batch_size: int = BATCH_SIZE) -> Collection:
     """Token statistics of a loaded model as it is. Raises UserError when they are not finite."""
     return _collection(
         blocks,
@@ -34,7 +33,7 @@ def collected(model: GptOssForCausalLM, blocks: Blocks, *, batch_size: int = BAT
     )
 
 
-def collected_after(model: GptOssForCausalLM, layer: int, prefix: Prefix, blocks: Blocks) -> Collection:
+def collected_after(model: MoeModel, layer: int, prefix: Prefix, blocks: Blocks) -> Collection:
     """The same for a model whose layers before `layer` gave `prefix`; only the others run, as the model is now. Gives
     what `collected` does in batches of the same size."""
     parts, start = [], 0
@@ -53,7 +52,7 @@ def _collection(blocks: Blocks, parts: Sequence[TokenStats]) -> Collection:
 
 
 def masked_tokens(
-    model: GptOssForCausalLM,
+    model: MoeModel,
     blocks: Blocks,
     base: Collection,
     keep: Sequence[Sequence[int]],
@@ -61,7 +60,7 @@ def masked_tokens(
     batch_size: int = BATCH_SIZE,
 ) -> PairedTokens:
     """`blocks` under the whole model (`base`, from `collected`) and under the experts `keep[layer]` alone."""
-    with keeping_experts(model, keep):
+    with model.keeping(keep):
         return pair(base, collected(model, blocks, batch_size=batch_size))
 
 

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import GptOssForCausalLM
 
+from eaftgate.families.model import MoeModel
 from eaftgate.packs.blocks import Blocks
 from eaftgate.search.prefix import embedded, through_layer_seeing
 from eaftgate.search.reroute import eliminated, routed_tokens, swapped
@@ -54,7 +54,7 @@ def sampled_positions(
 
 
 def greedy_keep_sets(
-    model: GptOssForCausalLM,
+    model: MoeModel,
     blocks: Blocks,
     sample: Sample,
     *,
@@ -66,13 +66,13 @@ def greedy_keep_sets(
 
     Takes memory for the hidden states of all blocks and a Gram matrix of 4 * E^2 bytes a sampled position.
     """
-    layers = len(model.model.layers)
+    layers = len(model.moe_layers)
     prefix = embedded(model, blocks, batch_size=batch_size)
     keep: KeepSets = []
     for layer in range(layers):
         prefix, hidden_XD, norm_X = through_layer_seeing(model, layer, prefix, sample.position_X)
         weight_X = torch.from_numpy(sample.weight_X).to(norm_X) / norm_X
-        routed = routed_tokens(model.model.layers[layer].mlp, hidden_XD, weight_X)
+        routed = routed_tokens(model.moe(model.moe_layers[layer]), hidden_XD, weight_X, top_k=model.top_k)
         kept_E = swapped(routed, eliminated(routed, keep_n))
         keep.append(kept_E.nonzero().flatten().tolist())
         if progress is not None:

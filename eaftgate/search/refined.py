@@ -19,10 +19,9 @@ from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
-from transformers import GptOssForCausalLM
 
 from eaftgate.collect.collection import Collection
-from eaftgate.model.masking import keeping_experts
+from eaftgate.families.model import MoeModel
 from eaftgate.packs.blocks import Blocks
 from eaftgate.parity.clusters import Estimate
 from eaftgate.search.evaluate import collected, collected_after, nll_increase
@@ -50,11 +49,11 @@ class Swap:
     gain: float
 
 
-def best_start(model: GptOssForCausalLM, blocks: Blocks, starts: Mapping[str, KeepSets], *, batch_size: int) -> str:
+def best_start(model: MoeModel, blocks: Blocks, starts: Mapping[str, KeepSets], *, batch_size: int) -> str:
     """The name of the keep sets with the least nll on `blocks`; the first of equals."""
 
     def nll(name: str) -> float:
-        with keeping_experts(model, starts[name]):
+        with model.keeping(starts[name]):
             stats = collected(model, blocks, batch_size=batch_size).stats
         return -float(stats.logprob_T.mean(dtype=np.float64))
 
@@ -77,7 +76,7 @@ class Refinement:
 
 
 def refinements(
-    model: GptOssForCausalLM,
+    model: MoeModel,
     blocks: Blocks,
     begun: Refinement,
     *,
@@ -134,10 +133,10 @@ def _few(blocks: Blocks) -> Blocks:
 class _Part:
     """Some blocks under the keep sets as they are now, run up to the layer that is looked at."""
 
-    def __init__(self, model: GptOssForCausalLM, blocks: Blocks, keep: KeepSets, layer: int, batch_size: int) -> None:
+    def __init__(self, model: MoeModel, blocks: Blocks, keep: KeepSets, layer: int, batch_size: int) -> None:
         self._model, self._blocks, self._keep = model, blocks, keep
         self._prefix = embedded(model, blocks, batch_size=batch_size)
-        self.num_experts: int = model.config.num_local_experts
+        self.num_experts = model.num_experts
         for before in range(layer):
             self.pass_layer(before)
         self.move_to(keep, layer)
@@ -147,7 +146,7 @@ class _Part:
         self._keep, self.now = keep, self._measured(keep, layer)
 
     def pass_layer(self, layer: int) -> None:
-        with keeping_experts(self._model, self._keep):
+        with self._model.keeping(self._keep):
             self._prefix = through_layer(self._model, layer, self._prefix)
 
     def loss(self, layer: int, kept: list[int], weight_R: NDArray[np.float64]) -> Estimate:
@@ -156,7 +155,7 @@ class _Part:
         return nll_increase(self.now, other, weight_R[self.now.row_T])
 
     def _measured(self, keep: KeepSets, layer: int) -> Collection:
-        with keeping_experts(self._model, keep):
+        with self._model.keeping(keep):
             return collected_after(self._model, layer, self._prefix, self._blocks)
 
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers.models.gpt_oss.modeling_gpt_oss import GptOssExperts, GptOssMLP
+
+from eaftgate.families.model import Moe
 
 OUTPUT_BYTES = 1 << 28
 """Bound on the experts' outputs held at a time, of which the float32 copy takes as much again or twice."""
@@ -61,34 +62,23 @@ class RoutedTokens:
 
 
 @torch.inference_mode()
-def routed_tokens(mlp: GptOssMLP, hidden_TD: Tensor, weight_T: Tensor) -> RoutedTokens:
-    """Every expert's output for every token, as a Gram matrix; `hidden_TD` is what the layer's router sees.
-
-    The experts must be plain tensors (loaded with dequantize).
-    """
-    logit_TE = torch.nn.functional.linear(hidden_TD, mlp.router.weight, mlp.router.bias).float()
-    top_TK, id_TK = logit_TE.topk(mlp.router.top_k)
+def routed_tokens(moe: Moe, hidden_TD: Tensor, weight_T: Tensor, *, top_k: int) -> RoutedTokens:
+    """Every expert's output for every token, as a Gram matrix; `hidden_TD` is what the layer's router sees."""
+    logit_TE = moe.router_logits(hidden_TD).float()
+    top_TK, id_TK = logit_TE.topk(top_k)
     gate_TE = torch.zeros_like(logit_TE).scatter(1, id_TK, top_TK.softmax(dim=-1))
-    experts, width = mlp.experts, max(mlp.experts.gate_up_proj.shape[2], hidden_TD.shape[1])
-    chunk = max(1, OUTPUT_BYTES // (logit_TE.shape[1] * width * hidden_TD.element_size()))
+    chunk = max(1, OUTPUT_BYTES // (logit_TE.shape[1] * moe.width * hidden_TD.element_size()))
     grams = []
     for input_TD in hidden_TD.split(chunk):
-        output_TED = _all_outputs(experts, input_TD).transpose(0, 1).float()
+        output_TED = moe.outputs(input_TD).transpose(0, 1).float()
         grams.append(output_TED @ output_TED.transpose(1, 2))
     return RoutedTokens(
         logit_TE=logit_TE,
         gram_TEE=torch.cat(grams),
         gate_TE=gate_TE,
         weight_T=weight_T.to(logit_TE),
-        top_k=mlp.router.top_k,
+        top_k=top_k,
     )
-
-
-def _all_outputs(experts: GptOssExperts, hidden_TD: Tensor) -> Tensor:
-    """[E, T, D]"""
-    input_ETD = hidden_TD.expand(experts.num_experts, -1, -1)
-    gated = experts._apply_gate(torch.baddbmm(experts.gate_up_proj_bias[:, None], input_ETD, experts.gate_up_proj))
-    return torch.baddbmm(experts.down_proj_bias[:, None], gated, experts.down_proj)
 
 
 def eliminated(tokens: RoutedTokens, keep_n: int) -> Tensor:

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from transformers import GptOssForCausalLM
 
 from eaftgate.errors import UserError
+from eaftgate.families.model import MoeModel
 from eaftgate.packs.blocks import Blocks
 from eaftgate.profile.trace import Trace
 from eaftgate.progress import progress_bar
@@ -33,20 +33,20 @@ Found = tuple[KeepSets, dict[str, Any]]
 
 
 def greedy_search(
-    model: GptOssForCausalLM, blocks: Blocks, *, keep_n: int, settings: SearchSettings, progress: Progress | None = None
+    model: MoeModel, blocks: Blocks, *, keep_n: int, settings: SearchSettings, progress: Progress | None = None
 ) -> Found:
     """Greedy elimination. `blocks` are the profile's. Without `progress` a bar is drawn.
 
     Raises UserError when memory runs out.
     """
     sample = _sample(blocks, settings)
-    with within_memory(), _shown(progress, len(model.model.layers)) as show:
+    with within_memory(), _shown(progress, len(model.moe_layers)) as show:
         keep = greedy_keep_sets(model, blocks, sample, keep_n=keep_n, batch_size=settings.batch_size, progress=show)
     return keep, _described(settings, sample)
 
 
 def refined_search(
-    model: GptOssForCausalLM,
+    model: MoeModel,
     blocks: Blocks,
     trace: Trace,
     *,
@@ -62,7 +62,7 @@ def refined_search(
     """
     if not can_refine(blocks):
         raise UserError(f"refined needs {MIN_BLOCKS} calibration blocks with answers or more: give it more rows")
-    layers = len(model.model.layers)
+    layers = len(model.moe_layers)
     of = (1 + TURNS) * layers
     sample = _sample(blocks, settings)
     at: dict[str, Any] = {"batch_size": settings.batch_size}

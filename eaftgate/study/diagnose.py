@@ -12,11 +12,9 @@ Shapes: T counted tokens.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from transformers import GptOssForCausalLM
-
 from eaftgate.collect.collection import Collection
+from eaftgate.families.model import MoeModel
 from eaftgate.judge.cell import JudgedCell
-from eaftgate.model.masking import keeping_experts
 from eaftgate.packs.blocks import Blocks
 from eaftgate.parity.clusters import Estimate
 from eaftgate.parity.paired import pair
@@ -66,7 +64,7 @@ class Diagnosis:
 
 
 def diagnose(
-    model: GptOssForCausalLM,
+    model: MoeModel,
     cells: Sequence[Blocks],
     keep: KeepSets,
     *,
@@ -77,7 +75,7 @@ def diagnose(
 
     Raises UserError when memory runs out.
     """
-    first, dropped = cells[0], model.config.num_local_experts - len(keep[0])
+    first, dropped = cells[0], model.num_experts - len(keep[0])
     runs = 2 * len(cells) + len(keep) + min(worst_layers, len(keep)) * dropped
     with within_memory(), progress_bar("diagnose", runs, unit="passes") as bar:
         measured = []
@@ -104,32 +102,32 @@ def diagnose(
 
 
 def _whole_and_pruned(
-    model: GptOssForCausalLM, blocks: Blocks, keep: KeepSets, batch_size: int
+    model: MoeModel, blocks: Blocks, keep: KeepSets, batch_size: int
 ) -> tuple[Collection, Collection]:
     whole = collected(model, blocks, batch_size=batch_size)
-    with keeping_experts(model, keep):
+    with model.keeping(keep):
         return whole, collected(model, blocks, batch_size=batch_size)
 
 
 def _layer_losses(
-    model: GptOssForCausalLM, blocks: Blocks, keep: KeepSets, whole: Collection, batch_size: int
+    model: MoeModel, blocks: Blocks, keep: KeepSets, whole: Collection, batch_size: int
 ) -> Iterator[LayerLoss]:
-    everyone = [list(range(model.config.num_local_experts))] * len(keep)
+    everyone = [list(range(model.num_experts))] * len(keep)
     prefix = embedded(model, blocks, batch_size=batch_size)
     for layer, kept in enumerate(keep):
-        with keeping_experts(model, replaced(everyone, layer, kept)):
+        with model.keeping(replaced(everyone, layer, kept)):
             yield LayerLoss(layer, nll_increase(whole, collected_after(model, layer, prefix, blocks)))
         prefix = through_layer(model, layer, prefix)
 
 
 def _expert_gains(
-    model: GptOssForCausalLM, blocks: Blocks, keep: KeepSets, pruned: Collection, layers: set[int], batch_size: int
+    model: MoeModel, blocks: Blocks, keep: KeepSets, pruned: Collection, layers: set[int], batch_size: int
 ) -> Iterator[ExpertGain]:
     prefix = embedded(model, blocks, batch_size=batch_size)
     for layer, kept in enumerate(keep):
-        for expert in sorted(set(range(model.config.num_local_experts)) - set(kept)) if layer in layers else ():
-            with keeping_experts(model, replaced(keep, layer, [*kept, expert])):
+        for expert in sorted(set(range(model.num_experts)) - set(kept)) if layer in layers else ():
+            with model.keeping(replaced(keep, layer, [*kept, expert])):
                 restored = collected_after(model, layer, prefix, blocks)
             yield ExpertGain(layer, expert, nll_increase(restored, pruned))
-        with keeping_experts(model, keep):
+        with model.keeping(keep):
             prefix = through_layer(model, layer, prefix)

@@ -12,10 +12,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
 
-from transformers import GptOssForCausalLM
-
 from eaftgate.collect.collection import Collection
 from eaftgate.errors import UserError
+from eaftgate.families.model import MoeModel
 from eaftgate.files import sha256_json
 from eaftgate.packs.blocks import Blocks
 from eaftgate.progress import progress_bar
@@ -29,7 +28,7 @@ from eaftgate.study.holdout import Calibration, HeldOut
 
 
 def sweep(
-    load: Callable[[], GptOssForCausalLM],
+    load: Callable[[], MoeModel],
     held_out: HeldOut,
     cases: Sequence[Case],
     out: Path,
@@ -126,7 +125,7 @@ def _known_score(lines: Iterable[Mapping[str, Any]], keep: KeepSets) -> dict[str
     return next(scores, None)
 
 
-def _score(model: GptOssForCausalLM, scored: Blocks, base: Collection, keep: KeepSets, case: Case) -> dict[str, Any]:
+def _score(model: MoeModel, scored: Blocks, base: Collection, keep: KeepSets, case: Case) -> dict[str, Any]:
     cell = judged_by_masking(model, scored, base, keep, batch_size=case.search.batch_size)
     shown = ("estimate", "lower", "upper", "margin", "verdict")
     metrics = {name: {key: getattr(verdict, key) for key in shown} for name, verdict in cell.verdicts.items()}

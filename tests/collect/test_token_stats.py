@@ -37,7 +37,7 @@ def inputs(tokens: int = TOKENS) -> tuple[torch.Tensor, torch.Tensor]:
 def test_equals_brute_force(monkeypatch: pytest.MonkeyPatch, lm_head: nn.Linear, logit_bytes: int) -> None:
     monkeypatch.setattr(module, "LOGIT_BYTES", logit_bytes)
     hidden, target = inputs()
-    logprob, entropy, ids, logprobs = token_stats(hidden, target, lm_head, top_k=20)
+    logprob, entropy, ids, logprobs = token_stats(hidden, target, lm_head.weight, top_k=20)
     assert [tuple(c.shape) for c in (logprob, entropy, ids, logprobs)] == [(23,), (23,), (23, 20), (23, 20)]
     assert (logprob.dtype, entropy.dtype, ids.dtype, logprobs.dtype) == (
         *[torch.float32] * 2,
@@ -71,7 +71,7 @@ def test_no_more_logits_at_a_time_than_allowed(
 
 
 def test_no_tokens(lm_head: nn.Linear) -> None:
-    columns = token_stats(torch.empty(0, HIDDEN), torch.empty(0, dtype=torch.int64), lm_head, top_k=20)
+    columns = token_stats(torch.empty(0, HIDDEN), torch.empty(0, dtype=torch.int64), lm_head.weight, top_k=20)
     assert [tuple(column.shape) for column in columns] == [(0,), (0,), (0, 20), (0, 20)]
 
 
@@ -105,7 +105,7 @@ def test_half_precision_keeps_float32_reductions(lm_head: nn.Linear) -> None:
     hidden, target = inputs()
     half = nn.Linear(HIDDEN, VOCAB, bias=False, dtype=torch.bfloat16).requires_grad_(False)
     half.weight.copy_(lm_head.weight)
-    logprob, _, _, logprobs = token_stats(hidden.bfloat16(), target, half, top_k=20)
+    logprob, _, _, logprobs = token_stats(hidden.bfloat16(), target, half.weight, top_k=20)
     assert logprobs.dtype == torch.float32
     exact = (hidden.bfloat16().double() @ half.weight.double().T).log_softmax(dim=-1)
     expected = exact.gather(1, target[:, None])[:, 0]

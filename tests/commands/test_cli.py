@@ -27,7 +27,6 @@ from eaftgate.checkpoint.digest import checkpoint_digest
 from eaftgate.commands import app as cli
 from eaftgate.commands import output
 from eaftgate.model.load import default_settings, load_model
-from eaftgate.model.masking import keeping_experts
 from eaftgate.packs.blocks import Blocks, build_blocks
 from eaftgate.packs.pack import UNION, named_packs, read_pack, row_identity, shuffle_key
 from eaftgate.packs.tokenizer import load_tokenizer
@@ -401,7 +400,7 @@ def test_a_sweep_that_is_given_again_hands_a_search_what_it_had_noted(
         if noted == [None]:
             journal.write({"state": 1})
             raise KeyboardInterrupt
-        return [list(range(keep_n))] * len(model.model.layers), {}
+        return [list(range(keep_n))] * len(model.moe_layers), {}
 
     monkeypatch.setattr(searching, "refined_search", search)
     given = (eaftgate, small_profile, CALIBRATION_PACKS, tmp_path / "out", "--methods", "refined", "--vary", "seed=9")
@@ -476,7 +475,7 @@ def test_diagnose_says_where_and_what_next(eaftgate: Command, random8: Path) -> 
     blocks = build_blocks(union, tokenizer.backend, eos_id=tokenizer.eos_id, seq_len=64, num_blocks=8)
     whole = load_model(BASE, default_settings(device="cpu", dequantize=True))
     unpruned = collected(whole, blocks).stats.logprob_T.astype(float)
-    with keeping_experts(whole, keep):
+    with whole.keeping(keep):
         pruned = collected(whole, blocks).stats.logprob_T.astype(float)
     assert shown["together"]["loss"] == pytest.approx((unpruned - pruned).mean(), abs=1e-6)
     assert shown["cells"][0]["loss"] == shown["together"]["loss"] > 0.1

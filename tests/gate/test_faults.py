@@ -8,13 +8,12 @@ import pytest
 from gate_command import BASE, GATE_PACKS
 from planted import FAULTS, Usage, collected, excess, planted, usage_of
 from prepared import Profile
-from transformers import GptOssForCausalLM
 
 from eaftgate.collect.collection import Collection
+from eaftgate.families.model import MoeModel
 from eaftgate.judge.cell import JudgedCell, judge_cell
 from eaftgate.judge.policy import IntervalPolicy, load_gates
 from eaftgate.model.load import default_settings, load_model
-from eaftgate.model.masking import keeping_experts
 from eaftgate.packs.blocks import Blocks, build_blocks
 from eaftgate.packs.pack import named_packs
 from eaftgate.packs.tokenizer import load_tokenizer
@@ -39,12 +38,12 @@ def usage(profile: Profile) -> Usage:
 
 
 @pytest.fixture(scope="module")
-def loaded() -> GptOssForCausalLM:
+def loaded() -> MoeModel:
     return load_model(BASE, default_settings(device="cpu"))
 
 
 @pytest.fixture(scope="module")
-def base(loaded: GptOssForCausalLM, blocks: Blocks) -> Collection:
+def base(loaded: MoeModel, blocks: Blocks) -> Collection:
     return collected(loaded, blocks)
 
 
@@ -55,7 +54,7 @@ def judged_at(base: Collection, candidate: Collection, budget: int) -> JudgedCel
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_no_budget_passes_what_all_blocks_show_to_be_outside(
-    name: str, loaded: GptOssForCausalLM, base: Collection, blocks: Blocks, usage: Usage
+    name: str, loaded: MoeModel, base: Collection, blocks: Blocks, usage: Usage
 ) -> None:
     with planted(loaded, FAULTS[name], usage):
         candidate = collected(loaded, blocks)
@@ -73,7 +72,7 @@ def test_no_budget_passes_what_all_blocks_show_to_be_outside(
 
 
 def test_the_ladder_reaches_from_far_inside_to_far_outside(
-    loaded: GptOssForCausalLM, base: Collection, blocks: Blocks, usage: Usage
+    loaded: MoeModel, base: Collection, blocks: Blocks, usage: Usage
 ) -> None:
     shares = {}
     for name in ("fp8 rounding", "the most used expert of the first layer is zero", "scales raised"):
@@ -85,13 +84,13 @@ def test_the_ladder_reaches_from_far_inside_to_far_outside(
 
 
 def test_small_budgets_wait_and_larger_ones_decide(
-    loaded: GptOssForCausalLM, base: Collection, blocks: Blocks, profile: Profile
+    loaded: MoeModel, base: Collection, blocks: Blocks, profile: Profile
 ) -> None:
     """Keep 24 by the default at 4 to 64 nested blocks: from inconclusive to pass, and never back."""
     from eaftgate.select.keep import select_keep_sets
 
     keep = select_keep_sets(profile.trace, method="eaft-reap", keep_n=24, alignment="predicting")
-    with keeping_experts(loaded, keep):
+    with loaded.keeping(keep):
         candidate = collected(loaded, blocks)
     verdicts = [judged_at(base, candidate, budget).verdict for budget in BUDGETS]
     assert verdicts[0] == "inconclusive"

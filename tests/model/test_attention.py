@@ -10,7 +10,6 @@ from torch import Tensor
 from transformers.models.gpt_oss.modeling_gpt_oss import eager_attention_forward
 
 from eaftgate.model.attention import sink_attention
-from eaftgate.model.load import hidden_states
 
 DIM = 8
 TOLERANCE = 2e-6
@@ -79,6 +78,8 @@ def test_sinks_take_their_share(window: int | None) -> None:
         torch.nn.Module(), query, key, value, None, scaling=0.35, s_aux=torch.full((4,), -torch.inf),
         sliding_window=window,
     )  # fmt: skip
+    without, _ = sink_attention(torch.nn.Module(), query, key, value, None, scaling=0.35, sliding_window=window)
+    assert torch.equal(without, no_sinks), "a model that has none passes none"
     assert torch.equal(output[:, :, 0], no_sinks[:, :, 0])
     assert (output[:, :, 1].abs() < no_sinks[:, :, 1].abs()).all()
     assert (output[:, :, 2:].abs() < 1e-30).all()
@@ -104,8 +105,8 @@ def test_the_whole_model_equals_transformers(models, length: int) -> None:  # ty
     """Sliding and full layers, our attention and our experts, against eager float64. Logits are of size 10 and pass
     three layers; float32 rounding of 1e-6 relative in each grows to some 1e-5."""
     ours, reference = models
-    assert {layer.self_attn.sliding_window for layer in ours.model.layers} == {WINDOW, None}
-    token_ids = torch.randint(0, ours.config.vocab_size, (3, length), generator=torch.Generator().manual_seed(length))
-    logits = hidden_states(ours, token_ids) @ ours.lm_head.weight.T
+    assert {layer.self_attn.sliding_window for layer in ours.module.model.layers} == {WINDOW, None}
+    token_ids = torch.randint(0, len(ours.head_VD), (3, length), generator=torch.Generator().manual_seed(length))
+    logits = ours.hidden_states(token_ids) @ ours.head_VD.T
     expected = reference(input_ids=token_ids, use_cache=False).logits
     torch.testing.assert_close(logits.double(), expected, rtol=0, atol=1e-4)

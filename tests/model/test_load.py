@@ -13,9 +13,9 @@ from transformers import GptOssForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from eaftgate.errors import UserError
+from eaftgate.families.gpt_oss_model import GROUPED_EXPERTS, GptOssModel
 from eaftgate.model import load
 from eaftgate.model.attention import SINK_ATTENTION
-from eaftgate.model.experts import GROUPED_EXPERTS
 from eaftgate.model.load import ModelSettings, default_settings, load_model
 
 FP4 = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0]
@@ -34,6 +34,13 @@ def mxfp4(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Ten
 def plain(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Tensor]]:
     path = tmp_path_factory.mktemp("plain")
     return path, write_tiny_checkpoint(path, size=SIZE, mxfp4=False)
+
+
+def loaded(path: Path, settings: ModelSettings) -> GptOssForCausalLM:
+    """transformers' model as it was loaded."""
+    model = load_model(path, settings)
+    assert isinstance(model, GptOssModel)
+    return model.module
 
 
 def bf16(tensor: Tensor) -> torch.Tensor:
@@ -55,7 +62,7 @@ def slow_dequantise(blocks: np.ndarray, scales: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_dequantising_is_exact(mxfp4: tuple[Path, dict[str, Tensor]], dtype: str) -> None:
     path, tensors = mxfp4
-    model = load_model(path, ModelSettings("cpu", dtype, dequantize=True))
+    model = loaded(path, ModelSettings("cpu", dtype, dequantize=True))
     experts = model.model.layers[0].mlp.experts
     for name in ("gate_up_proj", "down_proj"):
         stem = f"model.layers.0.mlp.experts.{name}"
@@ -67,13 +74,13 @@ def test_dequantising_is_exact(mxfp4: tuple[Path, dict[str, Tensor]], dtype: str
 
 def test_every_tensor_arrives(plain: tuple[Path, dict[str, Tensor]]) -> None:
     path, tensors = plain
-    state = load_model(path, CPU_BF16).state_dict()
+    state = loaded(path, CPU_BF16).state_dict()
     assert state.keys() == tensors.keys()
     assert all(torch.equal(state[name], bf16(tensor)) for name, tensor in tensors.items())
 
 
 def test_our_attention_and_experts_are_in_place(mxfp4: tuple[Path, dict[str, Tensor]]) -> None:
-    model = load_model(mxfp4[0], CPU_BF16)
+    model = loaded(mxfp4[0], CPU_BF16)
     assert model.config._attn_implementation == SINK_ATTENTION
     assert model.config._experts_implementation == GROUPED_EXPERTS
     assert not model.training
@@ -207,7 +214,7 @@ def test_a_fall_back_to_dequantised_experts_is_refused(  # type: ignore[no-untyp
     monkeypatch: pytest.MonkeyPatch, mxfp4, plain
 ) -> None:
     """A GPU too old for the kernels makes transformers dequantise with no more than a warning."""
-    fallen_back = load_model(plain[0], default_settings(device="cpu"))
+    fallen_back = loaded(plain[0], default_settings(device="cpu"))
     install(monkeypatch, triton=(3, 4, 0), kernels=True)
     monkeypatch.setattr(GptOssForCausalLM, "from_pretrained", lambda *_, **__: fallen_back)
     with pytest.raises(UserError, match="would dequantise"):

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from tiny_model import (
+    Reference,
     Selection,
+    TinyModel,
     load_lively,
     load_reference,
     reference_logits,
@@ -15,7 +17,6 @@ from tiny_model import (
     slow_token_stats,
     write_lively_checkpoint,
 )
-from transformers import GptOssForCausalLM
 
 from eaftgate.profile.observe import Observation, observe_batch
 from eaftgate.profile.trace import NORM_SCALE
@@ -27,8 +28,8 @@ HALF = 2.0**-11
 
 @dataclass(frozen=True)
 class Case:
-    model: GptOssForCausalLM
-    reference: GptOssForCausalLM
+    model: TinyModel
+    reference: Reference
     token_ids: NDArray[np.int32]
     counted: NDArray[np.bool_]
 

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from tiny_model import (
     CPU,
+    TinyModel,
     load_lively,
     load_reference,
     reference_routing,
@@ -23,7 +24,6 @@ from tiny_model import (
     write_lively_checkpoint,
     write_packs,
 )
-from transformers import GptOssForCausalLM
 
 from eaftgate.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from eaftgate.errors import UserError
@@ -37,6 +37,7 @@ from eaftgate.profile.profiler import ProfileRequest, profile_checkpoint
 from eaftgate.profile.trace import TraceShard, shard_name, shard_ranges
 
 SEQ_LEN, BATCH = 24, 2
+DIGEST = "0" * 64
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +56,7 @@ def request_(packs: Path) -> ProfileRequest:
 
 
 def profile(base: Checkpoint, request: ProfileRequest, out: Path) -> Profile:
-    return profile_checkpoint(base, "base digest", request, out, CPU)
+    return profile_checkpoint(base, DIGEST, request, out, CPU)
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +96,7 @@ def test_description(base: Checkpoint, request_: ProfileRequest, whole: Profile)
     blocks = blocks_of(base, request_)
     description = json.loads((whole.path / "profile.json").read_text())
     assert description == whole.description
-    assert description["base"] == {"name": base.name, "digest": "base digest"}
+    assert description["base"] == {"name": base.name, "digest": DIGEST}
     assert description["rows"] == list(blocks.identities)
     assert description["blocks_digest"] == blocks.digest
     assert (description["num_blocks"], description["counted_tokens"]) == (blocks.num_blocks, blocks.num_counted)
@@ -182,7 +183,7 @@ def observed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The sizes of the batches that were observed."""
     sizes: list[int] = []
 
-    def counting(model: GptOssForCausalLM, token_ids: Any, counted: Any) -> Observation:
+    def counting(model: TinyModel, token_ids: Any, counted: Any) -> Observation:
         sizes.append(len(token_ids))
         return observe_batch(model, token_ids, counted)
 
@@ -360,12 +361,12 @@ def test_more_experts_than_a_trace_holds(base: Checkpoint, request_: ProfileRequ
         profile(large, request_, tmp_path / "profile")
 
 
-def nan_logits(model: GptOssForCausalLM) -> None:
-    model.lm_head.weight[7] = torch.nan
+def nan_logits(model: TinyModel) -> None:
+    model.head_VD[7] = torch.nan
 
 
-def huge_expert(model: GptOssForCausalLM) -> None:
-    model.model.layers[-1].mlp.experts.down_proj_bias[:] = 1e7
+def huge_expert(model: TinyModel) -> None:
+    model.module.model.layers[-1].mlp.experts.down_proj_bias[:] = 1e7
 
 
 DAMAGES = {nan_logits: "log-probability or entropy that is not finite", huge_expert: "not finite or above 1e6"}
@@ -374,7 +375,7 @@ DAMAGES = {nan_logits: "log-probability or entropy that is not finite", huge_exp
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_values_that_are_not_finite(
     base: Checkpoint, request_: ProfileRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    damage: Callable[[GptOssForCausalLM], None],
+    damage: Callable[[TinyModel], None],
 ) -> None:  # fmt: skip
     model = load_lively(base.path)
     with torch.no_grad():
@@ -460,9 +461,21 @@ def test_a_description_that_is_no_object_does_not_open(copy: Path, value: Any) -
         open_profile(copy)
 
 
-def test_pruning_loads_neither_torch_nor_transformers() -> None:
-    code = "import sys, eaftgate.prune.checkpoint; assert not {'torch', 'transformers'} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True)
+def test_pruning_by_a_scorer_loads_neither_torch_nor_transformers(
+    base: Checkpoint, whole: Profile, tmp_path: Path
+) -> None:
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from eaftgate.checkpoint.checkpoint import open_checkpoint\n"
+        "from eaftgate.profile.profile import open_profile\n"
+        "from eaftgate.prune.checkpoint import PruneRequest, prune_checkpoint\n"
+        "base, profile, out = map(Path, sys.argv[1:])\n"
+        "request = PruneRequest(keep_n=4, method='eaft-reap')\n"
+        "prune_checkpoint(open_checkpoint(base), '0' * 64, open_profile(profile), request, out)\n"
+        "assert not {'torch', 'transformers'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code, base.path, whole.path, tmp_path / "out"], check=True)
+    assert open_checkpoint(tmp_path / "out").num_experts == 4
 
 
 @pytest.mark.usefixtures("many_shards")

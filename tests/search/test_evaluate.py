@@ -30,7 +30,7 @@ def random_blocks(vocab_size: int) -> Blocks:
 def test_equal_to_the_rewritten_checkpoint(tmp_path: Path) -> None:
     base = open_checkpoint(write_lively_checkpoint(tmp_path / "base", size=Size(layers=3, experts=8)))
     model = load_lively(base.path)
-    blocks = random_blocks(model.config.vocab_size)
+    blocks = random_blocks(len(model.head_VD))
     whole = collected(model, blocks, batch_size=4)
     masked = masked_tokens(model, blocks, whole, KEEP, batch_size=4)
     rewrite_checkpoint(base, KEEP, tmp_path / "pruned", provenance={})
@@ -46,9 +46,9 @@ def test_equal_to_the_rewritten_checkpoint(tmp_path: Path) -> None:
 def test_a_model_that_yields_no_numbers_is_refused(tmp_path: Path) -> None:
     model = load_lively(write_lively_checkpoint(tmp_path / "base"))
     with torch.no_grad():
-        model.model.norm.weight[0] = torch.nan
+        model.module.model.norm.weight[0] = torch.nan
     with pytest.raises(UserError, match=r"scoring chat: .* not finite"):
-        collected(model, random_blocks(model.config.vocab_size))
+        collected(model, random_blocks(len(model.head_VD)))
 
 
 def test_a_model_that_does_not_fit_is_said_with_what_to_lower() -> None:

@@ -7,11 +7,8 @@ import numpy as np
 import pytest
 import torch
 from tiny_checkpoint import Size
-from tiny_model import load_lively, load_reference, slow_expert, write_lively_checkpoint
-from transformers import GptOssForCausalLM
+from tiny_model import TinyModel, load_lively, load_reference, slow_expert, write_lively_checkpoint
 
-from eaftgate.model.load import hidden_states
-from eaftgate.model.masking import keeping_experts
 from eaftgate.packs.blocks import Blocks
 from eaftgate.search.greedy import Sample, greedy_keep_sets, sampled_positions
 from eaftgate.search.prefix import Prefix, embedded, through_layer
@@ -26,28 +23,28 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def model(path: Path) -> GptOssForCausalLM:
+def model(path: Path) -> TinyModel:
     return load_lively(path)
 
 
 @pytest.fixture(scope="module")
-def blocks(model: GptOssForCausalLM) -> Blocks:
+def blocks(model: TinyModel) -> Blocks:
     rng = np.random.default_rng(0)
     shape = (5, 12)
     counted_BS = rng.random(shape) < 0.4
     counted_BS[:, 0] = False
-    ids = rng.integers(0, model.config.vocab_size, shape).astype(np.int32)
+    ids = rng.integers(0, len(model.head_VD), shape).astype(np.int32)
     return Blocks("chat", 12, ids, counted_BS, np.zeros(shape, np.int32), ("row",))
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 5])
-def test_layer_by_layer_is_the_whole_model(model: GptOssForCausalLM, blocks: Blocks, batch_size: int) -> None:
+def test_layer_by_layer_is_the_whole_model(model: TinyModel, blocks: Blocks, batch_size: int) -> None:
     prefix: Prefix = embedded(model, blocks, batch_size=batch_size)
-    with torch.no_grad(), keeping_experts(model, [[0, 2, 4]] * 3):
+    with torch.no_grad(), model.keeping([[0, 2, 4]] * 3):
         for layer in range(3):
             prefix = through_layer(model, layer, prefix)
-        whole = hidden_states(model, torch.from_numpy(blocks.token_ids_BS.astype(np.int64)))
-    by_layers = torch.cat([model.model.norm(states) for states in prefix.states])
+        whole = model.hidden_states(torch.from_numpy(blocks.token_ids_BS.astype(np.int64)))
+    by_layers = torch.cat([model.normalised(states) for states in prefix.states])
     torch.testing.assert_close(by_layers, whole, rtol=1e-5, atol=1e-5)
 
 
@@ -99,7 +96,7 @@ def slow_greedy(path: Path, blocks: Blocks, weight_of: Callable[[int, int], floa
     return keep
 
 
-def test_equal_to_the_search_by_plain_loops(path: Path, model: GptOssForCausalLM, blocks: Blocks) -> None:
+def test_equal_to_the_search_by_plain_loops(path: Path, model: TinyModel, blocks: Blocks) -> None:
     weight_T = np.random.default_rng(1).choice([-2.0, 0.25, 1.0], blocks.num_counted)
     at = {
         (block, position - 1): max(0.0, weight_T[number])
@@ -110,10 +107,12 @@ def test_equal_to_the_search_by_plain_loops(path: Path, model: GptOssForCausalLM
     assert found == slow_greedy(path, blocks, lambda block, position: at.get((block, position), 0.0))
 
 
-def test_the_model_is_left_as_it_was(model: GptOssForCausalLM, blocks: Blocks) -> None:
-    before = [layer.mlp.router.bias.detach().clone() for layer in model.model.layers]
+def test_the_model_is_left_as_it_was(model: TinyModel, blocks: Blocks) -> None:
+    before = [layer.mlp.router.bias.detach().clone() for layer in model.module.model.layers]
     greedy_keep_sets(model, blocks, sampled_positions(blocks, np.ones(blocks.num_counted)), keep_n=KEEP)
-    assert all(torch.equal(a, layer.mlp.router.bias) for a, layer in zip(before, model.model.layers, strict=True))
+    assert all(
+        torch.equal(a, layer.mlp.router.bias) for a, layer in zip(before, model.module.model.layers, strict=True)
+    )
 
 
 def test_positions_and_their_weights(blocks: Blocks) -> None:

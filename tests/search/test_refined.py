@@ -12,11 +12,9 @@ import torch
 from numpy.typing import NDArray
 from tiny_checkpoint import Size
 from tiny_model import load_lively, write_lively_checkpoint
-from transformers import GptOssForCausalLM
 
 from eaftgate.collect.collection import Collection
-from eaftgate.model.load import hidden_states
-from eaftgate.model.masking import keeping_experts
+from eaftgate.families.model import MoeModel
 from eaftgate.packs.blocks import Blocks
 from eaftgate.parity.clusters import Estimate
 from eaftgate.search import refined as refinement
@@ -31,20 +29,20 @@ SHAPE = (16, 12)
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> GptOssForCausalLM:
+def model(tmp_path_factory: pytest.TempPathFactory) -> MoeModel:
     path: Path = write_lively_checkpoint(tmp_path_factory.mktemp("base"), size=SIZE)
     return load_lively(path)
 
 
 @pytest.fixture(scope="module")
-def blocks(model: GptOssForCausalLM) -> Blocks:
+def blocks(model: MoeModel) -> Blocks:
     """What the whole model itself says, so that every expert it uses is worth something."""
     rng = np.random.default_rng(0)
-    ids_BS = torch.from_numpy(rng.integers(0, model.config.vocab_size, (SHAPE[0], 1)))
+    ids_BS = torch.from_numpy(rng.integers(0, len(model.head_VD), (SHAPE[0], 1)))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         while ids_BS.shape[1] < SHAPE[1]:
-            logits_BV = 3 * model.lm_head(hidden_states(model, ids_BS)[:, -1])
+            logits_BV = 3 * (model.hidden_states(ids_BS)[:, -1] @ model.head_VD.T)
             ids_BS = torch.cat([ids_BS, torch.multinomial(logits_BV.softmax(-1), 1, generator=generator)], dim=1)
     counted_BS = rng.random(SHAPE) < 0.7
     counted_BS[:, 0] = False
@@ -58,7 +56,7 @@ TWO_PACKS = np.array([0, 0, 1, 0] * 4)
 
 
 def refined(
-    model: GptOssForCausalLM, blocks: Blocks, start: KeepSets, pack_R: NDArray[np.intp] = ONE_PACK
+    model: MoeModel, blocks: Blocks, start: KeepSets, pack_R: NDArray[np.intp] = ONE_PACK
 ) -> tuple[KeepSets, list[Swap]]:
     *_, ended = refinements(model, blocks, Refinement(start), pack_R=pack_R, pack_excess=PACK_EXCESS, batch_size=8)
     return ended.keep, list(ended.swaps)
@@ -68,12 +66,12 @@ WholeRun = Callable[[range | tuple[int, ...], KeepSets], Collection]
 
 
 @pytest.fixture(scope="module")
-def whole_run(model: GptOssForCausalLM, blocks: Blocks) -> WholeRun:
+def whole_run(model: MoeModel, blocks: Blocks) -> WholeRun:
     """What the whole model says of some blocks under keep sets; asked again, it says the same."""
 
     @cache
     def run(some: tuple[int, ...], keep: tuple[tuple[int, ...], ...]) -> Collection:
-        with keeping_experts(model, keep):
+        with model.keeping(keep):
             return collected(model, blocks.reordered(np.array(some)))
 
     return lambda some, keep: run(tuple(some), tuple(map(tuple, keep)))
@@ -118,7 +116,7 @@ def slow_refined(
 @pytest.mark.parametrize("pack_R", [ONE_PACK, TWO_PACKS], ids=["one pack", "two packs"])
 @pytest.mark.parametrize(("tokens", "screened"), [(1000, [0, 1, 2, 3, 4, 5, 6, 7]), (19, [0, 2, 5])])
 def test_equal_to_the_search_that_runs_the_whole_model_every_time(
-    model: GptOssForCausalLM,
+    model: MoeModel,
     blocks: Blocks,
     whole_run: WholeRun,
     start: KeepSets,
@@ -137,7 +135,7 @@ def test_equal_to_the_search_that_runs_the_whole_model_every_time(
     assert swaps, "a start that nothing improves shows nothing"
 
 
-def test_swaps_lower_the_loss_and_keep_the_size(model: GptOssForCausalLM, blocks: Blocks) -> None:
+def test_swaps_lower_the_loss_and_keep_the_size(model: MoeModel, blocks: Blocks) -> None:
     start: KeepSets = [[0, 1, 2], [3, 4, 5], [0, 2, 4]]
     keep, swaps = refined(model, blocks, start)
     assert best_start(model, blocks, {"start": start, "refined": keep}, batch_size=8) == "refined"
@@ -145,7 +143,7 @@ def test_swaps_lower_the_loss_and_keep_the_size(model: GptOssForCausalLM, blocks
     assert all(swap.gain > 0 for swap in swaps)
 
 
-def test_any_state_can_be_gone_on_with(model: GptOssForCausalLM, blocks: Blocks) -> None:
+def test_any_state_can_be_gone_on_with(model: MoeModel, blocks: Blocks) -> None:
     at: dict[str, Any] = {"pack_R": TWO_PACKS, "pack_excess": PACK_EXCESS, "batch_size": 8}
     states = list(refinements(model, blocks, Refinement([[0, 1, 2]] * 3), **at))
     assert [state.layers for state in states] == [1, 2, 3, 4, 5, 6]
@@ -153,12 +151,12 @@ def test_any_state_can_be_gone_on_with(model: GptOssForCausalLM, blocks: Blocks)
         assert list(refinements(model, blocks, state, **at)) == states[done + 1 :]
 
 
-def test_the_first_of_equal_starts_is_taken(model: GptOssForCausalLM, blocks: Blocks) -> None:
+def test_the_first_of_equal_starts_is_taken(model: MoeModel, blocks: Blocks) -> None:
     whole = [list(range(SIZE.experts))] * 3
     assert best_start(model, blocks, {"a": [[0, 1, 2]] * 3, "b": whole, "c": whole}, batch_size=8) == "b"
 
 
-def test_blocks_without_an_answer_do_not_matter(model: GptOssForCausalLM, blocks: Blocks) -> None:
+def test_blocks_without_an_answer_do_not_matter(model: MoeModel, blocks: Blocks) -> None:
     """Long prompts fill whole blocks; left where they are, they could fill a half."""
     start: KeepSets = [[0, 1, 2], [3, 4, 5], [0, 2, 4]]
     silent = replace(blocks, counted_BS=np.zeros_like(blocks.counted_BS))

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import torch
 from tiny_checkpoint import Size
-from tiny_model import load_lively, slow_expert, write_lively_checkpoint
-from transformers import GptOssForCausalLM
+from tiny_model import TinyModel, load_lively, slow_expert, write_lively_checkpoint
 
 from eaftgate.search import reroute
 from eaftgate.search.reroute import RoutedTokens, eliminated, routed_tokens, swapped
@@ -18,28 +17,28 @@ EXPERTS, TOP_K, TOKENS, KEEP = 9, 3, 40, 5
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> GptOssForCausalLM:
+def model(tmp_path_factory: pytest.TempPathFactory) -> TinyModel:
     size = Size(layers=1, experts=EXPERTS, top_k=TOP_K)
     return load_lively(write_lively_checkpoint(tmp_path_factory.mktemp("base"), size=size))
 
 
 @pytest.fixture(scope="module")
-def hidden_TD(model: GptOssForCausalLM) -> torch.Tensor:
-    return torch.randn(TOKENS, model.config.hidden_size, generator=torch.Generator().manual_seed(3))
+def hidden_TD(model: TinyModel) -> torch.Tensor:
+    return torch.randn(TOKENS, model.head_VD.shape[1], generator=torch.Generator().manual_seed(3))
 
 
 WEIGHTS = np.random.default_rng(4).choice([0.0, 0.25, 1.0], TOKENS)
 
 
 @pytest.fixture(scope="module")
-def tokens(model: GptOssForCausalLM, hidden_TD: torch.Tensor) -> RoutedTokens:
-    return routed_tokens(model.model.layers[0].mlp, hidden_TD, torch.from_numpy(WEIGHTS))
+def tokens(model: TinyModel, hidden_TD: torch.Tensor) -> RoutedTokens:
+    return routed_tokens(model.moe(0), hidden_TD, torch.from_numpy(WEIGHTS), top_k=TOP_K)
 
 
 @pytest.fixture(scope="module")
-def slow_errors(model: GptOssForCausalLM, hidden_TD: torch.Tensor) -> dict[tuple[int, ...], float]:
+def slow_errors(model: TinyModel, hidden_TD: torch.Tensor) -> dict[tuple[int, ...], float]:
     """The error of every keep set of TOP_K experts or more, token by token in float64."""
-    mlp = model.model.layers[0].mlp
+    mlp = model.module.model.layers[0].mlp
     weight, bias = mlp.router.weight.detach().double().numpy(), mlp.router.bias.detach().double().numpy()
     hidden = hidden_TD.double().numpy()
     logits = [(weight @ x + bias).tolist() for x in hidden]
@@ -132,11 +131,11 @@ def test_nothing_to_swap_when_all_are_kept(tokens: RoutedTokens) -> None:
 
 
 def test_chunks_do_not_change_the_gram_matrix(
-    model: GptOssForCausalLM,
+    model: TinyModel,
     hidden_TD: torch.Tensor,
     tokens: RoutedTokens,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(reroute, "OUTPUT_BYTES", 1)
-    one_by_one = routed_tokens(model.model.layers[0].mlp, hidden_TD, torch.from_numpy(WEIGHTS))
+    one_by_one = routed_tokens(model.moe(0), hidden_TD, torch.from_numpy(WEIGHTS), top_k=TOP_K)
     torch.testing.assert_close(one_by_one.gram_TEE, tokens.gram_TEE, rtol=1e-4, atol=1e-4)

@@ -15,6 +15,7 @@ from eaftgate.collect.collection import TokenStats, concatenate
 from eaftgate.collect.sglang import spool
 from eaftgate.collect.sglang.engine import Engine
 from eaftgate.errors import UserError
+from eaftgate.families.registry import family_of
 from eaftgate.packs.blocks import Blocks
 from eaftgate.strict_json import read_object
 
@@ -22,8 +23,6 @@ CALL_TOKENS = 1 << 16
 """Tokens handed over at a time; two such lists are with the engine."""
 _AHEAD = 2
 _SHARED_MEMORY = Path("/dev/shm")
-_SWIGLU_LIMIT = 7.0
-"""Published for gpt-oss, and what transformers takes where a config has none; SGLang has no default."""
 
 
 @dataclass(frozen=True)
@@ -65,10 +64,13 @@ _RESERVED_TOKENS = 16
 def model_arguments(path: Path) -> dict[str, Any]:
     """sglang.Engine's that depend on the checkpoint's config: what SGLang reads of it and this one leaves to a default,
     and room for blocks as long as the model's context, of which SGLang keeps a few tokens to itself."""
-    config = read_object(path / "config.json", what="the model configuration")
+    file = path / "config.json"
+    config = read_object(file, what="the model configuration")
+    needed = family_of(config, where=file).sglang_defaults
+    missing = {key: value for key, value in needed.items() if key not in config}
     arguments: dict[str, Any] = {}
-    if "swiglu_limit" not in config:
-        arguments["json_model_override_args"] = json.dumps({"swiglu_limit": _SWIGLU_LIMIT})
+    if missing:
+        arguments["json_model_override_args"] = json.dumps(missing)
     if "max_position_embeddings" in config:
         arguments["context_length"] = config["max_position_embeddings"] + _RESERVED_TOKENS
     return arguments

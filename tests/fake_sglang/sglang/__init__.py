@@ -9,6 +9,7 @@ import asyncio
 import importlib
 import json
 import os
+import pkgutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +18,18 @@ import torch
 
 FORWARD_TOKENS = 100
 """Of a forward pass: blocks of more are chunked, smaller ones share a pass."""
+
+
+def external_classes(package: str) -> dict[str, Any]:
+    """What the package's modules hand out, by name, as sglang.srt.models.registry collects it."""
+    classes: dict[str, Any] = {}
+    for _, name, is_package in pkgutil.iter_modules(importlib.import_module(package).__path__, f"{package}."):
+        assert not is_package
+        entry = getattr(importlib.import_module(name), "EntryClass", [])
+        for found in entry if isinstance(entry, list) else [entry]:
+            assert found.__name__ not in classes, f"Duplicated model implementation for {found.__name__}"
+            classes[found.__name__] = found
+    return classes
 
 
 class Engine:
@@ -33,8 +46,8 @@ class Engine:
         self._context_length = arguments["context_length"]
         self.loop = asyncio.new_event_loop()
         asyncio.set_event_loop(self.loop)
-        package = os.environ["SGLANG_EXTERNAL_MODEL_PACKAGE"]
-        self._model = importlib.import_module(f"{package}.gpt_oss").EntryClass(model_path)
+        classes = external_classes(os.environ["SGLANG_EXTERNAL_MODEL_PACKAGE"])
+        self._model = classes[config["architectures"][0]](model_path)
 
     async def async_generate(self, *, input_ids: list[list[int]], sampling_params: Any, rid: list[str]) -> list[Any]:
         assert sampling_params["max_new_tokens"] == 0

@@ -1,27 +1,42 @@
-"""SGLang's gpt-oss with token statistics computed where the logits are: in the engine, on its GPU.
+"""SGLang's models with token statistics computed where the logits are: in the engine, on its GPU.
 
 Asked for the top 20 log-probabilities of every prompt token, the engine spends more time on Python lists than on the
 model. Here fixed-size arrays of the counted tokens alone leave it, through files (`spool`), and a request asks for no
 log-probabilities at all.
 
+SGLang takes this package for its external models: it imports every module, and a class of EntryClass serves in the
+place of its own of the same name.
+
 Shapes: N tokens of a forward pass, T counted tokens they predict, D hidden size, V vocabulary.
 """
 
+import importlib
 from typing import Any
 
 import numpy as np
 import torch
 from sglang.srt.distributed import get_tensor_model_parallel_rank, get_tensor_model_parallel_world_size
 from sglang.srt.layers.logits_processor import LogitsMetadata
-from sglang.srt.models import gpt_oss
 
 from eaftgate.collect.collection import TOP_K, TokenStats
 from eaftgate.collect.sglang import spool
 from eaftgate.collect.token_stats import Logits, linear_logits, stats_of_logits
+from eaftgate.families.family import Family
+from eaftgate.families.registry import FAMILIES
 
 
-class GptOssForCausalLM(gpt_oss.GptOssForCausalLM):
-    """Takes the place of the class of the same name in SGLang's registry."""
+class Scoring:
+    """The forward pass of a causal language model of SGLang's, whose other attributes are those of the class mixed in.
+
+    Those are what SGLang's causal language models have in common: `model`, `lm_head`, `logits_processor`, `pp_group`
+    and `config`.
+    """
+
+    config: Any
+    lm_head: Any
+    logits_processor: Any
+    model: Any
+    pp_group: Any
 
     @torch.no_grad()
     def forward(
@@ -84,4 +99,11 @@ class GptOssForCausalLM(gpt_oss.GptOssForCausalLM):
 
 _EMPTY = (((), np.float32), ((), np.float32), ((TOP_K,), np.int32), ((TOP_K,), np.float32))
 
-EntryClass = GptOssForCausalLM
+
+def _scoring_class(family: Family) -> type:
+    """SGLang's class of the family with our forward pass, under the name that SGLang looks it up by."""
+    served = getattr(importlib.import_module(family.sglang_module), family.architecture)
+    return type(family.architecture, (Scoring, served), {"__module__": __name__})
+
+
+EntryClass = [_scoring_class(family) for family in FAMILIES.values()]

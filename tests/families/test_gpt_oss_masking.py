@@ -6,13 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 from tiny_checkpoint import Size
-from tiny_model import load_lively, load_reference, write_lively_checkpoint
+from tiny_model import TinyModel, load_lively, load_reference, write_lively_checkpoint
 from torch import Tensor
-from transformers import GptOssForCausalLM
 
 from eaftgate.checkpoint.checkpoint import Checkpoint, open_checkpoint
-from eaftgate.model.load import hidden_states
-from eaftgate.model.masking import keeping_experts
 from eaftgate.rewrite.rewrite import rewrite_checkpoint
 
 EXPERTS, LAYERS = 12, 3
@@ -28,7 +25,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
 
 
 @pytest.fixture(scope="module")
-def model(base: Checkpoint) -> GptOssForCausalLM:
+def model(base: Checkpoint) -> TinyModel:
     return load_lively(base.path)
 
 
@@ -38,19 +35,19 @@ def keep_sets(keep_n: int, seed: int) -> list[list[int]]:
 
 
 @torch.no_grad()
-def logprobs(model: GptOssForCausalLM) -> Tensor:
-    token_ids = torch.randint(0, model.config.vocab_size, (2, 40), generator=torch.Generator().manual_seed(1))
-    return (hidden_states(model, token_ids) @ model.lm_head.weight.T).double().log_softmax(dim=-1)
+def logprobs(model: TinyModel) -> Tensor:
+    token_ids = torch.randint(0, len(model.head_VD), (2, 40), generator=torch.Generator().manual_seed(1))
+    return (model.hidden_states(token_ids) @ model.head_VD.T).double().log_softmax(dim=-1)
 
 
 @pytest.mark.parametrize(("keep_n", "seed"), [(4, 0), (4, 1), (8, 2), (8, 3), (12, 4)])
 def test_masked_base_equals_rewritten_checkpoint(
-    base: Checkpoint, model: GptOssForCausalLM, tmp_path: Path, keep_n: int, seed: int
+    base: Checkpoint, model: TinyModel, tmp_path: Path, keep_n: int, seed: int
 ) -> None:
     keep = keep_sets(keep_n, seed)
     rewrite_checkpoint(base, keep, tmp_path / "pruned", provenance={})
     structural = logprobs(load_lively(tmp_path / "pruned"))
-    with keeping_experts(model, keep):
+    with model.keeping(keep):
         soft = logprobs(model)
     torch.testing.assert_close(soft, structural, rtol=0, atol=TOLERANCE)
     if keep_n < EXPERTS:  # or the agreement would say nothing
@@ -73,21 +70,21 @@ def test_and_transformers_agrees_about_the_rewritten_one(base: Checkpoint, tmp_p
     torch.testing.assert_close(outputs[0], outputs[1], rtol=0, atol=1e-9)
 
 
-def router_biases(model: GptOssForCausalLM) -> list[Tensor]:
-    return [layer.mlp.router.bias.detach().clone() for layer in model.model.layers]
+def router_biases(model: TinyModel) -> list[Tensor]:
+    return [layer.mlp.router.bias.detach().clone() for layer in model.module.model.layers]
 
 
 @pytest.fixture
-def untouched(model: GptOssForCausalLM) -> Iterator[list[Tensor]]:
+def untouched(model: TinyModel) -> Iterator[list[Tensor]]:
     """The router biases; after the test they must be what they were, bit for bit."""
     before = router_biases(model)
     yield before
     assert all(torch.equal(a, b) for a, b in zip(before, router_biases(model), strict=True))
 
 
-def test_only_removed_experts_are_masked(model: GptOssForCausalLM, untouched: list[Tensor]) -> None:
+def test_only_removed_experts_are_masked(model: TinyModel, untouched: list[Tensor]) -> None:
     keep = keep_sets(4, seed=6)
-    with keeping_experts(model, keep):
+    with model.keeping(keep):
         for bias, original, kept in zip(router_biases(model), untouched, keep, strict=True):
             for expert in range(EXPERTS):
                 expected = original[expert] if expert in kept else -torch.inf
@@ -95,9 +92,9 @@ def test_only_removed_experts_are_masked(model: GptOssForCausalLM, untouched: li
 
 
 @pytest.mark.usefixtures("untouched")
-def test_restored_after_an_exception(model: GptOssForCausalLM) -> None:
+def test_restored_after_an_exception(model: TinyModel) -> None:
     def broken() -> None:
-        with keeping_experts(model, keep_sets(4, seed=7)):
+        with model.keeping(keep_sets(4, seed=7)):
             raise RuntimeError
 
     with pytest.raises(RuntimeError):
@@ -106,16 +103,16 @@ def test_restored_after_an_exception(model: GptOssForCausalLM) -> None:
 
 @pytest.mark.usefixtures("untouched")
 @pytest.mark.parametrize("keep", [[[0, 1, 2, 3]] * (LAYERS - 1), [[0, 1, 2, 3]] * (LAYERS - 1) + [[0, 1, 2, EXPERTS]]])
-def test_restored_after_impossible_keep_sets(model: GptOssForCausalLM, keep: list[list[int]]) -> None:
-    with pytest.raises((ValueError, IndexError)), keeping_experts(model, keep):
+def test_restored_after_impossible_keep_sets(model: TinyModel, keep: list[list[int]]) -> None:
+    with pytest.raises((ValueError, IndexError)), model.keeping(keep):
         pytest.fail("keep sets that do not fit the model were accepted")
 
 
-def test_nested_keep_sets_unwind(model: GptOssForCausalLM, untouched: list[Tensor]) -> None:
+def test_nested_keep_sets_unwind(model: TinyModel, untouched: list[Tensor]) -> None:
     outer, inner = keep_sets(8, seed=8), keep_sets(4, seed=9)
-    with keeping_experts(model, outer):
+    with model.keeping(outer):
         masked = router_biases(model)
-        with keeping_experts(model, inner):
+        with model.keeping(inner):
             pass
         assert all(torch.equal(a, b) for a, b in zip(masked, router_biases(model), strict=True))
     assert not all(torch.equal(a, b) for a, b in zip(masked, untouched, strict=True))

@@ -6,14 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_model import load_lively, slow_expert, write_lively_checkpoint
+from tiny_model import TinyModel, load_lively, slow_expert, write_lively_checkpoint
 from torch import Tensor
-from transformers import GptOssForCausalLM
 from transformers.models.gpt_oss.configuration_gpt_oss import GptOssConfig
 from transformers.models.gpt_oss.modeling_gpt_oss import GptOssExperts
 
-from eaftgate.model.experts import expert_modules, grouped_experts_forward, observing
-from eaftgate.model.load import hidden_states
+from eaftgate.families.gpt_oss_model import expert_modules, grouped_experts_forward
 
 EXPERTS, HIDDEN, INTERMEDIATE = 6, 16, 12
 
@@ -91,31 +89,31 @@ def test_observed_norms_and_gates_equal_plain_loops(experts: GptOssExperts) -> N
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> GptOssForCausalLM:
+def model(tmp_path_factory: pytest.TempPathFactory) -> TinyModel:
     path: Path = write_lively_checkpoint(tmp_path_factory.mktemp("lively"))
     return load_lively(path)
 
 
 @torch.no_grad()
-def test_observing_sees_every_layer_in_order_and_changes_nothing(model: GptOssForCausalLM) -> None:
+def test_observing_sees_every_layer_in_order_and_changes_nothing(model: TinyModel) -> None:
     token_ids = torch.arange(30).view(2, 15)
     calls: list[int] = []
     observers = [lambda *_, layer=layer: calls.append(layer) for layer in range(3)]
-    before = hidden_states(model, token_ids)
-    with observing(model, observers):
-        during = hidden_states(model, token_ids)
+    before = model.hidden_states(token_ids)
+    with model.observing(observers):
+        during = model.hidden_states(token_ids)
     assert calls == [0, 1, 2]
     assert torch.equal(during, before)
-    hidden_states(model, token_ids)
+    model.hidden_states(token_ids)
     assert calls == [0, 1, 2]
-    assert expert_modules(model) == [layer.mlp.experts for layer in model.model.layers]
+    assert expert_modules(model.module) == [layer.mlp.experts for layer in model.module.model.layers]
 
 
-def test_observing_ends_with_an_exception(model: GptOssForCausalLM) -> None:
+def test_observing_ends_with_an_exception(model: TinyModel) -> None:
     def broken() -> None:
-        with observing(model, [lambda *_: None] * 3):
+        with model.observing([lambda *_: None] * 3):
             raise RuntimeError
 
     with pytest.raises(RuntimeError):
         broken()
-    assert not any(hasattr(module, "observe") for module in expert_modules(model))
+    assert not any(hasattr(module, "observe") for module in expert_modules(model.module))
