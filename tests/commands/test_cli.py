@@ -20,6 +20,8 @@ from cli_command import Command, Ended, refused
 from gate_command import BASE, CALIBRATION_PACKS, GATE_PACKS, ROOT, Run
 from rich.console import Console
 from rich.table import Table
+from tiny_checkpoint import Size
+from tiny_model import write_lively_checkpoint, write_packs
 
 from eaftgate import __version__
 from eaftgate.checkpoint.checkpoint import open_checkpoint
@@ -244,11 +246,18 @@ def test_a_search_is_recorded_and_repeatable(eaftgate: Command, small_profile: P
 
 
 def test_an_interrupted_search_goes_on_where_it_was(
-    eaftgate: Command, small_profile: Profile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    eaftgate: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    base = write_lively_checkpoint(tmp_path / "base", size=Size(experts=8, top_k=2))
+    packs = write_packs(tmp_path / "packs", {"chat": 8, "tools": 4})
+    small = ("--seq-len", 48, "--batch-size", 8, "--device", "cpu")
+    assert eaftgate("profile", base, "--packs", packs, *small, "--out", tmp_path / "profile").code == 0
+
     def search(out: str, max_positions: int = 150) -> Ended:
-        more = ("--method", "refined", "--max-positions", max_positions)
-        return prune_on_model(eaftgate, small_profile, CALIBRATION_PACKS, tmp_path / out, *more)
+        more = ("--keep-n", 4, "--method", "refined", "--max-positions", max_positions, "--device", "cpu")
+        return eaftgate(
+            "prune", base, "--profile", tmp_path / "profile", "--packs", packs, *more, "--out", tmp_path / out
+        )
 
     write, journal = Journal.write, tmp_path / ".out.search.json"
 
@@ -266,10 +275,18 @@ def test_an_interrupted_search_goes_on_where_it_was(
     def from_the_beginning(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
+    noted = []
+
+    def noting(self: Journal, state: Any) -> None:
+        write(self, state)
+        noted.append(state["refinement"]["layers"])
+
     with monkeypatch.context() as patched:
         patched.setattr(searching, "greedy_keep_sets", from_the_beginning)
+        patched.setattr(Journal, "write", noting)
         assert search("out", max_positions=160).code == 130
         assert search("out").code == 0
+    assert noted == [3, 4, 5, 6]
     assert not journal.exists()
     assert search("straight").code == 0
     manifests = [read_manifest(tmp_path / name) for name in ("out", "straight")]
@@ -277,6 +294,7 @@ def test_an_interrupted_search_goes_on_where_it_was(
     assert manifests[0].provenance == manifests[1].provenance
     found = manifests[0].provenance["search"]
     assert found["start"] in ("greedy", "eaft-reap", "reap-mass", "ean", "frequency")
+    assert found["swaps"], "a search without swaps shows nothing"
     assert all(swap["gain"] > 0 for swap in found["swaps"])
 
 
@@ -524,14 +542,14 @@ def test_help_mentions_every_option_with_a_description(eaftgate: Command, comman
         assert parameter.help
 
 
-def test_an_interrupted_profile_exits_with_130_and_the_same_command_resumes(tmp_path: Path) -> None:
+def test_an_interrupted_profile_exits_with_130_and_the_same_command_resumes(eaftgate: Command, tmp_path: Path) -> None:
     out = tmp_path / "profile"
     command = [
-        sys.executable, "-m", "eaftgate", "profile", str(BASE), "--packs", str(CALIBRATION_PACKS),
+        "profile", str(BASE), "--packs", str(CALIBRATION_PACKS),
         "--seq-len", "64", "--out", str(out), "--device", "cpu", "--num-rows",
     ]  # fmt: skip
     with subprocess.Popen(
-        [*command, "1000"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        [sys.executable, "-m", "eaftgate", *command, "1000"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
     ) as process:  # fmt: skip
         deadline = time.monotonic() + 240  # a busy machine may take a minute to import torch
@@ -542,5 +560,5 @@ def test_an_interrupted_profile_exits_with_130_and_the_same_command_resumes(tmp_
     assert process.returncode == 130, err
     assert b"Traceback" not in err
     assert not out.exists()
-    subprocess.run([*command, "10"], cwd=ROOT, check=True, capture_output=True)
+    assert eaftgate(*command, "10").code == 0
     assert (out / "profile.json").is_file()
