@@ -6,7 +6,7 @@ computed, finished stretches of blocks are saved as parts, so that a killed run 
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,7 @@ from eaftgate.collect.collection import (
     save_stats,
 )
 from eaftgate.collect.collector import Collector
+from eaftgate.collect.stretches import finished_stretches
 from eaftgate.errors import UserError
 from eaftgate.files import read_json, sha256_json, write_json
 from eaftgate.packs.blocks import Blocks
@@ -105,32 +106,36 @@ class CollectionStore:
 
     def _compute(self, request: Request, path: Path, open_bar: OpenBar) -> Collection:
         blocks, parts_dir = request.blocks, path.with_suffix(".parts")
-        parts, next_block = _finished_parts(parts_dir, blocks)
-        started, resumed_at = time.perf_counter(), next_block
-        with open_bar((blocks.num_blocks - next_block) * blocks.seq_len) as bar:
-            pending: list[TokenStats] = []
-            first_pending, saved_at = next_block, started
-            for num_blocks, stats in request.collector.batches(blocks, next_block):
-                expected = int(blocks.counted_BS[next_block : next_block + num_blocks].sum())
-                last = next_block + num_blocks - 1
-                where = f"pack {blocks.pack}, seq_len {blocks.seq_len}, blocks {next_block} to {last}"
-                check_stats(stats, expected, where=where)
-                pending.append(stats)
-                next_block += num_blocks
-                bar.advance(num_blocks * blocks.seq_len)
-                if next_block < blocks.num_blocks and time.perf_counter() - saved_at > PART_SECONDS:
-                    part = concatenate(pending)
-                    save_stats(parts_dir / f"{first_pending:08d}-{next_block:08d}.safetensors", part, {}, {})
-                    parts.append(part)
-                    pending, first_pending, saved_at = [], next_block, time.perf_counter()
-        stats = concatenate(parts + pending)
+        parts, first_block = _finished_parts(parts_dir, blocks)
+        started = time.perf_counter()
+        tokens = (blocks.num_blocks - first_block) * blocks.seq_len
+        with open_bar(tokens) as bar:
+            for held, results in finished_stretches(
+                _checked(request, first_block),
+                first_block,
+                seconds=PART_SECONDS,
+                advance=lambda count: bar.advance(count * blocks.seq_len),
+            ):
+                parts.append(concatenate(results))
+                if held.stop < blocks.num_blocks:
+                    save_stats(parts_dir / f"{held.start:08d}-{held.stop:08d}.safetensors", parts[-1], {}, {})
+        stats = concatenate(parts)
         check_stats(stats, blocks.num_counted, where=f"pack {blocks.pack}, seq_len {blocks.seq_len}")
-        seconds = time.perf_counter() - started
-        speed = {"seconds": seconds, "tokens": (blocks.num_blocks - resumed_at) * blocks.seq_len}
+        speed = {"seconds": time.perf_counter() - started, "tokens": tokens}
         collection = make_collection(stats, blocks, {**request.meta(), "speed": speed})
         save_collection(path, collection)
         shutil.rmtree(parts_dir, ignore_errors=True)
         return collection
+
+
+def _checked(request: Request, first_block: int) -> Iterator[tuple[int, TokenStats]]:
+    """The collector's batches. Raises UserError for one that no sound model can have."""
+    blocks, start = request.blocks, first_block
+    for count, stats in request.collector.batches(blocks, first_block):
+        where = f"pack {blocks.pack}, seq_len {blocks.seq_len}, blocks {start} to {start + count - 1}"
+        check_stats(stats, int(blocks.counted_BS[start : start + count].sum()), where=where)
+        yield count, stats
+        start += count
 
 
 def _finished_parts(directory: Path, blocks: Blocks) -> tuple[list[TokenStats], int]:

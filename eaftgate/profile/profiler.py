@@ -1,7 +1,7 @@
 """Profiling a base model over the calibration packs: one pass, a resumable trace, a finished directory at the end."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import torch
 from eaftgate import __version__
 from eaftgate.checkpoint.checkpoint import Checkpoint
 from eaftgate.collect.collection import check_stats
+from eaftgate.collect.stretches import finished_stretches, missing_stretches
 from eaftgate.errors import UserError
 from eaftgate.families.model import MoeModel
 from eaftgate.files import sha256_json, write_json
@@ -125,35 +126,30 @@ def _trace_blocks(
 ) -> float:
     """Observe every block of `share` that no finished shard holds; returns the seconds spent in the model."""
     directory.mkdir(exist_ok=True)
-    missing = _missing(share, shard_ranges(directory).values())
+    missing = missing_stretches(share, shard_ranges(directory).values())
     if not missing:
         return 0.0
     model = load_model(base.path, settings)
     pack_R = np.array([pack_names.index(source) for source in rows.sources], dtype=np.uint8)
-    started = saved_at = time.perf_counter()
+    started = time.perf_counter()
     with progress_bar("profile", sum(map(len, missing)) * blocks.seq_len, unit="tokens") as bar:
         for gap in missing:
-            pending: list[Observation] = []
-            first = gap.start
-            for start in range(gap.start, gap.stop, batch_size):
-                stop = min(start + batch_size, gap.stop)
-                pending.append(_observe(model, blocks, start, stop))
-                bar.advance((stop - start) * blocks.seq_len)
-                if stop == gap.stop or time.perf_counter() - saved_at > SHARD_SECONDS:
-                    row_T = blocks.row_BS[first:stop][blocks.counted_BS[first:stop]]
-                    save_shard(directory, shard_name(first, stop), _shard(pending, row_T, pack_R[row_T]))
-                    pending, first, saved_at = [], stop, time.perf_counter()
+            for held, observations in finished_stretches(
+                _observations(model, blocks, gap, batch_size),
+                gap.start,
+                seconds=SHARD_SECONDS,
+                advance=lambda count: bar.advance(count * blocks.seq_len),
+            ):
+                chosen = slice(held.start, held.stop)
+                row_T = blocks.row_BS[chosen][blocks.counted_BS[chosen]]
+                save_shard(directory, shard_name(held.start, held.stop), _shard(observations, row_T, pack_R[row_T]))
     return time.perf_counter() - started
 
 
-def _missing(share: range, held: Iterable[range]) -> list[range]:
-    """The stretches of `share` that none of `held` covers; a run with other ranks may have left any."""
-    gaps, start = [], share.start
-    for done in sorted(held, key=lambda blocks: blocks.start):
-        if start < min(done.start, share.stop):
-            gaps.append(range(start, min(done.start, share.stop)))
-        start = max(start, done.stop)
-    return [*gaps, range(start, share.stop)] if start < share.stop else gaps
+def _observations(model: MoeModel, blocks: Blocks, gap: range, batch_size: int) -> Iterator[tuple[int, Observation]]:
+    for start in range(gap.start, gap.stop, batch_size):
+        stop = min(start + batch_size, gap.stop)
+        yield stop - start, _observe(model, blocks, start, stop)
 
 
 def _observe(model: MoeModel, blocks: Blocks, start: int, stop: int) -> Observation:

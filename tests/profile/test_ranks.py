@@ -11,8 +11,8 @@ from gate_command import BASE, CALIBRATION_PACKS, ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 
+from eaftgate.collect.stretches import missing_stretches
 from eaftgate.profile.profile import open_profile
-from eaftgate.profile.profiler import _missing
 from eaftgate.profile.ranks import Ranks
 
 
@@ -36,7 +36,7 @@ def test_shares_are_whole_batches_and_cover_every_block_once(blocks: int, batch_
     ],
 )
 def test_what_is_missing(share: range, held: list[range], missing: list[range]) -> None:
-    assert _missing(share, held) == missing
+    assert missing_stretches(share, held) == missing
 
 
 def test_two_ranks_give_the_trace_of_one(tmp_path: Path) -> None:
