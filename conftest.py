@@ -1,3 +1,3 @@
-"""Makes `pytest gates/` the gate: the options and cases are those of eaftgate's plugin."""
+"""Loads eaftgate's plugin also where entry points are not, as with PYTEST_DISABLE_PLUGIN_AUTOLOAD=1."""
 
 pytest_plugins = ["eaftgate.gate.plugin"]

@@ -1,6 +1,6 @@
 """Options, inputs and the table at the end of the benchmarks.
 
---packs, --device, --dtype, --batch-size and --num-blocks are the gate's own options (eaftgate/gate/plugin.py).
+--packs, --device, --dtype, --batch-size and --num-blocks are defined as for the gate.
 """
 
 import os
@@ -22,11 +22,13 @@ from rich.console import Console
 from rich.table import Table
 from scoring import Model, loaded
 
+from eaftgate.gate.options import gate_options
 from eaftgate.model.load import default_settings
 from eaftgate.packs.blocks import Blocks, BoolArray, IntArray, build_blocks
 from eaftgate.packs.pack import UNION, Pack, named_packs
 from eaftgate.packs.tokenizer import PackTokenizer, load_tokenizer
 
+SHARED_OPTIONS = ("--packs", "--device", "--dtype", "--batch-size", "--num-blocks")
 NEEDED = {"model_dir": "model", "packs_dir": "packs"}
 """Fixture -> the option that it cannot do without."""
 
@@ -43,6 +45,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="also rewrite a generated checkpoint of about N bytes at the 20B shape, e.g. 4e9",
     )
     option("--check", action="store_true", help="fail a benchmark that misses its target")
+    gate_options(lambda name, **settings: option(name, **settings) if name in SHARED_OPTIONS else None)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -8,6 +8,7 @@ import os
 import sys
 import time
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,15 @@ GATE_PACKS = ROOT / "fixtures" / "packs" / "gate"
 CALIBRATION_PACKS = ROOT / "fixtures" / "packs" / "calibration"
 PRELOAD = ["torch", "transformers.models.gpt_oss.modeling_gpt_oss", "pyarrow.parquet", "scipy.stats"]
 TIMEOUT_SECONDS = 120
+ALREADY_IMPORTED = ("-W", "ignore::pytest.PytestAssertRewriteWarning")
+"""The libraries are imported before pytest, which warns that it cannot rewrite the assertions of one of them."""
+ENVIRONMENT: dict[str, str] = {}
+"""Of the command, besides what it inherits; variables of pytest are not inherited."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """A finished `pytest` command: exit code, terminal output, results directory."""
+    """A finished command: exit code, terminal output, results directory."""
 
     code: int
     output: str
@@ -41,12 +46,13 @@ class Run:
 
     @property
     def junit(self) -> "dict[str, Case]":
+        """Cases by module and name, like `test_noop::test_tensors`."""
         tree = ElementTree.parse(self.results.with_suffix(".xml"))
         cases = {}
         for element in tree.iter("testcase"):
             properties = {p.attrib["name"]: p.attrib["value"] for p in element.iter("property")}
             outcome = next((c for c in element if c.tag in ("failure", "error", "skipped")), None)
-            module = element.attrib["classname"].removeprefix("gates.")
+            module = element.attrib["classname"].rpartition(".")[2]
             cases[f"{module}::{element.attrib['name']}"] = Case(
                 "passed" if outcome is None else outcome.tag,
                 "" if outcome is None else (outcome.text or outcome.attrib.get("message", "")),
@@ -69,24 +75,35 @@ def gate(results: Path, *options: str | Path) -> Run:
     )
 
 
-def pytest_command(*arguments: str | Path, results: Path) -> Run:
+def eaftgate_gate(results: Path, *options: str | Path, directory: Path) -> Run:
+    """`eaftgate gate OPTIONS --results RESULTS --junitxml RESULTS.xml` from `directory`."""
+    given = (*options, f"--results={results}", f"--junitxml={results.with_suffix('.xml')}")
+    return _command("eaftgate", "gate", *given, results=results, directory=directory)
+
+
+def pytest_command(*arguments: str | Path, results: Path, directory: Path = ROOT) -> Run:
+    return _command("pytest", *arguments, results=results, directory=directory)
+
+
+def _command(*words: str | Path, results: Path, directory: Path) -> Run:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
     log = results.parent / f"{results.name}-{time.monotonic_ns()}.log"
-    process = context.Process(target=_main, args=([str(argument) for argument in arguments], log))
+    process = context.Process(target=_main, args=([str(word) for word in words], directory, ENVIRONMENT, log))
     process.start()
     process.join(TIMEOUT_SECONDS)
     if process.exitcode is None:
         process.kill()
-        raise TimeoutError(f"pytest {arguments} has not ended: {log.read_text()}")
+        raise TimeoutError(f"{words} has not ended: {log.read_text()}")
     return Run(process.exitcode, log.read_text(encoding="utf-8"), results)
 
 
-def _main(arguments: list[str], log: Path) -> None:
-    os.chdir(ROOT)
+def _main(words: list[str], directory: Path, environment: Mapping[str, str], log: Path) -> None:
+    os.chdir(directory)
     os.environ.update(OMP_NUM_THREADS="1", COLUMNS="140")
     for name in [name for name in os.environ if name.startswith("PYTEST_")]:
         del os.environ[name]
+    os.environ.update(environment)
     for name in [name for name in sys.modules if name.split(".")[0] in ("eaftgate", "gate_command", "pytest")]:
         del sys.modules[name]
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -98,10 +115,24 @@ def _main(arguments: list[str], log: Path) -> None:
     import torch
 
     torch.set_num_threads(1)
-    import pytest
-
-    # The libraries are imported before pytest, which warns that it cannot rewrite the assertions of one of them.
-    code = int(pytest.main(["-W", "ignore::pytest.PytestAssertRewriteWarning", *arguments]))
+    code = _pytest(words[1:]) if words[0] == "pytest" else _eaftgate(words)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+def _pytest(arguments: list[str]) -> int:
+    import pytest
+
+    return int(pytest.main([*ALREADY_IMPORTED, *arguments]))
+
+
+def _eaftgate(words: list[str]) -> int:
+    from eaftgate.commands.app import main
+
+    sys.argv = [*words, *ALREADY_IMPORTED]
+    try:
+        main()
+    except SystemExit as ended:
+        return int(ended.code or 0)
+    raise AssertionError("the command line has no end")

@@ -20,6 +20,7 @@ from eaftgate.prune.checkpoint import PruneRequest, prune_checkpoint
 
 SMALL = ("--regime=fixture", "--seq-lens=64,128", "--num-blocks=48")
 """On fewer a copy does not pass every cell: it takes some 1,700 tokens to say that confident conflict is unchanged."""
+TINY = ("--regime=fixture", "--seq-lens=64", "--num-blocks=6")
 BFLOAT16_NAN = b"\xc0\x7f"
 
 torch.set_num_threads(1)  # several threads spin for each other where the cores are shared
@@ -100,6 +101,13 @@ def other_tokenizer(made: Path) -> Path:
 def copy_run(made: Path, base_copy: Path) -> Run:
     """A copy of the base against the base, in one process."""
     return gate(made / "copy-run", f"--base={BASE}", f"--checkpoint={base_copy}", f"--packs={GATE_PACKS}", *SMALL)
+
+
+@pytest.fixture(scope="session")
+def bad_run(made: Path, random8: Path, raised: Path) -> Run:
+    """Two candidates that fail, on a few blocks."""
+    candidates = (f"--checkpoint={random8}", f"--checkpoint={raised}")
+    return gate(made / "bad-run", f"--base={BASE}", *candidates, f"--packs={GATE_PACKS}", *TINY)
 
 
 def copy_of_base(path: Path) -> Path:

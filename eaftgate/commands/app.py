@@ -6,21 +6,21 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from eaftgate import __version__
-from eaftgate.commands import packs, profile, prune, report, study
+from eaftgate.commands import gate, packs, profile, prune, report, study
 from eaftgate.errors import UserError
 from eaftgate.recipes.command_line import UsageError, take_recipes
 
 app = typer.Typer(
     help="Remove experts from a gpt-oss checkpoint without training, and prove that the result is near-lossless.\n\n"
     "The way through: [bold]packs split[/] -> [bold]profile[/] -> [bold]prune[/] -> "
-    "[bold]pytest gates/ --checkpoint=...[/] -> [bold]report[/].",
+    "[bold]gate[/] -> [bold]report[/].",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode="rich",
 )
 app.add_typer(packs.COMMANDS, name="packs")
-for group in (profile, prune, report, study):
+for group in (profile, prune, gate, report, study):
     app.add_typer(group.COMMANDS)
 
 

@@ -1,4 +1,4 @@
-"""The cases of a gate run: which modules of gates/ have any, and test id -> parameter for each kind of case."""
+"""The cases of a gate run: which modules of the suite have any, and test id -> parameter for each kind of case."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,7 +14,7 @@ MODULES = (
     "test_noop",
     "test_stability",
 )
-"""The modules of gates/ in the order they run, but for what `order_of` says."""
+"""The modules of the suite in the order they run, but for what `order_of` says."""
 
 
 def has_cases(plan: Plan, module: str) -> bool:
@@ -86,7 +86,7 @@ def models_of(plan: Plan) -> dict[str, str]:
 
 
 def order_of(plan: Plan) -> Callable[[str, str], tuple[int, int]]:
-    """Sort key of a case, given its module in gates/ and its name, `function[id]`.
+    """Sort key of a case, given its module in the suite and its name, `function[id]`.
 
     What a candidate is and its collections go together, so that it is loaded once, and come before the base's, which
     the noise floor goes on with. With --sequential a candidate is compared while it is scored: the base comes first.

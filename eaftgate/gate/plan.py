@@ -166,6 +166,11 @@ def make_plan(options: GateOptions, *, fixture_packs: Path) -> Plan:
 
     The same files give the same plan in every process of a run. Manifests of local checkpoints are read, weights not.
     """
+    if options.embedded and not fixture_packs.is_dir():
+        raise UserError(
+            "the embedded checkpoint is not installed, a clone has it: "
+            "give --checkpoint (or --base) and --packs, the model to gate and what to gate it on"
+        )
     if not options.embedded and options.packs is None:
         raise UserError("--checkpoint and --base need --packs: the directory of Parquet packs to gate on")
     if options.packs is not None and options.base is None and not options.checkpoints:

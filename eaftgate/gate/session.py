@@ -1,15 +1,16 @@
 """What the process that the user started does with a gate session: keep outcomes, conclude, print, write."""
 
 import re
+import shutil
 from typing import Any
 
 import pytest
-from _pytest.junitxml import xml_key
 
 from eaftgate import __version__
 from eaftgate.gate.cases import required_cases
 from eaftgate.gate.models import clear_work, remove_copies
 from eaftgate.gate.plan import V1, Plan
+from eaftgate.gate.pytest_internals import add_junit_property
 from eaftgate.gate.results import PARITY_FILE, CaseOutcome, read_cells, read_records, write_parity
 from eaftgate.gate.stability import describe_stability, stability_lines, stability_note
 from eaftgate.gate.table import COLOURS, has_intervals, remarks, render_cells
@@ -41,8 +42,8 @@ class SessionReport:
         if not self._config.option.collectonly:
             (self._plan.options.results / PARITY_FILE).unlink(missing_ok=True)
             clear_work(self._plan.options.results)
-        if junit := self._config.stash.get(xml_key, None):  # not by a case: what was not planned has none
-            junit.add_global_property("stability", stability_note(self._plan))
+        # Not by a case: what was not planned has none.
+        add_junit_property(self._config, "stability", stability_note(self._plan))
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.when == "call" or not report.passed:
@@ -82,8 +83,8 @@ class SessionReport:
         write = terminalreporter.write_line
         terminalreporter.section(f"parity with the base, {self._plan.policy_name}")
         if self._parity["cells"]:
-            writer = terminalreporter._tw
-            write(render_cells(self._parity["cells"], width=writer.fullwidth, colour=writer.hasmarkup))
+            width = shutil.get_terminal_size().columns
+            write(render_cells(self._parity["cells"], width=width, colour=terminalreporter.hasmarkup))
         said = remarks(self._parity["cells"]) + [f"not run: {case}" for case in self._parity["not_run"]]
         stable = stability_lines(self._parity["stability"], interval=has_intervals(self._parity["cells"]))
         for lines in (said, stable):

@@ -16,9 +16,10 @@ _SETTINGS = "eaftgate.recipes.recipe"
 
 
 def take_recipes(app: typer.Typer) -> None:
-    """Give every command of `app` and of the groups in it the option --recipe."""
+    """Give every command of `app` and of the groups in it --recipe, but for those of a class of their own."""
     for command in app.registered_commands:
-        command.cls = RecipeCommand
+        if command.cls in (None, TyperCommand):
+            command.cls = RecipeCommand
     for group in app.registered_groups:
         if group.typer_instance is not None:
             take_recipes(group.typer_instance)

@@ -1,0 +1,1 @@
+"""The gate's cases, assertions only: `eaftgate gate`, `pytest --pyargs eaftgate.suite`, and a clone's gates/."""

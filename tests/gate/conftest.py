@@ -1,4 +1,5 @@
 from prepared import (  # noqa: F401
+    bad_run,
     base_copy,
     copy_run,
     keep24,

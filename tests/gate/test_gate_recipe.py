@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eaftgate.errors import UserError
-from eaftgate.gate import plugin
+from eaftgate.gate.hooks import options_of
+from eaftgate.gate.options import gate_options
 from eaftgate.gate.plan import GateOptions
-from eaftgate.gate.plugin import gate_options
 from eaftgate.gate.recipe import gate_settings
 
 SAID: dict[str, tuple[Any, Any]] = {
@@ -63,7 +63,7 @@ def test_the_command_line_wins_and_defaults_lose(place: Path, said: set[str], gi
     plural = {"checkpoint": "checkpoints", "endpoint": "endpoints"}
     fields = {plural.get(name, name): tuple(v) if name in plural else v for name, v in expected.items()}
     results = fields.pop("results", Path("results")).absolute()
-    assert plugin._options(config) == GateOptions(results=results, **fields)
+    assert options_of(config) == GateOptions(results=results, **fields)
 
 
 @pytest.mark.parametrize(

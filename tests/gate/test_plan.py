@@ -184,8 +184,9 @@ def test_a_broken_manifest_takes_its_checkpoint_out_of_the_group_only(packs: Pat
     assert "test_artifact::test_integrity[s2]" in required_cases(plan)
 
 
-def test_every_module_of_gates_has_its_place() -> None:
-    found = {path.stem for path in (Path(__file__).parents[2] / "gates").glob("test_*.py")}
+@pytest.mark.parametrize("directory", ["eaftgate/suite", "gates"])
+def test_every_module_of_the_suite_has_its_place(directory: str) -> None:
+    found = {path.stem for path in (Path(__file__).parents[2] / directory).glob("test_*.py")}
     assert found == set(MODULES)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from gate_command import BASE, CALIBRATION_PACKS, GATE_PACKS, ROOT, Case, Run, gate, pytest_command
-from prepared import SMALL
+from prepared import SMALL, TINY
 from sglang_server import serving
 
 from eaftgate.errors import UserError
@@ -19,7 +19,6 @@ from eaftgate.judge.metrics import METRICS
 from eaftgate.judge.policy import DEFAULT_GATES, load_gates
 from eaftgate.report.budgets import budgets_of
 
-TINY = ("--regime=fixture", "--seq-lens=64", "--num-blocks=6")
 ON_GATE_PACKS = (f"--base={BASE}", f"--packs={GATE_PACKS}")
 CELL_KEYS = {
     "checkpoint", "pack", "seq_len", "num_blocks", "tokens", "ppl_base", "ppl", "delta_ppl", "cc_base", "cc",
@@ -118,11 +117,6 @@ def test_keep_24_of_a_profile_passes(keep24: Path, tmp_path: Path) -> None:
 
 
 # Checkpoints that are worse
-
-
-@pytest.fixture(scope="session")
-def bad_run(made: Path, random8: Path, raised: Path) -> Run:
-    return gate(made / "bad-run", *ON_GATE_PACKS, f"--checkpoint={random8}", f"--checkpoint={raised}", *TINY)
 
 
 def test_a_random_keep_8_fails_by_a_wide_margin(bad_run: Run) -> None:

@@ -1,0 +1,194 @@
+"""What pytest asks of a gate session: its plan, which cases there are and in what order, and who runs them.
+
+It wires; the rooms beside it compute. The plugin calls `start` when the suite was asked for.
+"""
+
+import inspect
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eaftgate.collect.sglang.collector import close_engines
+from eaftgate.collect.store import OpenBar, no_bar
+from eaftgate.errors import UserError
+from eaftgate.gate.cases import MODULES, cases, has_cases, models_of, order_of
+from eaftgate.gate.gpus import pin_gpus, visible_gpus
+from eaftgate.gate.models import check_results
+from eaftgate.gate.options import gate_options
+from eaftgate.gate.plan import GateOptions, Plan, make_plan
+from eaftgate.gate.plugin import DIRECTORY, SUITE, SUITE_DIR, is_case
+from eaftgate.gate.recipe import gate_settings
+from eaftgate.gate.run import GateRun
+from eaftgate.gate.session import SessionReport
+from eaftgate.progress import Bar, progress_bar
+
+PLAN = pytest.StashKey[Plan]()
+SESSION = pytest.StashKey[str]()
+
+
+def start(config: pytest.Config) -> None:
+    """Plan the session and take part in it. Raises UsageError where the options contradict each other."""
+    try:
+        plan = make_plan(options_of(config), fixture_packs=_fixtures(config) / "packs" / "gate")
+        worker_input = getattr(config, "workerinput", None)
+        if worker_input is None:
+            check_results(plan.options.results)
+    except UserError as error:
+        raise pytest.UsageError(str(error)) from None
+    config.stash[PLAN] = plan
+    if worker_input is None:
+        _check_gpus(plan, workers=int(getattr(config.option, "numprocesses", None) or 1))
+        config.stash[SESSION] = uuid.uuid4().hex
+        config.pluginmanager.register(SessionReport(config, plan, config.stash[SESSION]), "eaftgate-report")
+    else:
+        config.stash[SESSION] = worker_input["eaftgate_session"]
+        pin_gpus(int(worker_input["workerid"].removeprefix("gw")), plan.gpus_per_worker)
+        _share_cores(int(worker_input["workercount"]))
+    config.pluginmanager.register(GateSession(config, plan), "eaftgate-session")
+
+
+def options_of(config: pytest.Config) -> GateOptions:
+    """What the command line says over what the recipe says over the defaults of GateOptions."""
+    names = ("base", "checkpoint", "packs", "gates", "policy", "regime", "seq_lens", "num_blocks", "batch_size", "seed",
+             "seeds", "strict_cells", "sequential", "allow_overlap", "collector", "endpoint", "tp", "dp", "device",
+             "dtype", "dequantize", "results")  # fmt: skip
+    recipe = config.getoption("recipe")
+    said = {} if recipe is None else gate_settings(recipe, gate_options)
+    given = {name: config.getoption(name) for name in names}
+    said |= {name: value for name, value in given.items() if value is not None and value is not False}
+    return GateOptions(
+        results=said.pop("results", Path("results")).absolute(),
+        checkpoints=tuple(said.pop("checkpoint", ())),
+        endpoints=tuple(said.pop("endpoint", ())),
+        **said,
+    )
+
+
+def _fixtures(config: pytest.Config) -> Path:
+    """The embedded checkpoint and its packs, which a clone has and an installation has not."""
+    beside_gates, beside_package = (place.parent / "fixtures" for place in (config.stash[DIRECTORY], SUITE_DIR.parent))
+    return beside_gates if beside_gates.is_dir() else beside_package
+
+
+def open_run(config: pytest.Config) -> GateRun:
+    """The gate run of this process."""
+    return GateRun(
+        config.stash[PLAN],
+        session=config.stash[SESSION],
+        fixture=_fixtures(config),
+        open_bar=lambda title: _bar(config, title),
+    )
+
+
+def _bar(config: pytest.Config, title: str) -> OpenBar:
+    """A progress bar on the terminal, under pytest's output capture; none in a worker."""
+    capture: Any = config.pluginmanager.getplugin("capturemanager")
+    if hasattr(config, "workerinput") or capture is None:
+        return no_bar
+
+    @contextmanager
+    def open_bar(tokens: int) -> Iterator[Bar]:
+        with capture.global_and_fixture_disabled(), progress_bar(title, tokens, unit="tokens") as bar:
+            yield bar
+
+    return open_bar
+
+
+def _check_gpus(plan: Plan, *, workers: int) -> None:
+    """An engine that shares its GPU with another would run out of memory in hour three; say so at once."""
+    found, needed = len(visible_gpus()), workers * plan.gpus_per_worker
+    if plan.runs_engines and 0 < found < needed:  # without any, the cases say what is missing
+        raise pytest.UsageError(
+            f"{workers} workers of {plan.gpus_per_worker} GPUs need {needed}, and {found} are visible: "
+            "lower -n, --tp or --dp"
+        )
+
+
+def _share_cores(workers: int) -> None:
+    import torch
+
+    torch.set_num_threads(max(1, torch.get_num_threads() // workers))
+
+
+class GateSession:
+    """The hooks of a session over `plan`, in the process that the user started and in xdist's workers."""
+
+    def __init__(self, config: pytest.Config, plan: Plan) -> None:
+        self._plan = plan
+        self._directories = (SUITE_DIR, config.stash[DIRECTORY])
+
+    # Collecting
+
+    def pytest_ignore_collect(self, collection_path: Path) -> bool | None:
+        """Leave out a module that has no case in this plan: an empty parameter set would be an error."""
+        ours = collection_path.parent in self._directories and collection_path.stem in MODULES
+        return True if ours and not has_cases(self._plan, collection_path.stem) else None
+
+    def pytest_pycollect_makemodule(self, module_path: Path, parent: Any) -> pytest.Module | None:
+        """The suite's own modules are eaftgate/suite/..., in ids and in JUnit, wherever they are installed."""
+        if module_path.parent != SUITE_DIR:
+            return None
+        module: pytest.Module = pytest.Module.from_parent(
+            parent, path=module_path, nodeid=f"{SUITE.replace('.', '/')}/{module_path.name}"
+        )
+        return module
+
+    def pytest_pycollect_makeitem(self, name: str, obj: object) -> list[pytest.Item] | None:
+        """Leave out a function without a case in this plan, like the no-op rewrite's metrics where a server scores."""
+        if not (is_case(obj) and name.startswith("test_") and inspect.isfunction(obj)):
+            return None
+        kinds = [kind for kind in inspect.signature(obj).parameters if kind.endswith("_case")]
+        return [] if any(not cases(self._plan, kind) for kind in kinds) else None
+
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        for name in metafunc.fixturenames:
+            if name.endswith("_case") and is_case(metafunc.function):
+                parameters = cases(self._plan, name)
+                metafunc.parametrize(name, list(parameters.values()), ids=list(parameters))
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        """Collections first, so that every process has work and verdicts find theirs done.
+
+        A library's deprecation warning is shown and is no verdict, whatever -W makes of it.
+        """
+        for item in filter(_is_gate, items):
+            item.add_marker(pytest.mark.filterwarnings("default"))
+        key, last = order_of(self._plan), (len(MODULES), 0)
+        items.sort(key=lambda item: key(item.path.stem, item.name) if _is_gate(item) else last)
+
+    # Running
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_configure_node(self, node: Any) -> None:
+        node.workerinput["eaftgate_session"] = node.config.stash[SESSION]
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_make_scheduler(self, config: pytest.Config, log: Any) -> Any:
+        if config.getvalue("dist") != "load":
+            return None
+        from eaftgate.gate.schedule import GateScheduling
+
+        return GateScheduling(config, log, models=models_of(self._plan), in_order=self._plan.options.sequential)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_call(self, item: pytest.Item) -> Iterator[None]:
+        """What a user can put right fails a case with its sentence, not with a traceback."""
+        try:
+            return (yield)
+        except UserError as error:
+            if not _is_gate(item):
+                raise
+            reason = str(error)
+        # Outside the handler: pytest shows the exceptions that one was raised in the handling of.
+        pytest.fail(reason, pytrace=False)
+
+    def pytest_sessionfinish(self) -> None:
+        close_engines()
+
+
+def _is_gate(item: pytest.Item) -> bool:
+    return isinstance(item, pytest.Function) and is_case(item.function)

@@ -1,0 +1,61 @@
+"""What the gate uses of pytest beyond its documented interface, all of it.
+
+tests/gate/test_pytest_internals.py holds every line to the installed version; pyproject.toml says up to which one.
+"""
+
+import argparse
+import copy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+def config_of(pluginmanager: pytest.PytestPluginManager) -> pytest.Config:
+    """The config that the plugins are registered for, where a hook is not handed it."""
+    config: Any = pluginmanager.get_plugin("pytestconfig")
+    assert isinstance(config, pytest.Config)
+    return config
+
+
+def parse_early(config: pytest.Config, parser: pytest.Parser, args: Sequence[str]) -> argparse.Namespace:
+    """What `args` say to the options that are known before any conftest.py is loaded."""
+    return parser.parse_known_args(args, namespace=copy.copy(config.option))
+
+
+def is_free(parser: pytest.Parser, option: str) -> bool:
+    """Whether nobody has defined `option`, like `--base`, before."""
+    try:
+        _, unknown = parser.parse_known_and_unknown_args([f"{option}=0"])
+    except pytest.UsageError:  # somebody has, and 0 is no value for it
+        return False
+    return bool(unknown)
+
+
+def load_conftest_of(config: pytest.Config, known: argparse.Namespace, directory: Path) -> None:
+    """Have the conftest.py of `directory` loaded, and none of where pytest was started or of directories above.
+
+    `known` are the arguments as parsed so far.
+    """
+    known.file_or_dir = [str(directory)]
+    known.confcutdir = str(directory)
+    config.known_args_namespace = known
+
+
+def use_settings(config: pytest.Config, settings: Mapping[str, Any]) -> None:
+    """Go on as if the ini file held `settings` and nothing else; what the command line overrides (-o) stays."""
+    overridden = {said.partition("=")[0] for said in config.known_args_namespace.override_ini or ()}
+    entries: Any = config._inicfg if hasattr(config, "_inicfg") else config.inicfg
+    for name in entries.keys() - overridden:
+        del entries[name]
+    config._inicache.clear()
+    config._inicache.update({name: value for name, value in settings.items() if name not in overridden})
+
+
+def add_junit_property(config: pytest.Config, name: str, value: str) -> None:
+    """A property of the whole JUnit file, where one is written. (record_testsuite_property is for test cases.)"""
+    from _pytest.junitxml import xml_key
+
+    if junit := config.stash.get(xml_key, None):
+        junit.add_global_property(name, value)

@@ -1,0 +1,84 @@
+"""Fixtures of the gate cases. They lie here, next to the cases, so that no other conftest.py overrides them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import pytest
+
+from eaftgate.gate.hooks import open_run
+from eaftgate.gate.plan import Cell
+from eaftgate.gate.run import GateRun
+from eaftgate.gate.stability import Spread, spreads
+from eaftgate.judge.cell import JudgedCell
+from eaftgate.judge.policy import IntervalPolicy
+from eaftgate.judge.verdict import MetricVerdict
+from eaftgate.judge.wording import describe
+
+RecordVerdict = Callable[[JudgedCell, str], MetricVerdict]
+RecordSpread = Callable[[Sequence[JudgedCell]], dict[str, Spread]]
+Decide = Callable[[Cell, str], None]
+
+
+@pytest.fixture(scope="session")
+def run(pytestconfig: pytest.Config) -> GateRun:
+    """The gate run of this process."""
+    return open_run(pytestconfig)
+
+
+@pytest.fixture
+def record_verdict(record_property: Callable[[str, Any], None]) -> RecordVerdict:
+    """Put a metric's estimate, interval, margin and verdict, and the number of tokens, into JUnit; return it."""
+
+    def record(judged: JudgedCell, metric: str) -> MetricVerdict:
+        verdict = judged.verdicts[metric]
+        for name, value in asdict(verdict).items():
+            record_property(name, value)
+        record_property("tokens", judged.metrics.tokens)
+        record_property("num_blocks", judged.num_blocks)
+        return verdict
+
+    return record
+
+
+@pytest.fixture
+def record_floor(record_property: Callable[[str, Any], None]) -> RecordVerdict:
+    """The same for the base against itself, whose verdict by the policy is not what is asked."""
+
+    def record(judged: JudgedCell, metric: str) -> MetricVerdict:
+        verdict = judged.verdicts[metric]
+        record_property("estimate", verdict.estimate)
+        record_property("margin", verdict.margin)
+        record_property("tokens", judged.metrics.tokens)
+        return verdict
+
+    return record
+
+
+@pytest.fixture
+def record_spread(record_property: Callable[[str, Any], None]) -> RecordSpread:
+    """Put the verdicts of cells that differ in a seed, and every metric's spread over them, into JUnit; return it."""
+
+    def record(judged: Sequence[JudgedCell]) -> dict[str, Spread]:
+        record_property("verdicts", ", ".join(cell.verdict for cell in judged))
+        found = spreads([{metric: verdict.estimate for metric, verdict in c.verdicts.items()} for c in judged])
+        for metric, spread in found.items():
+            for name, value in asdict(spread).items():
+                record_property(f"{metric}_{name}", value)
+        return found
+
+    return record
+
+
+@pytest.fixture
+def decide(run: GateRun, record_verdict: RecordVerdict) -> Decide:
+    """Fail unless the metric of a candidate's cell passes. An advisory case is shown with its verdict and passes."""
+
+    def decide(cell: Cell, metric: str) -> None:
+        judged = run.cell(cell)
+        verdict = record_verdict(judged, metric)
+        if run.plan.cell_decides(cell) and verdict.decides and verdict.verdict != "pass":
+            interval = isinstance(run.plan.policy, IntervalPolicy)
+            pytest.fail(describe(metric, verdict, judged.metrics.tokens, interval=interval), pytrace=False)
+
+    return decide

@@ -1,0 +1,51 @@
+"""The checkpoint as an artifact: what it says of itself is true, it loads, and it never saw the gate's rows."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from eaftgate.checkpoint.finite import check_finite
+from eaftgate.gate.plan import BASE
+from eaftgate.gate.run import GateRun
+from eaftgate.rewrite.integrity import check_artifact, compare_tensors
+
+
+def test_integrity(checkpoint_case: str, run: GateRun, record_property: Callable[[str, Any], None]) -> None:
+    """Weights are finite; files, mapping, shards and configuration are the manifest's, kept tensors the base's.
+
+    Without a manifest, every tensor is the base's.
+    """
+    candidate, base = run.models[checkpoint_case].checkpoint, run.models[BASE].checkpoint
+    check_finite(candidate)
+    manifest = run.models.manifest(checkpoint_case)
+    record_property("manifest", manifest is not None)
+    if manifest is None:  # all experts, and nothing that says what else was done to them
+        problems = compare_tensors(candidate, base, [range(base.num_experts)] * base.num_layers)
+    else:
+        # Keep sets that the manifest contradicts itself about cannot be looked up in the base.
+        problems = check_artifact(candidate, base, manifest, base_digest=run.models[BASE].digest) or compare_tensors(
+            candidate, base, manifest.keep
+        )
+    if problems:
+        record_property("verdict", "fail")
+        pytest.fail("; ".join(problems[:5]), pytrace=False)
+
+
+def test_engine(checkpoint_case: str, run: GateRun) -> None:
+    """The engine that scores loads it and puts out finite numbers."""
+    assert run.check_engine(checkpoint_case) > 0
+
+
+def test_disjoint(checkpoint_case: str, run: GateRun, record_property: Callable[[str, Any], None]) -> None:
+    """No row that the experts were chosen on is in a gate pack."""
+    overlap = {pack: rows for pack, rows in run.overlap(checkpoint_case).items() if rows}
+    for pack, rows in overlap.items():
+        record_property(f"overlap_{pack}", rows)
+    if overlap and not run.plan.options.allow_overlap:
+        record_property("verdict", "fail")
+        counts = ", ".join(f"{rows} rows of {pack}" for pack, rows in overlap.items())
+        pytest.fail(
+            f"{counts} were calibrated on: split the packs (eaftgate packs split) or pass --allow-overlap",
+            pytrace=False,
+        )
