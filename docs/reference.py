@@ -14,7 +14,7 @@ import typer.main
 from markdown_table import markdown_table
 
 from eaftgate.commands.app import app
-from eaftgate.gate.plugin import gate_options
+from eaftgate.gate.options import gate_options
 from eaftgate.judge.metrics import METRICS
 from eaftgate.judge.policy import IntervalPolicy, load_gates
 
