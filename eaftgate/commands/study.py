@@ -31,7 +31,10 @@ def sweep(
         float, typer.Option(help="Share of every pack's calibration rows to score on; nothing is chosen on them.")
     ] = 0.5,
     plot: Annotated[
-        Path | None, typer.Option(help="Figure to draw, .svg or .png; default: --out with the suffix .svg.")
+        Path | None,
+        typer.Option(
+            help="Figure to draw, .svg or .png; default: --out with the suffix .svg, if matplotlib is installed."
+        ),
     ] = None,
     batch_size: BatchOption = 8,
     device: DeviceOption = None,
@@ -40,9 +43,9 @@ def sweep(
 ) -> None:
     """Score many selections by masking, on rows of the profile that they were not chosen on.
 
-    Ends with a ranked table and a figure. Methods and keep_n are crossed, factors are varied one at a time: good,
-    conflict, uncertain, low_quantile (weights); alignment; rows (so many to choose on, scored on the same others as
-    everything else); max_positions (searches); pack_excess (refined); seed.
+    Ends with a ranked table and a figure, if matplotlib is installed. Methods and keep_n are crossed, factors are
+    varied one at a time: good, conflict, uncertain, low_quantile (weights); alignment; rows (so many to choose on,
+    scored on the same others as everything else); max_positions (searches); pack_excess (refined); seed.
 
     The overlap in the table is the mean Jaccard index of a keep set with that of the best line of the same keep_n.
     """
@@ -58,7 +61,6 @@ def sweep(
     from eaftgate.study import sweep as sweeping
     from eaftgate.study.cases import planned
     from eaftgate.study.holdout import hold_out
-    from eaftgate.study.plot import check_plot_path, write_plot
     from eaftgate.study.ranking import DETAILS, ranked_table
 
     if out_file.is_dir():
@@ -66,9 +68,7 @@ def sweep(
     if out_file.is_symlink():
         raise UserError(f"--out {out_file} is a link: give the file itself")
     check_outside_checkpoints(out_file)
-    plot = plot or out_file.with_suffix(".svg")
-    check_plot_path(plot, out_file)
-    check_outside_checkpoints(plot, option="--plot")
+    figure = _figure(plot, out_file)
     checkpoint, profile = open_checkpoint(base), open_profile(profile_dir)
     check_profile(checkpoint, checkpoint_digest(checkpoint), profile)
     counts = _counts("--keep-n", keep_n)
@@ -87,7 +87,10 @@ def sweep(
     lines = sweeping.sweep(
         lambda: load_model(checkpoint.path, settings), held_out, cases, out_file, measured_by=settings.describe()
     )
-    write_plot(lines, plot)
+    if figure is not None:
+        from eaftgate.study.plot import write_plot
+
+        write_plot(lines, figure)
     if as_json:
         typer.echo(json.dumps(lines))
         return
@@ -97,7 +100,7 @@ def sweep(
         f"scored on {held_out.num_scored_rows} others ({held_out.scored.num_counted:,} tokens)"
     )
     show(lambda leave_out: ranked_table(lines, leave_out), DETAILS)
-    say(f"drawn in {plot}")
+    say(f"drawn in {figure}" if figure is not None else f"no figure was drawn: {_WANTS_MATPLOTLIB}")
 
 
 @COMMANDS.command()
@@ -204,6 +207,30 @@ def diagnose(
         show_whole(table)
         say("")
     say(f"next: {lever}")
+
+
+_SUFFIXES = (".svg", ".png")
+_WANTS_MATPLOTLIB = "it takes matplotlib, pip install 'eaftgate[plot]'"
+
+
+def _figure(plot: Path | None, out: Path) -> Path | None:
+    """Where the figure goes; None when it was not asked for and cannot be drawn. Raises UserError for a file name that
+    says no format, for `out` itself, and when it was asked for and cannot be drawn."""
+    from eaftgate.outputs import check_outside_checkpoints
+
+    figure = plot or out.with_suffix(".svg")
+    if figure == out:
+        raise UserError(f"--plot and --out are both {out}: the figure needs a file of its own")
+    if figure.suffix not in _SUFFIXES:
+        raise UserError(f"--plot is {str(figure)!r}: its name must end in {' or '.join(_SUFFIXES)}")
+    check_outside_checkpoints(figure, option="--plot")
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        if plot is not None:
+            raise UserError(f"--plot {plot} cannot be drawn: {_WANTS_MATPLOTLIB}, or leave --plot out") from None
+        return None
+    return figure
 
 
 def _parts(text: str) -> list[str]:

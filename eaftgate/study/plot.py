@@ -1,4 +1,7 @@
-"""The figure of a sweep: a panel for every keep_n, a row for every selection, its loss and the interval of that."""
+"""The figure of a sweep: a panel for every keep_n, a row for every selection, its loss and the interval of that.
+
+Needs matplotlib, which is an extra: eaftgate[plot].
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -10,23 +13,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
-from eaftgate.errors import UserError
 from eaftgate.files import atomic_path
 from eaftgate.study.ranking import Ranked, ranked
 
-SUFFIXES = (".svg", ".png")
 _STYLE: Any = {"font.size": 9, "svg.fonttype": "none", "svg.hashsalt": "eaftgate", "axes.spines.top": False,
           "axes.spines.right": False}  # fmt: skip
 _TICKS = (-50, -20, -5, 0, 5, 20, 50, 200, 1000, 10_000, 100_000)
 _DOT, _LINE = "#1f5fa8", "#9db8d6"
-
-
-def check_plot_path(path: Path, out: Path) -> None:
-    """Raises UserError for a file name that says no format, or that is `out` itself."""
-    if path == out:
-        raise UserError(f"--plot and --out are both {path}: the figure needs a file of its own")
-    if path.suffix not in SUFFIXES:
-        raise UserError(f"--plot is {str(path)!r}: its name must end in {' or '.join(SUFFIXES)}")
 
 
 def write_plot(lines: Sequence[Mapping[str, Any]], path: Path) -> None:

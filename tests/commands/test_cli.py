@@ -381,6 +381,22 @@ def test_a_sweep_varies_one_factor_at_a_time_and_resumes(
     assert losses == sorted(losses)
 
 
+def test_a_sweep_without_matplotlib_says_what_the_figure_takes(
+    eaftgate: Command, small_profile: Profile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At once where a figure was asked for, and else at the end."""
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    out, plot = tmp_path / "sweep.jsonl", tmp_path / "figure.svg"
+    ended = sweep_of(eaftgate, small_profile, CALIBRATION_PACKS, out, "--methods", "ean", "--plot", plot)
+    takes = "it takes matplotlib, pip install 'eaftgate[plot]'"
+    refused(ended, f"--plot {plot} cannot be drawn: {takes}, or leave --plot out")
+    assert not out.exists()
+    ended = sweep_of(eaftgate, small_profile, CALIBRATION_PACKS, out, "--methods", "ean")
+    assert ended.code == 0, ended.err
+    assert ended.out.splitlines()[-1] == f"no figure was drawn: {takes}"
+    assert [path.name for path in tmp_path.iterdir()] == ["sweep.jsonl"]
+
+
 def test_budgets_are_prefixes_scored_on_the_same_rows(
     eaftgate: Command, small_profile: Profile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
