@@ -8,23 +8,24 @@ import os
 os.environ["TOKENIZERS_PARALLELISM"] = "false"  # packing is measured a core, and tokenizers has no other switch
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from alternation import Rounds, Step, seconds
-from generate_checkpoint import generate, layers_for
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
-from scoring import Model, loaded
 
+from benchmarks.alternation import Rounds, Step, seconds
+from benchmarks.generate_checkpoint import generate, layers_for
+from benchmarks.measuring import Batch, Compare, Figure, Report
+from benchmarks.scoring import Model, loaded
 from eaftgate.gate.options import gate_options
 from eaftgate.model.load import default_settings
-from eaftgate.packs.blocks import Blocks, BoolArray, IntArray, build_blocks
+from eaftgate.packs.blocks import Blocks, build_blocks
 from eaftgate.packs.pack import UNION, Pack, named_packs
 from eaftgate.packs.tokenizer import PackTokenizer, load_tokenizer
 
@@ -100,15 +101,6 @@ def blocks(union: Pack, tokenizer: PackTokenizer, pytestconfig: pytest.Config) -
     return build_blocks(union, tokenizer.backend, eos_id=tokenizer.eos_id, **shape)
 
 
-@dataclass(frozen=True)
-class Batch:
-    """What a collector gets, and the same token ids where the model is."""
-
-    token_ids_BS: IntArray
-    counted_BS: BoolArray
-    device_ids_BS: torch.Tensor
-
-
 @pytest.fixture(scope="session")
 def batches(blocks: Blocks, model: Model, pytestconfig: pytest.Config) -> list[Batch]:
     """The blocks, --batch-size at a time (default: 1)."""
@@ -136,9 +128,6 @@ def rewrite_base(
     shutil.rmtree(path)
 
 
-Compare = Callable[..., Rounds]
-
-
 @pytest.fixture
 def compare(benchmark: Any, pytestconfig: pytest.Config) -> Compare:
     """`compare(subject, reference, before=None)`: --rounds alternating rounds after one of each that does not count.
@@ -162,32 +151,7 @@ def compare(benchmark: Any, pytestconfig: pytest.Config) -> Compare:
     return run
 
 
-@dataclass(frozen=True)
-class Figure:
-    """One row of the table; `at_least` or `at_most` is its target, if it has one."""
-
-    subject: str
-    reference: str
-    value: float
-    unit: str = "x"
-    at_least: float | None = None
-    at_most: float | None = None
-    note: str = ""
-
-    @property
-    def target(self) -> str:
-        if self.at_least is not None:
-            return f">= {self.at_least:g}"
-        return "" if self.at_most is None else f"<= {self.at_most:g}"
-
-    @property
-    def missed(self) -> bool:
-        below = self.at_least is not None and not self.value >= self.at_least
-        return below or (self.at_most is not None and not self.value <= self.at_most)
-
-
 FIGURES = pytest.StashKey[list[tuple[str, Figure]]]()
-Report = Callable[[Figure], None]
 
 
 @pytest.fixture

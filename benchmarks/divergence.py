@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from selection import interval, three_parts
 
+from benchmarks.selection import interval, three_parts
 from eaftgate.collect.token_stats import linear_logits
 from eaftgate.families.model import MoeModel
 from eaftgate.model.load import default_settings, load_model

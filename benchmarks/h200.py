@@ -26,11 +26,11 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from alternation import Rounds, Step, alternate, seconds
-from generate_checkpoint import EXPERTS, INDEX_FILE, LAYERS, generate
-from scoring import Model, attention, bare_forward, experts, loaded, logprobs, masked_forward
 from torch import Tensor
 
+from benchmarks.alternation import Rounds, Step, alternate, seconds
+from benchmarks.generate_checkpoint import EXPERTS, INDEX_FILE, LAYERS, generate
+from benchmarks.scoring import Model, attention, bare_forward, experts, loaded, logprobs, masked_forward
 from eaftgate.checkpoint.checkpoint import open_checkpoint
 from eaftgate.collect.collection import TOP_K
 from eaftgate.collect.token_stats import token_stats
@@ -169,7 +169,7 @@ def generated(results: Results, options: argparse.Namespace) -> Path:
 
 def measure_rewrite(results: Results, options: argparse.Namespace, path: Path) -> None:
     """The rewrite against cp of exactly the kept bytes, both from the page cache; with and without waiting for disk."""
-    import rewriting  # not at the top: it needs pydantic, and the other sections do not
+    from benchmarks import rewriting  # not at the top: it needs pydantic, and the other sections do not
 
     base = open_checkpoint(path)
     kept, out, copied = (options.work / name for name in ("kept", "out", "copied"))

@@ -35,10 +35,9 @@ import torch
 
 os.environ["SGLANG_EXTERNAL_MODEL_PACKAGE"] = "eaftgate.collect.sglang.models"  # before sglang is imported
 
-from generate_checkpoint import EXPERTS, LAYERS, generate
-from h200 import ROUNDING_FACTOR, Results, random_blocks, require
-from mxfp4_kernels import use_sglang_kernels
-
+from benchmarks.generate_checkpoint import EXPERTS, LAYERS, generate
+from benchmarks.h200 import ROUNDING_FACTOR, Results, random_blocks, require
+from benchmarks.mxfp4_kernels import use_sglang_kernels
 from eaftgate.checkpoint.checkpoint import open_checkpoint
 from eaftgate.checkpoint.digest import checkpoint_digest
 from eaftgate.collect.collection import Collection, check_stats, concatenate, make_collection
@@ -248,7 +247,7 @@ def speed(results: Results, given: argparse.Namespace) -> None:
     results.add("speed", "boot of the collector's engine", seconds=time.perf_counter() - started)
     for blocks, name in (*((blocks, f"{blocks.seq_len}") for blocks in shapes), (everything, "2048, all counted")):
         tokens = blocks.num_blocks * blocks.seq_len
-        rate = tokens / timed(lambda blocks=blocks: collected(collector, blocks))
+        rate = tokens / timed(partial(collected, collector, blocks))
         reference = own[blocks.seq_len]
         counted = blocks.num_counted / tokens
         results.add("speed", f"sglang {name}", tokens_per_second=rate, ratio_to_k0=rate / reference, counted=counted)
@@ -256,7 +255,7 @@ def speed(results: Results, given: argparse.Namespace) -> None:
     model = transformers_collector(path, "cuda", "bfloat16", batch_size=8)
     for blocks in shapes:
         part = blocks.reordered(np.arange(blocks.num_blocks // 4))
-        rate = part.num_blocks * part.seq_len / timed(lambda part=part: collected(model, part))
+        rate = part.num_blocks * part.seq_len / timed(partial(collected, model, part))
         results.add(
             "speed", f"transformers {blocks.seq_len}", tokens_per_second=rate, ratio_to_k0=rate / own[blocks.seq_len]
         )
@@ -278,10 +277,14 @@ def engine_alone(results: Results, path: Path, shapes: list[Blocks]) -> dict[int
                 logprob_start_len=0, top_logprobs_num=top_k,
             )  # fmt: skip
 
-        rates[blocks.seq_len] = tokens / timed(lambda ask=ask: ask(0))
+        rates[blocks.seq_len] = tokens / timed(partial(ask, 0))
         results.add("speed", f"engine k=0 {blocks.seq_len}", tokens_per_second=rates[blocks.seq_len])
         answers: list[Any] = []
-        seconds = timed(lambda ask=ask, answers=answers: answers.append(ask(20)), repeats=1)
+
+        def keep(answers: list[Any] = answers, ask: Callable[[int], Any] = ask) -> None:
+            answers.append(ask(20))
+
+        seconds = timed(keep, repeats=1)
         started = time.perf_counter()
         for answer, ids_S, counted_S in zip(answers[-1], blocks.token_ids_BS, blocks.counted_BS, strict=True):
             stats_of_answer(answer["meta_info"], ids_S, counted_S)
@@ -336,7 +339,7 @@ def large(results: Results, given: argparse.Namespace) -> None:
         started = time.perf_counter()
         collected(collector, blocks.reordered(np.arange(4)))
         results.add("large", f"keep {keep_n}: boot, tp = {gpus}", seconds=time.perf_counter() - started, hashed=hashed)
-        rate = blocks.num_blocks * 2048 / timed(lambda collector=collector: collected(collector, blocks))
+        rate = blocks.num_blocks * 2048 / timed(partial(collected, collector, blocks))
         results.add("large", f"keep {keep_n}: sglang 2048, tp = {gpus}", tokens_per_second=rate)
         close_engines()
 

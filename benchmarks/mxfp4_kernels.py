@@ -17,9 +17,10 @@ def use_sglang_kernels() -> None:
     from eaftgate.model import load
 
     kernels = _kernels()
-    hub_kernels.get_kernel = lambda *_, **__: kernels
-    quantizer_mxfp4.is_kernels_available = lambda: True
-    load.is_kernels_available = lambda: True
+    hub: Any = hub_kernels
+    hub.get_kernel = lambda *_, **__: kernels
+    for module in (quantizer_mxfp4, load):
+        vars(module)["is_kernels_available"] = lambda: True
 
 
 def _kernels() -> SimpleNamespace:

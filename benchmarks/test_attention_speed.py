@@ -1,8 +1,7 @@
 """The package's attention in a bare forward pass, against transformers' eager attention in the same model."""
 
-from scoring import Model, attention, bare_forward, logprobs, masked_forward
-
-from conftest import Batch, Compare, Figure, Report
+from benchmarks.measuring import Batch, Compare, Figure, Report
+from benchmarks.scoring import Model, attention, bare_forward, logprobs, masked_forward
 from eaftgate.packs.blocks import Blocks
 
 

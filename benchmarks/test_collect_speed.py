@@ -1,8 +1,7 @@
 """Collecting token statistics, against a forward pass of the same model that computes no logits."""
 
-from scoring import Model, bare_forward
-
-from conftest import Batch, Compare, Figure, Report
+from benchmarks.measuring import Batch, Compare, Figure, Report
+from benchmarks.scoring import Model, bare_forward
 from eaftgate.collect.transformers import score
 from eaftgate.packs.blocks import Blocks
 

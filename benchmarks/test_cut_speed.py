@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from conftest import Figure, Report
+from benchmarks.measuring import Figure, Report
 from eaftgate.profile.trace import Trace, TraceShard
 from eaftgate.select.keep import select_keep_sets
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from conftest import Figure, Report
+from benchmarks.measuring import Figure, Report
 from eaftgate.parity.metrics import cell_metrics
 
 TOKENS = 1_000_000

@@ -3,10 +3,10 @@
 from statistics import median
 from typing import Any, cast
 
-from alternation import seconds
 from tokenizers import Encoding, Tokenizer
 
-from conftest import Figure, Report
+from benchmarks.alternation import seconds
+from benchmarks.measuring import Figure, Report
 from eaftgate.packs.blocks import build_blocks
 from eaftgate.packs.pack import Pack
 from eaftgate.packs.tokenizer import PackTokenizer

@@ -1,8 +1,7 @@
 """Profiling (statistics and routing in one pass), against a forward pass of the same model without logits."""
 
-from scoring import Model, bare_forward
-
-from conftest import Batch, Compare, Figure, Report
+from benchmarks.measuring import Batch, Compare, Figure, Report
+from benchmarks.scoring import Model, bare_forward
 from eaftgate.packs.blocks import Blocks
 from eaftgate.profile.observe import observe_batch
 

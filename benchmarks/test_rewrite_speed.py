@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rewriting import (
+
+from benchmarks.measuring import Compare, Figure, Report
+from benchmarks.rewriting import (
     copy_directory,
     directory_bytes,
     no_flush,
@@ -19,8 +21,6 @@ from rewriting import (
     settle,
     three_quarters,
 )
-
-from conftest import Compare, Figure, Report
 from eaftgate.checkpoint.checkpoint import open_checkpoint
 
 

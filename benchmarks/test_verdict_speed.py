@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from conftest import Figure, Report
+from benchmarks.measuring import Figure, Report
 from eaftgate.collect.collection import TOP_K, Collection, TokenStats
 from eaftgate.judge.cell import judge_in_looks, plan_looks
 from eaftgate.judge.policy import IntervalPolicy, load_gates
@@ -33,6 +33,7 @@ def test_verdict(benchmark: Any, pytestconfig: Any, report: Report) -> None:
     base, candidate = (collection(np.random.default_rng(seed), noise) for seed, noise in ((2, 0.0), (3, 0.1)))
     # The margin lies on the estimate, so that no look decides.
     ppl = policy.rules["ppl"]
+    assert ppl.margin is not None
     margin = ppl.margin.model_copy(update={"value": float(pair(base, candidate).nll_delta_T.mean())})
     rules = {metric: rule.model_copy(update={"role": "advisory"}) for metric, rule in policy.rules.items()}
     policy = policy.model_copy(update={"rules": {**rules, "ppl": ppl.model_copy(update={"margin": margin})}})
