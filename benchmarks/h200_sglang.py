@@ -22,7 +22,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
@@ -41,11 +41,11 @@ from benchmarks.mxfp4_kernels import use_sglang_kernels
 from eaftgate.checkpoint.checkpoint import open_checkpoint
 from eaftgate.checkpoint.digest import checkpoint_digest
 from eaftgate.collect.collection import Collection, check_stats, concatenate, make_collection
-from eaftgate.collect.collector import Collector
+from eaftgate.collect.collector import Collector, ScoredModel
 from eaftgate.collect.sglang.answers import stats_of_answer
-from eaftgate.collect.sglang.collector import CALL_TOKENS, EngineOptions, SglangCollector, close_engines
+from eaftgate.collect.sglang.collector import CALL_TOKENS, EngineOptions, Engines, SglangCollector
 from eaftgate.collect.sglang.endpoint import EndpointCollector, endpoint_for
-from eaftgate.collect.transformers import TransformersCollector, unload
+from eaftgate.collect.transformers import LoadedModel, TransformersCollector
 from eaftgate.errors import UserError
 from eaftgate.model.load import default_settings
 from eaftgate.packs.blocks import Blocks, build_blocks
@@ -79,23 +79,25 @@ def main() -> None:
     results = Results(given.out)
     for name in given.sections:
         results.section(name, partial(SECTIONS[name], results, given))
-        close_engines()
     raise SystemExit(1 if results.failed else 0)
 
 
-def sglang_collector(path: Path, work: Path, *, call_tokens: int = CALL_TOKENS, **options: Any) -> SglangCollector:
-    checkpoint = open_checkpoint(path)
-    log = work / f"engine-{path.name}.log"
-    return SglangCollector(
-        path, checkpoint_digest(checkpoint), EngineOptions(**options), log, is_mxfp4=True, call_tokens=call_tokens
-    )
+def engines_of(given: argparse.Namespace, **options: Any) -> AbstractContextManager[Engines]:
+    return closing(Engines(EngineOptions(**options), given.work))
+
+
+def sglang_collector(engines: Engines, path: Path, *, call_tokens: int = CALL_TOKENS) -> SglangCollector:
+    digest = checkpoint_digest(open_checkpoint(path))
+    model = ScoredModel(path.name, str(path), path, digest, is_mxfp4=True)
+    return SglangCollector(engines, model, call_tokens=call_tokens)
 
 
 def transformers_collector(
-    path: Path, device: str, dtype: str, *, batch_size: int = 16, dequantize: bool = True
+    loaded: LoadedModel, path: Path, device: str, dtype: str, *, batch_size: int = 16, dequantize: bool = True
 ) -> TransformersCollector:
     settings = default_settings(device=device, dtype=dtype, dequantize=dequantize)
-    return TransformersCollector(path, checkpoint_digest(open_checkpoint(path)), settings, batch_size=batch_size)
+    digest = checkpoint_digest(open_checkpoint(path))
+    return TransformersCollector(loaded, path, digest, settings, batch_size=batch_size)
 
 
 def collected(collector: Collector, blocks: Blocks) -> Collection:
@@ -113,24 +115,23 @@ def parity(results: Results, given: argparse.Namespace) -> None:
         inputs.append((given.model, given.packs, 1024, 64))
     for path, packs, seq_len, num_blocks in inputs:
         blocks = union_blocks(path, packs, seq_len, num_blocks)
-        transformers = partial(transformers_collector, path)
-        engine = sglang_collector(path, given.work, memory_fraction=0.3)
-        smaller = sglang_collector(path, given.work, call_tokens=1 << 12, memory_fraction=0.3)
-        collectors: dict[str, Collector] = {
-            "cuda float32": transformers("cuda", "float32"),
-            "cuda bfloat16": transformers("cuda", "bfloat16"),
-            "sglang": engine,
-            "sglang again": engine,
-            "sglang, other batches": smaller,
-            **({"cuda MXFP4": transformers("cuda", "bfloat16", dequantize=False)} if given.sglang_kernels else {}),
-        }
-        reference = collected(transformers("cpu", "float32", batch_size=4), blocks)
+        transformers = partial(transformers_collector, LoadedModel(), path)
         far = {}
-        for name, collector in collectors.items():
-            if name == "cuda MXFP4":
-                use_sglang_kernels()
-            far[name] = compare(results, f"{path.name} {name}", reference, collected(collector, blocks))
-        close_engines()
+        with engines_of(given, memory_fraction=0.3) as engines:
+            engine = sglang_collector(engines, path)
+            collectors: dict[str, Collector] = {
+                "cuda float32": transformers("cuda", "float32"),
+                "cuda bfloat16": transformers("cuda", "bfloat16"),
+                "sglang": engine,
+                "sglang again": engine,
+                "sglang, other batches": sglang_collector(engines, path, call_tokens=1 << 12),
+                **({"cuda MXFP4": transformers("cuda", "bfloat16", dequantize=False)} if given.sglang_kernels else {}),
+            }
+            reference = collected(transformers("cpu", "float32", batch_size=4), blocks)
+            for name, collector in collectors.items():
+                if name == "cuda MXFP4":
+                    use_sglang_kernels()
+                far[name] = compare(results, f"{path.name} {name}", reference, collected(collector, blocks))
         for name in list(far)[2:]:
             require(
                 far[name] <= ROUNDING_FACTOR * far["cuda bfloat16"],
@@ -163,7 +164,7 @@ def compare(results: Results, name: str, reference: Collection, found: Collectio
 
 def by_server(results: Results, given: argparse.Namespace) -> None:
     path, blocks = FIXTURE / "checkpoint", fixture_blocks()
-    reference = collected(transformers_collector(path, "cpu", "float32", batch_size=4), blocks)
+    reference = collected(transformers_collector(LoadedModel(), path, "cpu", "float32", batch_size=4), blocks)
     with server(path, given) as url:
         found = collected(EndpointCollector(url, is_mxfp4=True), blocks)
     compare(results, f"{path.name} sglang server", reference, found)
@@ -241,18 +242,17 @@ def speed(results: Results, given: argparse.Namespace) -> None:
     shapes = [random_blocks(201_088, given.blocks * 2, 1024), random_blocks(201_088, given.blocks, 2048)]
     everything = replace(shapes[1], counted_BS=np.arange(2048) > np.zeros((given.blocks, 1), int))
     own = engine_alone(results, path, shapes)
-    collector = sglang_collector(path, given.work)
-    started = time.perf_counter()
-    collected(collector, shapes[1].reordered(np.arange(4)))
-    results.add("speed", "boot of the collector's engine", seconds=time.perf_counter() - started)
-    for blocks, name in (*((blocks, f"{blocks.seq_len}") for blocks in shapes), (everything, "2048, all counted")):
-        tokens = blocks.num_blocks * blocks.seq_len
-        rate = tokens / timed(partial(collected, collector, blocks))
-        reference = own[blocks.seq_len]
-        counted = blocks.num_counted / tokens
-        results.add("speed", f"sglang {name}", tokens_per_second=rate, ratio_to_k0=rate / reference, counted=counted)
-    close_engines()
-    model = transformers_collector(path, "cuda", "bfloat16", batch_size=8)
+    with engines_of(given) as engines:
+        collector = sglang_collector(engines, path)
+        started = time.perf_counter()
+        collected(collector, shapes[1].reordered(np.arange(4)))
+        results.add("speed", "boot of the collector's engine", seconds=time.perf_counter() - started)
+        for blocks, name in (*((blocks, f"{blocks.seq_len}") for blocks in shapes), (everything, "2048, all counted")):
+            tokens = blocks.num_blocks * blocks.seq_len
+            rate = tokens / timed(partial(collected, collector, blocks))
+            ratio, counted = rate / own[blocks.seq_len], blocks.num_counted / tokens
+            results.add("speed", f"sglang {name}", tokens_per_second=rate, ratio_to_k0=ratio, counted=counted)
+    model = transformers_collector(LoadedModel(), path, "cuda", "bfloat16", batch_size=8)
     for blocks in shapes:
         part = blocks.reordered(np.arange(blocks.num_blocks // 4))
         rate = part.num_blocks * part.seq_len / timed(partial(collected, model, part))
@@ -301,15 +301,17 @@ def long(results: Results, given: argparse.Namespace) -> None:
     """One block of the longest context, 30 % counted, through both collectors on this GPU."""
     path = generated(given)
     blocks = random_blocks(201_088, 1, LONGEST)
-    model = transformers_collector(path, "cuda", "bfloat16", batch_size=1)
+    loaded = LoadedModel()
+    model = transformers_collector(loaded, path, "cuda", "bfloat16", batch_size=1)
     collected(model, random_blocks(201_088, 1, 2048))
     torch.cuda.reset_peak_memory_stats()
     seconds = timed(lambda: collected(model, blocks), repeats=1)
     peak = torch.cuda.max_memory_allocated() / 2**30
     results.add("long", f"transformers {LONGEST}", tokens_per_second=LONGEST / seconds, peak_gib=peak)
-    unload()
-    collector = sglang_collector(path, given.work)
-    seconds = timed(lambda: collected(collector, blocks), repeats=1)
+    loaded.unload()
+    with engines_of(given) as engines:
+        collector = sglang_collector(engines, path)
+        seconds = timed(lambda: collected(collector, blocks), repeats=1)
     results.add("long", f"sglang {LONGEST}", tokens_per_second=LONGEST / seconds)
 
 
@@ -334,14 +336,14 @@ def large(results: Results, given: argparse.Namespace) -> None:
         started = time.perf_counter()
         digest = checkpoint_digest(open_checkpoint(path))
         hashed = time.perf_counter() - started
-        options = EngineOptions(tp=gpus, memory_fraction=0.6 if gpus > 1 else 0.9)
-        collector = SglangCollector(path, digest, options, given.work / f"engine-{path.name}.log", is_mxfp4=True)
-        started = time.perf_counter()
-        collected(collector, blocks.reordered(np.arange(4)))
-        results.add("large", f"keep {keep_n}: boot, tp = {gpus}", seconds=time.perf_counter() - started, hashed=hashed)
-        rate = blocks.num_blocks * 2048 / timed(partial(collected, collector, blocks))
-        results.add("large", f"keep {keep_n}: sglang 2048, tp = {gpus}", tokens_per_second=rate)
-        close_engines()
+        with engines_of(given, tp=gpus, memory_fraction=0.6 if gpus > 1 else 0.9) as engines:
+            collector = SglangCollector(engines, ScoredModel(path.name, str(path), path, digest, is_mxfp4=True))
+            started = time.perf_counter()
+            collected(collector, blocks.reordered(np.arange(4)))
+            boot = time.perf_counter() - started
+            results.add("large", f"keep {keep_n}: boot, tp = {gpus}", seconds=boot, hashed=hashed)
+            rate = blocks.num_blocks * 2048 / timed(partial(collected, collector, blocks))
+            results.add("large", f"keep {keep_n}: sglang 2048, tp = {gpus}", tokens_per_second=rate)
 
 
 # Decode

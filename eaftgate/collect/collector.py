@@ -1,19 +1,82 @@
-"""What a collector is: token statistics of one model, batch after batch."""
+"""What a collector is, and what a gate asks of a kind of collector that --collector may name.
 
-from collections.abc import Iterator
-from typing import Any, Protocol
+Imports nothing that is slow: what kinds there are is asked before anything else is.
+"""
 
-from eaftgate.collect.collection import TokenStats
-from eaftgate.packs.blocks import Blocks
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:  # NumPy
+    from eaftgate.collect.collection import TokenStats
+    from eaftgate.packs.blocks import Blocks
 
 
 class Collector(Protocol):
-    """Scores blocks with one model. Made cheaply: the model loads when the first batch is asked for."""
+    """Token statistics of one model, batch after batch. Made cheaply: the model loads when the first is asked for."""
 
     def settings(self) -> dict[str, Any]:
         """Everything besides model and blocks that decides the numbers; part of the cache key."""
         ...
 
-    def batches(self, blocks: Blocks, first_block: int) -> Iterator[tuple[int, TokenStats]]:
+    def batches(self, blocks: "Blocks", first_block: int) -> "Iterator[tuple[int, TokenStats]]":
         """Yield (number of blocks, their token statistics) from `first_block` on, in block order."""
+        ...
+
+
+@dataclass(frozen=True)
+class ScoredModel:
+    """`name` is what the run calls it, like "base"; `source` is what its user does: a directory or a hub id."""
+
+    name: str
+    source: str
+    path: Path
+    digest: str
+    is_mxfp4: bool
+
+
+class Scorer(Protocol):
+    """The collectors of a process. It may hold a loaded model or an engine: one at a time, two do not fit on a GPU."""
+
+    def collector(self, model: ScoredModel, *, other_batches: bool = False) -> Collector:
+        """`other_batches`: in others than it would take by itself, for the noise floor."""
+        ...
+
+    def close(self) -> None:
+        """Give the memory back, end what was started."""
+        ...
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a run must know of its collector before anything is scored.
+
+    `gpus` of a process, which the options `lowered_by` say; `starts_engines`: they are taken by engines of its own.
+    `scores_copies`: whether it scores any directory, so that the base can be compared with rewritten copies of itself.
+    """
+
+    gpus: int = 1
+    lowered_by: tuple[str, ...] = ()
+    starts_engines: bool = False
+    scores_copies: bool = True
+
+
+class CollectorKind(Protocol):
+    """What --collector=NAME names. `given` are the options of its own that were given, by name without dashes and with
+    underscores within, and the gate's `device` and `dtype`, which may be None."""
+
+    name: str
+
+    def add_options(self, option: Callable[..., object]) -> None:
+        """Its own, by calls like those of ArgumentParser.add_argument; none has a default of its own."""
+        ...
+
+    def needs(self, given: Mapping[str, Any]) -> Needs:
+        """Raises UserError for options that contradict each other."""
+        ...
+
+    def open(self, given: Mapping[str, Any], *, batch_size: int, logs: Path) -> Scorer:
+        """`batch_size` is the number of blocks at a time, for those that do not batch by themselves; `logs` a directory
+        for what engines print."""
         ...

@@ -8,42 +8,65 @@ import numpy as np
 import torch
 
 from eaftgate.collect.collection import TOP_K, TokenStats
+from eaftgate.collect.collector import ScoredModel
 from eaftgate.collect.token_stats import token_stats
 from eaftgate.errors import UserError
 from eaftgate.families.model import MoeModel
 from eaftgate.model.load import ModelSettings, load_model
 from eaftgate.packs.blocks import Blocks
 
-_loaded: dict[tuple[Path, str, ModelSettings], MoeModel] = {}
-"""The model of this process: one at a time, because two do not fit on a GPU."""
+
+class LoadedModel:
+    """The model of a process: one at a time, because two do not fit on a GPU."""
+
+    def __init__(self) -> None:
+        self._loaded: dict[tuple[Path, str, ModelSettings], MoeModel] = {}
+
+    def get(self, path: Path, digest: str, settings: ModelSettings) -> MoeModel:
+        key = (path, digest, settings)
+        if key not in self._loaded:
+            self.unload()
+            self._loaded[key] = load_model(path, settings)
+        return self._loaded[key]
+
+    def unload(self) -> None:
+        """Give the memory back."""
+        self._loaded.clear()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
 
-def loaded_model(path: Path, digest: str, settings: ModelSettings) -> MoeModel:
-    key = (path, digest, settings)
-    if key not in _loaded:
-        unload()
-        _loaded[key] = load_model(path, settings)
-    return _loaded[key]
+class ModelScorer:
+    """A Scorer that runs the models in this process."""
 
+    def __init__(self, settings: ModelSettings, *, batch_size: int) -> None:
+        self._settings, self._batch_size = settings, batch_size
+        self._loaded = LoadedModel()
 
-def unload() -> None:
-    """Give the memory of this process's model back."""
-    _loaded.clear()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    def collector(self, model: ScoredModel, *, other_batches: bool = False) -> "TransformersCollector":
+        size = max(2, self._batch_size // 2) if other_batches else self._batch_size
+        return TransformersCollector(self._loaded, model.path, model.digest, self._settings, batch_size=size)
+
+    def close(self) -> None:
+        self._loaded.unload()
 
 
 class TransformersCollector:
-    def __init__(self, path: Path, digest: str, settings: ModelSettings, *, batch_size: int) -> None:
+    """`loaded` is shared by the collectors of a process."""
+
+    def __init__(
+        self, loaded: LoadedModel, path: Path, digest: str, settings: ModelSettings, *, batch_size: int
+    ) -> None:
         if batch_size < 1:
             raise UserError(f"--batch-size is {batch_size}: it must be at least 1")
-        self._path, self._digest, self._settings, self._batch_size = path, digest, settings, batch_size
+        self._loaded, self._path, self._digest = loaded, path, digest
+        self._settings, self._batch_size = settings, batch_size
 
     def settings(self) -> dict[str, Any]:
         return {"collector": "transformers", "batch_size": self._batch_size, **self._settings.describe()}
 
     def batches(self, blocks: Blocks, first_block: int) -> Iterator[tuple[int, TokenStats]]:
-        model = loaded_model(self._path, self._digest, self._settings)
+        model = self._loaded.get(self._path, self._digest, self._settings)
         for start in range(first_block, blocks.num_blocks, self._batch_size):
             stop = min(start + self._batch_size, blocks.num_blocks)
             try:

@@ -47,8 +47,7 @@ def cases(plan: Plan, kind: str) -> dict[str, Any]:
         case "halves_case":
             return {cell.id: cell for cell in plan.base_cells(BASE)}
         case "noop_case":
-            served = plan.options.endpoints  # a server does not serve the rewritten copy: its tensors are compared only
-            cells = () if served else plan.base_cells(NOOP)
+            cells = plan.base_cells(NOOP) if plan.needs.scores_copies else ()  # else its tensors are compared only
             return {f"{c.id}-{metric}": (c, metric) for c in cells for metric in metrics}
         case "checkpoint_case":
             return {name: name for name in plan.checkpoints}

@@ -6,19 +6,19 @@ It wires; the rooms beside it compute. The plugin calls `start` when the suite w
 import inspect
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from eaftgate.collect.sglang.collector import close_engines
 from eaftgate.collect.store import OpenBar, no_bar
 from eaftgate.errors import UserError
 from eaftgate.gate.cases import MODULES, cases, has_cases, models_of, order_of
 from eaftgate.gate.gpus import pin_gpus, visible_gpus
 from eaftgate.gate.models import check_results
-from eaftgate.gate.options import gate_options
+from eaftgate.gate.options import gate_options, option_names
 from eaftgate.gate.plan import GateOptions, Plan, make_plan
 from eaftgate.gate.plugin import DIRECTORY, SUITE, SUITE_DIR, is_case
 from eaftgate.gate.recipe import gate_settings
@@ -26,6 +26,7 @@ from eaftgate.gate.run import GateRun
 from eaftgate.gate.session import SessionReport
 from eaftgate.progress import Bar, progress_bar
 
+_FIELDS = {field.name for field in fields(GateOptions)}
 PLAN = pytest.StashKey[Plan]()
 SESSION = pytest.StashKey[str]()
 
@@ -46,24 +47,22 @@ def start(config: pytest.Config) -> None:
         config.pluginmanager.register(SessionReport(config, plan, config.stash[SESSION]), "eaftgate-report")
     else:
         config.stash[SESSION] = worker_input["eaftgate_session"]
-        pin_gpus(int(worker_input["workerid"].removeprefix("gw")), plan.gpus_per_worker)
+        pin_gpus(int(worker_input["workerid"].removeprefix("gw")), plan.needs.gpus)
         _share_cores(int(worker_input["workercount"]))
     config.pluginmanager.register(GateSession(config, plan), "eaftgate-session")
 
 
 def options_of(config: pytest.Config) -> GateOptions:
     """What the command line says over what the recipe says over the defaults of GateOptions."""
-    names = ("base", "checkpoint", "packs", "gates", "policy", "regime", "seq_lens", "num_blocks", "batch_size", "seed",
-             "seeds", "strict_cells", "sequential", "allow_overlap", "collector", "endpoint", "tp", "dp", "device",
-             "dtype", "dequantize", "results")  # fmt: skip
+    names = [option.removeprefix("--").replace("-", "_") for option in option_names()]
     recipe = config.getoption("recipe")
     said = {} if recipe is None else gate_settings(recipe, gate_options)
-    given = {name: config.getoption(name) for name in names}
+    given = {name: config.getoption(name) for name in names if name != "recipe"}
     said |= {name: value for name, value in given.items() if value is not None and value is not False}
     return GateOptions(
         results=said.pop("results", Path("results")).absolute(),
         checkpoints=tuple(said.pop("checkpoint", ())),
-        endpoints=tuple(said.pop("endpoint", ())),
+        of_collector={name: said.pop(name) for name in list(said) if name not in _FIELDS},
         **said,
     )
 
@@ -74,13 +73,15 @@ def _fixtures(config: pytest.Config) -> Path:
     return beside_gates if beside_gates.is_dir() else beside_package
 
 
-def open_run(config: pytest.Config) -> GateRun:
-    """The gate run of this process."""
-    return GateRun(
-        config.stash[PLAN],
-        session=config.stash[SESSION],
-        fixture=_fixtures(config),
-        open_bar=lambda title: _bar(config, title),
+def open_run(config: pytest.Config) -> AbstractContextManager[GateRun]:
+    """The gate run of this process, closed at the end."""
+    return closing(
+        GateRun(
+            config.stash[PLAN],
+            session=config.stash[SESSION],
+            fixture=_fixtures(config),
+            open_bar=lambda title: _bar(config, title),
+        )
     )
 
 
@@ -100,11 +101,11 @@ def _bar(config: pytest.Config, title: str) -> OpenBar:
 
 def _check_gpus(plan: Plan, *, workers: int) -> None:
     """An engine that shares its GPU with another would run out of memory in hour three; say so at once."""
-    found, needed = len(visible_gpus()), workers * plan.gpus_per_worker
-    if plan.runs_engines and 0 < found < needed:  # without any, the cases say what is missing
+    found, needed = len(visible_gpus()), workers * plan.needs.gpus
+    if plan.needs.starts_engines and 0 < found < needed:  # without any, the cases say what is missing
+        lower = " or ".join(", ".join(("-n", *plan.needs.lowered_by)).rsplit(", ", 1))
         raise pytest.UsageError(
-            f"{workers} workers of {plan.gpus_per_worker} GPUs need {needed}, and {found} are visible: "
-            "lower -n, --tp or --dp"
+            f"{workers} workers of {plan.needs.gpus} GPUs need {needed}, and {found} are visible: lower {lower}"
         )
 
 
@@ -185,9 +186,6 @@ class GateSession:
             reason = str(error)
         # Outside the handler: pytest shows the exceptions that one was raised in the handling of.
         pytest.fail(reason, pytrace=False)
-
-    def pytest_sessionfinish(self) -> None:
-        close_engines()
 
 
 def _is_gate(item: pytest.Item) -> bool:

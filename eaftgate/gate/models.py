@@ -1,10 +1,8 @@
 """The models of a gate run: the base, its candidates, and the copies of the base that the gate measures itself with."""
 
 import shutil
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
@@ -17,9 +15,6 @@ from eaftgate.profile.profile import open_profile
 from eaftgate.prune.checkpoint import PruneRequest, prune_checkpoint
 from eaftgate.rewrite.manifest import MANIFEST_FILE, Manifest, read_manifest
 from eaftgate.rewrite.perturb import make_perturbed
-
-if TYPE_CHECKING:  # transformers: the process that shares cases out, and those with engines, need not wait for it
-    from eaftgate.model.load import ModelSettings
 
 WORK_DIR = "work"
 _OURS = ".eaftgate"
@@ -38,13 +33,6 @@ class Models:
     def __init__(self, plan: Plan, fixture: Path) -> None:
         self.plan, self._fixture = plan, fixture
         self._models: dict[str, Model] = {}
-
-    @cached_property
-    def settings(self) -> "ModelSettings":
-        from eaftgate.model.load import default_settings
-
-        options = self.plan.options
-        return default_settings(device=options.device, dtype=options.dtype, dequantize=options.dequantize)
 
     @property
     def _work(self) -> Path:
@@ -115,6 +103,7 @@ class Models:
 
     def _make_fixture_candidate(self) -> Path:
         """The main job on the embedded checkpoint: profile its calibration packs, prune to 24."""
+        from eaftgate.model.load import default_settings
         from eaftgate.profile.profiler import ProfileRequest, profile_checkpoint
 
         base = self[BASE]
@@ -126,7 +115,8 @@ class Models:
                 if profile_dir.exists():
                     profile = open_profile(profile_dir)
                 else:
-                    plain = replace(self.settings, dequantize=True)  # also where the gate scores MXFP4 as it is
+                    options = self.plan.options  # dequantised, also where the gate scores MXFP4 as it is
+                    plain = default_settings(device=options.device, dtype=options.dtype, dequantize=True)
                     profile = profile_checkpoint(base.checkpoint, base.digest, request, profile_dir, plain)
                 prune_checkpoint(base.checkpoint, base.digest, profile, PruneRequest(keep_n=FIXTURE_KEEP_N), out)
         return out

@@ -1,10 +1,13 @@
 """The options of the gate, for whoever adds them: pytest's command line, a recipe, the help of `eaftgate gate`.
 
-Only the standard library is imported here: the plugin, which every pytest run of an environment loads, needs the names.
+Nothing that is slow is imported here: the plugin, which every pytest run of an environment loads, needs the names.
 """
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+from eaftgate.collect.collectors import collector_kinds
 
 
 def _integers(text: str) -> tuple[int, ...]:
@@ -25,22 +28,10 @@ def gate_options(option: Callable[..., object]) -> None:
     option("--batch-size", type=int, metavar="N", help="blocks scored at a time")
     option("--seed", type=int, metavar="N", help="shuffle every pack's rows (default: file order)")
     option("--seeds", type=_integers, metavar="A,B", help="also hold the verdict over these seeds")
-    option("--collector", choices=["transformers", "sglang"], help="what scores the blocks")
-    option(
-        "--endpoint",
-        action="append",
-        metavar="URL",
-        help="sglang: a running server of the base or of a candidate; may be repeated (default: an engine of our own)",
-    )
-    option("--tp", type=int, metavar="N", help="sglang: GPUs that share one model")
-    option("--dp", type=int, metavar="N", help="sglang: copies of the model")
+    option("--collector", choices=list(collector_kinds()), help="what scores the blocks")
+    _options_of_collectors(option)
     option("--device", metavar="DEV", help="cpu, cuda or cuda:N (default: cuda when there is one)")
     option("--dtype", choices=["float32", "bfloat16"], help="default: float32 on a CPU, bfloat16 on a GPU")
-    option(
-        "--dequantize",
-        action="store_true",
-        help="on a GPU: turn MXFP4 experts into bfloat16 instead of using them as they are",
-    )
     option(
         "--results",
         type=Path,
@@ -58,6 +49,19 @@ def gate_options(option: Callable[..., object]) -> None:
         action="store_true",
         help="report calibration rows in the gate packs, and do not fail on them",
     )
+
+
+def _options_of_collectors(option: Callable[..., object]) -> None:
+    """Their own. One that two of them have is the same option, and the first says what it is."""
+    seen: set[str] = set()
+
+    def once(name: str, **settings: Any) -> None:
+        if name not in seen:
+            seen.add(name)
+            option(name, **settings)
+
+    for kind in collector_kinds().values():
+        kind.add_options(once)
 
 
 def option_names() -> list[str]:

@@ -1,8 +1,12 @@
 """What a gate run will evaluate, decided before anything runs: models, packs, cells, and which cells decide."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
+from eaftgate.collect.collector import Needs
+from eaftgate.collect.collectors import DEFAULT, collector_kinds, options_of
 from eaftgate.errors import UserError
 from eaftgate.gate.profiling_seeds import ProfilingGroup, local_manifests, profiling_groups
 from eaftgate.judge.policy import (
@@ -48,13 +52,15 @@ class GateOptions:
     strict_cells: bool = False
     sequential: bool = False
     allow_overlap: bool = False
-    collector: str = "transformers"
-    endpoints: tuple[str, ...] = ()
-    tp: int = 1
-    dp: int = 1
+    collector: str = DEFAULT
+    of_collector: Mapping[str, Any] = field(default_factory=dict)
+    """Its own options, by name: those that were given."""
     device: str | None = None
     dtype: str | None = None
-    dequantize: bool = False
+
+    @property
+    def given_to_collector(self) -> dict[str, Any]:
+        return {"device": self.device, "dtype": self.dtype, **self.of_collector}
 
     @property
     def embedded(self) -> bool:
@@ -82,8 +88,9 @@ class Cell:
 class Plan:
     """`checkpoints` maps a unique short name (the one in test ids) to the directory or hub id as given.
 
-    `v1` is the origin's policy, whose verdict is reported beside that of `policy`; None when the file has none.
-    `profiling_groups` are checkpoints that differ only in their profiling seed, as their manifests say.
+    `needs` are those of the collector. `v1` is the origin's policy, whose verdict is reported beside that of `policy`;
+    None when the file has none. `profiling_groups` are checkpoints that differ only in their profiling seed, as their
+    manifests say.
     """
 
     options: GateOptions
@@ -94,20 +101,12 @@ class Plan:
     regime: Regime
     checkpoints: dict[str, str]
     cells: tuple[Cell, ...]
+    needs: Needs
     profiling_groups: tuple[ProfilingGroup, ...] = ()
 
     @property
     def batch_size(self) -> int:
         return self.options.batch_size or self.regime.batch_size
-
-    @property
-    def runs_engines(self) -> bool:
-        """Whether models run in engines that this run starts; a server's models are not its own to choose."""
-        return self.options.collector == "sglang" and not self.options.endpoints
-
-    @property
-    def gpus_per_worker(self) -> int:
-        return self.options.tp * self.options.dp if self.runs_engines else 1
 
     @property
     def order_seed(self) -> int:
@@ -143,7 +142,7 @@ class Plan:
         """A rule on point estimates is only asked whether it accepts a repetition; a server has no perturbed copy."""
         if isinstance(self.policy, PointPolicy):
             return (RERUN,)
-        return (RERUN, BATCH) if self.options.endpoints else (RERUN, BATCH, ULP)
+        return (RERUN, BATCH, ULP) if self.needs.scores_copies else (RERUN, BATCH)
 
     def cell_decides(self, cell: Cell) -> bool:
         return cell.primary or self.options.strict_cells
@@ -175,10 +174,8 @@ def make_plan(options: GateOptions, *, fixture_packs: Path) -> Plan:
         raise UserError("--checkpoint and --base need --packs: the directory of Parquet packs to gate on")
     if options.packs is not None and options.base is None and not options.checkpoints:
         raise UserError("--packs needs --checkpoint or --base: the model to gate on them")
-    if options.collector != "sglang" and (options.endpoints or (options.tp, options.dp) != (1, 1)):
-        raise UserError("--endpoint, --tp and --dp are for --collector=sglang")
-    counts = {"--num-blocks": options.num_blocks, "--batch-size": options.batch_size, "--tp": options.tp}
-    for name, value in {**counts, "--dp": options.dp}.items():
+    needs = _needs(options)
+    for name, value in {"--num-blocks": options.num_blocks, "--batch-size": options.batch_size}.items():
         if value is not None and value < 1:
             raise UserError(f"{name} is {value}: it must be at least 1")
     seeds = {"--seed": [options.seed] if options.seed is not None else [], "--seeds": options.seeds}
@@ -221,7 +218,18 @@ def make_plan(options: GateOptions, *, fixture_packs: Path) -> Plan:
     v1 = gates.policies.get(V1)
     if v1 is not None and not isinstance(v1, PointPolicy):
         raise UserError(f"policy {V1} of {options.gates} must be a rule on point estimates: it is the origin's")
-    return Plan(options, policy_name, policy, v1, regime_name, regime, checkpoints, cells, groups)
+    return Plan(options, policy_name, policy, v1, regime_name, regime, checkpoints, cells, needs, groups)
+
+
+def _needs(options: GateOptions) -> Needs:
+    kinds = collector_kinds()
+    if options.collector not in kinds:
+        raise UserError(f"--collector is {options.collector!r}: it must be one of {', '.join(kinds)}")
+    for option in (f"--{name.replace('_', '-')}" for name in options.of_collector):
+        owners = [name for name, kind in kinds.items() if option in options_of(kind)]
+        if options.collector not in owners:
+            raise UserError(f"{option} is for --collector={' or '.join(owners)}")
+    return kinds[options.collector].needs(options.given_to_collector)
 
 
 def _short_names(given: tuple[str, ...]) -> dict[str, str]:

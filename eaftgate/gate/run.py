@@ -4,8 +4,8 @@ Every process of a run (pytest-xdist's workers too) has its own GateRun over the
 through files there, so that it is done once.
 """
 
-import os
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,11 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eaftgate.collect.collection import Collection, check_stats, restored
-from eaftgate.collect.collector import Collector
-from eaftgate.collect.sglang import collector as engine_collector
-from eaftgate.collect.sglang import endpoint
-from eaftgate.collect.sglang.collector import EngineOptions, SglangCollector
-from eaftgate.collect.sglang.endpoint import EndpointCollector, endpoint_for
+from eaftgate.collect.collector import Collector, ScoredModel, Scorer
+from eaftgate.collect.collectors import collector_kinds
 from eaftgate.collect.store import CollectionStore, OpenBar, Request, no_bar
 from eaftgate.files import write_json
 from eaftgate.gate.models import Models
@@ -34,7 +31,6 @@ from eaftgate.parity.paired import PairedTokens, pair
 
 CELLS_DIR = "cells"
 COLLECTIONS_DIR = "collections"
-OTHER_BATCHES = 8
 
 Order = NDArray[np.intp]
 
@@ -53,6 +49,7 @@ class GateRun:
         self._blocks: dict[tuple[str, int, int, int | None], Blocks] = {}
         self._packs: dict[int | None, dict[str, Pack]] = {}
         self._cells: dict[Cell, JudgedCell] = {}
+        self._closing = ExitStack()
 
     @property
     def results(self) -> Path:
@@ -92,38 +89,42 @@ class GateRun:
     # Collections and cells
 
     def collection(
-        self, model: str, cell: Cell, *, replicate: str = "", order: Order | None = None, batch_size: int | None = None
+        self, model: str, cell: Cell, *, replicate: str = "", order: Order | None = None, other_batches: bool = False
     ) -> Collection:
         """The collection of `model` on the cell's blocks, from the cache or measured now.
 
         With `order`, on those blocks in that order; its tokens come back in the order of the cell's blocks.
         """
         blocks = self.blocks(cell)
-        request = self._request(model, blocks if order is None else blocks.reordered(order), replicate, batch_size)
+        request = self._request(
+            model, blocks if order is None else blocks.reordered(order), replicate, other_batches=other_batches
+        )
         bar = self._open_bar(f"{model} {cell.pack} {cell.seq_len} {replicate}")
         collection = self._store.get(request, open_bar=bar)
         return collection if order is None else restored(collection, order)
 
-    def _request(self, model: str, blocks: Blocks, replicate: str = "", batch_size: int | None = None) -> Request:
-        return Request(self.models[model].digest, blocks, self._collector(model, batch_size), replicate)
+    def _request(self, model: str, blocks: Blocks, replicate: str = "", *, other_batches: bool = False) -> Request:
+        collector = self._collector(model, other_batches=other_batches)
+        return Request(self.models[model].digest, blocks, collector, replicate)
 
-    def _collector(self, model: str, batch_size: int | None = None) -> Collector:
-        """What scores `model`; another `batch_size` than the plan's is for the noise floor."""
-        options, found = self.plan.options, self.models[model]
-        path, is_mxfp4 = found.checkpoint.path, found.checkpoint.is_mxfp4
-        # A server and an engine batch by themselves; handed less at a time they make other batches.
-        share = 1 if batch_size is None else OTHER_BATCHES
-        if options.endpoints:
-            url = endpoint_for(options.endpoints, path, found.checkpoint.name)
-            return EndpointCollector(url, is_mxfp4=is_mxfp4, call_tokens=endpoint.CALL_TOKENS // share)
-        if options.collector == "sglang":
-            log = self.results / f"engine-{model}-{os.getpid()}.log"  # the next boot must not overwrite why one failed
-            engine, calls = EngineOptions(tp=options.tp, dp=options.dp), engine_collector.CALL_TOKENS // share
-            return SglangCollector(path, found.digest, engine, log, is_mxfp4=is_mxfp4, call_tokens=calls)
-        from eaftgate.collect.transformers import TransformersCollector  # only those who run a model wait for torch
+    @cached_property
+    def _scorer(self) -> Scorer:
+        options = self.plan.options
+        kind = collector_kinds()[options.collector]
+        scorer = kind.open(options.given_to_collector, batch_size=self.plan.batch_size, logs=self.results)
+        self._closing.callback(scorer.close)
+        return scorer
 
-        size = batch_size or self.plan.batch_size
-        return TransformersCollector(path, found.digest, self.models.settings, batch_size=size)
+    def _collector(self, model: str, *, other_batches: bool = False) -> Collector:
+        """What scores `model`; in other batches for the noise floor."""
+        found = self.models[model]
+        checkpoint = found.checkpoint
+        scored = ScoredModel(model, checkpoint.name, checkpoint.path, found.digest, checkpoint.is_mxfp4)
+        return self._scorer.collector(scored, other_batches=other_batches)
+
+    def close(self) -> None:
+        """Give back what the collector holds."""
+        self._closing.close()
 
     def cell(self, cell: Cell) -> JudgedCell:
         """A cell of a candidate, or of the no-op rewrite; its result is also left in RUN_DIR/cells."""
@@ -144,9 +145,7 @@ class GateRun:
         if key not in self._cells:
             measured = {
                 RERUN: lambda: self.collection(BASE, cell, replicate=RERUN),
-                BATCH: lambda: self.collection(
-                    BASE, cell, order=self._order(cell), batch_size=max(2, self.plan.batch_size // 2)
-                ),
+                BATCH: lambda: self.collection(BASE, cell, order=self._order(cell), other_batches=True),
                 ULP: lambda: self.collection(ULP, cell),
             }
             repeated = measured[tier]()  # first: a process that is to score a copy need not load the base for it

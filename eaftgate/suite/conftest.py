@@ -1,6 +1,6 @@
 """Fixtures of the gate cases. They lie here, next to the cases, so that no other conftest.py overrides them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -21,9 +21,10 @@ Decide = Callable[[Cell, str], None]
 
 
 @pytest.fixture(scope="session")
-def run(pytestconfig: pytest.Config) -> GateRun:
+def run(pytestconfig: pytest.Config) -> Iterator[GateRun]:
     """The gate run of this process."""
-    return open_run(pytestconfig)
+    with open_run(pytestconfig) as gate_run:
+        yield gate_run
 
 
 @pytest.fixture

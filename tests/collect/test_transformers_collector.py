@@ -1,7 +1,6 @@
 """The transformers collector scores every counted token from the position before it, whatever the batch."""
 
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from tiny_model import (
 from eaftgate.collect import transformers as module
 from eaftgate.collect.collection import TokenStats, concatenate
 from eaftgate.collect.store import CollectionStore, Request
-from eaftgate.collect.transformers import TransformersCollector, loaded_model, score
+from eaftgate.collect.transformers import LoadedModel, TransformersCollector, score
 from eaftgate.errors import UserError
 from eaftgate.packs.blocks import Blocks, build_blocks
 from eaftgate.packs.pack import read_pack
@@ -47,15 +46,12 @@ def blocks(path: Path, tmp_path_factory: pytest.TempPathFactory) -> Blocks:
     return dataclasses.replace(found, counted_BS=counted)
 
 
-@pytest.fixture(autouse=True)
-def no_model_kept() -> Iterator[None]:
-    module._loaded.clear()
-    yield
-    module._loaded.clear()
+LOADED = LoadedModel()
+"""Of the tests that do not mind which model is loaded."""
 
 
 def collect(path: Path, blocks: Blocks, *, batch_size: int, first_block: int = 0) -> TokenStats:
-    collector = TransformersCollector(path, "digest", CPU, batch_size=batch_size)
+    collector = TransformersCollector(LOADED, path, "digest", CPU, batch_size=batch_size)
     return concatenate([stats for _, stats in collector.batches(blocks, first_block)])
 
 
@@ -91,7 +87,7 @@ def test_batch_size_changes_nothing_but_rounding(path: Path, blocks: Blocks, bat
 
 
 def test_batches_cover_the_blocks_in_order(path: Path, blocks: Blocks) -> None:
-    collector = TransformersCollector(path, "digest", CPU, batch_size=4)
+    collector = TransformersCollector(LoadedModel(), path, "digest", CPU, batch_size=4)
     sizes = [(number, len(stats)) for number, stats in collector.batches(blocks, 0)]
     counted = blocks.counted_BS.sum(axis=1)
     assert sizes == [(4, counted[:4].sum()), (4, counted[4:8].sum()), (3, counted[8:].sum())]
@@ -108,7 +104,7 @@ def test_a_resumed_collection_is_the_same(
     path: Path, blocks: Blocks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("eaftgate.collect.store.PART_SECONDS", 0.0)
-    request = Request("digest", blocks, TransformersCollector(path, "digest", CPU, batch_size=3))
+    request = Request("digest", blocks, TransformersCollector(LoadedModel(), path, "digest", CPU, batch_size=3))
     whole = CollectionStore(tmp_path / "whole", session="s").get(request).stats
     calls = 0
 
@@ -131,17 +127,17 @@ def test_settings_are_part_of_the_key(path: Path, blocks: Blocks, tmp_path: Path
     store = CollectionStore(tmp_path, session="s")
     bf16 = dataclasses.replace(CPU, dtype="bfloat16")
     collectors = [
-        TransformersCollector(path, "d", settings, batch_size=batch_size)
+        TransformersCollector(LoadedModel(), path, "d", settings, batch_size=batch_size)
         for settings, batch_size in ((CPU, 1), (CPU, 2), (bf16, 1))
     ]
     assert len({store.path(Request("d", blocks, collector)) for collector in collectors}) == 3
     # Where the checkpoint lies does not matter; its digest is the request's.
-    moved = TransformersCollector(tmp_path, "d", CPU, batch_size=1)
+    moved = TransformersCollector(LoadedModel(), tmp_path, "d", CPU, batch_size=1)
     assert store.path(Request("d", blocks, moved)) == store.path(Request("d", blocks, collectors[0]))
 
 
 def test_bfloat16_runs_and_differs_by_its_rounding(path: Path, blocks: Blocks) -> None:
-    half = TransformersCollector(path, "d", dataclasses.replace(CPU, dtype="bfloat16"), batch_size=4)
+    half = TransformersCollector(LoadedModel(), path, "d", dataclasses.replace(CPU, dtype="bfloat16"), batch_size=4)
     (_, stats), *_ = half.batches(blocks, 0)
     difference = np.abs(stats.logprob_T - collect(path, blocks, batch_size=4).logprob_T[: len(stats)])
     assert 1e-3 < difference.mean() < 0.5
@@ -156,17 +152,21 @@ def test_one_model_at_a_time(path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(module, "load_model", load)
     bf16 = dataclasses.replace(CPU, dtype="bfloat16")
-    first = loaded_model(path, "d", CPU)
-    assert loaded_model(path, "d", CPU) is first
-    loaded_model(path, "d", bf16)
-    loaded_model(path, "d", CPU)
-    loaded_model(path, "another digest", CPU)
+    loaded = LoadedModel()
+    first = loaded.get(path, "d", CPU)
+    assert loaded.get(path, "d", CPU) is first
+    loaded.get(path, "d", bf16)
+    loaded.get(path, "d", CPU)
+    loaded.get(path, "another digest", CPU)
     assert loads == ["float32", "bfloat16", "float32", "float32"]
-    assert len(module._loaded) == 1
+    assert len(loaded._loaded) == 1
+    loaded.unload()
+    loaded.get(path, "another digest", CPU)
+    assert len(loads) == 5
 
 
 def test_the_model_is_not_loaded_before_the_first_batch(tmp_path: Path) -> None:
-    collector = TransformersCollector(tmp_path / "nowhere", "digest", CPU, batch_size=1)
+    collector = TransformersCollector(LoadedModel(), tmp_path / "nowhere", "digest", CPU, batch_size=1)
     assert collector.settings()["batch_size"] == 1
 
 
@@ -183,4 +183,4 @@ def test_out_of_memory(path: Path, blocks: Blocks, monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("batch_size", [0, -1])
 def test_batch_size_must_be_positive(tmp_path: Path, batch_size: int) -> None:
     with pytest.raises(UserError, match=f"--batch-size is {batch_size}: it must be at least 1"):
-        TransformersCollector(tmp_path, "digest", CPU, batch_size=batch_size)
+        TransformersCollector(LoadedModel(), tmp_path, "digest", CPU, batch_size=batch_size)

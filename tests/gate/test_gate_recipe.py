@@ -32,6 +32,7 @@ GIVEN = {
     "endpoint": ["http://y"], "tp": 1, "dp": 1, "device": "cuda", "dtype": "bfloat16", "dequantize": True,
     "results": Path("s"), "sequential": True, "strict_cells": True, "allow_overlap": True,
 }  # fmt: skip
+OF_COLLECTORS = ("endpoint", "tp", "dp", "dequantize")
 FLAGS = ("dequantize", "sequential", "strict_cells", "allow_overlap")
 
 
@@ -60,10 +61,11 @@ def test_the_command_line_wins_and_defaults_lose(place: Path, said: set[str], gi
     options = {**dict.fromkeys(SAID), **dict.fromkeys(FLAGS, False), **{name: GIVEN[name] for name in given}}
     config: Any = SimpleNamespace(getoption={**options, "recipe": recipe}.get)
     expected = {name: SAID[name][1] for name in said} | {name: GIVEN[name] for name in given}
-    plural = {"checkpoint": "checkpoints", "endpoint": "endpoints"}
-    fields = {plural.get(name, name): tuple(v) if name in plural else v for name, v in expected.items()}
-    results = fields.pop("results", Path("results")).absolute()
-    assert options_of(config) == GateOptions(results=results, **fields)
+    of_collector = {name: expected.pop(name) for name in OF_COLLECTORS if name in expected}
+    results = expected.pop("results", Path("results")).absolute()
+    checkpoints = tuple(expected.pop("checkpoint", ()))
+    options = GateOptions(results=results, checkpoints=checkpoints, of_collector=of_collector, **expected)
+    assert options_of(config) == options
 
 
 @pytest.mark.parametrize(

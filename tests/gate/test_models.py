@@ -19,7 +19,8 @@ def test_the_embedded_candidate_is_profiled_on_plain_experts_also_where_mxfp4_is
 ) -> None:
     """A GPU scores MXFP4 experts as they are; what a profile observes, only dequantised ones show."""
     monkeypatch.setattr(
-        "eaftgate.model.load.default_settings", lambda **_: ModelSettings("cuda", "bfloat16", dequantize=False)
+        "eaftgate.model.load.default_settings",
+        lambda *, dequantize, **_: ModelSettings("cuda", "bfloat16", dequantize=dequantize),
     )
 
     class Profiled(Exception):

@@ -213,17 +213,17 @@ def test_contradictions_are_usage_errors(packs: Path, options: dict[str, object]
 
 def test_engines_and_servers(packs: Path) -> None:
     """A server has no perturbed copy and no no-op rewrite of the base; an engine of our own has, and wants its GPUs."""
-    engine = plan_of(packs, checkpoints=("a",), collector="sglang", tp=2)
-    assert (engine.runs_engines, engine.gpus_per_worker) == (True, 2)
+    engine = plan_of(packs, checkpoints=("a",), collector="sglang", of_collector={"tp": 2, "dp": 3})
+    assert (engine.needs.starts_engines, engine.needs.gpus) == (True, 6)
     assert {tier for _, tier, _ in cases(engine, "floor_case").values()} == {"rerun", "batch", "ulp"}
-    server = plan_of(packs, checkpoints=("a",), collector="sglang", endpoints=("http://x",))
-    assert not server.runs_engines
+    server = plan_of(packs, checkpoints=("a",), collector="sglang", of_collector={"endpoint": ["http://x"]})
+    assert not server.needs.starts_engines
     assert {tier for _, tier, _ in cases(server, "floor_case").values()} == {"rerun", "batch"}
     assert not cases(server, "noop_case")
     assert not [case for case in required_cases(server) if "test_noop::test_metrics" in case]
     assert "test_noop::test_tensors" in required_cases(server)
-    for wrong in ({"endpoints": ("http://x",)}, {"tp": 2}, {"dp": 2}):
-        with pytest.raises(UserError, match="--collector=sglang"):
-            plan_of(packs, checkpoints=("a",), **wrong)
+    for wrong in ({"endpoint": ["http://x"]}, {"tp": 2}, {"dp": 2}):
+        with pytest.raises(UserError, match=f"--{next(iter(wrong))} is for --collector=sglang"):
+            plan_of(packs, checkpoints=("a",), of_collector=wrong)
     with pytest.raises(UserError, match="--tp is 0"):
-        plan_of(packs, checkpoints=("a",), collector="sglang", tp=0)
+        plan_of(packs, checkpoints=("a",), collector="sglang", of_collector={"tp": 0})

@@ -21,7 +21,7 @@ from tiny_model import (
 from eaftgate.checkpoint.checkpoint import open_checkpoint
 from eaftgate.collect.collection import TokenStats
 from eaftgate.collect.store import CollectionStore, Request
-from eaftgate.collect.transformers import TransformersCollector
+from eaftgate.collect.transformers import LoadedModel, TransformersCollector
 from eaftgate.packs.blocks import Blocks, build_blocks
 from eaftgate.packs.pack import UNION, named_packs
 from eaftgate.packs.tokenizer import load_tokenizer
@@ -80,7 +80,7 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
     store = CollectionStore(root / "store", session="s")
 
     def collected(path: Path) -> TokenStats:
-        collector = TransformersCollector(path, path.name, CPU, batch_size=4)
+        collector = TransformersCollector(LoadedModel(), path, path.name, CPU, batch_size=4)
         return store.get(Request(path.name, blocks, collector)).stats
 
     paths = (base.path, root / "candidate")

@@ -3,6 +3,7 @@
 import importlib.metadata
 import importlib.util
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from typing import Any
 
 from eaftgate import __version__
 from eaftgate.collect.collection import TokenStats, concatenate
+from eaftgate.collect.collector import ScoredModel
 from eaftgate.collect.sglang import spool
 from eaftgate.collect.sglang.engine import Engine
 from eaftgate.errors import UserError
@@ -21,6 +23,8 @@ from eaftgate.strict_json import read_object
 
 CALL_TOKENS = 1 << 16
 """Tokens handed over at a time; two such lists are with the engine."""
+OTHER_BATCHES = 8
+"""The noise floor hands over that part of them."""
 _AHEAD = 2
 _SHARED_MEMORY = Path("/dev/shm")
 
@@ -76,48 +80,54 @@ def model_arguments(path: Path) -> dict[str, Any]:
     return arguments
 
 
-_engines: dict[tuple[Path, str, EngineOptions], Engine] = {}
-"""The engine of this process: one at a time, because two do not fit on a GPU."""
-_refusals: dict[tuple[Path, str, EngineOptions], str] = {}
-"""Why an engine did not boot. It is not tried again: a gate asks for it in every case, and a boot takes a minute."""
+class Engines:
+    """The engine of a process, a Scorer: one model's at a time, because two do not fit on a GPU. What an engine prints
+    goes into a file in `logs`."""
 
+    def __init__(self, options: EngineOptions, logs: Path) -> None:
+        self.options, self._logs = options, logs
+        self._running: dict[tuple[Path, str], Engine] = {}
+        self._refusals: dict[tuple[Path, str], str] = {}
 
-def close_engines() -> None:
-    while _engines:
-        _engines.popitem()[1].close()
+    def collector(self, model: ScoredModel, *, other_batches: bool = False) -> "SglangCollector":
+        """An engine batches by itself; handed less at a time, it makes other batches."""
+        return SglangCollector(self, model, call_tokens=CALL_TOKENS // (OTHER_BATCHES if other_batches else 1))
 
+    def engine_of(self, model: ScoredModel) -> Engine:
+        """Booted, if it is not running. One that did not boot is not tried again: a gate asks in every case, and a boot
+        takes a minute. Raises UserError when it does not boot."""
+        key = (model.path, model.digest)
+        if key in self._refusals:
+            raise UserError(self._refusals[key])
+        if key not in self._running:
+            self.close()
+            if importlib.util.find_spec("sglang") is None:
+                raise UserError(
+                    "--collector=sglang needs SGLang: pip install 'eaftgate[sglang]', or give --endpoint URL"
+                )
+            log = self._logs / f"engine-{model.name}-{os.getpid()}.log"  # the next boot must not overwrite it
+            arguments = self.options.arguments() | model_arguments(model.path)
+            try:
+                self._running[key] = Engine(model.path, arguments, log, is_mxfp4=model.is_mxfp4)
+            except UserError as error:
+                self._refusals[key] = str(error)
+                raise
+        return self._running[key]
 
-def _engine(path: Path, digest: str, options: EngineOptions, log: Path, *, is_mxfp4: bool) -> Engine:
-    key = (path, digest, options)
-    if key in _refusals:
-        raise UserError(_refusals[key])
-    if key not in _engines:
-        close_engines()
-        if importlib.util.find_spec("sglang") is None:
-            raise UserError("--collector=sglang needs SGLang: pip install 'eaftgate[sglang]', or give --endpoint URL")
-        try:
-            _engines[key] = Engine(path, options.arguments() | model_arguments(path), log, is_mxfp4=is_mxfp4)
-        except UserError as error:
-            _refusals[key] = str(error)
-            raise
-    return _engines[key]
+    def forget(self) -> None:
+        """The engine has ended by itself."""
+        self._running.clear()
+
+    def close(self) -> None:
+        while self._running:
+            self._running.popitem()[1].close()
 
 
 class SglangCollector:
-    """`log` is the file that gets what the engine prints. `call_tokens` is the batch: the caller's does not matter."""
+    """`call_tokens` is the batch: what the gate calls one does not matter."""
 
-    def __init__(
-        self,
-        path: Path,
-        digest: str,
-        options: EngineOptions,
-        log: Path,
-        *,
-        is_mxfp4: bool,
-        call_tokens: int = CALL_TOKENS,
-    ) -> None:
-        self._path, self._digest, self._options, self._log = path, digest, options, log
-        self._is_mxfp4, self._call_tokens = is_mxfp4, call_tokens
+    def __init__(self, engines: Engines, model: ScoredModel, *, call_tokens: int = CALL_TOKENS) -> None:
+        self._engines, self._model, self._call_tokens = engines, model, call_tokens
 
     def settings(self) -> dict[str, Any]:
         import torch
@@ -133,11 +143,11 @@ class SglangCollector:
             "torch": torch.__version__,
             "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
             "call_tokens": self._call_tokens,
-            **self._options.arguments(),
+            **self._engines.options.arguments(),
         }
 
     def batches(self, blocks: Blocks, first_block: int) -> Iterator[tuple[int, TokenStats]]:
-        engine = _engine(self._path, self._digest, self._options, self._log, is_mxfp4=self._is_mxfp4)
+        engine = self._engines.engine_of(self._model)
         size = max(1, self._call_tokens // blocks.seq_len)
         starts = list(range(first_block, blocks.num_blocks, size))
         root = _SHARED_MEMORY if _SHARED_MEMORY.is_dir() else None
@@ -156,7 +166,7 @@ class SglangCollector:
                 for _ in range(submitted - answered):  # an abandoned run leaves the engine usable
                     engine.wait()
             except UserError:  # it ended, and said so where it was waited for
-                _engines.clear()
+                self._engines.forget()
             shutil.rmtree(directory, ignore_errors=True)
 
     @staticmethod

@@ -14,12 +14,15 @@ import numpy as np
 
 from eaftgate import __version__
 from eaftgate.collect.collection import TOP_K, TokenStats, concatenate
+from eaftgate.collect.collector import ScoredModel
 from eaftgate.collect.sglang.answers import stats_of_answer
 from eaftgate.collect.sglang.engine import DEQUANTISING
 from eaftgate.errors import UserError
 from eaftgate.packs.blocks import Blocks
 
 CALL_TOKENS = 1 << 14
+OTHER_BATCHES = 8
+"""The noise floor sends that part of them at a time."""
 IN_FLIGHT = 4
 RETRY_SECONDS = (1.0, 4.0, 16.0)
 TIMEOUT_SECONDS = 600.0
@@ -35,6 +38,22 @@ def endpoint_for(urls: Sequence[str], path: Path, name: str) -> str:
             return url
     found = ", ".join(f"{url} serves {model}" for url, model in served.items())
     raise UserError(f"no --endpoint serves {name} ({found}): start one, and pass its URL too")
+
+
+class Servers:
+    """A Scorer: of the servers at `urls`, each serves one model."""
+
+    def __init__(self, urls: Sequence[str]) -> None:
+        self._urls = urls
+
+    def collector(self, model: ScoredModel, *, other_batches: bool = False) -> "EndpointCollector":
+        """A server batches by itself; handed less at a time, it makes other batches."""
+        calls = CALL_TOKENS // (OTHER_BATCHES if other_batches else 1)
+        url = endpoint_for(self._urls, model.path, model.source)
+        return EndpointCollector(url, is_mxfp4=model.is_mxfp4, call_tokens=calls)
+
+    def close(self) -> None:
+        """They are not ours to end."""
 
 
 class EndpointCollector:
