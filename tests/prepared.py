@@ -15,7 +15,8 @@ from gate_command import BASE, CALIBRATION_PACKS, GATE_PACKS, Run, gate
 from eaftgate.checkpoint.checkpoint import open_checkpoint
 from eaftgate.checkpoint.digest import checkpoint_digest
 from eaftgate.model.load import default_settings
-from eaftgate.profile.profiler import Profile, ProfileRequest, profile_checkpoint
+from eaftgate.profile.profile import Profile
+from eaftgate.profile.profiler import ProfileRequest, profile_checkpoint
 from eaftgate.prune.checkpoint import PruneRequest, prune_checkpoint
 
 SMALL = ("--regime=fixture", "--seq-lens=64,128", "--num-blocks=48")

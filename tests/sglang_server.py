@@ -13,11 +13,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import log_softmax
 
 
-def logprobs_after(token: int, place: int, vocabulary: int) -> np.ndarray:
-    return log_softmax(np.random.default_rng([token, place]).normal(0, 3, vocabulary))
+def logprobs_after(token: int, place: int, vocabulary: int) -> NDArray[np.float64]:
+    logprobs: NDArray[np.float64] = log_softmax(np.random.default_rng([token, place]).normal(0, 3, vocabulary))
+    return logprobs
 
 
 def answer(ids: list[int], vocabulary: int) -> dict[str, Any]:

@@ -7,6 +7,8 @@ far a token strays from itself under the candidate, `shared` the part of all spr
 Shapes: T tokens.
 """
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, logit
@@ -28,8 +30,8 @@ def documents(rng: np.random.Generator, tokens: int, mean_length: float = 150) -
 
 def clustered_normal(rng: np.random.Generator, row_T: NDArray[np.int32], shared: float) -> NDArray[np.float64]:
     """Standard normal; two tokens of a document have correlation `shared`."""
-    between = rng.standard_normal(int(row_T.max()) + 1)[row_T]
-    return np.sqrt(shared) * between + np.sqrt(1 - shared) * rng.standard_normal(len(row_T))
+    between_T: NDArray[np.float64] = rng.standard_normal(int(row_T.max()) + 1)[row_T]
+    return math.sqrt(shared) * between_T + math.sqrt(1 - shared) * rng.standard_normal(len(row_T))
 
 
 def simulated_cell(

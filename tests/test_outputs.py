@@ -241,7 +241,12 @@ def test_everything_is_on_disk_before_it_has_its_name(tmp_path: Path, monkeypatc
     synced: list[tuple[str, bool]] = []
     sync = outputs._sync
     out = tmp_path / "out"
-    monkeypatch.setattr(outputs, "_sync", lambda path: (synced.append((path.name, out.exists())), sync(path)))
+
+    def noting(path: Path) -> None:
+        synced.append((path.name, out.exists()))
+        sync(path)
+
+    monkeypatch.setattr(outputs, "_sync", noting)
     with build(out, {}) as work:
         (work.payload / "deep").mkdir()
         (work.payload / "deep" / "file").write_text("x")

@@ -34,12 +34,13 @@ def modules(package: Path) -> Iterator[Path]:
 def imported(source: str) -> Iterator[tuple[int, str]]:
     """(line, room) of every import of eaftgate; the package itself (its version) is no room."""
     for node in ast.walk(ast.parse(source)):
-        names: list[str] = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"line {node.lineno}: imports are absolute here, so that a room is named"
             names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
         for name in names:
             head, _, rest = name.partition(".")
             room = rest.split(".")[0]

@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from tiny_checkpoint import Size, Tensor, build_tensors, build_tokenizer, write_shard, write_tiny_checkpoint
 from transformers import GptOssForCausalLM
+from transformers.models.gpt_oss.modeling_gpt_oss import GptOssExperts, GptOssMLP
 from transformers.utils.quantization_config import Mxfp4Config
 
 from eaftgate.families.gpt_oss_model import GptOssModel
@@ -85,20 +87,19 @@ Reference = GptOssForCausalLM
 def load_reference(directory: Path) -> Reference:
     """transformers' own model, none of our code in it: eager attention and experts, in float64."""
     quantized = "quantization_config" in json.loads((directory / "config.json").read_text())
-    model = Reference.from_pretrained(
-        directory,
-        dtype=torch.float32,
-        attn_implementation="eager",
-        experts_implementation="eager",
-        **({"quantization_config": Mxfp4Config(dequantize=True)} if quantized else {}),
+    plain: Any = {"quantization_config": Mxfp4Config(dequantize=True)} if quantized else {}
+    model: Reference = Reference.from_pretrained(
+        directory, dtype=torch.float32, attn_implementation="eager", experts_implementation="eager", **plain
     )
-    return model.double().eval()
+    model.double().eval()
+    return model
 
 
 @torch.no_grad()
 def reference_logits(model: Reference, token_ids: Sequence[int]) -> list[list[float]]:
     """Full-vocabulary logits at every position of one sequence."""
-    return model(input_ids=torch.tensor([list(token_ids)]), use_cache=False).logits[0].tolist()
+    logits: torch.Tensor = model(input_ids=torch.tensor([list(token_ids)]), use_cache=False).logits[0]
+    return logits.tolist()
 
 
 @torch.no_grad()
@@ -119,7 +120,7 @@ def reference_routing(model: Reference, token_ids: Sequence[int]) -> list[list[l
     ]
 
 
-def _route(mlp: torch.nn.Module, hidden: NDArray[np.float64]) -> list[Selection]:
+def _route(mlp: GptOssMLP, hidden: NDArray[np.float64]) -> list[Selection]:
     router, experts = mlp.router, mlp.experts
     logits = (router.weight.numpy() @ hidden + router.bias.numpy()).tolist()
     chosen = sorted(range(len(logits)), key=lambda expert: -logits[expert])[: router.top_k]
@@ -130,7 +131,7 @@ def _route(mlp: torch.nn.Module, hidden: NDArray[np.float64]) -> list[Selection]
     ]
 
 
-def slow_expert(experts: torch.nn.Module, expert: int, hidden: NDArray[np.float64]) -> NDArray[np.float64]:
+def slow_expert(experts: GptOssExperts, expert: int, hidden: NDArray[np.float64]) -> NDArray[np.float64]:
     """One expert's output for one token, from SPEC section 4: interleaved gate and up, clamps, biases."""
     weight, bias = experts.gate_up_proj[expert].detach(), experts.gate_up_proj_bias[expert].detach()
     gate_up = hidden @ weight.double().numpy() + bias.double().numpy()
@@ -139,7 +140,8 @@ def slow_expert(experts: torch.nn.Module, expert: int, hidden: NDArray[np.float6
         gate, up = min(gate_up[even], 7.0), max(-7.0, min(gate_up[even + 1], 7.0))
         activated.append(gate / (1.0 + math.exp(-1.702 * gate)) * (up + 1.0))
     weight, bias = experts.down_proj[expert].detach(), experts.down_proj_bias[expert].detach()
-    return np.array(activated) @ weight.double().numpy() + bias.double().numpy()
+    output: NDArray[np.float64] = np.array(activated) @ weight.double().numpy() + bias.double().numpy()
+    return output
 
 
 def slow_token_stats(logits: Sequence[float], token: int) -> tuple[float, float, list[int], list[float]]:

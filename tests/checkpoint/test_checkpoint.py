@@ -132,12 +132,27 @@ def drop_tensor(directory: Path, name: str) -> None:
     write_shard(directory / "model.safetensors", tensors)
 
 
-SHARDED_FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
+Fault = Callable[[Path], object]
+
+
+def in_turn(*faults: Fault) -> Fault:
+    return lambda directory: [fault(directory) for fault in faults]
+
+
+def no_weights(directory: Path) -> None:
+    for file in directory.glob("model*"):
+        file.unlink()
+
+
+SHARDED_FAULTS: dict[str, tuple[Fault, str]] = {
     "missing_shard": (lambda d: (d / SECOND).unlink(), "missing or not a regular file"),
-    "shard_is_directory": (lambda d: ((d / SECOND).unlink(), (d / SECOND).mkdir()), "not a regular file"),
-    "shard_is_fifo": (lambda d: ((d / SECOND).unlink(), os.mkfifo(d / SECOND)), "not a regular file"),
+    "shard_is_directory": (
+        in_turn(lambda d: (d / SECOND).unlink(), lambda d: (d / SECOND).mkdir()),
+        "not a regular file",
+    ),
+    "shard_is_fifo": (in_turn(lambda d: (d / SECOND).unlink(), lambda d: os.mkfifo(d / SECOND)), "not a regular file"),
     "dangling_link": (
-        lambda d: ((d / SECOND).unlink(), (d / SECOND).symlink_to("nowhere")),
+        in_turn(lambda d: (d / SECOND).unlink(), lambda d: (d / SECOND).symlink_to("nowhere")),
         "not a regular file",
     ),
     "truncated_shard": (lambda d: truncate(d / SECOND, size=30_000), "where its header describes"),
@@ -176,9 +191,9 @@ SHARDED_FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "index_duplicate_key": (lambda d: (d / INDEX).write_text('{"a":1,"a":1}'), "duplicate key"),
     "single_file_too": (lambda d: shutil.copy(d / FIRST, d / "model.safetensors"), "has both"),
     "no_config": (lambda d: (d / "config.json").unlink(), "is missing"),
-    "no_weights": (lambda d: [f.unlink() for f in d.glob("model*")], "has neither"),
+    "no_weights": (no_weights, "has neither"),
     "only_pickles": (
-        lambda d: ([f.unlink() for f in d.glob("model*")], (d / "pytorch_model.bin").write_bytes(b"x")),
+        in_turn(no_weights, lambda d: (d / "pytorch_model.bin").write_bytes(b"x")),
         "pickled",
     ),
 }

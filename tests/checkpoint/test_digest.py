@@ -55,7 +55,12 @@ def test_every_byte_and_every_config_value_matters(base: Path) -> None:
 def test_cache_saves_reading(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = tmp_path / "cache" / "digests.json"
     read: list[str] = []
-    monkeypatch.setattr(digest, "sha256_file", lambda path: (read.append(path.name), sha256_file(path))[1])
+
+    def noting(path: Path) -> str:
+        read.append(path.name)
+        return sha256_file(path)
+
+    monkeypatch.setattr(digest, "sha256_file", noting)
     checkpoint = open_checkpoint(base)
     expected = checkpoint_digest(checkpoint, cache)
     assert len(read) == 2
@@ -97,7 +102,11 @@ def test_vanished_shard(base: Path) -> None:
 
 
 def test_shard_that_changes_meanwhile(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(digest, "sha256_file", lambda path: (flip_last_byte(path), "0" * 64)[1])
+    def changing(path: Path) -> str:
+        flip_last_byte(path)
+        return "0" * 64
+
+    monkeypatch.setattr(digest, "sha256_file", changing)
     checkpoint = open_checkpoint(base)
     with pytest.raises(UserError, match="changed while"):
         checkpoint_digest(checkpoint)

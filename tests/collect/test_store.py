@@ -32,7 +32,7 @@ def make_blocks(seed: int = 0) -> Blocks:
 
 def true_stats(token_ids: np.ndarray) -> TokenStats:
     """What the fake collector says of tokens: a function of their ids."""
-    logprob = -(token_ids + 1).astype(np.float32) / 10
+    logprob = (-(token_ids + 1) / 10).astype(np.float32)
     top = np.full((len(token_ids), 20), -4.0, np.float32)
     return TokenStats(logprob, np.full(len(token_ids), 0.5, np.float32), np.zeros((len(token_ids), 20), np.int32), top)
 
@@ -120,7 +120,7 @@ def test_what_is_recorded(store: CollectionStore) -> None:
     assert meta["speed"]["seconds"] > 0
 
 
-CHANGES = {
+CHANGES: dict[str, dict[str, Any]] = {
     "checkpoint": {"checkpoint_digest": "another"},
     "blocks": {"blocks": make_blocks(seed=1)},
     "settings": {"collector": FakeCollector(batch_size=4)},

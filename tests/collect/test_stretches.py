@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eaftgate.collect import stretches as module
 from eaftgate.collect.stretches import finished_stretches
 
 
@@ -23,7 +22,7 @@ def put_away(
             yield count, f"result {place}"
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module.time, "perf_counter", lambda: now[0])
+        patch.setattr("eaftgate.collect.stretches.time.perf_counter", lambda: now[0])
         return list(finished_stretches(batches(), first, seconds=seconds, advance=advanced.append)), advanced
 
 

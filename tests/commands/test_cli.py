@@ -33,7 +33,8 @@ from eaftgate.packs.blocks import Blocks, build_blocks
 from eaftgate.packs.pack import UNION, named_packs, read_pack, row_identity, shuffle_key
 from eaftgate.packs.tokenizer import load_tokenizer
 from eaftgate.parity.metrics import perplexity
-from eaftgate.profile.profiler import Profile, ProfileRequest, profile_checkpoint
+from eaftgate.profile.profile import Profile
+from eaftgate.profile.profiler import ProfileRequest, profile_checkpoint
 from eaftgate.rewrite.manifest import read_manifest
 from eaftgate.search import search as searching
 from eaftgate.search.calibration import calibration_blocks
@@ -331,6 +332,8 @@ def test_a_sweep_refuses_gate_rows_and_what_it_does_not_know(
         (("--keep-n", "20,many"), "must be whole numbers"),
         (("--score-frac", "1"), "must lie between 0 and 1"),
         (("--plot", tmp_path / "figure.pdf"), "must end in .svg or .png"),
+        (("--plot", tmp_path / "figure"), "must end in .svg or .png"),
+        (("--plot", tmp_path / "out"), "a file of its own"),
     ):
         refused(sweep_of(eaftgate, small_profile, CALIBRATION_PACKS, tmp_path / "out", *more), said)
     assert not (tmp_path / "out").exists()
@@ -364,7 +367,12 @@ def test_a_sweep_varies_one_factor_at_a_time_and_resumes(
     out.write_bytes(out.read_bytes()[:-20])
     ran: list[str] = []
     choose = sweeping._keep_sets
-    monkeypatch.setattr(sweeping, "_keep_sets", lambda *given: ran.append(given[0].varied) or choose(*given))
+
+    def choosing(*given: Any) -> Any:
+        ran.append(given[0].varied)
+        return choose(*given)
+
+    monkeypatch.setattr(sweeping, "_keep_sets", choosing)
     again = json.loads(sweep_of(eaftgate, small_profile, CALIBRATION_PACKS, out, *methods, "--json").out)
     assert ran == ["good=2"]
     assert [line | {"seconds": 0} for line in again] == [line | {"seconds": 0} for line in lines]
@@ -403,12 +411,20 @@ def test_budgets_are_prefixes_scored_on_the_same_rows(
     """Greedy, with one row and with all: it sees fewer tokens, the same tokens score it."""
     searched: list[Blocks] = []
     search = searching.greedy_search
-    monkeypatch.setattr(
-        searching, "greedy_search", lambda *given, **more: searched.append(given[1]) or search(*given, **more)
-    )
+
+    def searching_on(*given: Any, **more: Any) -> Any:
+        searched.append(given[1])
+        return search(*given, **more)
+
+    monkeypatch.setattr(searching, "greedy_search", searching_on)
     scored: list[KeepSets] = []
     score = sweeping._score
-    monkeypatch.setattr(sweeping, "_score", lambda *given: scored.append(given[3]) or score(*given))
+
+    def scoring(*given: Any) -> Any:
+        scored.append(given[3])
+        return score(*given)
+
+    monkeypatch.setattr(sweeping, "_score", scoring)
     more = ("--methods", "greedy", "--vary", "rows=1", "--vary", "max_positions=20", "--vary", "seed=9", "--json")
     lines = json.loads(sweep_of(eaftgate, small_profile, CALIBRATION_PACKS, tmp_path / "out", *more).out)
     assert [line["case"]["varied"] for line in lines] == ["", "rows=1", "max_positions=20", "seed=9"]

@@ -16,7 +16,7 @@ from eaftgate.errors import UserError
 from eaftgate.gate.options import gate_options
 from eaftgate.gate.recipe import gate_settings
 from eaftgate.judge.policy import load_gates
-from eaftgate.profile.profiler import Profile
+from eaftgate.profile.profile import Profile
 from eaftgate.prune.checkpoint import PruneRequest, prune_checkpoint
 from eaftgate.recipes.command_line import recipe_names
 from eaftgate.recipes.recipe import SECTIONS

@@ -2,10 +2,11 @@
 
 import itertools
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
-from tiny_model import WINDOW, load_lively, load_reference, write_lively_checkpoint
+from tiny_model import WINDOW, Reference, TinyModel, load_lively, load_reference, write_lively_checkpoint
 from torch import Tensor
 from transformers.models.gpt_oss.modeling_gpt_oss import eager_attention_forward
 
@@ -25,10 +26,11 @@ def eager(query: Tensor, key: Tensor, value: Tensor, sinks: Tensor, window: int 
     """transformers' own function in float64, given a mask that is written out."""
     length = query.shape[2]
     mask = torch.zeros(length, length, dtype=torch.float64).masked_fill_(~allowed(length, window), -torch.inf)
-    module = SimpleNamespace(
+    module: Any = SimpleNamespace(
         sinks=sinks.double(), num_key_value_groups=query.shape[1] // key.shape[1], training=False
     )  # fmt: skip
-    return eager_attention_forward(module, query.double(), key.double(), value.double(), mask, scaling)[0]
+    output: Tensor = eager_attention_forward(module, query.double(), key.double(), value.double(), mask, scaling)[0]
+    return output
 
 
 def inputs(batch: int, heads: int, kv_heads: int, length: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -94,14 +96,14 @@ def test_a_mask_is_refused() -> None:
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[torch.nn.Module, torch.nn.Module]:
+def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[TinyModel, Reference]:
     path = write_lively_checkpoint(tmp_path_factory.mktemp("lively"))
     return load_lively(path), load_reference(path)
 
 
 @pytest.mark.parametrize("length", [1, WINDOW - 1, WINDOW, WINDOW + 1, 2 * WINDOW, 3 * WINDOW + 5])
 @torch.no_grad()
-def test_the_whole_model_equals_transformers(models, length: int) -> None:  # type: ignore[no-untyped-def]
+def test_the_whole_model_equals_transformers(models: tuple[TinyModel, Reference], length: int) -> None:
     """Sliding and full layers, our attention and our experts, against eager float64. Logits are of size 10 and pass
     three layers; float32 rounding of 1e-6 relative in each grows to some 1e-5."""
     ours, reference = models

@@ -1,6 +1,7 @@
 """Loading: exact dequantisation, and every refusal in one sentence."""
 
 import json
+import logging
 import shutil
 from pathlib import Path
 from typing import Any
@@ -91,7 +92,7 @@ def test_transformers_speaks_again_afterwards(mxfp4: tuple[Path, dict[str, Tenso
     transformers_logging.enable_progress_bar()
     try:
         load_model(mxfp4[0], CPU_BF16)
-        assert transformers_logging.get_verbosity() == transformers_logging.INFO
+        assert transformers_logging.get_verbosity() == logging.INFO
         assert transformers_logging.is_progress_bar_enabled()
     finally:
         transformers_logging.set_verbosity_warning()

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from tiny_checkpoint import HARMONY_SPECIALS, build_tokenizer
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from tokenizers import Encoding, Tokenizer, models, pre_tokenizers, processors
 
 from eaftgate.errors import UserError
 from eaftgate.packs import blocks as blocks_module
@@ -111,7 +111,7 @@ def test_equals_the_slow_oracle(
     assert some.num_counted == sum(counted for block in expected[:num_blocks] for _, counted, _ in block)
 
 
-def counted_tokens(text: str, tokenizer: Tokenizer) -> list[str]:
+def counted_tokens(text: str, tokenizer: Tokenizer) -> list[str | None]:
     """Names of the counted tokens of one row, cut into a single block."""
     length = len(slow_tokens([text], tokenizer))
     blocks = build_blocks(pack_of([text]), tokenizer, eos_id=EOS, seq_len=length, num_blocks=1)
@@ -176,7 +176,7 @@ class CountingTokenizer:
     def __init__(self) -> None:
         self.rows = 0
 
-    def encode_batch(self, texts: list[str], *, add_special_tokens: bool) -> list[object]:
+    def encode_batch(self, texts: list[str], *, add_special_tokens: bool) -> list[Encoding]:
         assert not add_special_tokens
         self.rows += len(texts)
         return TOKENIZERS["specials"].encode_batch(texts, add_special_tokens=False)

@@ -2,6 +2,7 @@
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -95,7 +96,7 @@ def invalid_utf8() -> pa.Array:
     return pa.Array.from_buffers(pa.string(), 1, [None, offsets, data])
 
 
-REFUSED = {
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "no text column": ({"prompt": ["a"], "id": [1]}, r"has no column 'text' \(columns: prompt, id\)"),
     "no columns": ({}, r"has no column 'text' \(columns: none\)"),
     "numbers": ({"text": [1, 2]}, "column 'text' holds int64, not strings"),

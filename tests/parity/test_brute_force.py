@@ -83,8 +83,10 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
         collector = TransformersCollector(LoadedModel(), path, path.name, CPU, batch_size=4)
         return store.get(Request(path.name, blocks, collector)).stats
 
-    paths = (base.path, root / "candidate")
-    return Case(*(collected(path) for path in paths), *(brute_force(path, blocks) for path in paths))
+    candidate = root / "candidate"
+    return Case(
+        collected(base.path), collected(candidate), brute_force(base.path, blocks), brute_force(candidate, blocks)
+    )
 
 
 def distance_to_an_edge(tokens: list[tuple[float, float]]) -> float:

@@ -27,7 +27,8 @@ def cell_of(tokens: PairedTokens, **options: int) -> PairedCell:
 
 
 def estimated(statistic: str, tokens: PairedTokens) -> Estimate:
-    return getattr(estimates, statistic)(cell_of(tokens)).estimate
+    found: Estimate = getattr(estimates, statistic)(cell_of(tokens)).estimate
+    return found
 
 
 def cell(p_base: list[float], p: list[float], h_base: list[float], h: list[float], row: list[int]) -> PairedTokens:

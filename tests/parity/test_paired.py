@@ -30,7 +30,7 @@ def slow_top_jsd(base: TokenStats, candidate: TokenStats, token: int) -> float:
         for s in (base, candidate)
     )
     common = sorted(p.keys() & q.keys())
-    pairs = [(p[i], q[i]) for i in common]
+    pairs: list[tuple[float, float]] = [(p[i], q[i]) for i in common]
     pairs.append((1 - sum(a for a, _ in pairs), 1 - sum(b for _, b in pairs)))
     return sum(a * math.log(2 * a / (a + b)) + b * math.log(2 * b / (a + b)) for a, b in pairs) / 2
 

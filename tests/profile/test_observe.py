@@ -114,8 +114,10 @@ def test_a_batch_is_its_blocks(case: Case, observation: Observation) -> None:
             at, at_alone = getattr(observation, index)[together], getattr(alone, index)
             assert np.array_equal(observation.expert_XLK[at], alone.expert_XLK[at_alone])
             for name in ("gate_XLK", "norm_XLK"):
-                both = (getattr(o, name)[i].astype(np.float32) for o, i in ((observation, at), (alone, at_alone)))
-                np.testing.assert_allclose(*both, rtol=2 * HALF, atol=1e-6)
+                found, expected = (getattr(o, name)[i] for o, i in ((observation, at), (alone, at_alone)))
+                np.testing.assert_allclose(
+                    found.astype(np.float32), expected.astype(np.float32), rtol=2 * HALF, atol=1e-6
+                )
         first = together.stop
     assert first == len(observation.own_T)
 

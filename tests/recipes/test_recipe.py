@@ -49,7 +49,7 @@ def test_later_recipes_win_and_the_own_keys_last(layers: list[dict[str, Any]], c
     with tempfile.TemporaryDirectory() as directory:
         root = Path(directory)
         for number, layer in enumerate(layers):
-            base = {"extends": f"{number - 1}.yaml"} if chained and number else {}
+            base: dict[str, str | list[str]] = {"extends": f"{number - 1}.yaml"} if chained and number else {}
             if number == len(layers) - 1 and not chained:
                 base = {"extends": [f"{before}.yaml" for before in range(number)]}
             written(root / f"{number}.yaml", yaml.safe_dump(base | {"prune": layer}))

@@ -5,7 +5,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import pytest
 from tiny_checkpoint import write_tiny_checkpoint
@@ -14,6 +14,7 @@ from eaftgate import outputs
 from eaftgate.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from eaftgate.errors import UserError
 from eaftgate.rewrite import copy, rewrite
+from eaftgate.rewrite.plan import ShardPlan
 from eaftgate.rewrite.rewrite import rewrite_checkpoint
 
 KEEP = [[0, 1, 4, 6], [2, 3, 4, 5], [1, 3, 5, 7]]
@@ -55,8 +56,12 @@ def failing_after(writes: int, error: BaseException) -> Callable[[BinaryIO, memo
 
 def count_copies(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     copied: list[str] = []
-    real = rewrite.copy_shard
-    monkeypatch.setattr(rewrite, "copy_shard", lambda plan, *rest: (copied.append(plan.name), real(plan, *rest))[1])
+
+    def noting(plan: ShardPlan, *rest: Any) -> Any:
+        copied.append(plan.name)
+        return copy.copy_shard(plan, *rest)
+
+    monkeypatch.setattr(rewrite, "copy_shard", noting)
     return copied
 
 

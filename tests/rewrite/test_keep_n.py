@@ -1,5 +1,7 @@
 """How many experts may be kept."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -73,7 +75,8 @@ def test_fraction_that_rounds_past_the_end() -> None:
 
 
 def test_numpy_ids_become_plain_integers() -> None:
-    rows = check_keep_sets(np.array([[0, 1, 2, 5], [0, 3, 6, 7]]), num_layers=2, num_experts=8, top_k=4)
+    given: Any = np.array([[0, 1, 2, 5], [0, 3, 6, 7]])
+    rows = check_keep_sets(given, num_layers=2, num_experts=8, top_k=4)
     assert rows == [[0, 1, 2, 5], [0, 3, 6, 7]]
     assert all(type(expert) is int for row in rows for expert in row)
 

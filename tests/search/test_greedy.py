@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -72,12 +73,12 @@ def slow_greedy(path: Path, blocks: Blocks, weight_of: Callable[[int, int], floa
                 outputs = [slow_expert(layer.mlp.experts, expert, hidden) for expert in range(SIZE.experts)]
                 seen.append((weight_of(block, position) / np.sqrt((stream**2).sum()), logits, outputs))
 
-        def error(kept: set[int], seen: list = seen) -> float:
+        def error(kept: set[int], seen: list[Any] = seen) -> float:
             total = 0.0
             for weight, logits, outputs in seen:
                 mixed = []
                 for among in (kept, set(range(SIZE.experts))):
-                    chosen = sorted(among, key=lambda e, logits=logits: -logits[e])[: SIZE.top_k]
+                    chosen = sorted(among, key=[-logit for logit in logits].__getitem__)[: SIZE.top_k]
                     gates = np.exp([logits[e] for e in chosen])
                     mixed.append(sum(g * outputs[e] for g, e in zip(gates / gates.sum(), chosen, strict=True)))
                 total += weight * float(((mixed[0] - mixed[1]) ** 2).sum())
@@ -125,7 +126,8 @@ def test_positions_and_their_weights(blocks: Blocks) -> None:
 def test_positions_are_drawn_by_seed(blocks: Blocks) -> None:
     def drawn(seed: int) -> list[int]:
         sample: Sample = sampled_positions(blocks, np.ones(blocks.num_counted), max_positions=6, seed=seed)
-        return sample.position_X.tolist()
+        positions: list[int] = sample.position_X.tolist()
+        return positions
 
     assert drawn(0) == drawn(0) == sorted(set(drawn(0)))
     assert len(drawn(0)) == 6

@@ -161,5 +161,6 @@ def test_blocks_without_an_answer_do_not_matter(model: MoeModel, blocks: Blocks)
     start: KeepSets = [[0, 1, 2], [3, 4, 5], [0, 2, 4]]
     silent = replace(blocks, counted_BS=np.zeros_like(blocks.counted_BS))
     names = ("token_ids_BS", "counted_BS", "row_BS")
-    padded = replace(blocks, **{n: np.concatenate([getattr(silent, n), getattr(blocks, n)]) for n in names})
+    both: dict[str, Any] = {name: np.concatenate([getattr(silent, name), getattr(blocks, name)]) for name in names}
+    padded = replace(blocks, **both)
     assert refined(model, padded, start) == refined(model, blocks, start)

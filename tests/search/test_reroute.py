@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from tiny_checkpoint import Size
 from tiny_model import TinyModel, load_lively, slow_expert, write_lively_checkpoint
 
@@ -44,10 +45,12 @@ def slow_errors(model: TinyModel, hidden_TD: torch.Tensor) -> dict[tuple[int, ..
     logits = [(weight @ x + bias).tolist() for x in hidden]
     outputs = [[slow_expert(mlp.experts, expert, x) for expert in range(EXPERTS)] for x in hidden]
 
-    def output(token: int, kept: Sequence[int]) -> np.ndarray:
+    def output(token: int, kept: Sequence[int]) -> NDArray[np.float64]:
         chosen = sorted(kept, key=lambda expert: -logits[token][expert])[:TOP_K]
         total = sum(math.exp(logits[token][expert]) for expert in chosen)
-        return sum(math.exp(logits[token][expert]) / total * outputs[token][expert] for expert in chosen)
+        shares = [math.exp(logits[token][expert]) / total * outputs[token][expert] for expert in chosen]
+        mixed: NDArray[np.float64] = np.sum(shares, axis=0)
+        return mixed
 
     everyone = range(EXPERTS)
     return {

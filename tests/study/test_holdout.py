@@ -35,10 +35,18 @@ def profile(blocks: Blocks) -> Profile:
 
     def shard(T: slice) -> TraceShard:
         own = at[: len(at[T])]
-        none = np.zeros((len(own), 1, 1))
+        none = np.zeros((len(own), 1, 1), np.float16)
         pack_T = PACK_R[row_T[T]].astype(np.uint8)
         return TraceShard(
-            none.astype(np.uint8), none, none, at[T].astype(np.float32), at[T] / 100, own, own, row_T[T], pack_T
+            none.astype(np.uint8),
+            none,
+            none,
+            at[T].astype(np.float32),
+            (at[T] / 100).astype(np.float32),
+            own,
+            own,
+            row_T[T],
+            pack_T,
         )
 
     return Profile(Path("profile"), {}, Trace((shard(slice(0, 17)), shard(slice(17, None))), 1, 1, 1))
