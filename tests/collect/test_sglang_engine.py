@@ -32,12 +32,18 @@ FAKE = Path(__file__).parents[1] / "fake_sglang"
 Start = Callable[..., Engines]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def fake() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(FAKE), str(Path(__file__).parents[2])]))
+        patch.setenv("OMP_NUM_THREADS", "1")
+        patch.syspath_prepend(str(FAKE))
+        yield
+
+
 @pytest.fixture
-def start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Start]:
+def start(tmp_path: Path) -> Iterator[Start]:
     """`start(OPTION=...)`: engines of the fake SGLang, with logs in `tmp_path`; ended after the test."""
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(FAKE), str(Path(__file__).parents[2])]))
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.syspath_prepend(str(FAKE))
     with ExitStack() as started:
 
         def engines(**options: Any) -> Engines:
@@ -58,10 +64,17 @@ def collector(engines: Engines, path: Path = BASE, *, name: str = "x", call_toke
     return SglangCollector(engines, model, call_tokens=call_tokens)
 
 
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SglangCollector]:
+    """Whose engine has booted after the first batch, and serves more than one test: a boot takes seconds."""
+    with closing(Engines(EngineOptions(), tmp_path_factory.mktemp("logs"))) as engines:
+        yield collector(engines)
+
+
 def test_blocks_that_were_cut_up_come_back_with_the_transformers_collectors_numbers(
-    blocks: Blocks, start: Start
+    blocks: Blocks, running: SglangCollector
 ) -> None:
-    found = list(collector(start()).batches(blocks, 0))
+    found = list(running.batches(blocks, 0))
     assert [count for count, _ in found] == [3, 3, 3, 2]
     stats = concatenate([stats for _, stats in found])
     check_stats(stats, blocks.num_counted, where="test")
@@ -73,10 +86,11 @@ def test_blocks_that_were_cut_up_come_back_with_the_transformers_collectors_numb
     assert (stats.top_ids_TK[:, 0] == expected.top_ids_TK[:, 0]).mean() > 0.999
 
 
-def test_it_resumes_at_a_block_and_an_abandoned_run_leaves_the_engine_usable(blocks: Blocks, start: Start) -> None:
-    engine = collector(start())
-    next(engine.batches(blocks, 0))[1]
-    rest = concatenate([stats for _, stats in engine.batches(blocks, 5)])
+def test_it_resumes_at_a_block_and_an_abandoned_run_leaves_the_engine_usable(
+    blocks: Blocks, running: SglangCollector
+) -> None:
+    next(running.batches(blocks, 0))[1]
+    rest = concatenate([stats for _, stats in running.batches(blocks, 5)])
     assert len(rest) == int(blocks.counted_BS[5:].sum())
 
 

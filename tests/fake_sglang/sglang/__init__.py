@@ -10,11 +10,10 @@ import importlib
 import json
 import os
 import pkgutil
+from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-
-import torch
 
 FORWARD_TOKENS = 100
 """Of a forward pass: blocks of more are chunked, smaller ones share a pass."""
@@ -44,10 +43,16 @@ class Engine:
             moe_runner_backend=arguments["moe_runner_backend"], attention_backend=arguments["attention_backend"]
         )
         self._context_length = arguments["context_length"]
+        if not any(Path(model_path).glob("*.safetensors")):
+            raise RuntimeError(f"RuntimeError: Cannot find any model weights with `{model_path}`")
         self.loop = asyncio.new_event_loop()
         asyncio.set_event_loop(self.loop)
+        self._model_path, self._architecture = model_path, config["architectures"][0]
+
+    @cached_property
+    def _model(self) -> Any:
         classes = external_classes(os.environ["SGLANG_EXTERNAL_MODEL_PACKAGE"])
-        self._model = classes[config["architectures"][0]](model_path)
+        return classes[self._architecture](self._model_path)
 
     async def async_generate(self, *, input_ids: list[list[int]], sampling_params: Any, rid: list[str]) -> list[Any]:
         assert sampling_params["max_new_tokens"] == 0
@@ -65,6 +70,8 @@ class Engine:
                 if not room:
                     passes.append([])
                     room = FORWARD_TOKENS
+        import torch
+
         for requests in filter(None, passes):
             batch = SimpleNamespace(
                 rids=[name for name, *_ in requests],
