@@ -13,7 +13,8 @@ from tiny_model import CPU, write_packs
 from eaftgate import outputs
 from eaftgate.checkpoint.checkpoint import open_checkpoint
 from eaftgate.errors import UserError
-from eaftgate.outputs import build, check_new_directory, check_new_file, joined, unfinished
+from eaftgate.gate.models import check_results
+from eaftgate.outputs import build, check_new_file, joined, unfinished
 from eaftgate.packs.split import split_packs
 from eaftgate.profile.profiler import ProfileRequest, profile_checkpoint
 from eaftgate.prune.checkpoint import PruneRequest, prune_checkpoint
@@ -199,16 +200,19 @@ def test_a_request_finds_its_own_payload_and_no_other(tmp_path: Path) -> None:
     def build_until_killed(request: dict[str, int]) -> list[str]:
         found: list[str] = []
         with suppress(KeyboardInterrupt), build(out, request) as work:
-            found += sorted(path.name for path in work.payload.iterdir())
+            found += sorted(path.name for path in (*work.payload.iterdir(), *work.root.glob(work.state.name)))
             (work.payload / str(request["a"])).touch()
+            work.state.write_text("{}")
             raise KeyboardInterrupt
         return found
 
     assert build_until_killed({"a": 1}) == []
-    assert build_until_killed({"a": 1}) == ["1"]
+    assert build_until_killed({"a": 1}) == ["1", "state.json"]
     assert build_until_killed({"a": 2}) == []
-    assert build_until_killed({"a": 2}) == ["2"]
+    assert build_until_killed({"a": 2}) == ["2", "state.json"]
     assert not out.exists()
+    with build(out, {"a": 2}, resumes=False) as work:
+        assert list(work.payload.iterdir()) == []
 
 
 def test_a_run_that_fails_with_nothing_to_keep_leaves_nothing(tmp_path: Path) -> None:
@@ -290,4 +294,4 @@ def test_a_file_goes_where_nothing_is(tmp_path: Path) -> None:
     (tmp_path / "base" / "manifest.json").touch()
     check_new_file(tmp_path / "base" / "report.html")
     with pytest.raises(UserError, match=r"lies in the checkpoint .*base: choose another --results"):
-        check_new_directory(tmp_path / "base" / "run", option="--results")
+        check_results(tmp_path / "base" / "run")
