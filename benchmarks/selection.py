@@ -225,7 +225,7 @@ def run_seed(
     rows = named_packs(parts["calibration"], seed=seed)[UNION].head(given.rows)
     shape = {"eos_id": tokenizer.eos_id, "seq_len": given.seq_len}
     blocks = build_blocks(rows, tokenizer.backend, num_blocks=None, **shape)
-    assert blocks.digest == profile.description["blocks_digest"]
+    assert blocks.digest == profile.description.blocks_digest
     model = load_model(base.path, settings)
     judged = {
         part: prepared(

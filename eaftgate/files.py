@@ -55,16 +55,6 @@ def write_failure(error: Exception, out: Path, *, needs: str = "") -> UserError:
     return UserError(f"{where} failed while writing {out} ({reason}); correct it and run again")
 
 
-def read_json(path: Path, *, what: str) -> Any:
-    """Read a JSON file. Raises UserError that calls the file `what` when it is missing or malformed."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{what} not found: {path} does not exist") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(f"{what} cannot be read: {path}: {error}") from None
-
-
 def sha256_file(path: Path) -> str:
     digest = hashlib.sha256()
     with path.open("rb") as stream:

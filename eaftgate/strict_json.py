@@ -12,11 +12,12 @@ from typing import Any, NoReturn, TypeGuard
 from eaftgate.errors import UserError
 
 MAX_JSON_BYTES = 100_000_000
+FRESH_COPY = "take a fresh copy of the file"
 _SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
-def parse_object(data: bytes, *, what: str) -> dict[str, Any]:
-    """Parse a UTF-8 JSON object. `what` names the thing in the sentence. Raises UserError."""
+def parse_object(data: bytes, *, what: str, remedy: str = FRESH_COPY) -> dict[str, Any]:
+    """Parse a UTF-8 JSON object. `what` names the thing in the sentence, `remedy` says what to do. Raises UserError."""
     try:
         value = json.loads(
             data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite
@@ -24,12 +25,12 @@ def parse_object(data: bytes, *, what: str) -> dict[str, Any]:
         if _SURROGATE_ESCAPE.search(data):
             json.dumps(value, ensure_ascii=False).encode("utf-8")
     except RecursionError:
-        raise UserError(f"{what} is nested too deeply to be read; take a fresh copy of the file") from None
+        raise UserError(f"{what} is nested too deeply to be read; {remedy}") from None
     except ValueError as error:  # JSONDecodeError, UnicodeError and over-long integers are all ValueErrors
-        raise UserError(f"{what} is not valid JSON ({_one_line(error)}); take a fresh copy of the file") from None
+        raise UserError(f"{what} is not valid JSON ({_one_line(error)}); {remedy}") from None
     if not isinstance(value, dict):
         kind = type(value).__name__
-        raise UserError(f"{what} must be a JSON object, not a {kind}; take a fresh copy of the file")
+        raise UserError(f"{what} must be a JSON object, not a {kind}; {remedy}")
     return value
 
 
@@ -37,14 +38,19 @@ def read_object(path: Path, *, what: str) -> dict[str, Any]:
     """Read a JSON object from a regular file of at most `MAX_JSON_BYTES`. Raises UserError."""
     if not path.is_file():  # also keeps a FIFO or a device from being opened
         raise UserError(f"{what} is missing: there is no file {path}; take a complete copy of the checkpoint")
+    return parse_object(read_limited(path, what=what), what=f"{what} {path}")
+
+
+def read_limited(path: Path, *, what: str) -> bytes:
+    """The bytes of a file that has at most `MAX_JSON_BYTES`. Raises UserError."""
     try:
         with path.open("rb") as stream:
             data = stream.read(MAX_JSON_BYTES + 1)
     except OSError as error:
         raise UserError(f"{what} cannot be read: {path} ({error.strerror}); check its permissions") from None
     if len(data) > MAX_JSON_BYTES:
-        raise UserError(f"{what} is larger than {MAX_JSON_BYTES} bytes: {path}; take a fresh copy of the file")
-    return parse_object(data, what=f"{what} {path}")
+        raise UserError(f"{what} is larger than {MAX_JSON_BYTES} bytes: {path}; {FRESH_COPY}")
+    return data
 
 
 def is_count(value: object) -> TypeGuard[int]:

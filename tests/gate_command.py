@@ -3,6 +3,7 @@
 A fork server imports the libraries once (nothing of eaftgate), and every run is a fork of it.
 """
 
+import json
 import multiprocessing
 import os
 import sys
@@ -12,8 +13,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from eaftgate.files import read_json
 
 ROOT = Path(__file__).parent.parent
 BASE = ROOT / "fixtures" / "checkpoint"
@@ -37,7 +36,7 @@ class Run:
 
     @property
     def parity(self) -> dict[str, Any]:
-        parity: dict[str, Any] = read_json(self.results / "parity.json", what="parity.json")
+        parity: dict[str, Any] = json.loads((self.results / "parity.json").read_text(encoding="utf-8"))
         return parity
 
     def cells(self, name: str) -> dict[str, dict[str, Any]]:

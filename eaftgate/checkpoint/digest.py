@@ -10,6 +10,7 @@ from filelock import FileLock
 from eaftgate.checkpoint.checkpoint import Checkpoint
 from eaftgate.errors import UserError
 from eaftgate.files import sha256_file, sha256_json, write_json
+from eaftgate.records import Record
 from eaftgate.strict_json import read_object
 
 TOKENIZER_FILE = "tokenizer.json"
@@ -17,6 +18,13 @@ _MAX_THREADS = 8
 
 _Stamp = list[int]
 """[size, mtime_ns, ctime_ns]; ctime moves even when an edit puts the mtime back."""
+
+
+class ModelIdentity(Record):
+    """A model in a file: how it was named, and the digest of what it was."""
+
+    name: str
+    digest: str
 
 
 def checkpoint_digest(checkpoint: Checkpoint, cache: Path | None = None) -> str:

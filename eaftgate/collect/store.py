@@ -29,9 +29,10 @@ from eaftgate.collect.collection import (
 from eaftgate.collect.collector import Collector
 from eaftgate.collect.stretches import finished_stretches
 from eaftgate.errors import UserError
-from eaftgate.files import read_json, sha256_json, write_json
+from eaftgate.files import sha256_json
 from eaftgate.packs.blocks import Blocks
 from eaftgate.progress import Bar
+from eaftgate.records import read_model, write_model
 
 PART_SECONDS = 20.0
 """At most this much work is lost to a kill."""
@@ -42,6 +43,14 @@ OpenBar = Callable[[int], AbstractContextManager[Bar]]
 
 def no_bar(_: int) -> AbstractContextManager[Bar]:
     return nullcontext(Bar())
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a collection could not be made, so that a session does not try each of them again for every case."""
+
+    session: str
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -93,15 +102,15 @@ class CollectionStore:
                 return self._compute(request, path, open_bar)
             except UserError as error:
                 with suppress(OSError):  # a full disk takes no record either
-                    write_json(path.with_suffix(".failed.json"), {"session": self._session, "reason": str(error)})
+                    write_model(path.with_suffix(".failed.json"), Failure(self._session, str(error)))
                 raise
 
     def _raise_known_failure(self, path: Path) -> None:
         failed = path.with_suffix(".failed.json")
         if failed.exists():
-            failure = read_json(failed, what="failure record")
-            if failure["session"] == self._session:
-                raise UserError(failure["reason"])
+            failure = read_model(failed, Failure, what="failure record", remedy="remove it")
+            if failure.session == self._session:
+                raise UserError(failure.reason)
             failed.unlink()
 
     def _compute(self, request: Request, path: Path, open_bar: OpenBar) -> Collection:

@@ -51,10 +51,10 @@ def profile(
         made = profile_checkpoint(checkpoint, checkpoint_digest(checkpoint), request, out_dir, settings, ranks)
         if not ranks.first:
             return
-    summary = {key: made.description[key] for key in ("counted_tokens", "num_blocks", "packs", "thresholds", "seconds")}
-    tokens, blocks = made.description["counted_tokens"], made.description["num_blocks"]
+    told = made.description
+    summary = told.model_dump(include={"counted_tokens", "num_blocks", "packs", "thresholds", "seconds"})
     result(
         as_json,
         {"out": str(out_dir), **summary},
-        f"profiled {tokens:,} completion tokens in {blocks} blocks: {out_dir}",
+        f"profiled {told.counted_tokens:,} completion tokens in {told.num_blocks} blocks: {out_dir}",
     )

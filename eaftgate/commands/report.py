@@ -1,6 +1,7 @@
 """What is made of a gate run, and what a job will cost: `eaftgate report`, `budgets`, `lock`, `verify` and `cost`."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -43,7 +44,7 @@ def budgets(
     counts = [int(part) for part in blocks.split(",") if blocks]
     rows = budgets_of(run_dir, load_gates(gates or DEFAULT_GATES).policy(policy)[1], counts)
     if as_json:
-        typer.echo(json.dumps(rows))
+        typer.echo(json.dumps([asdict(row) for row in rows]))
         return
     console = Console()
     for table in budget_tables(rows):
@@ -65,9 +66,9 @@ def lock(
     from eaftgate.report.lock import write_lock
 
     pinned = write_lock(run_dir, checkpoint, out_file)
-    summary = {"out": str(out_file), "verdict": pinned["verdict"]}
-    result(as_json, summary, f"locked {pinned['checkpoint']['name']}, verdict {pinned['verdict']}: {out_file}")
-    if pinned["verdict"] != "pass":
+    summary = {"out": str(out_file), "verdict": pinned.verdict}
+    result(as_json, summary, f"locked {pinned.checkpoint.name}, verdict {pinned.verdict}: {out_file}")
+    if pinned.verdict != "pass":
         raise typer.Exit(1)
 
 
@@ -109,12 +110,12 @@ def cost(
     checkpoint = open_checkpoint(base)
     kept = resolve_keep_n(checkpoint.num_experts, checkpoint.top_k, keep_n, keep_frac)
     estimate = estimate_cost(checkpoint, kept, load_gates().regime(regime), packs, tokens_per_second)
-    full, pruned, memory = (estimate[f"{key}_bytes"] / 1e9 for key in ("base", "pruned", "profile_memory"))
     result(
         as_json,
-        estimate,
-        f"checkpoint: {full:.2f} GB, {pruned:.2f} GB with {kept} of {checkpoint.num_experts} experts",
-        f"profiling: weights of {memory:.2f} GB in memory (bfloat16)",
-        f"gate: {estimate['gate_tokens'] / 1e6:.1f} M tokens ({estimate['packs']} packs, base and one candidate), "
-        f"{estimate['gate_seconds'] / 3600:.1f} h at {tokens_per_second:,.0f} tokens/s",
+        asdict(estimate),
+        f"checkpoint: {estimate.base_bytes / 1e9:.2f} GB, "
+        f"{estimate.pruned_bytes / 1e9:.2f} GB with {kept} of {checkpoint.num_experts} experts",
+        f"profiling: weights of {estimate.profile_memory_bytes / 1e9:.2f} GB in memory (bfloat16)",
+        f"gate: {estimate.gate_tokens / 1e6:.1f} M tokens ({estimate.packs} packs, base and one candidate), "
+        f"{estimate.gate_seconds / 3600:.1f} h at {tokens_per_second:,.0f} tokens/s",
     )

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
 from eaftgate.commands.options import BaseArgument, BatchOption, DeviceOption, DtypeOption, JsonOption
 from eaftgate.commands.output import say, show, show_whole
 from eaftgate.errors import UserError
+from eaftgate.tables import terminal_table
 
 COMMANDS = typer.Typer()
 
@@ -80,7 +80,7 @@ def sweep(
         counts,
         _factors(vary or []),
         rows=len(held_out.choosing_rows),
-        alignment=profile.description["alignment"],
+        alignment=profile.description.alignment,
         search=SearchSettings(batch_size=batch_size),
     )
     settings = default_settings(device=device, dtype=dtype, dequantize=True)
@@ -92,9 +92,9 @@ def sweep(
 
         write_plot(lines, figure)
     if as_json:
-        typer.echo(json.dumps(lines))
+        typer.echo(json.dumps([line.model_dump(mode="json") for line in lines]))
         return
-    tokens = max(line["chosen_on_tokens"] for line in lines)
+    tokens = max(line.chosen_on_tokens for line in lines)
     say(
         f"chosen on {len(held_out.choosing_rows)} rows ({tokens:,} tokens), "
         f"scored on {held_out.num_scored_rows} others ({held_out.scored.num_counted:,} tokens)"
@@ -125,31 +125,28 @@ def overlap(
         if manifest.base.digest != reference.base.digest:
             raise UserError(f"{path} and {first} were made from different bases: their experts cannot be compared")
     pairs: list[dict[str, Any]] = []
+    rows: list[tuple[str, ...]] = []
     for (a, of_a), (b, of_b) in combinations(manifests, 2):
         index_L = jaccard_L(of_a.keep, of_b.keep)
+        mean, least, least_layer = float(index_L.mean()), float(index_L.min()), int(index_L.argmin())
+        by_chance = jaccard_by_chance(reference.base.num_experts, of_a.keep_n, of_b.keep_n)
         pairs.append(
             {
                 "checkpoints": [str(a), str(b)],
                 "keep_n": [of_a.keep_n, of_b.keep_n],
-                "mean": float(index_L.mean()),
-                "least": float(index_L.min()),
-                "least_layer": int(index_L.argmin()),
-                "by_chance": jaccard_by_chance(reference.base.num_experts, of_a.keep_n, of_b.keep_n),
+                "mean": mean,
+                "least": least,
+                "least_layer": least_layer,
+                "by_chance": by_chance,
                 "layers": index_L.tolist(),
             }
         )
+        rows.append((str(a), str(b), f"{mean:.2f}", f"{least:.2f}", str(least_layer), f"{by_chance:.2f}"))
     if as_json:
         typer.echo(json.dumps(pairs))
         return
-    table = Table(box=None, pad_edge=False)
-    for name in ("checkpoint", "and"):
-        table.add_column(name, overflow="fold", min_width=8)
-    for name in ("mean", "least", "in layer", "by chance"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for pair in pairs:
-        numbers = (f"{pair['mean']:.2f}", f"{pair['least']:.2f}", str(pair["least_layer"]), f"{pair['by_chance']:.2f}")
-        table.add_row(*pair["checkpoints"], *numbers)
-    show_whole(table)
+    columns = ("checkpoint", "and", "mean", "least", "in layer", "by chance")
+    show_whole(terminal_table(columns, rows, folded={"checkpoint": 8, "and": 8}))
 
 
 @COMMANDS.command()
@@ -197,12 +194,11 @@ def diagnose(
     ]
     model = load_model(whole.path, default_settings(device=device, dtype=dtype, dequantize=True))
     found = diagnosing.diagnose(model, cells, manifest.keep, worst_layers=layers, batch_size=batch_size)
-    shown = described(found)
-    lever = next_lever(found, method=manifest.provenance["method"])
+    lever = next_lever(found, method=manifest.selection.method)
     if as_json:
-        typer.echo(json.dumps({**shown, "lever": lever}))
+        typer.echo(json.dumps({**described(found), "lever": lever}))
         return
-    for title, table in tables(shown).items():
+    for title, table in tables(found).items():
         say(title)
         show_whole(table)
         say("")

@@ -83,6 +83,11 @@ class Cell:
     def id(self) -> str:
         return f"{self.checkpoint}-{self.pack}-{self.seq_len}"
 
+    @property
+    def record_file(self) -> str:
+        """In RUN_DIR/cells."""
+        return f"{self.id}-{self.seed}.json"
+
 
 @dataclass(frozen=True)
 class Plan:

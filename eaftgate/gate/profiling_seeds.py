@@ -126,7 +126,6 @@ def _profiled(manifest: Manifest) -> _Profiled | None:
         return None
     if any(len(set(experts)) != manifest.keep_n for experts in manifest.keep) or not manifest.keep:
         return None
-    profile = manifest.provenance["profile"]
     recipe = {
         **manifest.provenance,
         "base": manifest.base.digest,
@@ -134,7 +133,9 @@ def _profiled(manifest: Manifest) -> _Profiled | None:
         "keep_n": manifest.keep_n,
         "layers": len(manifest.keep),
         # A profile of an earlier version does not name its packs by content; then their names have to do.
-        "profile": {k: v for k, v in profile.items() if k not in _FOLLOWS_FROM_SEED and v is not None},
+        "profile": {
+            k: v for k, v in provenance.profile.model_dump().items() if k not in _FOLLOWS_FROM_SEED and v is not None
+        },
         "packs": sorted(provenance.profile.packs),
         "search": {k: v for k, v in (provenance.search or {}).items() if k not in _FOUND},
         "calibration_rows": None,

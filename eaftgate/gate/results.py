@@ -1,183 +1,162 @@
-"""RUN_DIR/parity.json: the run's verdict and its cells, for scripts (SPEC section 8)."""
+"""What a gate run leaves behind for scripts and for other commands: RUN_DIR/cells/*.json and RUN_DIR/parity.json.
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
+parity.json is SPEC section 8's: keys are added to it, none is taken away.
+"""
+
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from eaftgate import __version__
-from eaftgate.errors import UserError
-from eaftgate.files import read_json, write_json
-from eaftgate.gate.plan import Cell, Plan
-from eaftgate.gate.run import CELLS_DIR
-from eaftgate.judge.verdict import worst
+from eaftgate.checkpoint.digest import ModelIdentity
+from eaftgate.gate.stability import Stability
+from eaftgate.judge.cell import JudgedCell
+from eaftgate.judge.metrics import has_intervals
+from eaftgate.judge.verdict import MetricVerdict, Verdict
+from eaftgate.parity.metrics import CellMetrics, Thresholds
+from eaftgate.records import Record, read_model, write_model
+from eaftgate.strict_json import read_object
 
 PARITY_FILE = "parity.json"
-SCHEMA_VERSION = 3
-_OVERLAPPING = re.compile(r"::test_disjoint\[(?P<checkpoint>.+)\]$")
+CELLS_DIR = "cells"
 
 RunVerdict = Literal["pass", "fail", "inconclusive", "incomplete"]
+Severity = Literal["primary", "advisory"]
 
 
-@dataclass(frozen=True)
-class CaseOutcome:
-    """How one executed test case ended. `reason` is the first line of its failure."""
+class CellInputs(Record):
+    """What a cell was measured on, by content. `collections` names files of RUN_DIR/collections by role: `base` and,
+    where it is whole, `checkpoint`."""
 
-    id: str
-    passed: bool
-    reason: str
-    properties: Mapping[str, Any]
-
-
-def run_verdict(
-    outcomes: Sequence[CaseOutcome], missing: Sequence[str], cells: Sequence[Mapping[str, Any]], *, complete: bool
-) -> RunVerdict:
-    """pass only when the session ended by itself, every planned deciding case ran and every executed case passed."""
-    failed = [outcome for outcome in outcomes if not outcome.passed]
-    said = [outcome.properties.get("verdict") for outcome in failed]
-    if "fail" in said:
-        return "fail"
-    if missing or not complete or any(verdict != "inconclusive" for verdict in said):
-        return "incomplete"
-    return worst(["pass", *(cell["verdict"] for cell in cells if cell["severity"] == "primary"), *said])  # type: ignore[list-item]
+    base: ModelIdentity
+    checkpoint_digest: str
+    blocks_digest: str
+    collector: dict[str, Any]
+    collections: dict[str, str]
 
 
-def read_records(cells: Iterable[Cell], results: Path, session: str) -> dict[Cell, dict[str, Any]]:
-    """What RUN_DIR/cells has of `cells`, judged in this session."""
-    records = {}
-    for cell in cells:
-        path = results / CELLS_DIR / f"{cell.id}-{cell.seed}.json"
-        if path.is_file():
-            record = read_json(path, what="cell result")
-            if record["session"] == session:
-                records[cell] = record
-    return records
+@dataclass(frozen=True, kw_only=True)
+class CellRecord(JudgedCell):
+    """A file of RUN_DIR/cells; `session` is the run that judged it."""
+
+    session: str
+    inputs: CellInputs
 
 
-def read_cells(plan: Plan, results: Path, session: str) -> list[dict[str, Any]]:
-    """The cells of this session in the plan's order, as parity.json shows them."""
-    return [_row(plan, cell, record) for cell, record in read_records(plan.cells, results, session).items()]
+def write_record(results: Path, file: str, record: CellRecord) -> None:
+    write_model(results / CELLS_DIR / file, record)
 
 
-def _row(plan: Plan, cell: Cell, record: Mapping[str, Any]) -> dict[str, Any]:
-    m = record["metrics"]
-    return {
-        "checkpoint": plan.checkpoints.get(cell.checkpoint, cell.checkpoint),
-        "name": cell.checkpoint,
-        "pack": cell.pack,
-        "seq_len": cell.seq_len,
-        "num_blocks": record["num_blocks"],
-        "budget_blocks": cell.num_blocks,
-        "seed": cell.seed,
-        "tokens": m["tokens"],
-        "ppl_base": m["ppl_base"],
-        "ppl": m["ppl"],
-        "delta_ppl": m["ppl"] - m["ppl_base"],
-        "cc_base": m["cc_base"],
-        "cc": m["cc"],
-        "delta_cc": m["cc"] - m["cc_base"],
-        "mean_p_base": m["mean_p_base"],
-        "mean_p": m["mean_p"],
-        "delta_mean_p": m["mean_p"] - m["mean_p_base"],
-        "js2d": m["js2d"],
-        "js2d_correction": record["js2d"],
-        "cc_events_base": record["cc_events_base"],
-        "p_thr": m["thresholds"]["p"],
-        "h_thr": m["thresholds"]["h"],
-        "severity": "primary" if plan.cell_decides(cell) else "advisory",
-        "verdict": record["verdict"],
-        "v1_verdict": record["v1_verdict"],
-        "flags": _flags(plan, record["verdicts"]),
-        "metrics": record["verdicts"],
-        "inputs": record["inputs"],
-    }
+def read_record(results: Path, file: str, *, session: str) -> CellRecord | None:
+    """None when this session has not judged that cell. Raises UserError for a damaged file."""
+    path = results / CELLS_DIR / file
+    if not path.is_file() or read_object(path, what="cell result").get("session") != session:
+        return None  # an earlier session's may be of an earlier version
+    return read_model(path, CellRecord, what="cell result", remedy="run the gate again")
 
 
-def _flags(plan: Plan, verdicts: Mapping[str, Any]) -> list[str]:
-    underpowered = any(verdict["underpowered"] for verdict in verdicts.values())
-    return [
-        *(["underpowered"] if underpowered else []),
-        *(["sequential"] if plan.options.sequential else []),
-    ]
+class ParityCell(Record):
+    """A judged cell. Shares and probabilities are not in percent; `metrics` are by name, in the order of the table.
 
-
-def write_parity(
-    plan: Plan,
-    results: Path,
-    *,
-    cells: Sequence[Mapping[str, Any]],
-    stability: Mapping[str, Any],
-    outcomes: Sequence[CaseOutcome],
-    missing: Sequence[str],
-    complete: bool,
-) -> dict[str, Any]:
-    """Write parity.json and return it; cells of packs that the checkpoint was calibrated on are flagged.
-
-    `missing` are the deciding cases that were planned and did not run.
+    `name` is the checkpoint's in test ids, `checkpoint` what was given.
     """
-    verdict = run_verdict(outcomes, missing, cells, complete=complete)
-    v1 = [cell["v1_verdict"] for cell in cells if cell["severity"] == "primary"]
-    seen = {case: outcome for outcome in outcomes if (case := _OVERLAPPING.search(outcome.id))}
-    overlap = {case["checkpoint"]: _overlap(outcome) for case, outcome in seen.items()}
-    parity = {
-        "schema_version": SCHEMA_VERSION,
-        "eaftgate": __version__,
-        "policy": plan.policy_name,
-        "regime": plan.regime_name,
-        "verdict": verdict,
-        "v1_verdict": worst(v1) if v1 and all(v1) and not missing else "incomplete",
-        "cells": [_flagged(cell, overlap.get(cell["name"], {})) for cell in cells],
-        "stability": dict(stability),
-        "failed": [
-            {"case": o.id, "reason": o.reason, "verdict": o.properties.get("verdict")} for o in outcomes if not o.passed
-        ],
-        "not_run": list(missing),
-        "complete": complete,
-        "asked": {
-            "seeds": list(plan.options.seeds),
-            "strict_cells": plan.options.strict_cells,
-            "sequential": plan.options.sequential,
-            "allow_overlap": plan.options.allow_overlap,
-        },
-    }
-    write_json(results / PARITY_FILE, parity)
-    return parity
+
+    checkpoint: str
+    name: str
+    pack: str
+    seq_len: int
+    num_blocks: int
+    budget_blocks: int
+    seed: int | None
+    tokens: int
+    ppl_base: float
+    ppl: float
+    delta_ppl: float
+    cc_base: float
+    cc: float
+    delta_cc: float
+    mean_p_base: float
+    mean_p: float
+    delta_mean_p: float
+    js2d: float
+    js2d_correction: dict[str, int | float]
+    cc_events_base: int
+    p_thr: float
+    h_thr: float
+    severity: Severity
+    verdict: Verdict
+    v1_verdict: Verdict | None
+    flags: tuple[str, ...]
+    metrics: dict[str, MetricVerdict]
+    inputs: CellInputs
+    calibrated_rows: int = 0
+
+    @property
+    def label(self) -> str:
+        return f"{self.name} {self.pack} {self.seq_len}"
+
+    @property
+    def has_intervals(self) -> bool:
+        return has_intervals(self.metrics)
+
+    @property
+    def figures(self) -> CellMetrics:
+        return CellMetrics(
+            tokens=self.tokens,
+            thresholds=Thresholds(self.p_thr, self.h_thr),
+            ppl_base=self.ppl_base,
+            ppl=self.ppl,
+            mean_p_base=self.mean_p_base,
+            mean_p=self.mean_p,
+            cc_base=self.cc_base,
+            cc=self.cc,
+            js2d=self.js2d,
+        )
 
 
-def _overlap(outcome: CaseOutcome) -> dict[str, int]:
-    """Rows of every gate pack that were calibrated on, as the case says."""
-    prefix = "overlap_"
-    return {name.removeprefix(prefix): rows for name, rows in outcome.properties.items() if name.startswith(prefix)}
+class FailedCase(Record):
+    """`verdict` is what the case says of itself, if it judged anything."""
+
+    case: str
+    reason: str
+    verdict: Verdict | None
 
 
-def _flagged(cell: Mapping[str, Any], overlap: Mapping[str, int]) -> dict[str, Any]:
-    rows = overlap.get(cell["pack"], 0)
-    return {**cell, "flags": [*cell["flags"], *(["overlap"] if rows else [])], "calibrated_rows": rows}
+class Asked(Record):
+    """Options that change what a pass means."""
+
+    seeds: tuple[int, ...]
+    strict_cells: bool
+    sequential: bool
+    allow_overlap: bool
 
 
-def verdict_of(parity: Mapping[str, Any], name: str) -> RunVerdict:
-    """The verdict of one of a run's checkpoints, by its short name: the run's but for what concerns others alone."""
-    names = {cell["name"] for cell in parity["cells"]}
+class Parity(Record):
+    """parity.json. `not_run` are the deciding cases that were planned and did not run; `complete` says whether the
+    session ended by itself."""
 
-    def concerns(case: str) -> bool:
-        inside = case.partition("[")[2].rstrip("]")
-        owners = [other for other in names if inside == other or inside.startswith((f"{other}-", f"{other}+"))]
-        owner = max(owners, key=len, default=name)
-        return owner == name or inside.startswith(f"{owner}+")  # several, compared with each other
+    schema_version: Literal[3]
+    eaftgate: str
+    policy: str
+    regime: str
+    verdict: RunVerdict
+    v1_verdict: RunVerdict
+    cells: tuple[ParityCell, ...]
+    stability: Stability | None = None
+    """None in files of earlier versions."""
+    failed: tuple[FailedCase, ...]
+    not_run: tuple[str, ...]
+    complete: bool
+    asked: Asked
 
-    outcomes = [
-        CaseOutcome(case["case"], False, case["reason"], {"verdict": case["verdict"]})
-        for case in parity["failed"]
-        if concerns(case["case"])
-    ]
-    missing = [case for case in parity["not_run"] if concerns(case)]
-    cells = [cell for cell in parity["cells"] if cell["name"] == name]
-    return run_verdict(outcomes, missing, cells, complete=parity["complete"])
+    @property
+    def has_intervals(self) -> bool:
+        return all(cell.has_intervals for cell in self.cells)
 
 
-def read_parity(results: Path) -> dict[str, Any]:
-    parity = read_json(results / PARITY_FILE, what="gate result")
-    if not isinstance(parity, dict) or parity.get("schema_version") != SCHEMA_VERSION:
-        raise UserError(f"{results / PARITY_FILE} is not of schema version {SCHEMA_VERSION}: run the gate again")
-    return parity
+def read_parity(results: Path) -> Parity:
+    """Raises UserError when there is none, or it is of another schema version or damaged."""
+    return read_model(results / PARITY_FILE, Parity, what="gate result", remedy="run the gate again")
+
+
+def write_parity(results: Path, parity: Parity) -> None:
+    write_model(results / PARITY_FILE, parity)

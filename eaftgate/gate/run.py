@@ -6,21 +6,21 @@ through files there, so that it is done once.
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from eaftgate.checkpoint.digest import ModelIdentity
 from eaftgate.collect.collection import Collection, check_stats, restored
 from eaftgate.collect.collector import Collector, ScoredModel, Scorer
 from eaftgate.collect.collectors import collector_kinds
 from eaftgate.collect.store import CollectionStore, OpenBar, Request, no_bar
-from eaftgate.files import write_json
 from eaftgate.gate.models import Models
 from eaftgate.gate.plan import BASE, BATCH, NOOP, RERUN, ULP, Cell, Plan
+from eaftgate.gate.results import CellInputs, CellRecord, write_record
 from eaftgate.judge.cell import JudgedCell, judge_cell, judge_in_looks, plan_looks
 from eaftgate.judge.policy import IntervalPolicy
 from eaftgate.packs.blocks import Blocks, build_blocks
@@ -29,7 +29,6 @@ from eaftgate.packs.tokenizer import PackTokenizer, load_tokenizer
 from eaftgate.parity.metrics import halves_wobble
 from eaftgate.parity.paired import PairedTokens, pair
 
-CELLS_DIR = "cells"
 COLLECTIONS_DIR = "collections"
 
 Order = NDArray[np.intp]
@@ -82,7 +81,7 @@ class GateRun:
     def overlap(self, name: str) -> dict[str, int]:
         """Rows of every gate pack that the checkpoint was calibrated on, by count."""
         manifest = self.models.manifest(name)
-        calibrated = set() if manifest is None else set(manifest.provenance.get("calibration_rows", []))
+        calibrated = set() if manifest is None else set(manifest.selection.calibration_rows)
         packs = self.packs(self.plan.options.seed)
         return {pack.name: sum(i in calibrated for i in pack.identities) for pack in packs.values()}
 
@@ -130,9 +129,10 @@ class GateRun:
         """A cell of a candidate, or of the no-op rewrite; its result is also left in RUN_DIR/cells."""
         if cell not in self._cells:
             early = self.stops_early(cell)
-            self._cells[cell] = self._in_looks(cell) if early else self._judge(cell, self._pairs(cell))
-            record = {"session": self.session, "inputs": self._inputs(cell), **asdict(self._cells[cell])}
-            write_json(self.results / CELLS_DIR / f"{cell.id}-{cell.seed}.json", record)
+            judged = self._in_looks(cell) if early else self._judge(cell, self._pairs(cell))
+            record = CellRecord(**vars(judged), session=self.session, inputs=self._inputs(cell))
+            write_record(self.results, cell.record_file, record)
+            self._cells[cell] = record
         return self._cells[cell]
 
     def stops_early(self, cell: Cell) -> bool:
@@ -183,17 +183,18 @@ class GateRun:
     def _order(self, cell: Cell) -> Order:
         return np.random.default_rng(self.plan.order_seed).permutation(cell.num_blocks)
 
-    def _inputs(self, cell: Cell) -> dict[str, Any]:
-        """What a cell was measured on, by content; its collections by name, of a candidate only when it is whole."""
+    def _inputs(self, cell: Cell) -> CellInputs:
+        """The candidate's collection is named only when it is whole."""
         measured = {"base": BASE} if self.stops_early(cell) else {"base": BASE, "checkpoint": cell.checkpoint}
         paths = {role: self._store.path(self._request(name, self.blocks(cell))) for role, name in measured.items()}
-        return {
-            "base": {"name": self.models[BASE].checkpoint.name, "digest": self.models[BASE].digest},
-            "checkpoint_digest": self.models[cell.checkpoint].digest,
-            "blocks_digest": self.blocks(cell).digest,
-            "collector": dict(self.collection(BASE, cell).meta["settings"]),
-            "collections": {role: path.name for role, path in paths.items()},
-        }
+        base = self.models[BASE]
+        return CellInputs(
+            base=ModelIdentity(name=base.checkpoint.name, digest=base.digest),
+            checkpoint_digest=self.models[cell.checkpoint].digest,
+            blocks_digest=self.blocks(cell).digest,
+            collector=dict(self.collection(BASE, cell).meta["settings"]),
+            collections={role: path.name for role, path in paths.items()},
+        )
 
     def halves(self, cell: Cell) -> dict[str, float]:
         """|difference| of every metric of the base between the first and the second half of the blocks."""

@@ -2,18 +2,18 @@
 
 import re
 import shutil
-from typing import Any
 
 import pytest
 
 from eaftgate import __version__
 from eaftgate.gate.cases import required_cases
+from eaftgate.gate.conclusion import CaseOutcome, conclude, read_records
 from eaftgate.gate.models import clear_work, remove_copies
 from eaftgate.gate.plan import V1, Plan
 from eaftgate.gate.pytest_internals import add_junit_property
-from eaftgate.gate.results import PARITY_FILE, CaseOutcome, read_cells, read_records, write_parity
-from eaftgate.gate.stability import describe_stability, stability_lines, stability_note
-from eaftgate.gate.table import COLOURS, has_intervals, remarks, render_cells
+from eaftgate.gate.results import PARITY_FILE, Parity, write_parity
+from eaftgate.gate.stability import stability_lines, stability_note
+from eaftgate.gate.table import COLOURS, remarks, render_cells
 
 MAX_LINES = 8
 _NODEID = re.compile(r"(?P<module>test_\w+)\.py(?P<case>::\w+(?:\[.*\])?)$")
@@ -25,7 +25,7 @@ class SessionReport:
     def __init__(self, config: pytest.Config, plan: Plan, session: str) -> None:
         self._config, self._plan, self._session = config, plan, session
         self._outcomes: dict[str, CaseOutcome] = {}
-        self._parity: dict[str, Any] = {}
+        self._parity: Parity | None = None
 
     def pytest_report_header(self) -> list[str]:
         plan = self._plan
@@ -60,44 +60,38 @@ class SessionReport:
         executed = {_short(nodeid) for nodeid in self._outcomes}
         missing = [case for case in required_cases(self._plan) if case not in executed]
         complete = session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
-        self._parity = write_parity(
+        self._parity = conclude(
             self._plan,
-            results,
-            cells=read_cells(self._plan, results, self._session),
-            stability=self._stability(),
+            read_records(self._plan, self._session),
             outcomes=list(self._outcomes.values()),
             missing=missing,
             complete=complete,
         )
-        if session.exitstatus == pytest.ExitCode.OK and self._parity["verdict"] != "pass":
+        write_parity(results, self._parity)
+        if session.exitstatus == pytest.ExitCode.OK and self._parity.verdict != "pass":
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
-    def _stability(self) -> dict[str, Any]:
-        plan = self._plan
-        over_seeds = [*plan.cells, *(cell for cells in plan.seed_cells for cell in cells)]
-        return describe_stability(plan, read_records(over_seeds, plan.options.results, self._session))
-
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        if not self._parity:
+        parity = self._parity
+        if parity is None:
             return
         write = terminalreporter.write_line
         terminalreporter.section(f"parity with the base, {self._plan.policy_name}")
-        if self._parity["cells"]:
+        if parity.cells:
             width = shutil.get_terminal_size().columns
-            write(render_cells(self._parity["cells"], width=width, colour=terminalreporter.hasmarkup))
-        said = remarks(self._parity["cells"]) + [f"not run: {case}" for case in self._parity["not_run"]]
-        stable = stability_lines(self._parity["stability"], interval=has_intervals(self._parity["cells"]))
+            write(render_cells(parity.cells, width=width, colour=terminalreporter.hasmarkup))
+        said = remarks(parity.cells) + [f"not run: {case}" for case in parity.not_run]
+        stable = [] if parity.stability is None else stability_lines(parity.stability, interval=parity.has_intervals)
         for lines in (said, stable):
             for line in lines[:MAX_LINES]:
                 write(line)
             if len(lines) > MAX_LINES:
                 write(f"and {len(lines) - MAX_LINES} further ones, in {PARITY_FILE}")
-        verdict, v1_verdict = self._parity["verdict"], self._parity["v1_verdict"]
-        if self._parity["cells"] and self._plan.policy_name != V1:
-            write(f"{V1}, the rule on point estimates, would say: {v1_verdict}")
+        if parity.cells and self._plan.policy_name != V1:
+            write(f"{V1}, the rule on point estimates, would say: {parity.v1_verdict}")
         write(
-            f"verdict: {verdict.upper()}   ({self._plan.options.results / PARITY_FILE})",
-            **{COLOURS[verdict]: True},
+            f"verdict: {parity.verdict.upper()}   ({self._plan.options.results / PARITY_FILE})",
+            **{COLOURS[parity.verdict]: True},
         )
 
 

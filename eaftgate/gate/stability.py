@@ -5,17 +5,15 @@ recipe (eaftgate/gate/profiling_seeds.py).
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from statistics import fmean, stdev
-from typing import Any
 
 from eaftgate.gate.plan import Cell, Plan
 from eaftgate.gate.profiling_seeds import ProfilingGroup
+from eaftgate.judge.cell import JudgedCell
 from eaftgate.judge.verdict import Verdict
 from eaftgate.judge.wording import deviation_shown, shown
-
-Record = Mapping[str, Any]
-"""A judged cell as RUN_DIR/cells has it; of it, `verdict` and `verdicts` (metric -> estimate) are read."""
+from eaftgate.records import Record
 
 
 @dataclass(frozen=True)
@@ -65,6 +63,57 @@ def disagreement(group: ProfilingGroup, verdicts: Sequence[Verdict]) -> str:
 # What is written and said of a run
 
 
+class OverSeeds(Record):
+    """Cells of one pack and seq_len that differ in a seed: the verdict of each, and every metric's spread."""
+
+    pack: str
+    seq_len: int
+    verdicts: tuple[Verdict, ...]
+    metrics: dict[str, Spread]
+
+
+class EvaluationSpread(OverSeeds):
+    """A checkpoint on the row orders of `seeds`; None is the file order."""
+
+    checkpoint: str
+    name: str
+    seeds: tuple[int | None, ...]
+
+
+class GroupCell(OverSeeds):
+    """The checkpoints of a profiling group; `verdict` says whether theirs agree."""
+
+    verdict: Verdict
+
+
+class KeepJaccard(Record):
+    """The overlap of a layer's keep sets over the pairs of a group."""
+
+    mean: float
+    min: float
+
+
+class GroupStability(Record):
+    """A profiling group: `keep_jaccard` by layer."""
+
+    name: str
+    checkpoints: tuple[str, ...]
+    seeds: tuple[int, ...]
+    cells: tuple[GroupCell, ...]
+    keep_jaccard: tuple[KeepJaccard, ...]
+    rows_jaccard: float
+
+
+class Stability(Record):
+    """The `stability` of parity.json."""
+
+    planned: bool
+    note: str
+    evaluation_seeds: tuple[int | None, ...]
+    spread: tuple[EvaluationSpread, ...]
+    profiling_groups: tuple[GroupStability, ...]
+
+
 def stability_note(plan: Plan) -> str:
     """One sentence: over which seeds the verdict was to hold, or that this was not planned."""
     groups = ", ".join(f"{group.name} (seeds {seeds_shown(group.seeds)})" for group in plan.profiling_groups)
@@ -88,83 +137,76 @@ def stability_note(plan: Plan) -> str:
     return f"stability: {over_orders}; {over_profiles}"
 
 
-def describe_stability(plan: Plan, records: Mapping[Cell, Record]) -> dict[str, Any]:
-    """The `stability` of parity.json. `records` are the session's judged cells: what was not judged is left out.
-
-    An evaluation seed of None is the file order.
-    """
+def describe_stability(plan: Plan, judged: Mapping[Cell, JudgedCell]) -> Stability:
+    """`judged` are the session's cells: what was not judged is left out."""
     rows = []
     for cells in plan.seed_cells:
-        seen = [cell for cell in cells if cell in records]
-        if seen:
-            named = {"checkpoint": plan.checkpoints[cells[0].checkpoint], "name": cells[0].checkpoint}
-            rows.append({**named, "seeds": [cell.seed for cell in seen], **_over(seen, records)})
-    return {
-        "planned": plan.plans_stability,
-        "note": stability_note(plan),
-        "evaluation_seeds": list(plan.evaluation_seeds),
-        "spread": rows,
-        "profiling_groups": [_group(plan, group, records) for group in plan.profiling_groups],
-    }
-
-
-def _group(plan: Plan, group: ProfilingGroup, records: Mapping[Cell, Record]) -> dict[str, Any]:
-    judged = []
-    for cells in plan.group_cells(group):
-        if all(cell in records for cell in cells):
-            over = _over(cells, records)
-            judged.append({**over, "verdict": agreement(over["verdicts"])})
-    return {
-        "name": group.name,
-        "checkpoints": [plan.checkpoints[name] for name in group.checkpoints],
-        "seeds": list(group.seeds),
-        "cells": judged,
-        "keep_jaccard": [
-            {"mean": mean, "min": least} for mean, least in zip(group.mean_jaccard_L, group.min_jaccard_L, strict=True)
-        ],
-        "rows_jaccard": group.rows_jaccard,
-    }
-
-
-def _over(cells: Sequence[Cell], records: Mapping[Cell, Record]) -> dict[str, Any]:
-    """Cells of one pack and seq_len, that differ in a seed."""
-    found = [records[cell] for cell in cells]
-    estimates = [{metric: verdict["estimate"] for metric, verdict in record["verdicts"].items()} for record in found]
-    return {
-        "pack": cells[0].pack,
-        "seq_len": cells[0].seq_len,
-        "verdicts": [record["verdict"] for record in found],
-        "metrics": {metric: asdict(spread) for metric, spread in spreads(estimates).items()},
-    }
-
-
-def stability_lines(stability: Mapping[str, Any], *, interval: bool) -> list[str]:
-    """The note, then one line for every cell and group that was judged. ppl stands for the metrics: it moves most."""
-    rows = [(row["name"], row) for row in stability["spread"]]
-    rows += [(group["name"], cell) for group in stability["profiling_groups"] for cell in group["cells"]]
-    lines = [
-        f"{name} {row['pack']} {row['seq_len']}: {', '.join(row['verdicts'])}; "
-        f"ppl {range_shown('ppl', row['metrics']['ppl'], interval=interval)}, "
-        f"sd {deviation_shown('ppl', row['metrics']['ppl']['std'], interval=interval)}"
-        for name, row in rows
-    ]
-    overlaps = [overlap_line(group) for group in stability["profiling_groups"]]
-    return [stability["note"], *lines, *overlaps]
-
-
-def overlap_line(group: Mapping[str, Any]) -> str:
-    layers = [layer["mean"] for layer in group["keep_jaccard"]]
-    least = min(layers)
-    return (
-        f"{group['name']}: keep sets overlap by {fmean(layers):.2f} (Jaccard, mean of layers), least in layer "
-        f"{layers.index(least)}, by {least:.2f}; calibration rows by {group['rows_jaccard']:.2f}"
+        if seen := [cell for cell in cells if cell in judged]:
+            name = cells[0].checkpoint
+            seeds = tuple(cell.seed for cell in seen)
+            over = _over(seen, judged)
+            rows.append(EvaluationSpread(checkpoint=plan.checkpoints[name], name=name, seeds=seeds, **vars(over)))
+    return Stability(
+        planned=plan.plans_stability,
+        note=stability_note(plan),
+        evaluation_seeds=plan.evaluation_seeds,
+        spread=tuple(rows),
+        profiling_groups=tuple(_group(plan, group, judged) for group in plan.profiling_groups),
     )
 
 
-def range_shown(metric: str, spread: Mapping[str, Any], *, interval: bool) -> str:
-    if not spread["count"]:
+def _group(plan: Plan, group: ProfilingGroup, judged: Mapping[Cell, JudgedCell]) -> GroupStability:
+    found = [_over(cells, judged) for cells in plan.group_cells(group) if all(cell in judged for cell in cells)]
+    layers = zip(group.mean_jaccard_L, group.min_jaccard_L, strict=True)
+    return GroupStability(
+        name=group.name,
+        checkpoints=tuple(plan.checkpoints[name] for name in group.checkpoints),
+        seeds=group.seeds,
+        cells=tuple(GroupCell(verdict=agreement(over.verdicts), **vars(over)) for over in found),
+        keep_jaccard=tuple(KeepJaccard(mean=mean, min=least) for mean, least in layers),
+        rows_jaccard=group.rows_jaccard,
+    )
+
+
+def _over(cells: Sequence[Cell], judged: Mapping[Cell, JudgedCell]) -> OverSeeds:
+    found = [judged[cell] for cell in cells]
+    return OverSeeds(
+        pack=cells[0].pack,
+        seq_len=cells[0].seq_len,
+        verdicts=tuple(cell.verdict for cell in found),
+        metrics=spreads([cell.estimates for cell in found]),
+    )
+
+
+def stability_lines(stability: Stability, *, interval: bool) -> list[str]:
+    """The note, then one line for every cell and group that was judged. The first metric stands for all of them."""
+    rows: list[tuple[str, OverSeeds]] = [(row.name, row) for row in stability.spread]
+    rows += [(group.name, cell) for group in stability.profiling_groups for cell in group.cells]
+    lines = []
+    for name, row in rows:
+        metric, spread = next(iter(row.metrics.items()))
+        lines.append(
+            f"{name} {row.pack} {row.seq_len}: {', '.join(row.verdicts)}; "
+            f"{metric} {range_shown(metric, spread, interval=interval)}, "
+            f"sd {deviation_shown(metric, spread.std, interval=interval)}"
+        )
+    overlaps = [overlap_line(group) for group in stability.profiling_groups]
+    return [stability.note, *lines, *overlaps]
+
+
+def overlap_line(group: GroupStability) -> str:
+    layers = [layer.mean for layer in group.keep_jaccard]
+    least = min(layers)
+    return (
+        f"{group.name}: keep sets overlap by {fmean(layers):.2f} (Jaccard, mean of layers), least in layer "
+        f"{layers.index(least)}, by {least:.2f}; calibration rows by {group.rows_jaccard:.2f}"
+    )
+
+
+def range_shown(metric: str, spread: Spread, *, interval: bool) -> str:
+    if not spread.count:
         return "-"
-    return " .. ".join(shown(metric, spread[end], interval=interval) for end in ("min", "max"))
+    return " .. ".join(shown(metric, end, interval=interval) for end in (spread.min, spread.max))
 
 
 def seeds_shown(seeds: Sequence[int | None]) -> str:

@@ -1,88 +1,93 @@
 """The table that a gate run ends with, and what there is to say about it."""
 
 import io
-import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
 
 from rich.console import Console
-from rich.table import Table
 
-from eaftgate.judge.verdict import MetricVerdict
+from eaftgate.gate.results import ParityCell
+from eaftgate.judge.metrics import METRICS, POINT_METRICS, Column, PointMetric
 from eaftgate.judge.wording import describe
+from eaftgate.tables import terminal_table
 
 WIDE = 110
 COLOURS = {"pass": "green", "fail": "red", "inconclusive": "yellow", "incomplete": "yellow"}
 
+Shown = Callable[[ParityCell], str]
 
-def render_cells(cells: Sequence[Mapping[str, Any]], *, width: int, colour: bool) -> str:
-    """Cells as text of at most `width` columns; a narrow terminal gets the deltas without the base's values.
 
-    Under a policy with intervals, dPPL is followed by its upper bound, and JS2D is the corrected one.
-    """
-    wide, intervals = width >= WIDE, has_intervals(cells)
-    table = Table(box=None, pad_edge=False, collapse_padding=True)
-    table.add_column("checkpoint", overflow="fold", min_width=6)
-    table.add_column("pack", overflow="fold", min_width=5)
-    for name in (
-        "seq",
-        *(("tokens", "PPL base", "PPL") if wide else ()),
-        "dPPL",
-        *(("at most",) if intervals else ()),
-        "d mean p",
-        "dCC pp",
-        "JS2D",
-    ):
-        table.add_column(name, justify="right", no_wrap=True)
+def render_cells(cells: Sequence[ParityCell], *, width: int, colour: bool) -> str:
+    """Cells as text of at most `width` columns; a narrow terminal gets the deltas without the base's values."""
+    wide = width >= WIDE
+    columns: dict[str, Shown] = {
+        "checkpoint": lambda cell: cell.name,
+        "pack": lambda cell: cell.pack,
+        "seq": lambda cell: str(cell.seq_len),
+    }
     if wide:
-        table.add_column("decides")
-    table.add_column("verdict", no_wrap=True)
-    for cell in cells:
-        verdict = cell["verdict"]
-        table.add_row(
-            cell["name"],
-            cell["pack"],
-            str(cell["seq_len"]),
-            *((f"{cell['tokens']:,}", f"{cell['ppl_base']:.3f}", f"{cell['ppl']:.3f}") if wide else ()),
-            f"{cell['delta_ppl'] / cell['ppl_base']:+.2%}",
-            *((_relative(cell["metrics"]["ppl"]["upper"]),) if intervals else ()),
-            f"{cell['delta_mean_p']:+.4f}",
-            f"{100 * cell['delta_cc']:+.3f}",
-            _js2d(cell["metrics"]["js2d_corrected"]["estimate"] if intervals else cell["js2d"]),
-            *((cell["severity"],) if wide else ()),
-            f"[{COLOURS[verdict]}]{verdict.upper()}[/]" if cell["severity"] == "primary" else f"({verdict})",
-        )
+        columns |= {
+            "tokens": lambda cell: f"{cell.tokens:,}",
+            "PPL base": lambda cell: f"{cell.ppl_base:.3f}",
+            "PPL": lambda cell: f"{cell.ppl:.3f}",
+        }
+    columns |= dict(_metric_columns(cells[0]))
+    if wide:
+        columns["decides"] = lambda cell: cell.severity
+    columns["verdict"] = _verdict
+    table = terminal_table(
+        list(columns),
+        ([show(cell) for show in columns.values()] for cell in cells),
+        text=("verdict",),
+        folded={"checkpoint": 6, "pack": 5, "decides": 1},
+        collapse_padding=True,
+    )
     output = io.StringIO()
     Console(file=output, width=width, force_terminal=colour, color_system="standard" if colour else None).print(table)
     return "\n".join(line.rstrip() for line in output.getvalue().splitlines())
 
 
-def has_intervals(cells: Sequence[Mapping[str, Any]]) -> bool:
-    return all("js2d_corrected" in cell["metrics"] for cell in cells)
+def _metric_columns(cell: ParityCell) -> Iterator[tuple[str, Shown]]:
+    """Those of the metrics that were judged, in the order of their table."""
+    if cell.has_intervals:
+        for metric in METRICS.values():
+            for column in metric.columns if metric.name in cell.metrics else ():
+                yield column.head, _number(metric.name, column)
+    else:
+        for point in POINT_METRICS.values():
+            yield point.head, _figure(point)
 
 
-def _js2d(value: float | None) -> str:
-    """A cell that was decided before the first look at it has none."""
-    return "?" if value is None else f"{value:.4f}"
+def _number(metric: str, column: Column) -> Shown:
+    """What is not known, as where a cell was decided before the first look at the metric, is a question mark."""
+
+    def shown(cell: ParityCell) -> str:
+        number: float | None = getattr(cell.metrics[metric], column.number)
+        return "?" if number is None else column.text(number)
+
+    return shown
 
 
-def _relative(log_ratio: float | None) -> str:
-    return "?" if log_ratio is None else f"{math.expm1(log_ratio):+.2%}"
+def _figure(metric: PointMetric) -> Shown:
+    return lambda cell: metric.text(cell.figures)
 
 
-def remarks(cells: Sequence[Mapping[str, Any]]) -> list[str]:
+def _verdict(cell: ParityCell) -> str:
+    if cell.severity != "primary":
+        return f"({cell.verdict})"
+    return f"[{COLOURS[cell.verdict]}]{cell.verdict.upper()}[/]"
+
+
+def remarks(cells: Sequence[ParityCell]) -> list[str]:
     """One sentence each: rows that were calibrated on, what keeps deciding cells from a pass, what they cannot tell."""
-    interval = has_intervals(cells)
     overlapping = [
-        f"{cell['name']} {cell['pack']} {cell['seq_len']}: {cell['calibrated_rows']} of its rows were calibrated on"
+        f"{cell.label}: {cell.calibrated_rows} of its rows were calibrated on"
         for cell in cells
-        if "overlap" in cell["flags"]
+        if "overlap" in cell.flags
     ]
     return overlapping + [
-        f"{cell['name']} {cell['pack']} {cell['seq_len']}: "
-        + describe(metric, MetricVerdict(**verdict), cell["tokens"], interval=interval)
+        f"{cell.label}: {describe(metric, verdict, cell.tokens, interval=cell.has_intervals)}"
         for cell in cells
-        if cell["severity"] == "primary"
-        for metric, verdict in cell["metrics"].items()
-        if verdict["underpowered"] or (verdict["decides"] and verdict["verdict"] in ("fail", "inconclusive"))
+        if cell.severity == "primary"
+        for metric, verdict in cell.metrics.items()
+        if verdict.underpowered or (verdict.decides and verdict.verdict in ("fail", "inconclusive"))
     ]

@@ -32,7 +32,11 @@ class JudgedCell:
     verdict: Verdict
     v1_verdict: Verdict | None
     cc_events_base: int
-    js2d: Mapping[str, float]
+    js2d: Mapping[str, int | float]
+
+    @property
+    def estimates(self) -> dict[str, float | None]:
+        return {metric: verdict.estimate for metric, verdict in self.verdicts.items()}
 
     @property
     def underpowered(self) -> bool:
@@ -81,7 +85,7 @@ def _judged(
     metrics: CellMetrics,
     verdicts: Mapping[str, MetricVerdict],
     v1: PointPolicy | None,
-    js2d: Mapping[str, float],
+    js2d: Mapping[str, int | float],
 ) -> JudgedCell:
     return JudgedCell(
         num_blocks=num_blocks,
@@ -94,7 +98,7 @@ def _judged(
     )
 
 
-def _details(measured: Mapping[str, Measured]) -> dict[str, float]:
+def _details(measured: Mapping[str, Measured]) -> dict[str, int | float]:
     return {name: value for found in measured.values() for name, value in found.details.items()}
 
 
@@ -150,7 +154,7 @@ def judge_in_looks(
         for name in policy.metrics
         for rule in [policy.rules[name]]
     }
-    details: dict[str, float] = {}
+    details: dict[str, int | float] = {}
     look = looks[0]
     for look, part in zip(looks, parts, strict=False):
         seen = [concatenate_pairs([*seen, part])]

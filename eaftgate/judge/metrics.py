@@ -5,7 +5,7 @@ the four of the origin. To add one, add an entry here and a rule to the gates fi
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -205,3 +205,8 @@ POINT_METRICS = {
         ),
     )
 }
+
+
+def has_intervals(names: Iterable[str]) -> bool:
+    """Whether metrics of these names were judged by a policy with intervals: one of point estimates judges all four."""
+    return set(names) != POINT_METRICS.keys()

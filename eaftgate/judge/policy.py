@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
 
 from eaftgate.errors import UserError
-from eaftgate.files import read_json
 from eaftgate.judge.metrics import METRICS, POINT_METRICS, Side
 from eaftgate.packs.pack import UNION
+from eaftgate.records import read_model
 
 DEFAULT_GATES = Path(__file__).parent.parent / "near_lossless_gates.json"
 
@@ -201,12 +201,7 @@ class Gates(_Strict):
 
 def load_gates(path: Path = DEFAULT_GATES) -> Gates:
     """Read and validate a gates file. Raises UserError naming the first thing that is wrong with it."""
-    try:
-        return Gates.model_validate(read_json(path, what="gates file"))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "top level"
-        raise UserError(f"gates file {path} is invalid at {where}: {first['msg']}") from None
+    return read_model(path, Gates, what="gates file", remedy="correct it or give another with --gates")
 
 
 def is_primary(regime: Regime, pack: str, seq_len: int, *, any_seq_len: bool) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 from tokenizers import Tokenizer, processors
 
 from eaftgate.errors import UserError
-from eaftgate.files import read_json
+from eaftgate.strict_json import read_object
 
 
 @dataclass(frozen=True)
@@ -36,19 +36,18 @@ def load_tokenizer(checkpoint: Path) -> PackTokenizer:
 
 
 def _eos_id(checkpoint: Path, backend: Tokenizer) -> int:
-    token = _named(checkpoint / "tokenizer_config.json", "eos_token")
+    token = _named(checkpoint / "tokenizer_config.json", "eos_token", what="the tokenizer's configuration")
     token = token.get("content") if isinstance(token, dict) else token
     eos_id = backend.token_to_id(token) if isinstance(token, str) else None
     if eos_id is None:
-        configured = _named(checkpoint / "config.json", "eos_token_id")
+        configured = _named(checkpoint / "config.json", "eos_token_id", what="the model configuration")
         eos_id = configured[0] if isinstance(configured, list) and configured else configured
     if not isinstance(eos_id, int) or backend.id_to_token(eos_id) is None:
         raise UserError(f"{checkpoint} names no end-of-sequence token: set eos_token in tokenizer_config.json")
     return eos_id
 
 
-def _named(path: Path, key: str) -> Any:
+def _named(path: Path, key: str, *, what: str) -> Any:
     if not path.is_file():
         return None
-    value = read_json(path, what=path.name)
-    return value.get(key) if isinstance(value, dict) else None
+    return read_object(path, what=what).get(key)

@@ -75,7 +75,7 @@ class Measured:
 
     estimate: Estimate
     base_events: int | None = None
-    details: Mapping[str, float] = field(default_factory=dict)
+    details: Mapping[str, int | float] = field(default_factory=dict)
 
 
 def nll_delta(cell: PairedCell) -> Measured:

@@ -4,30 +4,41 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import numpy as np
 import torch
 
 from eaftgate import __version__
 from eaftgate.checkpoint.checkpoint import Checkpoint
+from eaftgate.checkpoint.digest import ModelIdentity
 from eaftgate.collect.collection import check_stats
 from eaftgate.collect.stretches import finished_stretches, missing_stretches
 from eaftgate.errors import UserError
 from eaftgate.families.model import MoeModel
-from eaftgate.files import sha256_json, write_json
+from eaftgate.files import sha256_json
 from eaftgate.model.load import ModelSettings, load_model
 from eaftgate.outputs import build, check_new_directory, joined
 from eaftgate.packs.blocks import Blocks, build_blocks
 from eaftgate.packs.pack import UNION, Pack, named_packs
 from eaftgate.packs.tokenizer import load_tokenizer
 from eaftgate.profile.observe import Observation, observe_batch
-from eaftgate.profile.profile import ALIGNMENTS, PROFILE_FILE, TRACE_DIR, Profile, open_profile
+from eaftgate.profile.profile import (
+    ALIGNMENTS,
+    PROFILE_FILE,
+    TRACE_DIR,
+    Alignment,
+    Profile,
+    ProfileDescription,
+    RanOn,
+    Thresholds,
+    open_profile,
+)
 from eaftgate.profile.ranks import ALONE, Ranks
-from eaftgate.profile.trace import Trace, TraceShard, load_trace, save_shard, shard_name, shard_ranges
+from eaftgate.profile.trace import Trace, TraceDimensions, TraceShard, load_trace, save_shard, shard_name, shard_ranges
 from eaftgate.progress import progress_bar
+from eaftgate.records import write_model
 
-REQUEST_FILE = "request.json"
 SHARD_SECONDS = 30.0
 
 
@@ -69,17 +80,17 @@ def profile_checkpoint(
     tokenizer = load_tokenizer(base.path)
     blocks = build_blocks(rows, tokenizer.backend, eos_id=tokenizer.eos_id, seq_len=request.seq_len, num_blocks=None)
     description = _describe(base, base_digest, request, settings, rows, blocks, packs)
-    with build(out, description) if ranks.first else joined(out) as work:
+    described = description.model_dump(by_alias=True, exclude_unset=True)
+    with build(out, described) if ranks.first else joined(out) as work:
         ranks.wait()
         share = ranks.share(blocks.num_blocks, request.batch_size)
         directory = work.payload / TRACE_DIR
         seconds = _trace_blocks(base, settings, request.batch_size, rows, blocks, sorted(packs), directory, share)
         ranks.wait()
         if ranks.first:
-            trace = load_trace(directory, description["dimensions"])
-            given = {"packs_dir": str(request.packs)}  # a name, and no part of what is profiled
-            made = {**description, **given, "thresholds": _thresholds(trace), "seconds": seconds}
-            write_json(work.payload / PROFILE_FILE, made)
+            trace = load_trace(directory, description.dimensions)
+            made = {"packs_dir": str(request.packs), "thresholds": _thresholds(trace), "seconds": seconds}
+            write_model(work.payload / PROFILE_FILE, description.model_copy(update=made))
     ranks.wait()
     return open_profile(out)
 
@@ -92,26 +103,27 @@ def _describe(
     rows: Pack,
     blocks: Blocks,
     packs: dict[str, Pack],
-) -> dict[str, Any]:
+) -> ProfileDescription:
+    """What is profiled: all of profile.json but what profiling finds, and the name of the directory of packs."""
     used = len(blocks.identities)
-    return {
-        "schema": "profile-1",
-        "eaftgate": __version__,
-        "base": {"name": base.name, "digest": base_digest},
-        "dimensions": {"num_layers": base.num_layers, "num_experts": base.num_experts, "top_k": base.top_k},
-        "packs": {name: rows.sources[:used].count(name) for name in sorted(packs)},
-        "packs_digest": sha256_json({name: sorted(pack.identities) for name, pack in packs.items()}),
-        "num_rows": request.num_rows,
-        "seq_len": request.seq_len,
-        "seed": request.seed,
-        "alignment": request.alignment,
-        "batch_size": request.batch_size,
-        "num_blocks": blocks.num_blocks,
-        "counted_tokens": blocks.num_counted,
-        "blocks_digest": blocks.digest,
-        "model": settings.describe(),
-        "rows": list(blocks.identities),
-    }
+    return ProfileDescription(
+        schema="profile-1",
+        eaftgate=__version__,
+        base=ModelIdentity(name=base.name, digest=base_digest),
+        dimensions=TraceDimensions(num_layers=base.num_layers, num_experts=base.num_experts, top_k=base.top_k),
+        packs={name: rows.sources[:used].count(name) for name in sorted(packs)},
+        packs_digest=sha256_json({name: sorted(pack.identities) for name, pack in packs.items()}),
+        num_rows=request.num_rows,
+        seq_len=request.seq_len,
+        seed=request.seed,
+        alignment=cast(Alignment, request.alignment),  # which was checked
+        batch_size=request.batch_size,
+        num_blocks=blocks.num_blocks,
+        counted_tokens=blocks.num_counted,
+        blocks_digest=blocks.digest,
+        model=RanOn(**settings.describe()),
+        rows=list(blocks.identities),
+    )
 
 
 def _trace_blocks(
@@ -180,11 +192,10 @@ def _shard(pending: list[Observation], row_T: np.ndarray, pack_T: np.ndarray) ->
     )
 
 
-def _thresholds(trace: Trace) -> dict[str, float]:
-    """The pooled 0.15 and 0.85 quantiles, for reading; selection cuts its own from the trace."""
+def _thresholds(trace: Trace) -> Thresholds:
     p_T, entropy_T = trace.column("p_T"), trace.column("entropy_T")
-    return {
-        "p_lo": float(np.quantile(p_T, 0.15)),
-        "h_lo": float(np.quantile(entropy_T, 0.15)),
-        "h_hi": float(np.quantile(entropy_T, 0.85)),
-    }
+    return Thresholds(
+        p_lo=float(np.quantile(p_T, 0.15)),
+        h_lo=float(np.quantile(entropy_T, 0.15)),
+        h_hi=float(np.quantile(entropy_T, 0.85)),
+    )

@@ -9,15 +9,17 @@ Shapes: X positions, L layers, K selections (top_k), T counted tokens.
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from eaftgate.errors import UserError
+from eaftgate.records import Record
 
 NORM_SCALE = 16.0
 """Norms are stored as float16 of norm / 16: 1e-3 to 1e6 at 11 bits, where plain float16 ends at 65,504."""
@@ -113,8 +115,19 @@ class Trace:
             yield shard.expert_XLK[at_T], shard.gate_XLK[at_T].astype(np.float32), norm_TLK
 
 
-def load_trace(directory: Path, dimensions: Mapping[str, int]) -> Trace:
+Count = Annotated[int, Field(ge=0)]
+
+
+class TraceDimensions(Record):
+    """What a trace does not say of itself."""
+
+    num_layers: Count
+    num_experts: Count
+    top_k: Count
+
+
+def load_trace(directory: Path, dimensions: TraceDimensions) -> Trace:
     shards = tuple(load_shard(directory / name) for name in shard_ranges(directory))
     if not shards:
         raise UserError(f"{directory} holds no trace shards: profile again")
-    return Trace(shards, dimensions["num_layers"], dimensions["num_experts"], dimensions["top_k"])
+    return Trace(shards, dimensions.num_layers, dimensions.num_experts, dimensions.top_k)

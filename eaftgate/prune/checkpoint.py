@@ -3,7 +3,7 @@
 The checkpoint carries what made it: reap-recipe.yaml, and reap-scores.yaml where a scorer chose the experts.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from eaftgate.checkpoint.checkpoint import Checkpoint
 from eaftgate.errors import UserError
 from eaftgate.outputs import check_new_directory
-from eaftgate.profile.profile import Profile
+from eaftgate.profile.profile import Profile, ProfileDescription
 from eaftgate.progress import progress_bar
 from eaftgate.prune.methods import (
     DEFAULT_METHOD,
@@ -87,8 +87,8 @@ def prune_checkpoint(
         method = NO_OP
     if profile is not None:
         check_profile(base, base_digest, profile)
-    if scores is not None and scores.description["base"]["digest"] != base_digest:
-        raise UserError(f"--scores are of another checkpoint ({scores.description['base']['name']}) than {base.name}")
+    if scores is not None and scores.description.base.digest != base_digest:
+        raise UserError(f"--scores are of another checkpoint ({scores.description.base.name}) than {base.name}")
     source = profile or scores
     settings = Settings(keep_n, request.weights, request.search, request.alignment)
     if request.run is None:
@@ -117,8 +117,8 @@ def prune_checkpoint(
 
 def check_profile(base: Checkpoint, base_digest: str, profile: Profile) -> None:
     """Raises UserError when the profile is of another checkpoint."""
-    if profile.description["base"]["digest"] != base_digest:
-        made_from = profile.description["base"]["name"]
+    if profile.description.base.digest != base_digest:
+        made_from = profile.description.base.name
         raise UserError(f"profile {profile.path} was made from another checkpoint ({made_from}): profile {base.name}")
 
 
@@ -160,13 +160,12 @@ def _chosen_on_model(
     choice = None if method.needs == "model" else method.choose(sight, settings)  # before the model: it may refuse
     model, described = load_model(base.path, run.model), run.model.describe()
     if choice is None:
-        made = profile.description
         inputs = {
             "method": method.name,
             "keep_n": settings.keep_n,
             "settings": asdict(settings.search),
             "model": described,
-            "profile": {key: made[key] for key in ("base", "blocks_digest", "model", "batch_size")},
+            "profile": profile.description.model_dump(include={"base", "blocks_digest", "model", "batch_size"}),
         }
         running = Running(model, blocks, described, Journal(journal_path(out), inputs))
         choice = method.choose(replace(sight, running=running), settings)
@@ -174,16 +173,16 @@ def _chosen_on_model(
     return choice, judged
 
 
-def _calibration(description: Mapping[str, Any] | None) -> dict[str, Any]:
+def _calibration(description: ProfileDescription | None) -> dict[str, Any]:
     """What the manifest says of a profile."""
     if description is None:
         return {}
-    described = (
+    described = {
         "packs", "packs_digest", "num_rows", "seq_len", "seed", "num_blocks", "counted_tokens", "blocks_digest", "model"
-    )  # fmt: skip
+    }  # fmt: skip
     return {
-        "profile": {key: description.get(key) for key in described},  # an older one has no packs_digest
-        "calibration_rows": sorted(description["rows"]),
+        "profile": description.model_dump(include=described),
+        "calibration_rows": sorted(description.rows),
     }
 
 

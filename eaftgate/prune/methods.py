@@ -112,7 +112,7 @@ def _scores(sight: Sight, settings: Settings) -> "Scores":
     source, quantile = sight.source, settings.weights.low_quantile
     assert source is not None  # by what the method needs
     if isinstance(source, Profile):
-        return scores_of(source, alignment=settings.alignment or source.description["alignment"], low_quantile=quantile)
+        return scores_of(source, alignment=settings.alignment or source.description.alignment, low_quantile=quantile)
     if (settings.alignment or source.alignment, quantile) != (source.alignment, source.low_quantile):
         raise UserError(
             f"--scores are for --alignment {source.alignment} and quantile {source.low_quantile}: give --profile"

@@ -4,10 +4,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from eaftgate import __version__
+from eaftgate.profile.profile import ProfileDescription
 from eaftgate.recipes.recipe import RECIPE_FILE, recipe_text
 
 
-def checkpoint_recipe(profiled: Mapping[str, Any] | None, prune: Mapping[str, Any]) -> str:
+def checkpoint_recipe(profiled: ProfileDescription | None, prune: Mapping[str, Any]) -> str:
     """Every option that has a say in the checkpoint, none left to a default. `profiled` describes the profile, if one
     was looked at; `prune` are the options of eaftgate prune.
 
@@ -24,13 +25,16 @@ def checkpoint_recipe(profiled: Mapping[str, Any] | None, prune: Mapping[str, An
     return recipe_text(sections, comment=comment)
 
 
-def _profile_options(profiled: Mapping[str, Any]) -> dict[str, Any]:
-    model = profiled["model"]
+def _profile_options(profiled: ProfileDescription) -> dict[str, Any]:
     options = {
-        "base": profiled["base"]["name"],
-        "packs": profiled.get("packs_dir"),
-        **{key: profiled[key] for key in ("num_rows", "seq_len", "seed", "alignment", "batch_size")},
-        "device": "cpu" if model["device"] == "cpu" else "cuda",
-        "dtype": model["dtype"],
+        "base": profiled.base.name,
+        "packs": profiled.packs_dir,
+        "num_rows": profiled.num_rows,
+        "seq_len": profiled.seq_len,
+        "seed": profiled.seed,
+        "alignment": profiled.alignment,
+        "batch_size": profiled.batch_size,
+        "device": "cpu" if profiled.model.device == "cpu" else "cuda",
+        "dtype": profiled.model.dtype,
     }
     return {key: value for key, value in options.items() if value is not None}

@@ -3,60 +3,82 @@
 Blocks are taken from the front of the rows' order, so the run with fewer blocks has a prefix of these.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.table import Table
 
-from eaftgate.collect.collection import load_collection
+from eaftgate.collect.collection import Collection, load_collection
 from eaftgate.errors import UserError
-from eaftgate.gate.results import read_parity
+from eaftgate.gate.results import ParityCell, Severity, read_parity
 from eaftgate.gate.run import COLLECTIONS_DIR
 from eaftgate.judge.cell import judge_cell
+from eaftgate.judge.metrics import has_intervals
 from eaftgate.judge.policy import IntervalPolicy, PointPolicy
-from eaftgate.judge.verdict import MetricVerdict
+from eaftgate.judge.verdict import MetricVerdict, Verdict
 from eaftgate.judge.wording import shown
 from eaftgate.parity.paired import pair
+from eaftgate.tables import terminal_table
 
 FIRST_BUDGET = 8
 
 
+@dataclass(frozen=True)
+class BudgetRow:
+    """A cell judged on its first `num_blocks`. `js2d` is the plug-in value."""
+
+    checkpoint: str
+    name: str
+    pack: str
+    seq_len: int
+    severity: Severity
+    num_blocks: int
+    tokens: int
+    js2d: float
+    verdict: Verdict
+    metrics: Mapping[str, MetricVerdict]
+
+
 def budgets_of(
     results: Path, policy: PointPolicy | IntervalPolicy, budgets: Sequence[int], *, strict: bool = False
-) -> list[dict[str, Any]]:
-    """One row for every cell and budget: checkpoint, pack, seq_len, num_blocks, tokens, verdict, metrics.
+) -> list[BudgetRow]:
+    """One row for every cell and budget.
 
     `budgets` empty: 8 blocks, and twice as many until all of them. Raises UserError when the run's collections are not
     there or not whole, or a budget has no counted token.
     """
     rows = []
-    for cell in read_parity(results)["cells"]:
+    for cell in read_parity(results).cells:
         tokens = pair(*(_collection(results, cell, role) for role in ("base", "checkpoint")))
-        for blocks in budgets or _doubling(cell["num_blocks"]):
+        for blocks in budgets or _doubling(cell.num_blocks):
             seen = tokens.select(tokens.block_T < blocks)
-            name = f"{cell['name']} {cell['pack']} {cell['seq_len']}"
-            if blocks > cell["num_blocks"]:
-                raise UserError(f"{name} was judged on {cell['num_blocks']} blocks: it cannot say what {blocks} say")
+            if blocks > cell.num_blocks:
+                raise UserError(f"{cell.label} was judged on {cell.num_blocks} blocks: it cannot say what {blocks} say")
             if not len(seen):
-                raise UserError(f"the first {blocks} blocks of {name} hold no counted token: choose larger --blocks")
+                raise UserError(
+                    f"the first {blocks} blocks of {cell.label} hold no counted token: choose larger --blocks"
+                )
             judged = judge_cell(policy, None, seen, blocks, strict=strict)
             rows.append(
-                {
-                    **{key: cell[key] for key in ("checkpoint", "name", "pack", "seq_len", "severity")},
-                    "num_blocks": blocks,
-                    "tokens": judged.metrics.tokens,
-                    "js2d": judged.metrics.js2d,
-                    "verdict": judged.verdict,
-                    "metrics": {metric: asdict(verdict) for metric, verdict in judged.verdicts.items()},
-                }
+                BudgetRow(
+                    checkpoint=cell.checkpoint,
+                    name=cell.name,
+                    pack=cell.pack,
+                    seq_len=cell.seq_len,
+                    severity=cell.severity,
+                    num_blocks=blocks,
+                    tokens=judged.metrics.tokens,
+                    js2d=judged.metrics.js2d,
+                    verdict=judged.verdict,
+                    metrics=judged.verdicts,
+                )
             )
     return rows
 
 
-def _collection(results: Path, cell: Mapping[str, Any], role: str) -> Any:
-    name = cell["inputs"]["collections"].get(role)
+def _collection(results: Path, cell: ParityCell, role: str) -> Collection:
+    name = cell.inputs.collections.get(role)
     if name is None:
         raise UserError(f"{results} stopped early (--sequential): run the gate without it to compare budgets")
     path = results / COLLECTIONS_DIR / name
@@ -70,32 +92,38 @@ def _doubling(num_blocks: int) -> list[int]:
     return [*(blocks for blocks in budgets if blocks < num_blocks), num_blocks]
 
 
-def budget_tables(rows: Sequence[Mapping[str, Any]]) -> list[Table]:
+def budget_tables(rows: Sequence[BudgetRow]) -> list[Table]:
     """A table for every cell: for every metric, a line for every budget."""
-    cells: dict[str, list[Mapping[str, Any]]] = {}
+    cells: dict[str, list[BudgetRow]] = {}
     for row in rows:
-        cells.setdefault(f"{row['name']} {row['pack']} {row['seq_len']}", []).append(row)
+        cells.setdefault(f"{row.name} {row.pack} {row.seq_len}", []).append(row)
     return [_table(name, budgets) for name, budgets in cells.items()]
 
 
-def _table(name: str, budgets: Sequence[Mapping[str, Any]]) -> Table:
-    table = Table(title=name, title_justify="left", box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("metric", no_wrap=True)
-    for column in ("blocks", "tokens", "value", "at least", "at most", "margin"):
-        table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("verdict", no_wrap=True)
-    for metric in budgets[0]["metrics"]:
+def _table(name: str, budgets: Sequence[BudgetRow]) -> Table:
+    plug_in = [f"{row.js2d:.4f}" for row in budgets]
+    return terminal_table(
+        ("metric", "blocks", "tokens", "value", "at least", "at most", "margin", "verdict"),
+        _lines(budgets),
+        text=("metric", "verdict"),
+        padding=(0, 1, 0, 0),
+        title=name,
+        title_justify="left",
+        caption=f"plug-in JS2D, 160 x 120 bins: {', '.join(plug_in)}",
+        caption_justify="left",
+    )
+
+
+def _lines(budgets: Sequence[BudgetRow]) -> Iterator[tuple[str, ...]]:
+    for metric in budgets[0].metrics:
         for place, row in enumerate(budgets):
-            verdict = MetricVerdict(**row["metrics"][metric])
+            verdict = row.metrics[metric]
             numbers = (verdict.estimate, verdict.lower, verdict.upper, verdict.margin)
-            table.add_row(
+            interval = has_intervals(row.metrics)
+            yield (
                 "" if place else metric,
-                str(row["num_blocks"]),
-                f"{row['tokens']:,}",
-                *("-" if n is None else shown(metric, n, interval="js2d_corrected" in row["metrics"]) for n in numbers),
+                str(row.num_blocks),
+                f"{row.tokens:,}",
+                *("-" if number is None else shown(metric, number, interval=interval) for number in numbers),
                 "underpowered" if verdict.underpowered else verdict.verdict or "",
             )
-    plug_in = [f"{row['js2d']:.4f}" for row in budgets]
-    table.caption = f"plug-in JS2D, 160 x 120 bins: {', '.join(plug_in)}"
-    table.caption_justify = "left"
-    return table

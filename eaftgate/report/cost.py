@@ -1,7 +1,7 @@
 """What a job will need, from the checkpoint's headers and a regime: bytes, memory, tokens, and time at a speed."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from eaftgate.checkpoint.checkpoint import Checkpoint
 from eaftgate.judge.policy import Regime
@@ -13,9 +13,20 @@ FLOOR_RUNS = 4
 """The noise floor's three tiers and the no-op rewrite measure the base's primary cells again."""
 
 
-def estimate_cost(
-    base: Checkpoint, keep_n: int, regime: Regime, packs: Path | None, tokens_per_second: float
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Cost:
+    """`gate_tokens` are those of base and one candidate on `packs` packs, UNION among them."""
+
+    base_bytes: int
+    pruned_bytes: int
+    profile_memory_bytes: int
+    gate_tokens: int
+    gate_seconds: float
+    tokens_per_second: float
+    packs: int
+
+
+def estimate_cost(base: Checkpoint, keep_n: int, regime: Regime, packs: Path | None, tokens_per_second: float) -> Cost:
     """Bytes are exact, tokens are the regime's; seconds are tokens over the given speed, loading not counted."""
     expert_bytes = sum(entry.nbytes for entry in base.tensors.values() if base.family.holds_experts(entry.name))
     pruned_bytes = base.nbytes - expert_bytes + expert_bytes * keep_n // base.num_experts
@@ -25,12 +36,12 @@ def estimate_cost(
     cell_tokens = sum(length * regime.blocks_for(length) for length in regime.seq_lens)
     primary_tokens = sum(length * regime.blocks_for(length) for length in regime.primary.seq_lens)
     gate_tokens = MODELS_GATED * num_packs * cell_tokens + FLOOR_RUNS * primary_tokens * len(regime.primary.packs)
-    return {
-        "base_bytes": base.nbytes,
-        "pruned_bytes": pruned_bytes,
-        "profile_memory_bytes": dense_bytes + 2 * parameters,
-        "gate_tokens": gate_tokens,
-        "gate_seconds": gate_tokens / tokens_per_second,
-        "tokens_per_second": tokens_per_second,
-        "packs": num_packs,
-    }
+    return Cost(
+        base_bytes=base.nbytes,
+        pruned_bytes=pruned_bytes,
+        profile_memory_bytes=dense_bytes + 2 * parameters,
+        gate_tokens=gate_tokens,
+        gate_seconds=gate_tokens / tokens_per_second,
+        tokens_per_second=tokens_per_second,
+        packs=num_packs,
+    )

@@ -1,13 +1,13 @@
 """report.html: one self-contained page that says what was judged, how it went, and what the numbers mean."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
 
 from eaftgate.files import write_text
-from eaftgate.gate.results import read_parity
-from eaftgate.gate.table import has_intervals, remarks
+from eaftgate.gate.results import Parity, ParityCell, read_parity
+from eaftgate.gate.table import remarks
+from eaftgate.judge.metrics import METRICS, POINT_METRICS
 from eaftgate.judge.verdict import MetricVerdict
 from eaftgate.judge.wording import bounds_shown, shown
 from eaftgate.outputs import check_new_file
@@ -47,9 +47,9 @@ def write_report(results: Path, out: Path) -> None:
     write_text(out, render(read_parity(results)))
 
 
-def render(parity: Mapping[str, Any]) -> str:
-    cells = parity["cells"]
-    metrics = list(cells[0]["metrics"]) if cells else []
+def render(parity: Parity) -> str:
+    cells = parity.cells
+    metrics = list(cells[0].metrics) if cells else []
     columns = ("js2d plug-in", "PPL base", "PPL", "dPPL", "blocks", "tokens")
     judged = table(
         ("checkpoint", "pack", "seq_len", "verdict", *metrics, *columns), [_cell_row(cell) for cell in cells]
@@ -58,86 +58,89 @@ def render(parity: Mapping[str, Any]) -> str:
         ("run (20B)", "cell", "dPPL", "dCC (pp)", "d mean p", "JS2D", "verdict"),
         [row("td", (*published, verdict_cell(verdict) if verdict else "")) for *published, verdict in ORIGIN_ROWS],
     )
-    verdict = parity["verdict"]
-    policy, regime = escape(parity["policy"]), escape(parity["regime"])
+    verdict = parity.verdict
+    policy, regime = escape(parity.policy), escape(parity.regime)
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>eaftgate: {escape(verdict)}</title><style>{_STYLE}</style></head><body>
 <h1>Near-lossless gate: <span class="verdict {verdict}">{verdict.upper()}</span></h1>
 <p>Policy {policy}, regime {regime}. The rule on point estimates (near-lossless-v1) says
-<span class="verdict {parity["v1_verdict"]}">{parity["v1_verdict"]}</span>.</p>
+<span class="verdict {parity.v1_verdict}">{parity.v1_verdict}</span>.</p>
 {judged}
 <p class="note">Differences are candidate minus base on the same tokens; only completion tokens count. A metric is
 shown with its one-sided 95 % bounds where the policy has them: it passes when they lie inside the margin, fails when
-they lie outside, and is inconclusive in between. ppl is the mean change of the log-loss shown as a relative change of
-perplexity, mean_p that of the probability of the reference token, cc that of confident conflicts (sure and wrong),
-js2d the Jensen-Shannon divergence (nats) of the histograms of probability and entropy: corrected for finite-sample
-bias on coarse bins, or plug-in on 160 x 120 bins, which at a small budget is mostly bias. The metrics that have a
-margin are coloured by their verdict. Grey cells are advisory.</p>
+they lie outside, and is inconclusive in between. {_meanings(metrics, interval=parity.has_intervals)}
+js2d plug-in is the Jensen-Shannon divergence on 160 x 120 bins, which at a small budget is mostly bias. The metrics
+that have a margin are coloured by their verdict. Grey cells are advisory.</p>
 {_remarks(cells)}{_problems(parity)}
-{stability_section(parity.get("stability"), interval=has_intervals(cells))}
+{stability_section(parity.stability, interval=parity.has_intervals)}
 <h2>Published figures of the origin, for comparison</h2>
 {origin}
 <p class="note">keep 20 ran on other blocks, with base PPL 5.718 and 4.671: it loses 8.5 and 8.2 %, and its rows
 do not compare with those of keep 24. At 1024 tokens the worst pack of keep 24, tool_agentic, had a JS2D of 0.0213.</p>
 <h2>Made from</h2>{_inputs(cells)}
-<p class="note">Written by eaftgate {escape(parity["eaftgate"])}.</p>
+<p class="note">Written by eaftgate {escape(parity.eaftgate)}.</p>
 </body></html>
 """
 
 
-def _cell_row(cell: Mapping[str, Any]) -> str:
-    advisory = cell["severity"] != "primary"
-    verdict = cell["verdict"]
-    values = (
-        cell["name"],
-        cell["pack"],
-        str(cell["seq_len"]),
-        Cell(f"({verdict})", verdict) if advisory else verdict_cell(verdict),
-        *(_metric(metric, MetricVerdict(**verdict)) for metric, verdict in cell["metrics"].items()),
-        f"{cell['js2d']:.4f}",
-        f"{cell['ppl_base']:.4f}",
-        f"{cell['ppl']:.4f}",
-        f"{cell['delta_ppl']:+.4f}",
-        str(cell["num_blocks"]),
-        f"{cell['tokens']:,}",
-    )
+def _meanings(metrics: Sequence[str], *, interval: bool) -> str:
+    known = METRICS if interval else POINT_METRICS
+    said = [f"{name} is {known[name].meaning}" for name in metrics if name in known]
+    return escape("; ".join(said)) + "." if said else ""
+
+
+def _cell_row(cell: ParityCell) -> str:
+    advisory = cell.severity != "primary"
+    values: list[str | Cell] = [
+        cell.name,
+        cell.pack,
+        str(cell.seq_len),
+        Cell(f"({cell.verdict})", cell.verdict) if advisory else verdict_cell(cell.verdict),
+        *(_metric(metric, verdict, interval=cell.has_intervals) for metric, verdict in cell.metrics.items()),
+        f"{cell.js2d:.4f}",
+        f"{cell.ppl_base:.4f}",
+        f"{cell.ppl:.4f}",
+        f"{cell.delta_ppl:+.4f}",
+        str(cell.num_blocks),
+        f"{cell.tokens:,}",
+    ]
     return row("td", values, advisory=advisory)
 
 
-def _metric(metric: str, verdict: MetricVerdict) -> Cell:
-    interval = verdict.lower is not None or verdict.upper is not None
+def _metric(metric: str, verdict: MetricVerdict, *, interval: bool) -> Cell:
     if verdict.estimate is None:
         return Cell("underpowered" if verdict.underpowered else "-")
+    bounded = verdict.lower is not None or verdict.upper is not None
     return Cell(
         shown(metric, verdict.estimate, interval=interval),
         verdict.verdict if verdict.decides and verdict.verdict else "",
-        bounds_shown(metric, verdict) if interval else "",
+        bounds_shown(metric, verdict) if bounded else "",
     )
 
 
-def _remarks(cells: Sequence[Mapping[str, Any]]) -> str:
+def _remarks(cells: Sequence[ParityCell]) -> str:
     said = "".join(f"<li>{escape(line)}</li>" for line in remarks(cells))
     return f"<h2>What limits the cells, and keeps deciding ones from a pass</h2><ul>{said}</ul>" if said else ""
 
 
-def _problems(parity: Mapping[str, Any]) -> str:
-    items = [f"{problem['case']}: {problem['reason']}" for problem in parity["failed"]]
-    items += [f"not run: {case}" for case in parity["not_run"]]
+def _problems(parity: Parity) -> str:
+    items = [f"{problem.case}: {problem.reason}" for problem in parity.failed]
+    items += [f"not run: {case}" for case in parity.not_run]
     if not items:
         return ""
     return "<h2>What failed or did not run</h2><ul>" + "".join(f"<li>{escape(item)}</li>" for item in items) + "</ul>"
 
 
-def _inputs(cells: Sequence[Mapping[str, Any]]) -> str:
+def _inputs(cells: Sequence[ParityCell]) -> str:
     rows: dict[str, tuple[str, str]] = {}
     for cell in cells:
-        inputs = cell["inputs"]
-        rows["base"] = (inputs["base"]["name"], inputs["base"]["digest"])
-        rows[cell["name"]] = (cell["checkpoint"], inputs["checkpoint_digest"])
+        base = cell.inputs.base
+        rows["base"] = (base.name, base.digest)
+        rows[cell.name] = (cell.checkpoint, cell.inputs.checkpoint_digest)
     models = table(
         ("model", "named", "digest"), [row("td", (role, name, digest)) for role, (name, digest) in rows.items()]
     )
-    settings = cells[0]["inputs"]["collector"] if cells else {}
+    settings = cells[0].inputs.collector if cells else {}
     scored = ", ".join(f"{key} {value}" for key, value in settings.items())
     return f'{models}<p class="note">Scored with: {escape(scored)}.</p>'

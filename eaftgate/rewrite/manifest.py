@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from eaftgate.errors import UserError
 from eaftgate.files import sha256_file
-from eaftgate.strict_json import read_object
+from eaftgate.records import Record, first_problem, read_model
 
 MANIFEST_FILE = "manifest.json"
 MAPPING_FILE = "expert_mapping.json"
@@ -49,6 +49,14 @@ class ToolRecord(_Strict):
     version: str
 
 
+class Selection(Record):
+    """What others read of a provenance, which says more."""
+
+    method: str | None = None
+    calibration_rows: list[str] = Field(default_factory=list)
+    """Identities of the rows that the experts were chosen on."""
+
+
 class Manifest(_Strict):
     """The manifest of a rewritten checkpoint."""
 
@@ -67,6 +75,16 @@ class Manifest(_Strict):
     files: dict[FileName, FileRecord]
     """Every file of the checkpoint but the manifest itself."""
 
+    @property
+    def selection(self) -> Selection:
+        """Raises UserError when the provenance says it in another way."""
+        try:
+            return Selection.model_validate(self.provenance)
+        except ValidationError as error:
+            raise UserError(
+                f"the manifest's provenance: {first_problem(error)}; rewrite the checkpoint again"
+            ) from None
+
 
 def expert_mapping(manifest: Manifest, moe_layers: Sequence[int]) -> dict[str, Any]:
     """Content of expert_mapping.json: layer -> expert id in the base -> expert id here. `moe_layers` are the numbers,
@@ -83,14 +101,7 @@ def expert_mapping(manifest: Manifest, moe_layers: Sequence[int]) -> dict[str, A
 
 def read_manifest(directory: Path) -> Manifest:
     """The manifest of the rewritten checkpoint in `directory`. Raises UserError when missing or not valid."""
-    path = directory / MANIFEST_FILE
-    value = read_object(path, what="the manifest")
-    try:
-        return Manifest.model_validate(value)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"])[:200]
-        raise UserError(f"{path}: {where!r} is not valid ({first['msg']}); rewrite the checkpoint again") from None
+    return read_model(directory / MANIFEST_FILE, Manifest, what="the manifest", remedy="rewrite the checkpoint again")
 
 
 def verify_files(directory: Path, manifest: Manifest, *, hash_contents: bool) -> list[str]:

@@ -18,15 +18,15 @@ def calibration_blocks(base: Checkpoint, profile: Profile, packs: Path) -> Block
     """The profile's blocks, made again from `packs`. Raises UserError when the packs hold other rows, or the blocks
     differ from the profile's in any way."""
     made = profile.description
-    rows = named_packs(packs, seed=made["seed"])[UNION].head(made["num_rows"])
+    rows = named_packs(packs, seed=made.seed)[UNION].head(made.num_rows)
     tokenizer = load_tokenizer(base.path)
-    blocks = build_blocks(rows, tokenizer.backend, eos_id=tokenizer.eos_id, seq_len=made["seq_len"], num_blocks=None)
-    if foreign := set(blocks.identities) - set(made["rows"]):
+    blocks = build_blocks(rows, tokenizer.backend, eos_id=tokenizer.eos_id, seq_len=made.seq_len, num_blocks=None)
+    if foreign := set(blocks.identities) - set(made.rows):
         raise UserError(
             f"--packs {packs} gives {len(foreign)} rows that profile {profile.path} was not made from: a search may "
             "see calibration rows only, give it the packs of the profile"
         )
-    if blocks.digest != made["blocks_digest"]:
+    if blocks.digest != made.blocks_digest:
         raise UserError(
             f"--packs {packs} does not give the blocks that profile {profile.path} was made from: rows are missing or "
             "in another order; give it the packs of the profile, or profile again"

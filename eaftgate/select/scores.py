@@ -16,7 +16,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from eaftgate.errors import UserError
-from eaftgate.profile.profile import Alignment, Profile, checked_description
+from eaftgate.profile.profile import Alignment, Profile, ProfileDescription
+from eaftgate.profile.trace import TraceDimensions
+from eaftgate.records import first_problem
 from eaftgate.select.saliency import RegionSums, region_sums
 
 SCORES_FILE = "reap-scores.yaml"
@@ -32,7 +34,7 @@ _COMMENT = """\
 class Scores:
     """Sums over the trace of the profile `description` (see profile.json), at `alignment`'s positions."""
 
-    description: dict[str, Any]
+    description: ProfileDescription
     alignment: str
     low_quantile: float
     sums: RegionSums
@@ -49,23 +51,20 @@ class _Snapshot(BaseModel):
 
 
 def scores_of(profile: Profile, *, alignment: str, low_quantile: float) -> Scores:
-    description = checked_description(profile.description, profile.path)
-    return Scores(
-        description, alignment, low_quantile, region_sums(profile.trace, alignment=alignment, low_quantile=low_quantile)
-    )
+    sums = region_sums(profile.trace, alignment=alignment, low_quantile=low_quantile)
+    return Scores(profile.description, alignment, low_quantile, sums)
 
 
 def scores_files(scores: Scores) -> dict[str, bytes]:
     """The two files of the snapshot by name, the same for the same scores."""
-    description = dict(scores.description)
-    data = io.BytesIO()
-    np.savez(data, rows=np.array(description.pop("rows"), dtype=np.bytes_), **asdict(scores.sums))
+    description, data = scores.description, io.BytesIO()
+    np.savez(data, rows=np.array(description.rows, dtype=np.bytes_), **asdict(scores.sums))
     told = {
         "schema": "scores-1",
         "data_sha256": hashlib.sha256(data.getvalue()).hexdigest(),
         "alignment": scores.alignment,
         "low_quantile": scores.low_quantile,
-        "profile": description,
+        "profile": description.model_dump(by_alias=True, exclude={"rows", "eaftgate", "thresholds", "seconds"}),
     }
     return {
         SCORES_FILE: (_COMMENT + yaml.safe_dump(told, sort_keys=False)).encode(),
@@ -91,13 +90,16 @@ def open_scores(path: Path) -> Scores:
             sums = RegionSums(**{name: arrays[name] for name in ("hits_PLE", "norm_PLE", "mass_PRLE")})
     except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"{data_path} cannot be read ({error}): take fresh copies") from None
-    description = checked_description({**told.profile, "rows": rows}, path)
-    _check_shapes(sums, description, data_path)
+    try:
+        description = ProfileDescription.model_validate({**told.profile, "rows": rows})
+    except ValidationError as error:
+        raise UserError(f"{path}: {first_problem(error)}; profile again") from None
+    _check_shapes(sums, description.dimensions, data_path)
     return Scores(description, told.alignment, told.low_quantile, sums)
 
 
-def _check_shapes(sums: RegionSums, description: dict[str, Any], path: Path) -> None:
-    layers, experts = (description["dimensions"][key] for key in ("num_layers", "num_experts"))
+def _check_shapes(sums: RegionSums, dimensions: TraceDimensions, path: Path) -> None:
+    layers, experts = dimensions.num_layers, dimensions.num_experts
     packs = len(sums.hits_PLE) if sums.hits_PLE.ndim else 0
     expected = {"hits_PLE": (packs, layers, experts), "norm_PLE": (packs, layers, experts)}
     for name, shape in {**expected, "mass_PRLE": (packs, 3, layers, experts)}.items():

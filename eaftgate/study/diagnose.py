@@ -9,12 +9,14 @@ Layers before the one that is looked at are the same for every question about it
 Shapes: T counted tokens.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from eaftgate.collect.collection import Collection
 from eaftgate.families.model import MoeModel
 from eaftgate.judge.cell import JudgedCell
+from eaftgate.judge.verdict import MetricVerdict
 from eaftgate.packs.blocks import Blocks
 from eaftgate.parity.clusters import Estimate
 from eaftgate.parity.paired import pair
@@ -33,6 +35,21 @@ class CellLoss:
     pack: str
     seq_len: int
     cell: JudgedCell
+
+    @property
+    def ppl(self) -> MetricVerdict:
+        return self.cell.verdicts["ppl"]
+
+    @property
+    def loss(self) -> float:
+        """Mean of nll_candidate - nll_base, nats a token; NaN when not known."""
+        return math.nan if self.ppl.estimate is None else self.ppl.estimate
+
+    @property
+    def missed(self) -> list[str]:
+        """The deciding metrics that do not pass."""
+        verdicts = self.cell.verdicts.items()
+        return [name for name, verdict in verdicts if verdict.decides and verdict.verdict not in (None, "pass")]
 
 
 @dataclass(frozen=True)

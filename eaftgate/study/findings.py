@@ -1,14 +1,15 @@
-"""A diagnosis as JSON values, and those as tables: losses in nats there, as relative changes of perplexity here."""
+"""A diagnosis as JSON values and as tables: losses in nats there, as relative changes of perplexity here."""
 
 import math
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
 
+from eaftgate.judge.wording import shown
 from eaftgate.parity.clusters import Estimate
 from eaftgate.study.diagnose import Diagnosis
 from eaftgate.study.lever import interval
+from eaftgate.tables import terminal_table
 
 MOST_EXPERTS = 10
 """Rows of the table of experts."""
@@ -24,18 +25,13 @@ def described(found: Diagnosis) -> dict[str, Any]:
                 "seq_len": loss.seq_len,
                 "num_blocks": loss.cell.num_blocks,
                 "tokens": loss.cell.metrics.tokens,
-                "loss": ppl.estimate,
-                "lower": ppl.lower,
-                "upper": ppl.upper,
+                "loss": loss.ppl.estimate,
+                "lower": loss.ppl.lower,
+                "upper": loss.ppl.upper,
                 "verdict": loss.cell.verdict,
-                "missed": [
-                    name
-                    for name, verdict in loss.cell.verdicts.items()
-                    if verdict.decides and verdict.verdict not in (None, "pass")
-                ],
+                "missed": loss.missed,
             }
             for loss in found.cells
-            for ppl in [loss.cell.verdicts["ppl"]]
         ],
         "together": _with_bounds("loss", found.together),
         "layers": [{"layer": layer.layer, **_with_bounds("loss", layer.loss)} for layer in found.layers],
@@ -47,50 +43,56 @@ def described(found: Diagnosis) -> dict[str, Any]:
 
 
 def _with_bounds(name: str, estimate: Estimate) -> dict[str, float | None]:
-    lower, upper = (bound if math.isfinite(bound) else None for bound in interval(estimate))
+    lower, upper = _known_bounds(estimate)
     return {name: estimate.value, "lower": lower, "upper": upper}
 
 
-def tables(found: Mapping[str, Any]) -> dict[str, Table]:
-    """Of what `described` gives, by title: packs, layers and, where they were looked at, experts; what loses most comes
-    first."""
-    first = found["cells"][0]
-    where = f"{first['pack']} at {first['seq_len']}"
+def _known_bounds(estimate: Estimate) -> tuple[float | None, float | None]:
+    lower, upper = (bound if math.isfinite(bound) else None for bound in interval(estimate))
+    return lower, upper
+
+
+def tables(found: Diagnosis) -> dict[str, Table]:
+    """By title: packs, layers and, where they were looked at, experts; what loses most comes first."""
+    where = f"{found.cells[0].pack} at {found.cells[0].seq_len}"
     packs = [
-        (cell["pack"], str(cell["seq_len"]), *_changes(cell, "loss"), cell["verdict"], ", ".join(cell["missed"]))
-        for cell in _descending(found["cells"], "loss")
+        (
+            loss.pack,
+            str(loss.seq_len),
+            *_changes(loss.ppl.estimate, loss.ppl.lower, loss.ppl.upper),
+            loss.cell.verdict,
+            ", ".join(loss.missed),
+        )
+        for loss in sorted(found.cells, key=lambda loss: -loss.loss)
     ]
-    layers = [(str(layer["layer"]), *_changes(layer, "loss")) for layer in _descending(found["layers"], "loss")]
+    layers = [
+        (str(layer.layer), *_estimated(layer.loss))
+        for layer in sorted(found.layers, key=lambda layer: -layer.loss.value)
+    ]
     experts = [
-        (str(expert["layer"]), str(expert["expert"]), *_changes(expert, "gain"))
-        for expert in _descending(found["experts"], "gain")
+        (str(expert.layer), str(expert.expert), *_estimated(expert.gain))
+        for expert in sorted(found.experts, key=lambda expert: -expert.gain.value)
     ]
     bounds = ("at least", "at most")
-    shown = {
-        "all layers pruned": _table(("pack", "seq_len", "dPPL", *bounds, "verdict", "misses"), packs),
-        f"one layer pruned, on {where}": _table(
-            ("layer", "dPPL", *bounds), [*layers, ("all", *_changes(found["together"], "loss"))]
+    titled = {
+        "all layers pruned": terminal_table(
+            ("pack", "seq_len", "dPPL", *bounds, "verdict", "misses"),
+            packs,
+            folded={"pack": 1, "verdict": 1, "misses": 1},
+        ),
+        f"one layer pruned, on {where}": terminal_table(
+            ("layer", "dPPL", *bounds), [*layers, ("all", *_estimated(found.together))]
         ),
     }
     if experts:
         title = f"one expert put back, on {where}: the best {min(MOST_EXPERTS, len(experts))} of {len(experts)}"
-        shown[title] = _table(("layer", "expert", "PPL won", *bounds), experts[:MOST_EXPERTS])
-    return shown
+        titled[title] = terminal_table(("layer", "expert", "PPL won", *bounds), experts[:MOST_EXPERTS])
+    return titled
 
 
-def _descending(rows: Sequence[Mapping[str, Any]], key: str) -> list[Mapping[str, Any]]:
-    return sorted(rows, key=lambda row: -row[key])
+def _estimated(estimate: Estimate) -> tuple[str, ...]:
+    return _changes(estimate.value, *_known_bounds(estimate))
 
 
-def _changes(row: Mapping[str, Any], key: str) -> tuple[str, ...]:
-    return tuple("?" if row[name] is None else f"{math.expm1(row[name]):+.2%}" for name in (key, "lower", "upper"))
-
-
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for name in columns:
-        text = name in ("pack", "verdict", "misses")
-        table.add_column(name, justify="left" if text else "right", no_wrap=not text, overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    return table
+def _changes(*losses: float | None) -> tuple[str, ...]:
+    return tuple(shown("ppl", loss, interval=True) for loss in losses)

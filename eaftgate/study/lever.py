@@ -21,8 +21,8 @@ def interval(estimate: Estimate) -> tuple[float, float]:
     return bounds(estimate, fixed_width(ALPHA, estimate.degrees_of_freedom))
 
 
-def next_lever(found: Diagnosis, *, method: str) -> str:
-    """One sentence. `method` is what the keep sets were chosen with."""
+def next_lever(found: Diagnosis, *, method: str | None) -> str:
+    """One sentence. `method` is what the keep sets were chosen with, if that is known."""
     if all(cell.cell.verdict == "pass" for cell in found.cells):
         return "every pack passes on these blocks: gate the checkpoint, or try a smaller --keep-n"
     if not any(_lower(cell) > 0 for cell in found.cells):
@@ -39,7 +39,7 @@ def next_lever(found: Diagnosis, *, method: str) -> str:
     if pack := _outstanding(found):
         other = "" if method == "refined" else ", or choose with --method refined"
         return (
-            f"pack {pack.pack} loses {_percent(_value(pack))}, surely more than {STANDS_OUT:g} times what the others "
+            f"pack {pack.pack} loses {_percent(pack.loss)}, surely more than {STANDS_OUT:g} times what the others "
             f"do: profile with more of its rows{other}"
         )
     if total < COMPOUNDS * found.together.value:
@@ -55,19 +55,13 @@ def _outstanding(found: Diagnosis) -> CellLoss | None:
     packs = [cell for cell in found.cells if cell.pack != UNION and cell.seq_len == found.cells[0].seq_len]
     if len(packs) < 2:
         return None
-    worst = max(packs, key=_value)
-    others = sum(max(0.0, _value(cell)) for cell in packs if cell is not worst) / (len(packs) - 1)
+    worst = max(packs, key=lambda cell: cell.loss)
+    others = sum(max(0.0, cell.loss) for cell in packs if cell is not worst) / (len(packs) - 1)
     return worst if _lower(worst) > STANDS_OUT * others else None
 
 
-def _value(cell: CellLoss) -> float:
-    value = cell.cell.verdicts["ppl"].estimate
-    return math.nan if value is None else value
-
-
 def _lower(cell: CellLoss) -> float:
-    value = cell.cell.verdicts["ppl"].lower
-    return -math.inf if value is None else value
+    return -math.inf if cell.ppl.lower is None else cell.ppl.lower
 
 
 def _percent(loss: float) -> str:

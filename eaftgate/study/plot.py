@@ -4,7 +4,7 @@ Needs matplotlib, which is an extra: eaftgate[plot].
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from eaftgate.files import atomic_path
+from eaftgate.study.lines import SweepLine
 from eaftgate.study.ranking import Ranked, ranked
 
 _STYLE: Any = {"font.size": 9, "svg.fonttype": "none", "svg.hashsalt": "eaftgate", "axes.spines.top": False,
@@ -22,7 +23,7 @@ _TICKS = (-50, -20, -5, 0, 5, 20, 50, 200, 1000, 10_000, 100_000)
 _DOT, _LINE = "#1f5fa8", "#9db8d6"
 
 
-def write_plot(lines: Sequence[Mapping[str, Any]], path: Path) -> None:
+def write_plot(lines: Sequence[SweepLine], path: Path) -> None:
     """Draw the lines of a sweep into `path`, SVG or PNG by its suffix; a figure that is there is replaced.
 
     Rows are in the order of their losses at the smallest keep_n, the least on top. The scale is linear up to the margin
@@ -51,15 +52,20 @@ def _undated(path: Path) -> dict[str, Any] | None:
     return {"Date": None} if path.suffix == ".svg" else None
 
 
+def _percent(log_ratio: float | None) -> float:
+    """NaN for what is not known."""
+    return math.nan if log_ratio is None else 100 * math.expm1(log_ratio)
+
+
 def _draw_panel(axes: Axes, entries: Sequence[Ranked], names: Sequence[str]) -> None:
-    margin = 100 * math.expm1(entries[0].value("ppl", "margin"))
+    margin = _percent(entries[0].ppl.margin)
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
     for entry in entries:
         y, (estimate, lower, upper) = (
             names.index(entry.name),
-            (100 * entry.change(key) for key in ("estimate", "lower", "upper")),
+            map(_percent, (entry.ppl.estimate, entry.ppl.lower, entry.ppl.upper)),
         )
         known = not math.isnan(lower + upper)
         if known:

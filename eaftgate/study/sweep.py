@@ -25,6 +25,7 @@ from eaftgate.search.journal import Journal, journal_path
 from eaftgate.select.keep import KeepSets
 from eaftgate.study.cases import Case
 from eaftgate.study.holdout import Calibration, HeldOut
+from eaftgate.study.lines import Score, SweepLine, read_lines, score_of
 
 
 def sweep(
@@ -34,7 +35,7 @@ def sweep(
     out: Path,
     *,
     measured_by: Mapping[str, Any],
-) -> list[dict[str, Any]]:
+) -> list[SweepLine]:
     """Run the cases that `out` has no line for, on the model that `load` gives; gives the lines of all of them.
     `measured_by` describes that model: what another device or dtype measured is no line of this sweep. The batch size
     may change between runs.
@@ -42,7 +43,7 @@ def sweep(
     Raises UserError when `out` holds something else, a case has too few rows to choose on, or memory runs out.
     """
     key_of = {_key(held_out, case, measured_by): case for case in cases}
-    done = {line["key"]: line for line in read_lines(out) if line["key"] in key_of}
+    done = read_lines(out, key_of.keys())
     missing = {key: case for key, case in key_of.items() if key not in done}
     for case in missing.values():
         enough = METHODS[case.method].suffices
@@ -67,9 +68,15 @@ def sweep(
                 keep = _keep_sets(case, calibration, Running(model, calibration.blocks, measured_by, journal, searched))
                 seconds = time.perf_counter() - started
                 score = _known_score(done.values(), keep) or _score(model, held_out.scored, base, keep, case)
-                tokens = {"chosen_on_tokens": calibration.blocks.num_counted}
-                done[key] = {"key": key, "case": asdict(case), **tokens, "seconds": seconds, **score, "keep": keep}
-                file.write(json.dumps(done[key]) + "\n")
+                done[key] = SweepLine(
+                    key=key,
+                    case=case,
+                    chosen_on_tokens=calibration.blocks.num_counted,
+                    seconds=seconds,
+                    **vars(score),
+                    keep=keep,
+                )
+                file.write(json.dumps(done[key].model_dump(mode="json")) + "\n")
                 file.flush()
                 bar.show(number + 1, len(missing))
         journal_path(out).unlink(missing_ok=True)
@@ -91,45 +98,23 @@ def _key(held_out: HeldOut, case: Case, measured_by: Mapping[str, Any]) -> str:
     described = asdict(case)
     del described["search"]["batch_size"]
     parts = {
-        "blocks": made["blocks_digest"],
+        "blocks": made.blocks_digest,
         "scored": held_out.scored.digest,
-        "base": made["base"]["digest"],
-        "profiled_by": [made["model"], made["batch_size"]],
+        "base": made.base.digest,
+        "profiled_by": [made.model.model_dump(), made.batch_size],
     }
     return sha256_json({"case": described, **parts, "measured_by": measured_by})
 
 
-def read_lines(out: Path) -> Iterator[dict[str, Any]]:
-    """Whole lines; one that an interruption cut off is none. Raises UserError for another kind of file."""
-    if not out.exists():
-        return
-    content = out.read_bytes()
-    if content and not content.startswith(b'{"key"'):
-        raise UserError(f"{out} was not written by eaftgate sweep: choose another --out")
-    for text in content.splitlines():
-        try:
-            line = json.loads(text)
-        except ValueError:  # JSON or UTF-8 that is cut off
-            continue
-        if isinstance(line, dict) and "key" in line:
-            yield line
-
-
-def _known_score(lines: Iterable[Mapping[str, Any]], keep: KeepSets) -> dict[str, Any] | None:
+def _known_score(lines: Iterable[SweepLine], keep: KeepSets) -> Score | None:
     """That of a line with the very same keep sets, if there is one: it was scored on the same rows."""
-    scores = (
-        {name: line[name] for name in ("scored_on_tokens", "verdict", "metrics")}
-        for line in lines
-        if line["keep"] == keep
-    )
-    return next(scores, None)
+    return next((line.score for line in lines if line.keep == keep), None)
 
 
-def _score(model: MoeModel, scored: Blocks, base: Collection, keep: KeepSets, case: Case) -> dict[str, Any]:
+def _score(model: MoeModel, scored: Blocks, base: Collection, keep: KeepSets, case: Case) -> Score:
     cell = judged_by_masking(model, scored, base, keep, batch_size=case.search.batch_size)
-    shown = ("estimate", "lower", "upper", "margin", "verdict")
-    metrics = {name: {key: getattr(verdict, key) for key in shown} for name, verdict in cell.verdicts.items()}
-    return {"scored_on_tokens": cell.metrics.tokens, "verdict": cell.verdict, "metrics": metrics}
+    metrics = {name: score_of(verdict) for name, verdict in cell.verdicts.items()}
+    return Score(scored_on_tokens=cell.metrics.tokens, verdict=cell.verdict, metrics=metrics)
 
 
 def _keep_sets(case: Case, calibration: Calibration, running: Running) -> KeepSets:

@@ -253,7 +253,7 @@ def test_a_full_disk_is_a_sentence_and_the_parts_stay(store: CollectionStore, mo
 
     with monkeypatch.context() as patch:
         patch.setattr(module, "save_collection", fail)
-        patch.setattr(module, "write_json", no_record)
+        patch.setattr(module, "write_model", no_record)
         with pytest.raises(UserError) as caught:
             store.get(request())
     assert caught.value is full

@@ -182,7 +182,7 @@ def test_a_gate_row_is_refused(
     mixed = tmp_path / "mixed"
     shutil.copytree(CALIBRATION_PACKS, mixed)
     texts = pq.read_table(mixed / "chat.parquet")["text"].to_pylist()
-    order = read_pack(mixed / "chat.parquet").shuffled(small_profile.description["seed"])
+    order = read_pack(mixed / "chat.parquet").shuffled(small_profile.description.seed)
     foreign = pq.read_table(GATE_PACKS / "chat.parquet")["text"].to_pylist()
     texts[texts.index(order.texts[0])] = min(foreign, key=lambda text: shuffle_key(3407, row_identity(text)))
     pq.write_table(pa.table({"text": texts}), mixed / "chat.parquet")
@@ -194,7 +194,7 @@ def test_packs_that_lack_a_calibration_row_are_refused(
     eaftgate: Command, small_profile: Profile, tmp_path: Path
 ) -> None:
     """Rows that the profile has seen, but not the blocks that it was made of."""
-    used = set(small_profile.description["rows"])
+    used = set(small_profile.description.rows)
     (tmp_path / "fewer").mkdir()
     for path in CALIBRATION_PACKS.glob("*.parquet"):
         texts = [text for text in pq.read_table(path)["text"].to_pylist() if row_identity(text) in used]
@@ -230,7 +230,7 @@ def test_a_search_is_recorded_and_repeatable(eaftgate: Command, small_profile: P
     assert manifests[0].keep == manifests[1].keep
     assert manifests[0].provenance == manifests[1].provenance
     provenance = manifests[0].provenance
-    assert provenance["calibration_rows"] == sorted(small_profile.description["rows"])
+    assert provenance["calibration_rows"] == sorted(small_profile.description.rows)
     assert provenance["search"]["settings"] == {
         "max_positions": 150,
         "seed": 5,
@@ -240,7 +240,7 @@ def test_a_search_is_recorded_and_repeatable(eaftgate: Command, small_profile: P
     assert provenance["search"]["positions"] == 150
     assert "weights" not in provenance
     cell = json.loads(first.out)["pre_gate"]
-    assert cell["metrics"]["tokens"] == small_profile.description["counted_tokens"]
+    assert cell["metrics"]["tokens"] == small_profile.description.counted_tokens
     said = second.out.splitlines()
     assert said[0].startswith("pre-gate on ")
     assert [line.split()[0] for line in said[1:-1]] == list(cell["verdicts"])
@@ -361,7 +361,7 @@ def test_a_sweep_varies_one_factor_at_a_time_and_resumes(
     keep = select_keep_sets(chosen_on.profile.trace, method="ean", keep_n=20, alignment="predicting")
     assert lines[1]["keep"] == keep
     assert lines[1]["chosen_on_tokens"] == chosen_on.blocks.num_counted
-    assert lines[1]["chosen_on_tokens"] + lines[1]["scored_on_tokens"] == small_profile.description["counted_tokens"]
+    assert lines[1]["chosen_on_tokens"] + lines[1]["scored_on_tokens"] == small_profile.description.counted_tokens
     assert out.with_suffix(".svg").is_file()
     # Cut off in the last line: that case alone runs again, and no other.
     out.write_bytes(out.read_bytes()[:-20])

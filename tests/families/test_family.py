@@ -153,7 +153,7 @@ def test_a_tensor_too_few_and_one_too_many(base: Checkpoint, out: Path) -> None:
 
 def test_what_pruning_saves_is_known_before(base: Checkpoint, out: Path) -> None:
     cost = estimate_cost(base, 4, load_gates().regimes["fixture"], None, 1.0)
-    assert cost["pruned_bytes"] == open_checkpoint(out).nbytes
+    assert cost.pruned_bytes == open_checkpoint(out).nbytes
 
 
 def test_its_norms_are_what_a_perturbed_copy_moves(out: Path, tmp_path: Path) -> None:

@@ -1,15 +1,34 @@
 """How a run's verdict follows from what ran: green only when everything did and passed."""
 
-import pytest
+from pathlib import Path
+from typing import Any
 
-from eaftgate.gate.results import CaseOutcome, run_verdict, verdict_of
+import pytest
+from results import INPUTS, parity_cell, parity_of
+
+from eaftgate.gate.conclusion import CaseOutcome, conclude, verdict_of
+from eaftgate.gate.plan import GateOptions, make_plan
+from eaftgate.gate.results import CellRecord, FailedCase
+from eaftgate.judge.verdict import MetricVerdict
+from eaftgate.parity.metrics import CellMetrics, Thresholds
 
 PASSED = CaseOutcome("a", True, "", {"verdict": "pass"})
 FAILED = CaseOutcome("b", False, "no", {"verdict": "fail"})
 UNDECIDED = CaseOutcome("c", False, "?", {"verdict": "inconclusive"})
 BROKEN = CaseOutcome("d", False, "boom", {})
 ADVISORY = CaseOutcome("e", True, "", {"verdict": "fail"})
-CELL = {"severity": "primary", "verdict": "pass"}
+FIGURES = CellMetrics(1000, Thresholds(0.1, 0.1), 4.0, 4.0, 0.5, 0.5, 0.001, 0.001, 0.0)
+RECORD = CellRecord(
+    num_blocks=4,
+    metrics=FIGURES,
+    verdicts={"ppl": MetricVerdict(0.0, -0.1, 0.1, 0.2, "pass")},
+    verdict="pass",
+    v1_verdict="pass",
+    cc_events_base=1,
+    js2d={},
+    session="s",
+    inputs=INPUTS,
+)
 
 
 @pytest.mark.parametrize(
@@ -26,8 +45,18 @@ CELL = {"severity": "primary", "verdict": "pass"}
         ([FAILED, BROKEN], ["x"], False, "fail"),
     ],
 )
-def test_verdict(outcomes: list[CaseOutcome], missing: list[str], complete: bool, verdict: str) -> None:
-    assert run_verdict(outcomes, missing, [CELL], complete=complete) == verdict
+def test_verdict(outcomes: list[CaseOutcome], missing: list[str], complete: bool, verdict: str, tmp_path: Path) -> None:
+    (tmp_path / "chat.parquet").touch()
+    options = GateOptions(results=tmp_path, packs=tmp_path, checkpoints=("a",), seq_lens=(1024,))
+    plan = make_plan(options, fixture_packs=tmp_path)
+    records = {plan.primary_cells[0]: RECORD}
+    parity = conclude(plan, records, outcomes=outcomes, missing=missing, complete=complete)
+    assert parity.verdict == verdict
+    assert [cell.name for cell in parity.cells] == ["a"]
+    assert parity.failed == tuple(
+        FailedCase(case=o.id, reason=o.reason, verdict=o.properties.get("verdict")) for o in outcomes if not o.passed
+    )
+    assert parity.v1_verdict == ("incomplete" if missing else "pass")
 
 
 FAILS = "gates/test_near_lossless.py::test_near_lossless[keep24-2-UNION-64-ppl]"
@@ -59,8 +88,8 @@ FAILS = "gates/test_near_lossless.py::test_near_lossless[keep24-2-UNION-64-ppl]"
     ],
 )
 def test_the_verdict_of_one_of_several_checkpoints(
-    failed: list[dict[str, str]], not_run: list[str], name: str, verdict: str
+    failed: list[dict[str, Any]], not_run: list[str], name: str, verdict: str
 ) -> None:
-    cells = [{**CELL, "name": "keep24"}, {**CELL, "name": "keep24-2", "verdict": "fail"}]
-    parity = {"cells": cells, "failed": failed, "not_run": not_run, "complete": True}
-    assert verdict_of(parity, name) == verdict
+    cells = (parity_cell(name="keep24"), parity_cell(name="keep24-2", verdict="fail"))
+    cases = tuple(FailedCase(**case) for case in failed)
+    assert verdict_of(parity_of(*cells, failed=cases, not_run=tuple(not_run)), name) == verdict

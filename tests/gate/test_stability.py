@@ -19,7 +19,9 @@ from eaftgate.gate.stability import (
     stability_lines,
     stability_note,
 )
-from eaftgate.judge.verdict import Verdict
+from eaftgate.judge.cell import JudgedCell
+from eaftgate.judge.verdict import MetricVerdict, Verdict
+from eaftgate.parity.metrics import CellMetrics, Thresholds
 
 GROUP = ProfilingGroup(("a", "b"), (1, 2), ((0.5, 1.0),), 0.25)
 
@@ -36,8 +38,11 @@ def with_group(plan: Plan) -> Plan:
     return replace(plan, profiling_groups=(GROUP,))
 
 
-def record(ppl: float | None, verdict: Verdict = "pass") -> dict[str, Any]:
-    return {"verdict": verdict, "verdicts": {"ppl": {"estimate": ppl}}}
+FIGURES = CellMetrics(1000, Thresholds(0.1, 0.1), 4.0, 4.0, 0.5, 0.5, 0.001, 0.001, 0.0)
+
+
+def judged(ppl: float | None, verdict: Verdict = "pass") -> JudgedCell:
+    return JudgedCell(4, FIGURES, {"ppl": MetricVerdict(ppl, None, None, None, verdict)}, verdict, None, 1, {})
 
 
 def test_spread_of_known_values() -> None:
@@ -97,16 +102,16 @@ def test_the_note_says_what_was_not_planned(tmp_path: Path) -> None:
 
 def test_nothing_planned_is_one_line(tmp_path: Path) -> None:
     said = describe_stability(plan_of(tmp_path, checkpoints=("a",)), {})
-    assert (said["planned"], said["spread"], said["profiling_groups"]) == (False, [], [])
-    assert stability_lines(said, interval=True) == [said["note"]]
+    assert (said.planned, said.spread, said.profiling_groups) == (False, (), ())
+    assert stability_lines(said, interval=True) == [said.note]
 
 
 def test_the_spread_is_over_the_main_row_order_and_the_further_ones(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, checkpoints=("x/a",), seeds=(1, 2))
     ((main, first, second),) = plan.seed_cells
-    said = describe_stability(plan, {main: record(0.01), first: record(0.03), second: record(0.02, "inconclusive")})
-    assert said["evaluation_seeds"] == [None, 1, 2]
-    assert said["spread"] == [
+    said = describe_stability(plan, {main: judged(0.01), first: judged(0.03), second: judged(0.02, "inconclusive")})
+    assert said.evaluation_seeds == (None, 1, 2)
+    assert said.model_dump(mode="json")["spread"] == [
         {
             "checkpoint": "x/a",
             "name": "a",
@@ -120,24 +125,24 @@ def test_the_spread_is_over_the_main_row_order_and_the_further_ones(tmp_path: Pa
     assert stability_lines(said, interval=True)[1] == (
         "a UNION 1024: pass, pass, inconclusive; ppl +1.01% .. +3.05%, sd 1.01%"
     )
-    partly = describe_stability(plan, {main: record(0.01), second: record(None)})
-    assert (partly["spread"][0]["seeds"], partly["spread"][0]["metrics"]["ppl"]["count"]) == ([None, 2], 1)
+    partly = describe_stability(plan, {main: judged(0.01), second: judged(None)})
+    assert (partly.spread[0].seeds, partly.spread[0].metrics["ppl"].count) == ((None, 2), 1)
     assert stability_lines(partly, interval=True)[1] == "a UNION 1024: pass, pass; ppl +1.01% .. +1.01%, sd ?"
-    unknown = describe_stability(plan, {main: record(None), second: record(None)})
+    unknown = describe_stability(plan, {main: judged(None), second: judged(None)})
     assert stability_lines(unknown, interval=True)[1] == "a UNION 1024: pass, pass; ppl -, sd ?"
-    assert describe_stability(plan, {})["spread"] == []
+    assert describe_stability(plan, {}).spread == ()
 
 
 def test_a_group_is_compared_when_all_of_it_was_judged(tmp_path: Path) -> None:
     plan = with_group(plan_of(tmp_path, checkpoints=("a", "b", "c")))
     a, b = next(cells for cells in plan.group_cells(GROUP))
-    (found,) = describe_stability(plan, {a: record(0.01), b: record(0.2, "fail")})["profiling_groups"]
-    assert (found["name"], found["checkpoints"], found["seeds"]) == ("a+b", ["a", "b"], [1, 2])
-    (cell,) = found["cells"]
-    assert (cell["verdicts"], cell["verdict"], cell["metrics"]["ppl"]["max"]) == (["pass", "fail"], "fail", 0.2)
-    assert found["keep_jaccard"] == [{"mean": 0.5, "min": 0.5}, {"mean": 1.0, "min": 1.0}]
+    (found,) = describe_stability(plan, {a: judged(0.01), b: judged(0.2, "fail")}).profiling_groups
+    assert (found.name, found.checkpoints, found.seeds) == ("a+b", ("a", "b"), (1, 2))
+    (cell,) = found.cells
+    assert (cell.verdicts, cell.verdict, cell.metrics["ppl"].max) == (("pass", "fail"), "fail", 0.2)
+    assert [(layer.mean, layer.min) for layer in found.keep_jaccard] == [(0.5, 0.5), (1.0, 1.0)]
     assert overlap_line(found) == (
         "a+b: keep sets overlap by 0.75 (Jaccard, mean of layers), least in layer 0, by 0.50; calibration rows by 0.25"
     )
-    (partly,) = describe_stability(plan, {a: record(0.01)})["profiling_groups"]
-    assert partly["cells"] == []
+    (partly,) = describe_stability(plan, {a: judged(0.01)}).profiling_groups
+    assert partly.cells == ()

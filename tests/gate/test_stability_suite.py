@@ -25,7 +25,7 @@ OPTIONS = (f"--base={BASE}", f"--packs={GATE_PACKS}", "--regime=fixture", "--seq
 @pytest.fixture(scope="session")
 def same24(made: Path, profile: Profile) -> Path:
     """What another profiling seed gives that chooses the same experts."""
-    other = replace(profile, description={**profile.description, "seed": 1})
+    other = replace(profile, description=profile.description.model_copy(update={"seed": 1}))
     return pruned(made / "same24", PruneRequest(keep_n=24), other)
 
 

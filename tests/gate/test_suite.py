@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -322,13 +323,14 @@ def test_budgets_show_what_fewer_blocks_would_have_said(copy_run: Run, base_copy
         "--num-blocks=8", "-k", "test_near_lossless",
     )  # fmt: skip
     cells = small.cells("copy")
-    found = {row["pack"]: row for row in rows if (row["seq_len"], row["num_blocks"]) == (64, 8)}
+    found = {row.pack: row for row in rows if (row.seq_len, row.num_blocks) == (64, 8)}
     assert found.keys() == set(FIXTURE_PACKS)
     for pack, row in found.items():
         cell = cells[f"{pack}-64"]
-        assert (row["tokens"], row["verdict"], row["metrics"]) == (cell["tokens"], cell["verdict"], cell["metrics"])
-        assert row["verdict"] == "inconclusive"
-    assert all(row["verdict"] == "pass" for row in rows if row["num_blocks"] == 48)
+        assert (row.tokens, row.verdict) == (cell["tokens"], cell["verdict"])
+        assert {name: asdict(verdict) for name, verdict in row.metrics.items()} == cell["metrics"]
+        assert row.verdict == "inconclusive"
+    assert all(row.verdict == "pass" for row in rows if row.num_blocks == 48)
     with pytest.raises(UserError, match="judged on 48 blocks"):
         budgets_of(copy_run.results, gates.policy(None)[1], [49])
 

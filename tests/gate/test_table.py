@@ -1,25 +1,30 @@
 """The table fits the terminal, and says the verdict in words."""
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
+from results import parity_cell
 
+from eaftgate.gate.results import ParityCell
 from eaftgate.gate.table import remarks, render_cells
+from eaftgate.judge.verdict import MetricVerdict
 
-CELL = {
-    "name": "keep24-with-a-rather-long-name", "pack": "tool_agentic", "seq_len": 2048, "tokens": 1234567,
-    "ppl_base": 5.0, "ppl": 5.1, "delta_ppl": 0.1, "delta_mean_p": -0.01, "delta_cc": 0.0002, "js2d": 0.004,
-    "severity": "primary", "verdict": "pass", "metrics": {"ppl": {"upper": None}}, "flags": [], "calibrated_rows": 0,
-}  # fmt: skip
-PPL = {
-    "estimate": 0.03, "lower": 0.01, "upper": 0.06, "margin": 0.0488, "verdict": "inconclusive", "decides": True,
-    "underpowered": False, "blocks_needed": 1234,
-}  # fmt: skip
-CORRECTED = {**PPL, "estimate": 0.0012, "verdict": "pass"}
-JUDGED = {**CELL, "metrics": {"ppl": PPL, "js2d_corrected": CORRECTED}}
+CELL = parity_cell(name="keep24-with-a-rather-long-name", pack="tool_agentic", seq_len=2048, tokens=1234567)
+PPL = MetricVerdict(0.03, 0.01, 0.06, 0.0488, "inconclusive", blocks_needed=1234)
+CORRECTED = replace(PPL, estimate=0.0012, verdict="pass")
+
+
+def changed(**changes: Any) -> ParityCell:
+    return CELL.model_copy(update=changes)
+
+
+JUDGED = changed(metrics={"ppl": PPL, "js2d_corrected": CORRECTED})
 
 
 @pytest.mark.parametrize("width", [60, 80, 109, 110, 200])
 def test_no_line_is_wider_than_the_terminal(width: int) -> None:
-    text = render_cells([CELL, {**CELL, "severity": "advisory", "verdict": "fail"}], width=width, colour=False)
+    text = render_cells([CELL, changed(severity="advisory", verdict="fail")], width=width, colour=False)
     assert max(len(line) for line in text.splitlines()) <= width
     assert "+2.00%" in text
     assert "PASS" in text
@@ -28,7 +33,7 @@ def test_no_line_is_wider_than_the_terminal(width: int) -> None:
 
 @pytest.mark.parametrize("width", [60, 80, 109, 110, 200])
 def test_with_intervals_the_upper_bound_and_the_corrected_js2d_are_shown(width: int) -> None:
-    text = render_cells([{**JUDGED, "verdict": "inconclusive"}], width=width, colour=False)
+    text = render_cells([JUDGED.model_copy(update={"verdict": "inconclusive"})], width=width, colour=False)
     assert max(len(line) for line in text.splitlines()) <= width
     assert "+6.18%" in text
     assert "0.0012" in text
@@ -40,9 +45,9 @@ def test_remarks_say_what_keeps_a_cell_from_passing() -> None:
         "keep24-with-a-rather-long-name tool_agentic 2048: ppl +3.05% [+1.01%, +6.18%] does not decide against its "
         "margin +5.00% in 1234567 tokens; about 1234 blocks would"
     )
-    assert remarks([{**JUDGED, "severity": "advisory"}]) == []
-    weak = {**PPL, "estimate": None, "lower": None, "upper": None, "underpowered": True, "decides": False}
-    (line,) = remarks([{**JUDGED, "metrics": {"cc_ratio": weak, "js2d_corrected": CORRECTED}}])
+    assert remarks([JUDGED.model_copy(update={"severity": "advisory"})]) == []
+    weak = replace(PPL, estimate=None, lower=None, upper=None, underpowered=True, decides=False)
+    (line,) = remarks([changed(metrics={"cc_ratio": weak, "js2d_corrected": CORRECTED})])
     assert "cc_ratio is underpowered" in line
     assert "1234 blocks would have enough" in line
 
@@ -53,11 +58,11 @@ def test_colour_only_when_asked() -> None:
 
 
 def test_a_cell_that_was_decided_before_the_first_look_at_js2d_has_none() -> None:
-    undecided = {**CORRECTED, "estimate": None, "lower": None, "upper": None, "verdict": "inconclusive"}
-    cell = {**JUDGED, "verdict": "fail", "metrics": {"ppl": PPL, "js2d_corrected": undecided}}
+    undecided = replace(CORRECTED, estimate=None, lower=None, upper=None, verdict="inconclusive")
+    cell = changed(verdict="fail", metrics={"ppl": PPL, "js2d_corrected": undecided})
     assert render_cells([cell], width=80, colour=False).count("?") == 1
 
 
 def test_rows_that_were_calibrated_on_are_remarked_on_also_in_advisory_cells() -> None:
-    (line,) = remarks([{**CELL, "metrics": {}, "severity": "advisory", "flags": ["overlap"], "calibrated_rows": 40}])
+    (line,) = remarks([changed(severity="advisory", flags=("overlap",), calibrated_rows=40)])
     assert line == "keep24-with-a-rather-long-name tool_agentic 2048: 40 of its rows were calibrated on"

@@ -48,7 +48,7 @@ def test_missing_and_malformed_files(tmp_path: Path) -> None:
         load_tokenizer(tmp_path)
     checkpoint(tmp_path, tokenizer_config={"eos_token": "<|return|>"})
     (tmp_path / "tokenizer_config.json").write_text("{")
-    with pytest.raises(UserError, match=r"tokenizer_config\.json cannot be read"):
+    with pytest.raises(UserError, match=r"tokenizer_config\.json is not valid JSON"):
         load_tokenizer(tmp_path)
     (tmp_path / "tokenizer.json").write_text('{"model": 1}')
     with pytest.raises(UserError, match=r"tokenizer\.json is not a tokenizer"):

@@ -32,7 +32,7 @@ from eaftgate.packs.pack import UNION, named_packs
 from eaftgate.packs.tokenizer import load_tokenizer
 from eaftgate.profile import profiler
 from eaftgate.profile.observe import Observation, observe_batch
-from eaftgate.profile.profile import ALIGNMENTS, Profile, open_profile
+from eaftgate.profile.profile import ALIGNMENTS, Profile, ProfileDescription, open_profile
 from eaftgate.profile.profiler import ProfileRequest, profile_checkpoint
 from eaftgate.profile.trace import TraceShard, shard_name, shard_ranges
 
@@ -86,7 +86,7 @@ def contents(found: Profile) -> dict[str, NDArray[Any]]:
 def assert_identical(a: Profile, b: Profile) -> None:
     for name, array in contents(a).items():
         np.testing.assert_array_equal(array, contents(b)[name], err_msg=name)
-    assert {**a.description, "seconds": 0} == {**b.description, "seconds": 0}
+    assert a.description.model_copy(update={"seconds": 0}) == b.description.model_copy(update={"seconds": 0})
 
 
 # What a profile holds.
@@ -95,7 +95,7 @@ def assert_identical(a: Profile, b: Profile) -> None:
 def test_description(base: Checkpoint, request_: ProfileRequest, whole: Profile) -> None:
     blocks = blocks_of(base, request_)
     description = json.loads((whole.path / "profile.json").read_text())
-    assert description == whole.description
+    assert description == whole.description.model_dump(by_alias=True)
     assert description["base"] == {"name": base.name, "digest": DIGEST}
     assert description["rows"] == list(blocks.identities)
     assert description["blocks_digest"] == blocks.digest
@@ -143,8 +143,8 @@ def test_predicting_is_the_position_before(base: Checkpoint, request_: ProfileRe
 def test_num_rows_takes_the_first_rows_of_union(base: Checkpoint, request_: ProfileRequest, tmp_path: Path) -> None:
     request = dataclasses.replace(request_, num_rows=4)
     found = profile(base, request, tmp_path / "profile")
-    assert set(found.description["rows"]) <= set(named_packs(request.packs, seed=5)[UNION].identities[:4])
-    assert sum(found.description["packs"].values()) == len(found.description["rows"]) <= 4
+    assert set(found.description.rows) <= set(named_packs(request.packs, seed=5)[UNION].identities[:4])
+    assert sum(found.description.packs.values()) == len(found.description.rows) <= 4
     assert found.trace.num_tokens == blocks_of(base, request).num_counted
 
 
@@ -152,11 +152,11 @@ def test_packs_are_named_by_content_whatever_the_seed_and_the_rows_used(
     base: Checkpoint, request_: ProfileRequest, whole: Profile, tmp_path: Path
 ) -> None:
     fewer = profile(base, dataclasses.replace(request_, num_rows=4, seed=6), tmp_path / "fewer")
-    assert fewer.description["rows"] != whole.description["rows"]
-    assert fewer.description["packs_digest"] == whole.description["packs_digest"]
+    assert fewer.description.rows != whole.description.rows
+    assert fewer.description.packs_digest == whole.description.packs_digest
     others = write_packs(tmp_path / "others", {"chat": 6, "tools": 2})
     other = profile(base, dataclasses.replace(request_, packs=others), tmp_path / "other")
-    assert other.description["packs_digest"] != whole.description["packs_digest"]
+    assert other.description.packs_digest != whole.description.packs_digest
 
 
 def test_batch_size_changes_nothing_but_rounding(
@@ -220,7 +220,7 @@ def kill(base: Checkpoint, monkeypatch: pytest.MonkeyPatch, observed: list[int])
 @pytest.mark.usefixtures("many_shards")
 def test_many_shards_are_one_trace(base: Checkpoint, request_: ProfileRequest, whole: Profile, tmp_path: Path) -> None:
     found = profile(base, request_, tmp_path / "profile")
-    assert len(found.trace.shards) == -(-found.description["num_blocks"] // BATCH) > 3
+    assert len(found.trace.shards) == -(-found.description.num_blocks // BATCH) > 3
     assert len(whole.trace.shards) == 1
     assert_identical(found, whole)
 
@@ -231,7 +231,7 @@ def test_a_killed_profile_is_resumed(
     base: Checkpoint, request_: ProfileRequest, whole: Profile, tmp_path: Path, kill: Kill, observed: list[int],
     shards: int,
 ) -> None:  # fmt: skip
-    out, num_blocks = tmp_path / "profile", whole.description["num_blocks"]
+    out, num_blocks = tmp_path / "profile", whole.description.num_blocks
     kill(request_, out, shards)
     assert not out.exists()
     assert len(shard_ranges(tmp_path / ".profile.partial" / "payload" / "trace")) == shards
@@ -278,9 +278,9 @@ def test_an_unfinished_profile_of_other_inputs_starts_anew(
     kill(request_, tmp_path / "profile", 2)
     changed = CHANGES[change](request_)
     found = profile(base, changed, tmp_path / "profile")
-    assert sum(observed) == found.description["num_blocks"]
+    assert sum(observed) == found.description.num_blocks
     assert found.trace.num_tokens == blocks_of(base, changed).num_counted
-    assert found.description["alignment"] == changed.alignment
+    assert found.description.alignment == changed.alignment
 
 
 @pytest.mark.usefixtures("many_shards")
@@ -289,7 +289,7 @@ def test_an_unfinished_profile_of_another_base_starts_anew(
 ) -> None:
     kill(request_, tmp_path / "profile", 2)
     found = profile_checkpoint(base, "another digest", request_, tmp_path / "profile", CPU)
-    assert sum(observed) == found.description["num_blocks"]
+    assert sum(observed) == found.description.num_blocks
 
 
 # Refusals.
@@ -301,7 +301,7 @@ def test_another_run_finished_in_the_meantime(
     """`out` appears between the first look and the lock."""
     out = tmp_path / "profile"
 
-    def slow(*_: Any) -> dict[str, Any]:
+    def slow(*_: Any) -> ProfileDescription:
         shutil.copytree(whole.path, out)
         return whole.description
 
@@ -322,7 +322,7 @@ def test_a_full_disk_is_a_sentence_and_the_profile_is_resumed(
     base: Checkpoint, request_: ProfileRequest, whole: Profile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     observed: list[int], writer: str, error: OSError,
 ) -> None:  # fmt: skip
-    out, save_shard, write_json = tmp_path / "profile", profiler.save_shard, profiler.write_json
+    out, save_shard, write_model = tmp_path / "profile", profiler.save_shard, profiler.write_model
     saved: list[str] = []
 
     def full_after_two(directory: Path, name: str, shard: TraceShard) -> None:
@@ -334,11 +334,11 @@ def test_a_full_disk_is_a_sentence_and_the_profile_is_resumed(
     def full_at_the_end(path: Path, value: Any) -> None:
         if path.name == "profile.json":
             raise error
-        write_json(path, value)
+        write_model(path, value)
 
     with monkeypatch.context() as patch:
         if writer == "json":
-            patch.setattr(profiler, "write_json", full_at_the_end)
+            patch.setattr(profiler, "write_model", full_at_the_end)
         else:
             patch.setattr(profiler, "save_shard", full_after_two)
         with pytest.raises(UserError, match=r"^no space left for .*profile; free some .* is reused$"):
@@ -346,7 +346,7 @@ def test_a_full_disk_is_a_sentence_and_the_profile_is_resumed(
     assert not out.exists()
     observed.clear()
     assert_identical(profile(base, request_, out), whole)
-    assert sum(observed) == (0 if writer == "json" else whole.description["num_blocks"] - 2 * BATCH)
+    assert sum(observed) == (0 if writer == "json" else whole.description.num_blocks - 2 * BATCH)
     assert [path.name for path in tmp_path.iterdir()] == ["profile"]
 
 
@@ -422,7 +422,7 @@ def test_a_damaged_trace_does_not_open(copy: Path) -> None:
 
 def test_a_damaged_description_does_not_open(copy: Path) -> None:
     (copy / "profile.json").write_text((copy / "profile.json").read_text()[:-9])
-    with pytest.raises(UserError, match="profile cannot be read"):
+    with pytest.raises(UserError, match=r"profile .*profile\.json is not valid JSON"):
         open_profile(copy)
 
 
@@ -457,7 +457,7 @@ def test_a_description_that_lacks_something_does_not_open(copy: Path, key: str) 
 @pytest.mark.parametrize("value", [[], None, 3, "profile"])
 def test_a_description_that_is_no_object_does_not_open(copy: Path, value: Any) -> None:
     (copy / "profile.json").write_text(json.dumps(value))
-    with pytest.raises(UserError, match="is not valid"):
+    with pytest.raises(UserError, match="must be a JSON object"):
         open_profile(copy)
 
 

@@ -63,4 +63,4 @@ def test_two_ranks_give_the_trace_of_one(tmp_path: Path) -> None:
     assert len(two.trace.shards) == 2
     for column in ("p_T", "entropy_T", "row_T", "pack_T", "expert_XLK", "gate_XLK", "norm_XLK"):
         assert np.array_equal(one.trace.column(column), two.trace.column(column)), column
-    assert one.description["thresholds"] == two.description["thresholds"]
+    assert one.description.thresholds == two.description.thresholds

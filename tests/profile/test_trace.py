@@ -11,6 +11,7 @@ import pytest
 from eaftgate.errors import UserError
 from eaftgate.profile.trace import (
     NORM_SCALE,
+    TraceDimensions,
     TraceShard,
     load_shard,
     load_trace,
@@ -20,7 +21,7 @@ from eaftgate.profile.trace import (
 )
 
 LAYERS, EXPERTS, TOP_K = 2, 6, 3
-DIMENSIONS = {"num_layers": LAYERS, "num_experts": EXPERTS, "top_k": TOP_K}
+DIMENSIONS = TraceDimensions(num_layers=LAYERS, num_experts=EXPERTS, top_k=TOP_K)
 COLUMNS = [field.name for field in dataclasses.fields(TraceShard)]
 
 

@@ -1,9 +1,11 @@
 """report.html, the lockfile and its check, and the cost estimate, over a run in which a copy of the base passed."""
 
 import copy
+import json
 import shutil
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import pytest
 from gate_command import BASE, Run
@@ -12,7 +14,7 @@ from prepared import pruned
 from eaftgate.checkpoint.checkpoint import open_checkpoint
 from eaftgate.checkpoint.digest import checkpoint_digest, tokenizer_digest
 from eaftgate.errors import UserError
-from eaftgate.files import read_json
+from eaftgate.gate.results import Parity
 from eaftgate.judge.policy import load_gates
 from eaftgate.prune.checkpoint import PruneRequest
 from eaftgate.report.cost import estimate_cost
@@ -44,6 +46,10 @@ STABILITY = {
 }
 
 
+def rendered(parity: dict[str, Any]) -> str:
+    return render(Parity.model_validate_json(json.dumps(parity)))
+
+
 def test_the_page_shows_the_verdict_and_every_cell(copy_run: Run, tmp_path: Path) -> None:
     page = tmp_path / "report.html"
     write_report(copy_run.results, page)
@@ -62,18 +68,19 @@ def test_names_and_reasons_are_escaped(copy_run: Run) -> None:
     parity = copy.deepcopy(copy_run.parity)
     for cell in parity["cells"]:
         cell.update(name=evil, checkpoint=evil, pack=evil)
-    parity.update(policy=evil, regime=evil, failed=[{"case": evil, "reason": evil}], not_run=[evil])
+    failed = [{"case": evil, "reason": evil, "verdict": None}]
+    parity.update(policy=evil, regime=evil, failed=failed, not_run=[evil])
     parity["stability"] = copy.deepcopy(STABILITY)
     parity["stability"].update(note=evil)
     parity["stability"]["spread"][0].update(name=evil, pack=evil)
     parity["stability"]["profiling_groups"][0].update(name=evil)
-    page = render(parity)
+    page = rendered(parity)
     assert "<script" not in page
     assert page.count(escape(evil)) > 5
 
 
 def test_stability_is_shown_with_ranges_and_overlap(copy_run: Run) -> None:
-    page = render({**copy_run.parity, "stability": STABILITY})
+    page = rendered({**copy_run.parity, "stability": STABILITY})
     assert "<p>stability: over all.</p>" in page
     assert "<td>file order, 1<br><small>pass, inconclusive</small></td>" in page
     assert '<td class="verdict inconclusive">inconclusive</td>' in page
@@ -85,25 +92,108 @@ def test_stability_is_shown_with_ranges_and_overlap(copy_run: Run) -> None:
     assert "keep sets overlap by 0.70 (Jaccard, mean of layers), least in layer 0, by 0.50" in page
     unjudged = copy.deepcopy(STABILITY)
     unjudged["profiling_groups"][0]["cells"] = []
-    page = render({**copy_run.parity, "stability": unjudged})
+    page = rendered({**copy_run.parity, "stability": unjudged})
     assert "not the same" not in page
     assert "keep sets overlap by 0.70" in page
 
 
 def test_a_run_of_an_earlier_version_has_a_report(copy_run: Run) -> None:
     older = {key: value for key, value in copy_run.parity.items() if key != "stability"}
-    assert "Stability" not in render(older)
+    assert "Stability" not in rendered(older)
 
 
 def test_a_directory_without_a_run_has_no_report(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="gate result not found"):
+    with pytest.raises(UserError, match=r"gate result is missing: there is no file .*parity\.json; run the gate"):
         write_report(tmp_path, tmp_path / "report.html")
+
+
+def damaged(value: dict[str, Any], where: str, change: Any) -> dict[str, Any]:
+    """`value` with the entry at `where` (keys and places, separated by dots) changed, or gone."""
+    value = copy.deepcopy(value)
+    *parents, last = where.split(".")
+    node: Any = value
+    for key in parents:
+        node = node[int(key) if isinstance(node, list) else key]
+    if change is None:
+        del node[last]
+    else:
+        node[last] = change
+    return value
+
+
+@pytest.mark.parametrize(
+    ("where", "change", "said"),
+    [
+        ("schema_version", 2, "'schema_version' is not valid (Input should be 3)"),
+        ("schema_version", None, "'schema_version' is not valid (Field required)"),
+        ("cells", None, "'cells' is not valid (Field required)"),
+        ("cells.0.verdict", "perhaps", "'cells.0.verdict' is not valid"),
+        ("cells.0.tokens", "many", "'cells.0.tokens' is not valid (Input should be a valid integer)"),
+        ("cells.0.metrics.ppl.estimate", "small", "'cells.0.metrics.ppl.estimate' is not valid"),
+        ("cells.0.inputs.base.digest", None, "'cells.0.inputs.base.digest' is not valid (Field required)"),
+        ("stability.spread", 5, "'stability.spread' is not valid"),
+        ("asked", [], "'asked' is not valid"),
+    ],
+)
+def test_a_damaged_result_is_named_in_one_sentence(
+    copy_run: Run, tmp_path: Path, where: str, change: Any, said: str
+) -> None:
+    (tmp_path / "parity.json").write_text(json.dumps(damaged(copy_run.parity, where, change)))
+    out = tmp_path / "out"
+    for use in (lambda: write_report(tmp_path, out), lambda: write_lock(tmp_path, None, out)):
+        with pytest.raises(UserError) as caught:
+            use()
+        assert f"gate result {tmp_path / 'parity.json'}: {said}" in str(caught.value)
+        assert str(caught.value).endswith("; run the gate again")
+
+
+def test_what_a_later_version_adds_to_a_result_is_not_minded(copy_run: Run, tmp_path: Path) -> None:
+    parity = copy_run.parity
+    parity["cells"][0]["metrics"]["ppl"]["documents"] = 5
+    parity["cells"][0]["metrics"]["new_metric"] = {**parity["cells"][0]["metrics"]["ppl"]}
+    parity["new"] = {}
+    (tmp_path / "parity.json").write_text(json.dumps(parity))
+    write_report(tmp_path, tmp_path / "report.html")
+    assert "new_metric" in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("where", "change", "said"),
+    [
+        ("schema", "lock-2", "'schema' is not valid (Input should be 'lock-1')"),
+        ("schema", None, "'schema' is not valid (Field required)"),
+        ("base.tokenizer", None, "'base.tokenizer' is not valid (Field required)"),
+        ("checkpoint.manifest", 3, "'checkpoint.manifest' is not valid"),
+        ("cells.0.verdict", "perhaps", "'cells.0.verdict' is not valid"),
+    ],
+)
+def test_a_damaged_lock_is_named_in_one_sentence(
+    copy_run: Run, tmp_path: Path, where: str, change: Any, said: str
+) -> None:
+    lock = tmp_path / "lock.json"
+    write_lock(copy_run.results, None, lock)
+    lock.write_text(json.dumps(damaged(json.loads(lock.read_text()), where, change)))
+    with pytest.raises(UserError) as caught:
+        verify_lock(lock, base=None, checkpoint=None)
+    assert str(caught.value) == f"lockfile {lock}: {said}{str(caught.value).rpartition(said)[2]}"
+    assert str(caught.value).endswith("; make it again with eaftgate lock")
+
+
+def test_a_lock_of_before_stability_is_verified(copy_run: Run, tmp_path: Path) -> None:
+    lock = tmp_path / "lock.json"
+    write_lock(copy_run.results, None, lock)
+    older = json.loads(lock.read_text())
+    del older["asked"], older["stability"]
+    for cell in older["cells"]:
+        del cell["flags"]
+    lock.write_text(json.dumps(older))
+    assert verify_lock(lock, base=None, checkpoint=None) == []
 
 
 def test_a_lock_pins_what_was_judged_and_is_never_overwritten(copy_run: Run, base_copy: Path, tmp_path: Path) -> None:
     lock = tmp_path / "lock.json"
     write_lock(copy_run.results, None, lock)
-    pinned = read_json(lock, what="lockfile")
+    pinned = json.loads(lock.read_text(encoding="utf-8"))
     base = open_checkpoint(BASE)
     assert pinned["base"] == {
         "name": str(BASE),
@@ -153,6 +243,6 @@ def test_a_checkpoint_that_the_run_did_not_judge_is_not_locked(copy_run: Run, tm
 def test_cost_says_the_bytes_of_a_really_pruned_checkpoint(keep_n: int, tmp_path: Path) -> None:
     out = pruned(tmp_path / "pruned", PruneRequest(keep_n=keep_n, method="random"))
     cost = estimate_cost(open_checkpoint(BASE), keep_n, load_gates().regime("fixture"), None, 1000.0)
-    assert cost["pruned_bytes"] == open_checkpoint(out).nbytes
-    assert cost["base_bytes"] == open_checkpoint(BASE).nbytes
-    assert cost["gate_seconds"] == cost["gate_tokens"] / 1000
+    assert cost.pruned_bytes == open_checkpoint(out).nbytes
+    assert cost.base_bytes == open_checkpoint(BASE).nbytes
+    assert cost.gate_seconds == cost.gate_tokens / 1000

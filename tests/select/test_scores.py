@@ -14,19 +14,20 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from eaftgate.errors import UserError
+from eaftgate.profile.profile import ProfileDescription
 from eaftgate.select.keep import scored_keep_sets
 from eaftgate.select.saliency import EaftWeights, RegionSums
 from eaftgate.select.scorers import SCORERS
 from eaftgate.select.scores import DATA_FILE, SCORES_FILE, Scores, open_scores, scores_files
 
 LAYERS, EXPERTS, PACKS = 2, 8, 3
-DESCRIPTION = {
+DESCRIPTION = ProfileDescription.model_validate({
     "schema": "profile-1", "base": {"name": "base", "digest": "d" * 64},
     "dimensions": {"num_layers": LAYERS, "num_experts": EXPERTS, "top_k": 4},
     "packs": {"a": 1, "b": 1, "c": 1}, "packs_dir": "packs", "packs_digest": None, "num_rows": None, "seq_len": 64,
     "seed": 1, "alignment": "token", "batch_size": 1, "num_blocks": 2, "counted_tokens": 100, "blocks_digest": "e" * 64,
     "model": {"device": "cpu", "dtype": "float32"}, "rows": [hashlib.sha256(b"%d" % n).hexdigest() for n in range(3)],
-}  # fmt: skip
+})  # fmt: skip
 
 
 def scores(values: Any) -> Scores:

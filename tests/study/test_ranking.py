@@ -1,32 +1,41 @@
 """Order and overlap of a sweep's lines, and the figure of as many as 20 of them."""
 
 import io
+import json
 import math
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 from rich.console import Console
 
+from eaftgate.commands.study import _figure
 from eaftgate.errors import UserError
-from eaftgate.study.plot import check_plot_path, write_plot
+from eaftgate.select.keep import KeepSets
+from eaftgate.study.cases import Case
+from eaftgate.study.lines import MetricScore, SweepLine, read_lines
+from eaftgate.study.plot import write_plot
 from eaftgate.study.ranking import DETAILS, ranked, ranked_table
 
 EVERYONE = list(range(8))
 
 
-def line(method: str, keep_n: int, loss: float, *, varied: str = "", keep: Any = None, known: bool = True) -> dict:
+def line(
+    method: str, keep_n: int, loss: float, *, varied: str = "", keep: KeepSets | None = None, known: bool = True
+) -> SweepLine:
     lower, upper = (math.log1p(loss + change) if known else None for change in (-0.01, 0.02))
-    ppl = {"estimate": math.log1p(loss), "lower": lower, "upper": upper, "margin": math.log(1.05), "verdict": "pass"}
-    other = {"estimate": 0.001, "lower": None, "upper": None, "margin": None, "verdict": None}
-    return {
-        "case": {"method": method, "keep_n": keep_n, "varied": varied},
-        "seconds": 1.0,
-        "verdict": "pass",
-        "metrics": {"ppl": ppl, "mean_p": other, "js2d_corrected": other},
-        "keep": keep or [EVERYONE[:4]] * 2,
-    }
+    ppl = MetricScore(estimate=math.log1p(loss), lower=lower, upper=upper, margin=math.log(1.05), verdict="pass")
+    other = MetricScore(estimate=0.001, lower=None, upper=None, margin=None, verdict=None)
+    return SweepLine(
+        key=f"{method} {keep_n} {varied}",
+        case=Case(method, keep_n, rows=9, alignment="predicting", varied=varied),
+        chosen_on_tokens=100,
+        seconds=1.0,
+        scored_on_tokens=100,
+        verdict="pass",
+        metrics={"ppl": ppl, "mean_p": other, "js2d_corrected": other},
+        keep=keep or [EVERYONE[:4]] * 2,
+    )
 
 
 LINES = [
@@ -35,6 +44,27 @@ LINES = [
     line("reap", 6, 0.01, keep=[EVERYONE[:6]] * 2),
     line("greedy", 6, 0.03, varied="rows=9", keep=[EVERYONE[2:]] * 2, known=False),
 ]
+
+
+def test_lines_are_read_by_key_and_what_was_cut_off_is_none(tmp_path: Path) -> None:
+    out = tmp_path / "sweep.jsonl"
+    assert read_lines(out, {"reap 4 "}) == {}
+    written = [json.dumps(one.model_dump(mode="json")) for one in LINES]
+    out.write_text("\n".join([*written, '{"key": "of another", "case": 5}', written[0][:80]]), encoding="utf-8")
+    assert read_lines(out, {"reap 4 ", "greedy 4 ", "nobody"}) == {"reap 4 ": LINES[0], "greedy 4 ": LINES[1]}
+
+
+def test_a_line_that_is_not_what_its_key_says_is_named(tmp_path: Path) -> None:
+    out = tmp_path / "sweep.jsonl"
+    told = LINES[1].model_dump(mode="json")
+    told["case"]["keep_n"] = "4"
+    text = json.dumps(told)
+    out.write_text(f"{json.dumps(LINES[0].model_dump(mode='json'))}\n{text}\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"sweep\.jsonl, line 2: 'case\.keep_n' is not valid .*; remove that line"):
+        read_lines(out, {"greedy 4 "})
+    out.write_text("text", encoding="utf-8")
+    with pytest.raises(UserError, match="was not written by eaftgate sweep"):
+        read_lines(out, {"greedy 4 "})
 
 
 def test_the_least_loss_is_first_in_its_keep_n() -> None:
@@ -85,6 +115,6 @@ def test_a_selection_without_bounds_is_drawn(tmp_path: Path) -> None:
 def test_a_name_that_says_no_format_is_refused() -> None:
     for name in ("sweep.pdf", "sweep"):
         with pytest.raises(UserError, match=r"must end in \.svg or \.png"):
-            check_plot_path(Path(name), Path("out"))
+            _figure(Path(name), Path("out"))
     with pytest.raises(UserError, match="a file of its own"):
-        check_plot_path(Path("sweep.svg"), Path("sweep.svg"))
+        _figure(Path("sweep.svg"), Path("sweep.svg"))

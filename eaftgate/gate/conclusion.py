@@ -1,0 +1,159 @@
+"""How a run's verdict follows from what ran, and what parity.json says of it."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from eaftgate import __version__
+from eaftgate.gate.plan import Cell, Plan
+from eaftgate.gate.results import Asked, CellRecord, FailedCase, Parity, ParityCell, RunVerdict, read_record
+from eaftgate.gate.stability import describe_stability
+from eaftgate.judge.verdict import worst
+
+_OVERLAPPING = re.compile(r"::test_disjoint\[(?P<checkpoint>.+)\]$")
+_OVERLAP_PROPERTY = "overlap_"
+
+
+@dataclass(frozen=True)
+class CaseOutcome:
+    """How one executed test case ended. `reason` is the first line of its failure."""
+
+    id: str
+    passed: bool
+    reason: str
+    properties: Mapping[str, Any]
+
+
+def run_verdict(
+    failed: Sequence[FailedCase], missing: Sequence[str], cells: Sequence[ParityCell], *, complete: bool
+) -> RunVerdict:
+    """pass only when the session ended by itself, every planned deciding case ran and every executed case passed."""
+    said = [case.verdict for case in failed]
+    if "fail" in said:
+        return "fail"
+    if missing or not complete or any(verdict != "inconclusive" for verdict in said):
+        return "incomplete"
+    primary = [cell.verdict for cell in cells if cell.severity == "primary"]
+    return worst(["pass", *primary, *(verdict for verdict in said if verdict is not None)])
+
+
+def verdict_of(parity: Parity, name: str) -> RunVerdict:
+    """The verdict of one of a run's checkpoints, by its short name: the run's but for what concerns others alone."""
+    names = {cell.name for cell in parity.cells}
+
+    def concerns(case: str) -> bool:
+        inside = case.partition("[")[2].rstrip("]")
+        owners = [other for other in names if inside == other or inside.startswith((f"{other}-", f"{other}+"))]
+        owner = max(owners, key=len, default=name)
+        return owner == name or inside.startswith(f"{owner}+")  # several, compared with each other
+
+    return run_verdict(
+        [case for case in parity.failed if concerns(case.case)],
+        [case for case in parity.not_run if concerns(case)],
+        [cell for cell in parity.cells if cell.name == name],
+        complete=parity.complete,
+    )
+
+
+def read_records(plan: Plan, session: str) -> dict[Cell, CellRecord]:
+    """What RUN_DIR/cells has of the plan's cells, those of further seeds too, judged in this session."""
+    cells = dict.fromkeys((*plan.cells, *(cell for cells in plan.seed_cells for cell in cells)))
+    found = {cell: read_record(plan.options.results, cell.record_file, session=session) for cell in cells}
+    return {cell: record for cell, record in found.items() if record is not None}
+
+
+def conclude(
+    plan: Plan,
+    records: Mapping[Cell, CellRecord],
+    *,
+    outcomes: Sequence[CaseOutcome],
+    missing: Sequence[str],
+    complete: bool,
+) -> Parity:
+    """What parity.json is to say; the plan's cells are in its order, and those of packs that their checkpoint was
+    calibrated on are flagged.
+
+    `missing` are the deciding cases that were planned and did not run.
+    """
+    failed = [
+        FailedCase(case=o.id, reason=o.reason, verdict=o.properties.get("verdict")) for o in outcomes if not o.passed
+    ]
+    seen = {case["checkpoint"]: o for o in outcomes if (case := _OVERLAPPING.search(o.id))}
+    overlap = {checkpoint: _overlap(outcome) for checkpoint, outcome in seen.items()}
+    cells = [
+        _cell(plan, cell, records[cell], overlap.get(cell.checkpoint, {}).get(cell.pack, 0))
+        for cell in plan.cells
+        if cell in records
+    ]
+    v1 = [cell.v1_verdict for cell in cells if cell.severity == "primary"]
+    known = [verdict for verdict in v1 if verdict is not None]
+    options = plan.options
+    return Parity(
+        schema_version=3,
+        eaftgate=__version__,
+        policy=plan.policy_name,
+        regime=plan.regime_name,
+        verdict=run_verdict(failed, missing, cells, complete=complete),
+        v1_verdict=worst(known) if known and len(known) == len(v1) and not missing else "incomplete",
+        cells=tuple(cells),
+        stability=describe_stability(plan, records),
+        failed=tuple(failed),
+        not_run=tuple(missing),
+        complete=complete,
+        asked=Asked(
+            seeds=options.seeds,
+            strict_cells=options.strict_cells,
+            sequential=options.sequential,
+            allow_overlap=options.allow_overlap,
+        ),
+    )
+
+
+def _overlap(outcome: CaseOutcome) -> dict[str, int]:
+    """Rows of every gate pack that were calibrated on, as the case says."""
+    return {
+        name.removeprefix(_OVERLAP_PROPERTY): rows
+        for name, rows in outcome.properties.items()
+        if name.startswith(_OVERLAP_PROPERTY)
+    }
+
+
+def _cell(plan: Plan, cell: Cell, record: CellRecord, calibrated_rows: int) -> ParityCell:
+    figures = record.metrics
+    flags = {
+        "underpowered": record.underpowered,
+        "sequential": plan.options.sequential,
+        "overlap": calibrated_rows > 0,
+    }
+    return ParityCell(
+        checkpoint=plan.checkpoints.get(cell.checkpoint, cell.checkpoint),
+        name=cell.checkpoint,
+        pack=cell.pack,
+        seq_len=cell.seq_len,
+        num_blocks=record.num_blocks,
+        budget_blocks=cell.num_blocks,
+        seed=cell.seed,
+        tokens=figures.tokens,
+        ppl_base=figures.ppl_base,
+        ppl=figures.ppl,
+        delta_ppl=figures.delta_ppl,
+        cc_base=figures.cc_base,
+        cc=figures.cc,
+        delta_cc=figures.delta_cc,
+        mean_p_base=figures.mean_p_base,
+        mean_p=figures.mean_p,
+        delta_mean_p=figures.delta_mean_p,
+        js2d=figures.js2d,
+        js2d_correction=dict(record.js2d),
+        cc_events_base=record.cc_events_base,
+        p_thr=figures.thresholds.p,
+        h_thr=figures.thresholds.h,
+        severity="primary" if plan.cell_decides(cell) else "advisory",
+        verdict=record.verdict,
+        v1_verdict=record.v1_verdict,
+        flags=tuple(flag for flag, holds in flags.items() if holds),
+        metrics=dict(record.verdicts),
+        inputs=record.inputs,
+        calibrated_rows=calibrated_rows,
+    )

@@ -1,0 +1,46 @@
+"""JSON files that this project reads and writes: one class says what is in a file, for both ways.
+
+A class is a pydantic model or a frozen dataclass. Whatever is wrong with a file is a sentence that names the file and
+the field, for the JSON itself as strict_json has it.
+"""
+
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+
+from eaftgate.errors import UserError
+from eaftgate.files import write_json
+from eaftgate.strict_json import parse_object, read_limited
+
+Model = TypeVar("Model")
+
+
+class Record(BaseModel):
+    """A file, or a part of one. What a later version may have added is not read."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="ignore", populate_by_name=True)
+
+
+def read_model(path: Path, model: type[Model], *, what: str, remedy: str) -> Model:
+    """What is in `path`. `what` names the file in the sentence, `remedy` says what to do about it. Raises UserError."""
+    if not path.is_file():
+        raise UserError(f"{what} is missing: there is no file {path}; {remedy}")
+    data = read_limited(path, what=what)
+    parse_object(data, what=f"{what} {path}", remedy=remedy)
+    try:
+        return TypeAdapter(model).validate_json(data, strict=True)
+    except ValidationError as error:
+        raise UserError(f"{what} {path}: {first_problem(error)}; {remedy}") from None
+
+
+def write_model(path: Path, value: object) -> None:
+    """Raises ValueError for NaN and infinity, which a reader elsewhere would choke on."""
+    write_json(path, TypeAdapter(type(value)).dump_python(value, mode="json", by_alias=True))
+
+
+def first_problem(error: ValidationError) -> str:
+    """Which field is wrong first, and why, on one line."""
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    where = ".".join(str(part) for part in first["loc"])[:200] or "top level"
+    return f"{where!r} is not valid ({' '.join(first['msg'].split())[:300]})"
