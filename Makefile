@@ -12,22 +12,30 @@ READY := $(VENV)/.ready
 
 setup: $(READY)
 
-# torch goes first and by name, so that a build chosen by the user is not replaced.
+# torch goes first and by name, so that a build chosen by the user is not replaced. pip says what it does: it is minutes.
 $(READY): pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit("eaftgate needs Python 3.11 or later: make PYTHON=python3.11 ...") if sys.version_info < (3, 11) else None'
+	@echo '== $(VENV): a Python environment with torch, then eaftgate and what it needs'
+	@$(PYTHON) -c 'import sys; sys.exit("eaftgate needs Python 3.11 or later: make PYTHON=python3.11 ...") if sys.version_info < (3, 11) else None'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check '$(TORCH)'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
-	touch $@
+	$(BIN)/python -m pip install --disable-pip-version-check '$(TORCH)'
+	$(BIN)/python -m pip install --disable-pip-version-check --editable '.[test]'
+	@touch $@
 
-# profile -> prune to 24 -> gate, with the commands that work on any checkpoint.
-gate: $(READY)
-	rm -rf $(OUT)
-	$(BIN)/eaftgate profile fixtures/checkpoint --packs fixtures/packs/calibration --seq-len 512 --batch-size 8 --out $(OUT)/profile
-	$(BIN)/eaftgate prune fixtures/checkpoint --profile $(OUT)/profile --keep-n 24 --out $(OUT)/keep24
+# profile -> prune to 24 -> gate, with the commands that work on any checkpoint. Given again after an interruption, every
+# step goes on where it was, and what is finished is used as it is; `make clean` to start from nothing.
+$(OUT)/profile: | $(READY)
+	@echo '== 1 of 3: profile 2,418 conversations, a minute or two'
+	$(BIN)/eaftgate profile fixtures/checkpoint --packs fixtures/packs/calibration --seq-len 512 --batch-size 8 --out $@
+
+$(OUT)/keep24: | $(OUT)/profile
+	@echo '== 2 of 3: keep 24 of 32 experts in every layer'
+	$(BIN)/eaftgate prune fixtures/checkpoint --profile $(OUT)/profile --keep-n 24 --out $@
+
+gate: $(OUT)/keep24 | $(READY)
+	@echo '== 3 of 3: gate it against its base, a minute or two'
+	@ln -sf run/parity.json $(OUT)/parity.json
 	$(BIN)/python -m pytest gates/ -n 2 -q --base=fixtures/checkpoint --checkpoint=$(OUT)/keep24 \
-	  --packs=fixtures/packs/gate --regime=fixture --results=$(OUT)/run --junitxml=$(OUT)/junit.xml; \
-	  status=$$?; cp $(OUT)/run/parity.json $(OUT)/parity.json; exit $$status
+	  --packs=fixtures/packs/gate --regime=fixture --results=$(OUT)/run --junitxml=$(OUT)/junit.xml
 
 lint: $(READY)
 	$(BIN)/ruff check .

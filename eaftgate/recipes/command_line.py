@@ -65,7 +65,7 @@ def _recipe_option() -> Any:
             Path | None,
             typer.Option(
                 metavar="FILE",
-                help="YAML file with options that are not given here.",
+                help="YAML file, or the name of a shipped one, with options that are not given here.",
                 is_eager=True,
                 expose_value=False,
                 callback=_use,

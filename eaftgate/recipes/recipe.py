@@ -6,6 +6,7 @@
 
 A value is the text that the command line would have: `010`, `no` and `1e3` are what stands there and mean what the
 option makes of them. Paths, but for `extends`, are relative to the working directory, as on the command line.
+A recipe that is named, to be used or extended, and is no file there is a shipped one, with or without its .yaml.
 """
 
 from collections.abc import Mapping
@@ -20,6 +21,7 @@ from eaftgate.errors import UserError
 RECIPE_FILE = "reap-recipe.yaml"
 """Of a pruned checkpoint: what made it."""
 EXTENDS = "extends"
+SHIPPED = Path(__file__).parent / "shipped"
 SECTIONS = (
     "packs split", "profile", "prune", "sweep", "diagnose", "overlap", "gate", "report", "budgets", "lock", "verify",
     "cost",
@@ -45,11 +47,18 @@ def read_section(path: Path, name: str) -> Section:
     Raises UserError for a file that is missing or no recipe, or is one for other commands only, and for files that
     extend each other in a circle.
     """
-    sections = _merged(path, ())
+    sections = _merged(_found(path, Path()), ())
     if name not in sections:  # the wrong file, most likely; its command would run with nothing but defaults
         raise UserError(f"{path} has no section {name!r}: it has {', '.join(sections) or 'none'}")
     options = sections[name]
     return {option: Setting(value, where) for option, (value, where) in options.items() if value is not None}
+
+
+def _found(recipe: Path, within: Path) -> Path:
+    """`recipe`, which is relative to `within`; or, where it is only a name and no file there, the shipped one."""
+    shipped = SHIPPED / (recipe if recipe.suffix else f"{recipe}.yaml")
+    named = recipe.name == str(recipe) and shipped.is_file() and not (within / recipe).exists()
+    return shipped if named else within / recipe
 
 
 def recipe_text(sections: Mapping[str, Mapping[str, Any]], *, comment: str) -> str:
@@ -73,7 +82,7 @@ def _merged(path: Path, extending: tuple[Path, ...]) -> dict[str, _Options]:
     own = _mapping(_document(path), str(path))
     named = _value(own.pop(EXTENDS), f"{path}: {EXTENDS}") if EXTENDS in own else []
     names = [named] if isinstance(named, str) else named or []
-    layers = [_merged(path.parent / name, (*extending, path.resolve())) for name in names]
+    layers = [_merged(_found(Path(name), path.parent), (*extending, path.resolve())) for name in names]
     layers.append({name: _options(node, path, name) for name, node in own.items()})
     merged: dict[str, _Options] = {}
     for layer in layers:

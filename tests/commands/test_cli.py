@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import re
 import shutil
 import signal
@@ -28,6 +29,7 @@ from eaftgate.checkpoint.checkpoint import open_checkpoint
 from eaftgate.checkpoint.digest import checkpoint_digest
 from eaftgate.commands import app as cli
 from eaftgate.commands import output
+from eaftgate.gate.options import option_names
 from eaftgate.model.load import default_settings, load_model
 from eaftgate.packs.blocks import Blocks, build_blocks
 from eaftgate.packs.pack import UNION, named_packs, read_pack, row_identity, shuffle_key
@@ -572,6 +574,34 @@ def test_help_mentions_every_option_with_a_description(eaftgate: Command, comman
         for option in (name for name in parameter.opts if name.startswith("--")):
             assert option in ended.out
         assert parameter.help
+    assert eaftgate(*command, "-h") == ended
+
+
+def test_the_help_of_the_gate_is_its_own_and_says_that_pytests_options_may_be_given(eaftgate: Command) -> None:
+    ended = eaftgate("gate", "--checkpoint=x", "--help")
+    assert ended.code == 0
+    for option in option_names():
+        assert re.search(rf"^ +{option}\b", ended.out, re.M)
+    assert "Every option of pytest" in ended.out
+    assert "--pdb" not in ended.out  # pytest has two hundred more
+    assert eaftgate("gate", "-h") == ended
+
+
+def test_shells_complete_commands_and_options() -> None:
+    """In a process whose program is called eaftgate, after which a shell's variable is named."""
+    program = "import sys; from eaftgate.commands.app import main; sys.argv[0] = 'eaftgate'; main()"
+
+    def said(*arguments: str, **environment: str) -> str:
+        command = [sys.executable, "-c", program, *arguments]
+        env = {**os.environ, **environment}
+        return subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=True).stdout
+
+    for words, completed in (("eaftgate ga", ["gate"]), ("eaftgate prune --keep-f", ["--keep-frac"])):
+        place = str(len(words.split()) - 1)
+        found = said(_EAFTGATE_COMPLETE="complete_bash", COMP_WORDS=words, COMP_CWORD=place)
+        assert found.split() == completed
+    script = said("--show-completion", "bash", _TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION="1")
+    assert "complete -o default -F _eaftgate_completion eaftgate" in script
 
 
 def test_an_interrupted_profile_exits_with_130_and_the_same_command_resumes(eaftgate: Command, tmp_path: Path) -> None:

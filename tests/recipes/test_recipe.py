@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eaftgate.errors import UserError
-from eaftgate.recipes.recipe import read_section, recipe_text
+from eaftgate.recipes.recipe import SHIPPED, read_section, recipe_text
 
 NAMES = st.sampled_from(["seq_len", "packs", "seed", "w_good", "json"])
 TEXTS = st.text(st.characters(blacklist_categories=("Cs", "Cc")), max_size=12)
@@ -41,6 +41,22 @@ def test_what_is_written_is_read_as_the_text_that_means_it(options: dict[str, An
             assert found[option] == str(value).lower()
         else:
             assert type(value)(found[option]) == value
+
+
+def test_a_shipped_recipe_is_found_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From anywhere, to be used and to be extended; a file of that name comes first."""
+    monkeypatch.chdir(tmp_path)
+    shipped = values(SHIPPED / "eval-bigblocks.yaml", "gate")
+    assert shipped["regime"] == "bigblocks"
+    assert values(Path("eval-bigblocks"), "gate") == values(Path("eval-bigblocks.yaml"), "gate") == shipped
+    mine = written(tmp_path / "deep" / "mine.yaml", "extends: eval-bigblocks\ngate: {seed: 1}")
+    assert values(mine, "gate") == shipped | {"seed": "1"}
+    written(tmp_path / "eval-bigblocks.yaml", "gate: {seed: 2}")
+    assert values(Path("eval-bigblocks.yaml"), "gate") == {"seed": "2"}
+    assert values(mine, "gate") == shipped | {"seed": "1"}  # beside mine.yaml there is none
+    for none in (Path("eval-none"), tmp_path / "eval-base.yaml", Path("nowhere/eval-base.yaml")):
+        with pytest.raises(UserError, match=f"there is no file {none}"):
+            values(none, "gate")
 
 
 @given(st.lists(OPTIONS, min_size=1, max_size=4), st.booleans())
