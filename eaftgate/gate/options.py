@@ -16,7 +16,12 @@ def _integers(text: str) -> tuple[int, ...]:
 
 def gate_options(option: Callable[..., object]) -> None:
     """Every option of the gate, by calls like those of ArgumentParser.add_argument; none has a default of its own."""
-    option("--recipe", type=Path, metavar="FILE", help="YAML file, or the name of a shipped one, with options that are not given here")
+    option(
+        "--recipe",
+        type=Path,
+        metavar="FILE",
+        help="YAML file, or the name of a shipped one, with options that are not given here",
+    )
     option("--base", metavar="BASE", help="base checkpoint: directory or hub id (default: the manifest's)")
     option("--checkpoint", action="append", metavar="CKPT", help="candidate to gate; may be repeated")
     option("--packs", type=Path, metavar="DIR", help="directory of gate packs (*.parquet)")
