@@ -1,8 +1,9 @@
-"""Runs the gate as its user does, in processes of their own that need not import torch each time.
+"""Runs commands, the gate above all, as their user does, in processes that need not import torch each time.
 
 A fork server imports the libraries once (nothing of eaftgate), and every run is a fork of it.
 """
 
+import gc
 import json
 import multiprocessing
 import os
@@ -11,14 +12,19 @@ import time
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
 BASE = ROOT / "fixtures" / "checkpoint"
 GATE_PACKS = ROOT / "fixtures" / "packs" / "gate"
 CALIBRATION_PACKS = ROOT / "fixtures" / "packs" / "calibration"
-PRELOAD = ["torch", "transformers.models.gpt_oss.modeling_gpt_oss", "pyarrow.parquet", "scipy.stats"]
+PRELOAD = [
+    "torch", "transformers.models.gpt_oss.modeling_gpt_oss", "pyarrow.parquet", "scipy.stats", "pydantic",
+    "rich.progress", "rich.table", "typer", "hypothesis",
+]  # fmt: skip
 TIMEOUT_SECONDS = 120
 ALREADY_IMPORTED = ("-W", "ignore::pytest.PytestAssertRewriteWarning")
 """The libraries are imported before pytest, which warns that it cannot rewrite the assertions of one of them."""
@@ -85,19 +91,39 @@ def pytest_command(*arguments: str | Path, results: Path, directory: Path = ROOT
 
 
 def _command(*words: str | Path, results: Path, directory: Path) -> Run:
+    log = results.parent / f"{results.name}-{time.monotonic_ns()}.log"
+    return Run(*start(*words, log=log, directory=directory).end(), results)
+
+
+@dataclass(frozen=True)
+class Started:
+    words: tuple[object, ...]
+    process: BaseProcess
+    log: Path
+
+    def end(self) -> tuple[int, str]:
+        """Exit code and terminal output."""
+        self.process.join(TIMEOUT_SECONDS)
+        if self.process.exitcode is None:
+            self.process.kill()
+            raise TimeoutError(f"{self.words} has not ended: {self.log.read_text()}")
+        return self.process.exitcode, self.log.read_text(encoding="utf-8")
+
+
+def start(
+    *words: object, log: Path, directory: Path = ROOT, environment: Mapping[str, str] = MappingProxyType({})
+) -> Started:
+    """`pytest` or `eaftgate` with arguments."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
-    log = results.parent / f"{results.name}-{time.monotonic_ns()}.log"
-    process = context.Process(target=_main, args=([str(word) for word in words], directory, ENVIRONMENT, log))
+    given = [str(word) for word in words], directory, {**ENVIRONMENT, **environment}, log
+    process = context.Process(target=_main, args=given)
     process.start()
-    process.join(TIMEOUT_SECONDS)
-    if process.exitcode is None:
-        process.kill()
-        raise TimeoutError(f"{words} has not ended: {log.read_text()}")
-    return Run(process.exitcode, log.read_text(encoding="utf-8"), results)
+    return Started(words, process, log)
 
 
 def _main(words: list[str], directory: Path, environment: Mapping[str, str], log: Path) -> None:
+    gc.freeze()  # pytest collects garbage ten times; the libraries are none
     os.chdir(directory)
     os.environ.update(OMP_NUM_THREADS="1", COLUMNS="140")
     for name in [name for name in os.environ if name.startswith("PYTEST_")]:
@@ -108,8 +134,8 @@ def _main(words: list[str], directory: Path, environment: Mapping[str, str], log
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
-    sys.stdout = sys.__stdout__ = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
-    sys.stderr = sys.__stderr__ = open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        vars(sys)[name] = vars(sys)[f"__{name}__"] = open(number, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
     sys.path[:] = [str(ROOT), *(path for path in sys.path if path != str(ROOT / "tests"))]
     import torch
 
@@ -129,7 +155,7 @@ def _pytest(arguments: list[str]) -> int:
 def _eaftgate(words: list[str]) -> int:
     from eaftgate.commands.app import main
 
-    sys.argv = [*words, *ALREADY_IMPORTED]
+    sys.argv = [*words, *(ALREADY_IMPORTED if words[1] == "gate" else ())]
     try:
         main()
     except SystemExit as ended:

@@ -198,8 +198,8 @@ def test_a_part_that_is_missing_is_an_error(tmp_path: Path) -> None:
     assert not spool.is_ours("4f5e")
     position, target = spool.wanted(rid, 0, 2)
     assert (position.tolist(), target.tolist()) == ([0, 1], [1, 2])
-    columns = (((2,), np.float32), ((2,), np.float32), ((2, 20), np.int32), ((2, 20), np.float32))
-    stats = TokenStats(*(np.zeros(shape, kind) for shape, kind in columns))
+    none_T, none_TK = np.zeros(2, np.float32), np.zeros((2, 20), np.float32)
+    stats = TokenStats(none_T, none_T, none_TK.astype(np.int32), none_TK)
     spool.write_part(rid, 0, stats)
     with pytest.raises(UserError, match="2 of 3 counted tokens"):
         spool.take_answer(directory / "000000000", 3)

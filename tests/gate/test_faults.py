@@ -7,22 +7,20 @@ The faults are planted in the loaded model, which is what a rewritten file would
 import pytest
 from gate_command import BASE, GATE_PACKS
 from planted import FAULTS, Usage, collected, excess, planted, usage_of
-from prepared import Profile
+from shipped_policies import V2
 
 from eaftgate.collect.collection import Collection
 from eaftgate.families.model import MoeModel
 from eaftgate.judge.cell import JudgedCell, judge_cell
-from eaftgate.judge.policy import IntervalPolicy, load_gates
 from eaftgate.model.load import default_settings, load_model
 from eaftgate.packs.blocks import Blocks, build_blocks
 from eaftgate.packs.pack import named_packs
 from eaftgate.packs.tokenizer import load_tokenizer
 from eaftgate.parity.paired import pair
+from eaftgate.profile.profile import Profile
 
 SEQ_LEN, BLOCKS = 256, 64
 BUDGETS = (4, 8, 16, 32, BLOCKS)
-POLICY = load_gates().policies["near-lossless-v2"]
-assert isinstance(POLICY, IntervalPolicy)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +47,7 @@ def base(loaded: MoeModel, blocks: Blocks) -> Collection:
 
 def judged_at(base: Collection, candidate: Collection, budget: int) -> JudgedCell:
     tokens = pair(base, candidate)
-    return judge_cell(POLICY, None, tokens.select(tokens.block_T < budget), budget, strict=False)
+    return judge_cell(V2, None, tokens.select(tokens.block_T < budget), budget, strict=False)
 
 
 @pytest.mark.parametrize("name", FAULTS)
@@ -60,7 +58,7 @@ def test_no_budget_passes_what_all_blocks_show_to_be_outside(
         candidate = collected(loaded, blocks)
     path = {budget: judged_at(base, candidate, budget) for budget in BUDGETS}
     verdicts = [path[budget].verdict for budget in BUDGETS]
-    share = excess(POLICY, path[BLOCKS])
+    share = excess(V2, path[BLOCKS])
     assert not ("pass" in verdicts and "fail" in verdicts), (share, verdicts)
     if share > 1:
         assert "pass" not in verdicts, (share, verdicts)
@@ -77,7 +75,7 @@ def test_the_ladder_reaches_from_far_inside_to_far_outside(
     shares = {}
     for name in ("fp8 rounding", "the most used expert of the first layer is zero", "scales raised"):
         with planted(loaded, FAULTS[name], usage):
-            shares[name] = excess(POLICY, judged_at(base, collected(loaded, blocks), BLOCKS))
+            shares[name] = excess(V2, judged_at(base, collected(loaded, blocks), BLOCKS))
     assert shares["fp8 rounding"] < 0.5
     assert 1 < shares["the most used expert of the first layer is zero"] < 2
     assert shares["scales raised"] > 2

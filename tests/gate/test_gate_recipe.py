@@ -64,8 +64,8 @@ def test_the_command_line_wins_and_defaults_lose(place: Path, said: set[str], gi
     of_collector = {name: expected.pop(name) for name in OF_COLLECTORS if name in expected}
     results = expected.pop("results", Path("results")).absolute()
     checkpoints = tuple(expected.pop("checkpoint", ()))
-    options = GateOptions(results=results, checkpoints=checkpoints, of_collector=of_collector, **expected)
-    assert options_of(config) == options
+    asked = GateOptions(results=results, checkpoints=checkpoints, of_collector=of_collector, **expected)
+    assert options_of(config) == asked
 
 
 @pytest.mark.parametrize(

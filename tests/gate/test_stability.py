@@ -1,5 +1,6 @@
 """Spread and agreement over seeds, and what a run says of them."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ def judged(ppl: float | None, verdict: Verdict = "pass") -> JudgedCell:
 
 def test_spread_of_known_values() -> None:
     assert spread_of([1.0, 3.0, 2.0]) == Spread(count=3, min=1.0, max=3.0, std=1.0)
-    assert spread_of([2.0, 4.0, None]) == Spread(count=2, min=2.0, max=4.0, std=pytest.approx(2**0.5))
+    assert spread_of([2.0, 4.0, None]) == Spread(count=2, min=2.0, max=4.0, std=math.sqrt(2))
     assert spread_of([2.0, None]) == Spread(count=1, min=2.0, max=2.0, std=None)
     assert spread_of([None, None]) == Spread(count=0, min=None, max=None, std=None)
 

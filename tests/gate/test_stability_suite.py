@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from gate_command import BASE, GATE_PACKS, Run, gate
-from prepared import pruned
+from prepared import once, pruned, run_once
 
 from eaftgate.checkpoint.checkpoint import open_checkpoint
 from eaftgate.checkpoint.digest import checkpoint_digest
@@ -26,7 +26,7 @@ OPTIONS = (f"--base={BASE}", f"--packs={GATE_PACKS}", "--regime=fixture", "--seq
 def same24(made: Path, profile: Profile) -> Path:
     """What another profiling seed gives that chooses the same experts."""
     other = replace(profile, description=profile.description.model_copy(update={"seed": 1}))
-    return pruned(made / "same24", PruneRequest(keep_n=24), other)
+    return once(made / "same24", lambda path: pruned(path, PruneRequest(keep_n=24), other))
 
 
 @pytest.fixture(scope="session")
@@ -35,22 +35,23 @@ def unlucky24(made: Path, keep24: Path, profile: Profile) -> Path:
     base = open_checkpoint(BASE)
     expert_XLK = profile.trace.column("expert_XLK")
     hits_LE = [np.bincount(expert_XLK[:, layer].ravel(), minlength=32) for layer in range(base.num_layers)]
+    keep = [sorted(np.argsort(hits_E)[:24].tolist()) for hits_E in hits_LE]
     provenance = read_manifest(keep24).provenance
-    rewrite_checkpoint(
-        base,
-        [sorted(np.argsort(hits_E)[:24].tolist()) for hits_E in hits_LE],
+    seeded = {**provenance, "profile": {**provenance["profile"], "seed": 2}}
+    digest = checkpoint_digest(base)
+    return once(
         made / "unlucky24",
-        provenance={**provenance, "profile": {**provenance["profile"], "seed": 2}},
-        base_digest=checkpoint_digest(base),
+        lambda path: rewrite_checkpoint(base, keep, path, provenance=seeded, base_digest=digest),
     )
-    return made / "unlucky24"
 
 
 @pytest.fixture(scope="session")
 def stable_run(made: Path, keep24: Path, same24: Path) -> Run:
     """In two workers, which must plan the same cases."""
     given = (f"--checkpoint={keep24}", f"--checkpoint={same24}", "--seeds=1", "-n", "2")
-    return gate(made / "stable-run", *OPTIONS, *given, "-k", "UNION and (near_lossless or stability) or keep_overlap")
+    return run_once(
+        made / "stable-run", *OPTIONS, *given, "-k", "UNION and (near_lossless or stability) or keep_overlap"
+    )
 
 
 def test_equal_verdicts_are_stable_and_the_overlap_is_recorded(stable_run: Run) -> None:

@@ -138,8 +138,8 @@ def test_one_expert_with_raised_scales_fails(bad_run: Run) -> None:
     assert "differs from the base" in case.reason
 
 
-@pytest.fixture(scope="session")
-def split_gates(made: Path, bad_run: Run) -> Path:
+@pytest.fixture
+def split_gates(tmp_path: Path, bad_run: Run) -> Path:
     """A gates file whose margin lies between two packs of random8: the better one decides, the worse is advisory."""
     rise = {name.removesuffix("-64"): cell["delta_ppl"] for name, cell in bad_run.cells("random8").items()}
     better, worse = min(rise, key=rise.__getitem__), max(rise, key=rise.__getitem__)
@@ -152,52 +152,46 @@ def split_gates(made: Path, bad_run: Run) -> Path:
     primary = {"packs": [better], "seq_lens": [64]}
     regime = {"packs": [better, worse], "primary": primary, "seq_lens": [64], "num_blocks": 6, "batch_size": 8}
     gates["regimes"] = {"split": regime, "worse": {**regime, "primary": {**primary, "packs": [worse]}}}
-    path = made / "gates.json"
+    path = tmp_path / "gates.json"
     path.write_text(json.dumps(gates), encoding="utf-8")
     return path
 
 
 def test_an_advisory_failure_is_shown_and_decides_only_with_strict_cells(
-    bad_run: Run, random8: Path, split_gates: Path
+    bad_run: Run, random8: Path, split_gates: Path, tmp_path: Path
 ) -> None:
     worse = json.loads(split_gates.read_text(encoding="utf-8"))["regimes"]["worse"]["primary"]["packs"][0]
     before = collections_of(bad_run)
     options = (*ON_GATE_PACKS, f"--checkpoint={random8}", f"--gates={split_gates}", "--regime=split")
-    run = gate(bad_run.results, *options)
+    results = shutil.copytree(bad_run.results, tmp_path / "run")
+    run = gate(results, *options)
     assert run.code == 0, run.output
     case = near_lossless(run, f"random8-{worse}-64-ppl")
     assert (case.outcome, case.properties["verdict"]) == ("passed", "fail")
     cell = run.cells("random8")[f"{worse}-64"]
     assert (cell["severity"], cell["verdict"], run.parity["verdict"]) == ("advisory", "fail", "pass")
 
-    strict = gate(bad_run.results, *options, "--strict-cells")
+    strict = gate(results, *options, "--strict-cells")
     assert strict.code == 1
     assert strict.parity["verdict"] == "fail"
     assert failures(strict).keys() == {f"test_near_lossless::test_near_lossless[random8-{worse}-64-ppl]"}
 
-    after = collections_of(bad_run)
-    assert before.items() <= after.items(), "a collection was measured again"
+    assert before.items() <= collections_of(strict).items(), "a collection was measured again"
 
 
 # A run that is not whole
 
 
-def test_a_deselected_primary_metric_turns_the_run_red(copy_run: Run, base_copy: Path) -> None:
+def test_a_deselected_primary_metric_turns_the_run_red(copy_run: Run, base_copy: Path, tmp_path: Path) -> None:
     before = collections_of(copy_run)
-    xml = copy_run.results.with_suffix(".xml")
-    junit = xml.read_bytes()
-    run = gate(
-        copy_run.results, *ON_GATE_PACKS, f"--checkpoint={base_copy}", *SMALL, "-k", "not UNION-64-ppl and not noop"
-    )
-    try:
-        assert run.code == 1
-        assert run.parity["verdict"] == run.parity["v1_verdict"] == "incomplete"
-        assert "not run: test_near_lossless::test_near_lossless[copy-UNION-64-ppl]" in run.output
-        assert before.items() <= collections_of(run).items(), "a collection was measured again"
-    finally:  # other tests read the whole run
-        again = gate(copy_run.results, *ON_GATE_PACKS, f"--checkpoint={base_copy}", *SMALL)
-        xml.write_bytes(junit)
-    assert again.code == 0
+    results = shutil.copytree(copy_run.results, tmp_path / "run")
+    given = (*ON_GATE_PACKS, f"--checkpoint={base_copy}", *SMALL)
+    run = gate(results, *given, "-k", "not UNION-64-ppl and not noop")
+    assert run.code == 1
+    assert run.parity["verdict"] == run.parity["v1_verdict"] == "incomplete"
+    assert "not run: test_near_lossless::test_near_lossless[copy-UNION-64-ppl]" in run.output
+    assert before.items() <= collections_of(run).items(), "a collection was measured again"
+    assert gate(results, *given).code == 0
 
 
 def test_broken_checkpoints_fail_with_one_line_each(

@@ -10,17 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from shipped_policies import V1, V2
 from simulated import TOKENS_A_BLOCK, clustered_normal, documents, paired, simulated_cell
 
 from eaftgate.judge.cell import JudgedCell, judge_cell, judge_in_looks, plan_looks
-from eaftgate.judge.policy import IntervalPolicy, PointPolicy, load_gates
+from eaftgate.judge.policy import IntervalPolicy
 from eaftgate.judge.verdict import MetricVerdict, Verdict, decide, floor_problem
 from eaftgate.parity.paired import PairedTokens
 
-GATES = load_gates()
-V1, V2 = GATES.policies["near-lossless-v1"], GATES.policies["near-lossless-v2"]
-assert isinstance(V1, PointPolicy)
-assert isinstance(V2, IntervalPolicy)
 FEW_SWAPS = V2.model_copy(update={"js2d": V2.js2d.model_copy(update={"swaps": 50})})
 ONLY_PPL = FEW_SWAPS.model_copy(
     update={
@@ -116,7 +113,8 @@ def test_a_loss_at_the_margin_passes_no_more_often_than_alpha_and_fails_no_more_
 def test_power_at_a_realistic_budget() -> None:
     """Half the margin passes and twice the margin fails, nearly always, at 200 blocks."""
     rng = np.random.default_rng(2)
-    for loss, verdict in ((LIMIT / 2, "pass"), (2 * LIMIT, "fail")):
+    expected: tuple[tuple[float, Verdict], ...] = ((LIMIT / 2, "pass"), (2 * LIMIT, "fail"))
+    for loss, verdict in expected:
         found = [judged(cell(rng, 200, loss, spread=0.15), 200).verdicts["ppl"].verdict for _ in range(20)]
         assert found.count(verdict) >= 18
 

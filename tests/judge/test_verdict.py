@@ -2,20 +2,20 @@
 
 import dataclasses
 import math
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from shipped_policies import V1
 
-from eaftgate.judge.policy import load_gates
 from eaftgate.judge.verdict import Verdict, judge_points, worst
 from eaftgate.parity.metrics import CellMetrics, Thresholds
 
-V1 = load_gates().policy("near-lossless-v1")[1]
 SAME = CellMetrics(1000, Thresholds(0.1, 0.1), 4.0, 4.0, 0.5, 0.5, 0.001, 0.001, 0.0)
 
 
-def verdicts(**changes: float) -> dict[str, str]:
+def verdicts(**changes: Any) -> dict[str, Verdict | None]:
     judged = judge_points(V1, dataclasses.replace(SAME, **changes))
     return {metric: result.verdict for metric, result in judged.items()}
 

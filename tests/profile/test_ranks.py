@@ -1,13 +1,16 @@
 """Several processes profile together: whole batches each, and the trace of one."""
 
 import os
+import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from gate_command import BASE, CALIBRATION_PACKS, ROOT
+from cli_command import Command
+from gate_command import BASE, CALIBRATION_PACKS, ROOT, start
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -39,26 +42,49 @@ def test_what_is_missing(share: range, held: list[range], missing: list[range]) 
     assert missing_stretches(share, held) == missing
 
 
-def test_two_ranks_give_the_trace_of_one(tmp_path: Path) -> None:
-    arguments = (
-        "profile", str(BASE), "--packs", str(CALIBRATION_PACKS), "--num-rows", "24", "--seq-len", "64",
-        "--batch-size", "4", "--device", "cpu",
-    )  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    launchers = {
-        "one": [sys.executable, "-m", "eaftgate"],
-        "two": [
-            sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "eaftgate",
-        ],
-    }  # fmt: skip
-    for name, launcher in launchers.items():
-        command = [*launcher, *arguments, "--out", str(tmp_path / name)]
-        ended = subprocess.run(
-            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False
+ARGUMENTS = (
+    "profile", BASE, "--packs", CALIBRATION_PACKS, "--num-rows", "24", "--seq-len", "64", "--batch-size", "4",
+    "--device", "cpu", "--out",
+)  # fmt: skip
+
+
+def two_processes(out: Path) -> str:
+    """With the environment that torchrun gives its own."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    ranks = [
+        start(
+            "eaftgate",
+            *ARGUMENTS,
+            out,
+            log=out.with_name(rank),
+            environment={**shared, "RANK": rank, "LOCAL_RANK": rank},
         )
-        assert ended.returncode == 0, ended.stderr
-        assert ended.stdout.count("profiled") == 1
-    one, two = (open_profile(tmp_path / name) for name in launchers)
+        for rank in ("0", "1")
+    ]
+    ended = [rank.end() for rank in ranks]
+    assert [code for code, _ in ended] == [0, 0], ended
+    return "".join(output for _, output in ended)
+
+
+def torchrun(out: Path) -> str:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "eaftgate"]
+    ended = subprocess.run(
+        [*launcher, *map(str, ARGUMENTS), str(out)], cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True, text=True, timeout=240, check=False,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
+
+
+@pytest.mark.parametrize("launch", [two_processes, pytest.param(torchrun, marks=pytest.mark.slow)])
+def test_two_ranks_give_the_trace_of_one(launch: Callable[[Path], str], eaftgate: Command, tmp_path: Path) -> None:
+    alone = eaftgate(*ARGUMENTS, tmp_path / "one")
+    assert alone.code == 0, alone.err
+    for said in (alone.out, launch(tmp_path / "two")):
+        assert said.count("profiled") == 1
+    one, two = (open_profile(tmp_path / name) for name in ("one", "two"))
     assert len(one.trace.shards) == 1
     assert len(two.trace.shards) == 2
     for column in ("p_T", "entropy_T", "row_T", "pack_T", "expert_XLK", "gate_XLK", "norm_XLK"):

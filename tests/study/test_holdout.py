@@ -7,7 +7,7 @@ import pytest
 
 from eaftgate.errors import UserError
 from eaftgate.packs.blocks import Blocks
-from eaftgate.profile.profile import Profile
+from eaftgate.profile.profile import Profile, ProfileDescription
 from eaftgate.profile.trace import Trace, TraceShard
 from eaftgate.search.search import packs_of_rows
 from eaftgate.study.holdout import HeldOut, hold_out
@@ -49,7 +49,11 @@ def profile(blocks: Blocks) -> Profile:
             pack_T,
         )
 
-    return Profile(Path("profile"), {}, Trace((shard(slice(0, 17)), shard(slice(17, None))), 1, 1, 1))
+    return Profile(
+        Path("profile"),
+        ProfileDescription.model_construct(),
+        Trace((shard(slice(0, 17)), shard(slice(17, None))), 1, 1, 1),
+    )
 
 
 def rows_of(blocks: Blocks) -> set[str]:

@@ -1,5 +1,6 @@
 """A stand-in for SGLang with its real interfaces towards eaftgate: an Engine that batches and chunks requests as it
-likes, and calls the model class that the external package registers, on a CPU.
+likes, and calls the model class that the external package registers, on a CPU. It loads the model for the first
+request: a test that only boots it does not wait for that.
 
 What it shows: that blocks come back whole, in order and with the right numbers, however they were cut up. What it
 cannot show: that SGLang still has these interfaces; that takes a GPU (benchmarks/h200_sglang.py).
