@@ -8,6 +8,8 @@ import pytest
 import reference
 import tables
 
+from eaftgate.recipes.recipe import SHIPPED
+
 OF_PYTEST = {"--junitxml", "--pyargs", "--rootdir", "-c", "-k", "-n", "-p", "-q", "--benchmark-json"}
 OF_TYPER = {"--help", "-h", "--version", "--install-completion", "--show-completion"}
 _CODE = re.compile(r"^(?: {4}(?P<indented>.+)|`{3}.*\n(?P<fenced>(?s:.*?))^`{3})|`(?P<inline>[^`\n]+)`", re.MULTILINE)
@@ -54,7 +56,12 @@ def problems(words: list[str]) -> list[str]:
             return [] if (tables.ROOT / script).is_file() else [f"{said}: no such script"]
         case _:
             return []
-    return [f"{said}: no option {option}" for option in sorted(options - known)]
+    named = re.findall(r"--recipe[= ]([\w-]+)(?= |$)", said)
+    unknown = [name for name in named if not (SHIPPED / f"{name}.yaml").is_file() and name.islower()]
+    return [
+        *(f"{said}: no option {option}" for option in sorted(options - known)),
+        *(f"{said}: no shipped recipe {name}" for name in unknown),
+    ]
 
 
 def text_of(name: str) -> str:
@@ -86,6 +93,7 @@ def test_commands_are_found_in_blocks_fences_and_lines() -> None:
         "torchrun --nproc-per-node=2 -m eaftgate profile BASE --keep-n 24",
         "pytest gates/ --chekpoint=keep24",
         "pytest benchmarks --modle=DIR",
+        "eaftgate gate --recipe=eval-smallblocks",
         "make goat",
         "python docs/no_such_script.py",
     ],
