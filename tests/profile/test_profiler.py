@@ -34,7 +34,8 @@ from eaftgate.profile import profiler
 from eaftgate.profile.observe import Observation, observe_batch
 from eaftgate.profile.profile import ALIGNMENTS, Profile, ProfileDescription, open_profile
 from eaftgate.profile.profiler import ProfileRequest, profile_checkpoint
-from eaftgate.profile.trace import TraceShard, shard_name, shard_ranges
+from eaftgate.profile.trace import TraceShard, save_shard, shard_name, shard_ranges
+from eaftgate.records import write_model
 
 SEQ_LEN, BATCH = 24, 2
 DIGEST = "0" * 64
@@ -200,16 +201,15 @@ def kill(base: Checkpoint, monkeypatch: pytest.MonkeyPatch, observed: list[int])
 
     def profile_and_kill(request: ProfileRequest, out: Path, shards: int) -> None:
         saved: list[str] = []
-        original = profiler.save_shard
 
-        def save_shard(directory: Path, name: str, shard: TraceShard) -> None:
+        def killed(directory: Path, name: str, shard: TraceShard) -> None:
             if len(saved) == shards:
                 raise KeyboardInterrupt
             saved.append(name)
-            original(directory, name, shard)
+            save_shard(directory, name, shard)
 
         with monkeypatch.context() as patch:
-            patch.setattr(profiler, "save_shard", save_shard)
+            patch.setattr(profiler, "save_shard", killed)
             with pytest.raises(KeyboardInterrupt):
                 profile(base, request, out)
         observed.clear()
@@ -322,7 +322,7 @@ def test_a_full_disk_is_a_sentence_and_the_profile_is_resumed(
     base: Checkpoint, request_: ProfileRequest, whole: Profile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     observed: list[int], writer: str, error: OSError,
 ) -> None:  # fmt: skip
-    out, save_shard, write_model = tmp_path / "profile", profiler.save_shard, profiler.write_model
+    out = tmp_path / "profile"
     saved: list[str] = []
 
     def full_after_two(directory: Path, name: str, shard: TraceShard) -> None:
@@ -369,7 +369,10 @@ def huge_expert(model: TinyModel) -> None:
     model.module.model.layers[-1].mlp.experts.down_proj_bias[:] = 1e7
 
 
-DAMAGES = {nan_logits: "log-probability or entropy that is not finite", huge_expert: "not finite or above 1e6"}
+DAMAGES: dict[Callable[[TinyModel], None], str] = {
+    nan_logits: "log-probability or entropy that is not finite",
+    huge_expert: "not finite or above 1e6",
+}
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

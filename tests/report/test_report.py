@@ -28,7 +28,7 @@ METRICS = {
     "js2d_corrected": {"count": 0, "min": None, "max": None, "std": None},
 }
 ROW = {"pack": "UNION", "seq_len": 256, "metrics": METRICS}
-STABILITY = {
+STABILITY: dict[str, Any] = {
     "planned": True,
     "note": "stability: over all",
     "evaluation_seeds": [None, 1],
