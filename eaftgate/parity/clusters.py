@@ -23,7 +23,7 @@ FloatArray = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Clusters:
-    """`label_T` numbers a token's cluster from 0, `size_C` counts a cluster's tokens."""
+    """`label_T` numbers a token's cluster from 0, `size_C` counts a cluster's tokens, of which each has some."""
 
     label_T: NDArray[np.intp]
     size_C: NDArray[np.intp]
@@ -32,10 +32,7 @@ class Clusters:
         return len(self.size_C)
 
     def sums(self, value_T: NDArray[Any]) -> FloatArray:
-        sum_C: FloatArray = np.bincount(self.label_T, weights=value_T, minlength=len(self)).astype(
-            np.float64, copy=False
-        )
-        return sum_C
+        return np.bincount(self.label_T, weights=value_T)  # type: ignore[return-value]  # float64, as weights make it
 
 
 def clusters_by(key_T: NDArray[np.integer]) -> Clusters:
@@ -71,15 +68,14 @@ def clustered(
     found = []
     for clusters in clusterings:
         count = len(clusters)
+        if count == 1:
+            return Estimate(value, math.inf, 0)
         sum_C = clusters.sums(influence_T)
         deviation_C = sum_C - mean * clusters.size_C
         squares = float(deviation_C @ deviation_C)
         if rare:
             weight_C = np.abs(sum_C[sum_C != 0])
             squares += 2 * max(1.0, float(weight_C.mean()) if len(weight_C) else 1.0) ** 2
-        if count == 1:
-            found.append(Estimate(value, math.inf, 0))
-            continue
         # Scaled first: the cube of a tiny deviation would be 0.
         skewness = float(((deviation_C / math.sqrt(squares)) ** 3).sum()) * math.sqrt(count) if squares else 0.0
         error = math.sqrt(count / (count - 1) * squares) / tokens

@@ -62,6 +62,7 @@ def test_skewed_blocks_are_covered_on_both_sides(blocks: int) -> None:
 
 def test_unknown_standard_errors_bound_nothing() -> None:
     assert bounds(Estimate(1.0, math.inf, 3), 2.0) == (-math.inf, math.inf)
+    assert bounds(Estimate(1.0, 0.0, 3), math.inf) == (-math.inf, math.inf)
     assert bounds(Estimate(1.0, 0.5, 3), 2.0) == (0.0, 2.0)
     assert sequence_width(0.05, 0, 0.5) == math.inf
 

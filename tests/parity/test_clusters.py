@@ -28,11 +28,18 @@ def test_standard_error_is_that_of_plain_loops(cell: list[tuple[int, float]]) ->
     estimate = clustered_mean(np.array(value), [clusters_by(np.array(label))])
     assert estimate.value == pytest.approx(sum(value) / len(value), abs=1e-12)
     if len(set(label)) == 1:
-        assert estimate.standard_error == math.inf
+        assert (estimate.standard_error, estimate.degrees_of_freedom) == (math.inf, 0)
         assert bounds(estimate, fixed_width(0.05, estimate.degrees_of_freedom)) == (-math.inf, math.inf)
     else:
         assert estimate.standard_error == pytest.approx(slow_standard_error(value, label), rel=1e-9, abs=1e-12)
         assert estimate.degrees_of_freedom == len(set(label)) - 1
+
+
+def test_many_float32_values_are_summed_in_float64() -> None:
+    value = np.full(100_000, 0.7, np.float32)
+    estimate = clustered_mean(value, [clusters_by(np.arange(100_000) // 1000)])
+    assert estimate.value == pytest.approx(float(np.float32(0.7)), rel=1e-13)
+    assert estimate.standard_error < 1e-13
 
 
 @pytest.mark.parametrize("scale", [1e-150, 1e-110, 1e-5, 1.0, 1e100])
@@ -121,5 +128,6 @@ def test_rare_events_count_as_if_two_more_clusters_had_them(events: list[float],
 
 
 def test_width_is_students() -> None:
-    assert fixed_width(0.05, 9) == pytest.approx(t.ppf(0.95, 9))
+    for degrees_of_freedom in (1, 9):
+        assert fixed_width(0.05, degrees_of_freedom) == pytest.approx(t.ppf(0.95, degrees_of_freedom))
     assert fixed_width(0.05, 0) == math.inf

@@ -95,14 +95,16 @@ def jackknife(statistic: Callable[[PairedTokens], float], tokens: PairedTokens, 
 
 
 def alike(label_T: NDArray[np.int32], other_T: NDArray[np.int32]) -> PairedTokens:
-    """Tokens of a `label_T` have much in common, tokens of an `other_T` do not."""
+    """Tokens of a `label_T` have much in common, tokens of an `other_T` do not, both models some."""
     rng = np.random.default_rng(0)
 
     def draw(low: float, high: float) -> NDArray[np.float64]:
         shared = rng.random(int(label_T.max()) + 1)[label_T]
         return low + (high - low) * (shared + rng.random(len(label_T))) / 2
 
-    tokens = paired(np.log(draw(0.2, 0.9)), np.log(draw(0.1, 0.9)), draw(0.1, 0.9), draw(0.2, 1.0), label_T, other_T)
+    p_base_T, h_base_T = draw(0.2, 0.9), draw(0.1, 0.9)
+    p_T, h_T = (p_base_T + draw(0.0, 0.9)) / 2, (h_base_T + draw(0.2, 1.0)) / 2
+    tokens = paired(np.log(p_base_T), np.log(p_T), h_base_T, h_T, label_T, other_T)
     return replace(tokens, top_jsd_T=draw(0, 0.6).astype(np.float32), same_top1_T=draw(0, 1) > 0.4)
 
 
