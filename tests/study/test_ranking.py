@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from eaftgate.commands.study import _figure
 from eaftgate.errors import UserError
 from eaftgate.select.keep import KeepSets
 from eaftgate.study.cases import Case
@@ -110,11 +109,3 @@ def test_the_figure_names_every_selection_and_is_the_same_again(tmp_path: Path, 
 def test_a_selection_without_bounds_is_drawn(tmp_path: Path) -> None:
     write_plot(LINES, tmp_path / "sweep.svg")
     assert "greedy rows=9" in (tmp_path / "sweep.svg").read_text(encoding="utf-8")
-
-
-def test_a_name_that_says_no_format_is_refused() -> None:
-    for name in ("sweep.pdf", "sweep"):
-        with pytest.raises(UserError, match=r"must end in \.svg or \.png"):
-            _figure(Path(name), Path("out"))
-    with pytest.raises(UserError, match="a file of its own"):
-        _figure(Path("sweep.svg"), Path("sweep.svg"))
