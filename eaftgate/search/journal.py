@@ -4,15 +4,26 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from eaftgate.files import write_failure, write_json
+from pydantic import TypeAdapter, ValidationError
+
+from eaftgate.errors import UserError
+from eaftgate.files import write_failure
+from eaftgate.records import Record, read_model, write_model
+
+State = TypeVar("State")
 
 
 def journal_path(out: Path) -> Path:
     """Where the search for what becomes `out` keeps its journal."""
     out = out.resolve()
     return out.with_name(f".{out.name}.search.json")
+
+
+class _File(Record):
+    request: dict[str, Any]
+    state: Any
 
 
 @dataclass(frozen=True)
@@ -22,18 +33,21 @@ class Journal:
     path: Path
     request: Mapping[str, Any]
 
-    def read(self) -> dict[str, Any] | None:
-        """The last state that was written; None without one, and for a file that is damaged or of another request."""
+    def read(self, model: type[State]) -> State | None:
+        """The last state that was written, an instance of `model`; None without one, and for a file that is damaged or
+        of another request."""
         try:
-            held = json.loads(self.path.read_text(encoding="utf-8"))
-            state = held["state"] if held["request"] == json.loads(json.dumps(self.request)) else None
-        except (OSError, ValueError, LookupError, TypeError, RecursionError):
+            held = read_model(self.path, _File, what="journal", remedy="")
+            if held.request != json.loads(json.dumps(self.request)):
+                return None
+            return TypeAdapter(model).validate_json(json.dumps(held.state), strict=True)
+        except (UserError, ValidationError):
             return None
-        return state if isinstance(state, dict) else None
 
-    def write(self, state: Mapping[str, Any]) -> None:
+    def write(self, state: object) -> None:
         """Raises UserError when the file cannot be written."""
+        told = TypeAdapter(type(state)).dump_python(state, mode="json")
         try:
-            write_json(self.path, {"request": self.request, "state": state})
+            write_model(self.path, _File(request=dict(self.request), state=told))
         except OSError as error:
             raise write_failure(error, self.path) from None

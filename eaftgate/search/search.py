@@ -3,9 +3,9 @@
 Tokens are not weighed as EAFT does, that was measured and lost more (docs/log/2026-11-26-selection.md).
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from eaftgate.progress import progress_bar
 from eaftgate.search.evaluate import within_memory
 from eaftgate.search.greedy import Sample, greedy_keep_sets, sampled_positions
 from eaftgate.search.journal import Journal
-from eaftgate.search.refined import MIN_BLOCKS, TURNS, Refinement, Swap, best_start, can_refine, refinements
+from eaftgate.search.refined import MIN_BLOCKS, TURNS, Refinement, best_start, can_refine, refinements
 from eaftgate.search.settings import SearchSettings
 from eaftgate.select.keep import KeepSets, select_keep_sets
 
@@ -67,23 +67,32 @@ def refined_search(
     sample = _sample(blocks, settings)
     at: dict[str, Any] = {"batch_size": settings.batch_size}
     with within_memory(), _shown(progress, of) as show:
-        held = None if journal is None else journal.read()
+        held = None if journal is None else journal.read(Reached)
         if held is None:
             greedy = greedy_keep_sets(model, blocks, sample, keep_n=keep_n, progress=lambda n, _: show(n, of), **at)
             starts = {"greedy": greedy} | {
                 name: select_keep_sets(trace, method=name, keep_n=keep_n, alignment="predicting") for name in STARTS
             }
             start = best_start(model, blocks, starts, **at)
-            begun = Refinement(starts[start])
-            _note(journal, start, begun)
-        else:
-            start, begun = held["start"], _refinement(held["refinement"])
+            held = Reached(start, Refinement(starts[start]))
+            if journal is not None:
+                journal.write(held)
+        start, begun = held.start, held.refinement
         ended = begun
         weighed: dict[str, Any] = {"pack_R": packs_of_rows(blocks, trace), "pack_excess": settings.pack_excess}
         for ended in refinements(model, blocks, begun, **weighed, **at):
             show(layers + ended.layers, of)
-            _note(journal, start, ended)
+            if journal is not None:
+                journal.write(Reached(start, ended))
     return ended.keep, _described(settings, sample) | {"start": start, "swaps": [asdict(swap) for swap in ended.swaps]}
+
+
+@dataclass(frozen=True)
+class Reached:
+    """How far a refinement has come, and which selection it began with."""
+
+    start: str
+    refinement: Refinement
 
 
 def _sample(blocks: Blocks, settings: SearchSettings) -> Sample:
@@ -109,12 +118,3 @@ def packs_of_rows(blocks: Blocks, trace: Trace) -> NDArray[np.intp]:
     pack_R = np.zeros(len(blocks.identities), np.intp)
     pack_R[blocks.row_BS[blocks.counted_BS]] = trace.column("pack_T")
     return pack_R
-
-
-def _note(journal: Journal | None, start: str, state: Refinement) -> None:
-    if journal is not None:
-        journal.write({"start": start, "refinement": asdict(state)})
-
-
-def _refinement(held: Mapping[str, Any]) -> Refinement:
-    return Refinement(held["keep"], tuple(Swap(**swap) for swap in held["swaps"]), held["layers"])

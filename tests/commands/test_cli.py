@@ -42,6 +42,7 @@ from eaftgate.search import search as searching
 from eaftgate.search.calibration import calibration_blocks
 from eaftgate.search.evaluate import collected
 from eaftgate.search.journal import Journal
+from eaftgate.search.search import Reached
 from eaftgate.search.settings import PACK_EXCESS
 from eaftgate.select.keep import KeepSets, select_keep_sets
 from eaftgate.select.saliency import EaftWeights
@@ -264,9 +265,9 @@ def test_an_interrupted_search_goes_on_where_it_was(
 
     write, journal = Journal.write, tmp_path / ".out.search.json"
 
-    def interrupted(self: Journal, state: Any) -> None:
+    def interrupted(self: Journal, state: Reached) -> None:
         write(self, state)
-        if state["refinement"]["layers"] == 2:
+        if state.refinement.layers == 2:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
@@ -280,9 +281,9 @@ def test_an_interrupted_search_goes_on_where_it_was(
 
     noted = []
 
-    def noting(self: Journal, state: Any) -> None:
+    def noting(self: Journal, state: Reached) -> None:
         write(self, state)
-        noted.append(state["refinement"]["layers"])
+        noted.append(state.refinement.layers)
 
     with monkeypatch.context() as patched:
         patched.setattr(searching, "greedy_keep_sets", from_the_beginning)
@@ -448,7 +449,7 @@ def test_a_sweep_that_is_given_again_hands_a_search_what_it_had_noted(
     noted: list[Any] = []
 
     def search(model: Any, *_: Any, journal: Journal, keep_n: int, **__: Any) -> tuple[KeepSets, dict[str, Any]]:
-        noted.append(journal.read())
+        noted.append(journal.read(dict))
         if noted == [None]:
             journal.write({"state": 1})
             raise KeyboardInterrupt

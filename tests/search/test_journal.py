@@ -1,5 +1,6 @@
 """What an interrupted search left is taken up by the same search only."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,12 @@ from eaftgate.search.journal import Journal, journal_path
 REQUEST = {"keep_n": 20, "shape": (4, 32)}
 
 
+@dataclass(frozen=True)
+class State:
+    layer: int
+    swaps: tuple[tuple[float, str], ...] = ()
+
+
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return journal_path(tmp_path / "new" / "keep20")
@@ -17,26 +24,36 @@ def path(tmp_path: Path) -> Path:
 
 def test_the_last_state_is_read_back(path: Path) -> None:
     journal = Journal(path, REQUEST)
-    assert journal.read() is None
+    assert journal.read(State) is None
     for layer in (1, 2):
-        journal.write({"layer": layer})
-    assert Journal(path, dict(REQUEST)).read() == {"layer": 2}
+        journal.write(State(layer, ((0.5, "x"),)))
+    assert Journal(path, dict(REQUEST)).read(State) == State(2, ((0.5, "x"),))
 
 
 def test_of_another_search_nothing_is_read(path: Path) -> None:
-    Journal(path, REQUEST).write({"layer": 1})
-    assert Journal(path, REQUEST | {"keep_n": 24}).read() is None
+    Journal(path, REQUEST).write(State(1))
+    assert Journal(path, REQUEST | {"keep_n": 24}).read(State) is None
 
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"\xff", b"[]", b"null", b'{"request": {"keep_n": 20}}', b'{"state": {}}', b"[" * 100_000],
-    ids=lambda content: str(content[:10]),
+    [
+        b"",
+        b"\xff",
+        b"[]",
+        b"null",
+        b'{"request": {"keep_n": 20}}',
+        b'{"state": {"layer": 1}}',
+        b'{"request": {"keep_n": 20}, "state": {}}',
+        b'{"request": {"keep_n": 20}, "state": {"layer": "1"}}',
+        b"[" * 100_000,
+    ],
+    ids=lambda content: str(content[-20:]),
 )
 def test_a_damaged_file_is_none(path: Path, content: bytes) -> None:
     path.parent.mkdir()
     path.write_bytes(content)
-    assert Journal(path, {"keep_n": 20}).read() is None
+    assert Journal(path, {"keep_n": 20}).read(State) is None
 
 
 def test_outputs_do_not_share_a_journal(tmp_path: Path) -> None:
@@ -46,4 +63,4 @@ def test_outputs_do_not_share_a_journal(tmp_path: Path) -> None:
 def test_where_it_cannot_be_written_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UserError, match="file"):
-        Journal(tmp_path / "file" / ".x.search.json", REQUEST).write({"layer": 1})
+        Journal(tmp_path / "file" / ".x.search.json", REQUEST).write(State(1))
