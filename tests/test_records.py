@@ -84,6 +84,12 @@ def test_a_malformed_file_is_one_sentence(path: Path, text: str, said: str) -> N
     assert len(sentence) < 1000
 
 
+def test_a_dataclass_is_read_as_strictly(path: Path) -> None:
+    path.write_text('{"count": "3"}')
+    with pytest.raises(UserError, match=r"'count' is not valid \(Input should be a valid integer\)"):
+        read_model(path, Plain, what="it", remedy="make it again")
+
+
 def test_what_is_no_file_is_said(path: Path) -> None:
     with pytest.raises(UserError, match=r"the whole is missing: there is no file .*whole\.json; make it again"):
         read(path)

@@ -1,14 +1,17 @@
 """How a run's verdict follows from what ran: green only when everything did and passed."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from results import INPUTS, parity_cell, parity_of
 
+from eaftgate.errors import UserError
 from eaftgate.gate.conclusion import CaseOutcome, conclude, verdict_of
 from eaftgate.gate.plan import GateOptions, make_plan
-from eaftgate.gate.results import CellRecord, FailedCase
+from eaftgate.gate.results import CellRecord, FailedCase, read_record, write_record
 from eaftgate.judge.verdict import MetricVerdict
 from eaftgate.parity.metrics import CellMetrics, Thresholds
 
@@ -57,6 +60,39 @@ def test_verdict(outcomes: list[CaseOutcome], missing: list[str], complete: bool
         FailedCase(case=o.id, reason=o.reason, verdict=o.properties.get("verdict")) for o in outcomes if not o.passed
     )
     assert parity.v1_verdict == ("incomplete" if missing else "pass")
+
+
+def test_v1_says_nothing_of_a_run_that_it_has_not_judged_whole(tmp_path: Path) -> None:
+    (tmp_path / "chat.parquet").touch()
+    options = GateOptions(results=tmp_path, packs=tmp_path, checkpoints=("a",), seq_lens=(1024, 2048))
+    plan = make_plan(options, fixture_packs=tmp_path)
+    first, second = plan.primary_cells
+
+    def said(*records: CellRecord) -> str:
+        judged = dict(zip((first, second), records, strict=False))
+        return conclude(plan, judged, outcomes=[], missing=[], complete=True).v1_verdict
+
+    assert said(RECORD, replace(RECORD, v1_verdict="fail")) == "fail"
+    assert said(RECORD, replace(RECORD, v1_verdict=None)) == "incomplete"
+    assert said() == "incomplete"
+
+
+def test_a_cell_is_read_back_in_its_session_only(tmp_path: Path) -> None:
+    write_record(tmp_path, "cell.json", RECORD)
+    assert read_record(tmp_path, "cell.json", session="s") == RECORD
+    assert read_record(tmp_path, "cell.json", session="another") is None
+    assert read_record(tmp_path, "other.json", session="s") is None
+
+
+def test_a_cell_of_an_earlier_version_is_none_and_a_damaged_one_of_this_session_a_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "cells" / "cell.json"
+    write_record(tmp_path, path.name, RECORD)
+    told = json.loads(path.read_text())
+    del told["metrics"]["ppl"]
+    path.write_text(json.dumps(told))
+    assert read_record(tmp_path, path.name, session="another") is None
+    with pytest.raises(UserError, match=r"cell result .*cell\.json: 'metrics\.ppl' is not valid \(Field required\)"):
+        read_record(tmp_path, path.name, session="s")
 
 
 FAILS = "gates/test_near_lossless.py::test_near_lossless[keep24-2-UNION-64-ppl]"

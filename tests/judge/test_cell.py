@@ -14,7 +14,7 @@ from shipped_policies import V1, V2
 from simulated import TOKENS_A_BLOCK, clustered_normal, documents, paired, simulated_cell
 
 from eaftgate.judge.cell import JudgedCell, judge_cell, judge_in_looks, plan_looks
-from eaftgate.judge.policy import IntervalPolicy
+from eaftgate.judge.policy import IntervalPolicy, Threshold
 from eaftgate.judge.verdict import MetricVerdict, Verdict, decide, floor_problem
 from eaftgate.parity.paired import PairedTokens
 
@@ -145,6 +145,21 @@ def test_a_growing_budget_turns_a_pass_into_a_fail_no_more_often_than_alpha() ->
     assert flips / 100 <= 0.05
 
 
+# A share that ought to be large
+
+
+@pytest.mark.parametrize(("differing", "verdict"), [(0.0, "pass"), (0.02, "inconclusive"), (0.1, "fail")])
+def test_the_share_of_the_same_first_choice_must_not_fall_below_its_margin(differing: float, verdict: Verdict) -> None:
+    margin = Threshold(value=0.98, rationale="a test's", origin="here")
+    rule = V2.rules["same_top1"].model_copy(update={"role": "decides", "margin": margin})
+    policy = FEW_SWAPS.model_copy(update={"rules": {**V2.rules, "same_top1": rule}})
+    rng = np.random.default_rng(14)
+    tokens = cell(rng, 30, 0.0, spread=0.03)
+    tokens = replace(tokens, same_top1_T=rng.random(len(tokens)) >= differing)
+    for result in (judge_cell(policy, V1, tokens, 30, strict=False), sequential(tokens, 30, 0, policy)[0]):
+        assert result.verdicts["same_top1"].verdict == verdict
+
+
 # Confident conflict
 
 
@@ -213,6 +228,9 @@ def test_a_margin_needs_three_times_the_floor() -> None:
     assert floor_problem(V2, "cc_ratio", replace(ratio, estimate=1.2)) is not None
     assert floor_problem(V2, "cc_ratio", replace(ratio, estimate=None)) is not None
     assert floor_problem(V2, "rms_dp", MetricVerdict(9.0, None, None, None, None)) is None
+    share = MetricVerdict(0.999, None, None, 0.99, "pass")  # of equal models it is 1
+    assert floor_problem(V2, "same_top1", share) is None
+    assert floor_problem(V2, "same_top1", replace(share, estimate=0.995)) is not None
     assert floor_problem(V1, "ppl", replace(measured, estimate=0.2)) is None
     assert floor_problem(V1, "ppl", replace(measured, verdict="fail")) is not None
 

@@ -126,6 +126,13 @@ def test_a_policy_judges_what_its_rules_name_in_the_order_of_the_table(raw: dict
     }  # fmt: skip
 
 
+def test_a_rule_has_the_side_that_it_names(raw: dict[str, Any], tmp_path: Path) -> None:
+    raw["policies"]["near-lossless-v2"]["rules"]["ppl"]["side"] = "both"
+    _, policy = load_gates(saved(tmp_path, raw)).policy(None)
+    assert isinstance(policy, IntervalPolicy)
+    assert policy.rules["ppl"].side == "both" != METRICS["ppl"].side
+
+
 def test_the_shipped_rules_are_one_for_every_metric() -> None:
     policy = load_gates().policies["near-lossless-v2"]
     assert policy.metrics == tuple(METRICS)
