@@ -136,8 +136,7 @@ def _tokenise(texts: tuple[str, ...], tokenizer: Tokenizer, eos_id: int) -> tupl
             (base + begin, base + end)
             for base, text in zip(char_base_R.tolist(), texts, strict=True)
             for begin, end in completion_spans(text)
-        ],
-        dtype=np.int64,
+        ]
     ).reshape(-1, 2)
     # The last span that begins before the token ends is the only one that can overlap it.
     nearest_N = np.searchsorted(span_X2[:, 0], end_N, side="left") - 1
@@ -147,7 +146,7 @@ def _tokenise(texts: tuple[str, ...], tokenizer: Tokenizer, eos_id: int) -> tupl
 
     eos_at = np.cumsum(length_R)
     return (
-        np.insert(id_N, eos_at, eos_id).astype(np.int32),
+        np.insert(id_N, eos_at, eos_id),
         np.insert(counted_N, eos_at, False),
-        np.insert(row_N, eos_at, np.arange(len(texts), dtype=np.int32)),
+        np.insert(row_N, eos_at, np.arange(len(texts))),
     )

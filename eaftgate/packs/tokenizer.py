@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer, processors
+from tokenizers import Tokenizer
 
 from eaftgate.errors import UserError
 from eaftgate.strict_json import read_object
@@ -31,7 +31,7 @@ def load_tokenizer(checkpoint: Path) -> PackTokenizer:
     backend.no_truncation()
     backend.no_padding()
     # A post-processor adds specials, or trims white space off a token's offsets, which would then not count.
-    backend.post_processor = processors.ByteLevel(trim_offsets=False)
+    backend.post_processor = None
     return PackTokenizer(backend, _eos_id(checkpoint, backend))
 
 

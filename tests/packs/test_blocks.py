@@ -105,6 +105,7 @@ def test_equals_the_slow_oracle(
         some = build_blocks(pack_of(texts), tokenizer, eos_id=EOS, seq_len=seq_len, num_blocks=num_blocks)
         everything = build_blocks(pack_of(texts), tokenizer, eos_id=EOS, seq_len=seq_len, num_blocks=None)
     assert as_tokens(everything) == expected
+    assert [a.dtype for a in (some.token_ids_BS, some.row_BS, some.counted_BS)] == [np.int32, np.int32, np.bool_]
     assert as_tokens(some) == expected[:num_blocks]  # a smaller budget is a prefix of a larger one
     assert some.identities == everything.identities[: len(some.identities)]
     assert (some.num_blocks, some.seq_len) == (num_blocks, seq_len)
@@ -223,6 +224,7 @@ def test_only_chosen_tokens_count_and_blocks_without_one_are_left_out() -> None:
     block_T, position_T = np.nonzero(blocks.counted_BS)
     chosen_T = (block_T != 1) & (np.arange(len(block_T)) % 2 == 0)
     found = blocks.counting(chosen_T)
+    assert (found.pack, found.seq_len, found.identities) == (blocks.pack, blocks.seq_len, blocks.identities)
     left = sorted(set(block_T[chosen_T].tolist()))
     assert 1 not in left
     assert len(left) < blocks.num_blocks

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from tiny_checkpoint import build_tokenizer
-from tokenizers import processors
+from tokenizers import Tokenizer, processors
 
 from eaftgate.errors import UserError
 from eaftgate.packs.tokenizer import load_tokenizer
@@ -46,13 +46,17 @@ def test_no_eos(tmp_path: Path, config: Any) -> None:
 def test_missing_and_malformed_files(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"has no tokenizer\.json"):
         load_tokenizer(tmp_path)
-    checkpoint(tmp_path, tokenizer_config={"eos_token": "<|return|>"})
-    (tmp_path / "tokenizer_config.json").write_text("{")
-    with pytest.raises(UserError, match=r"tokenizer_config\.json is not valid JSON"):
-        load_tokenizer(tmp_path)
-    (tmp_path / "tokenizer.json").write_text('{"model": 1}')
-    with pytest.raises(UserError, match=r"tokenizer\.json is not a tokenizer"):
-        load_tokenizer(tmp_path)
+    path = checkpoint(tmp_path, tokenizer_config={}, config={})
+    for name, what in (("config", "the model configuration"), ("tokenizer_config", "the tokenizer's configuration")):
+        (path / f"{name}.json").write_text("{")
+        with pytest.raises(UserError, match=rf"^{what} \S+/{name}\.json is not valid JSON"):
+            load_tokenizer(path)
+    (path / "tokenizer.json").write_text('{"model": 1}')
+    with pytest.raises(Exception) as reason:  # the library raises nothing more special
+        Tokenizer.from_file(str(path / "tokenizer.json"))
+    with pytest.raises(UserError) as caught:
+        load_tokenizer(path)
+    assert str(caught.value) == f"{path / 'tokenizer.json'} is not a tokenizer ({reason.value})"
 
 
 def test_truncation_padding_specials_and_trimming_are_switched_off(tmp_path: Path) -> None:
