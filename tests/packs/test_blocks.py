@@ -107,8 +107,8 @@ def test_equals_the_slow_oracle(
     assert as_tokens(everything) == expected
     assert [a.dtype for a in (some.token_ids_BS, some.row_BS, some.counted_BS)] == [np.int32, np.int32, np.bool_]
     assert as_tokens(some) == expected[:num_blocks]  # a smaller budget is a prefix of a larger one
-    assert some.identities == everything.identities[: len(some.identities)]
-    assert (some.num_blocks, some.seq_len) == (num_blocks, seq_len)
+    assert some.identities == everything.identities[: some.row_BS[-1, -1] + 1]  # of the rows touched, and no others
+    assert (some.pack, some.num_blocks, some.seq_len) == ("p", num_blocks, seq_len)
     assert some.num_counted == sum(counted for block in expected[:num_blocks] for _, counted, _ in block)
 
 
@@ -149,15 +149,22 @@ def test_first_token_of_a_block_never_counts() -> None:
 
 def test_too_few_blocks_says_how_many_there_are() -> None:
     row = "<|start|>assistant<|message|>" + "x" * 25
-    with pytest.raises(UserError, match="pack p has 9 blocks of 4 tokens, fewer than the 10 asked"):
-        build_blocks(pack_of([row]), TOKENIZERS["specials"], eos_id=EOS, seq_len=4, num_blocks=10)
-    with pytest.raises(UserError, match="pack p has 0 blocks of 64 tokens, fewer than the 1 asked"):
-        build_blocks(pack_of([row]), TOKENIZERS["specials"], eos_id=EOS, seq_len=64, num_blocks=None)
+    for seq_len, num_blocks, said in (
+        (4, 10, "9 blocks of 4 tokens, fewer than the 10 asked"),
+        (64, None, "0 blocks of 64 tokens, fewer than the 1 asked"),
+    ):
+        with pytest.raises(UserError) as caught:
+            build_blocks(pack_of([row]), TOKENIZERS["specials"], eos_id=EOS, seq_len=seq_len, num_blocks=num_blocks)
+        assert str(caught.value) == f"pack p has {said}: lower --num-blocks or --seq-len, or add rows"
 
 
 def test_pack_without_assistant_messages() -> None:
-    with pytest.raises(UserError, match="pack p has no assistant message in its first 2 blocks of 4 tokens"):
+    with pytest.raises(UserError) as caught:
         build_blocks(pack_of(["just some text"]), TOKENIZERS["specials"], eos_id=EOS, seq_len=4, num_blocks=2)
+    assert str(caught.value) == (
+        "pack p has no assistant message in its first 2 blocks of 4 tokens: "
+        "rows must be Harmony conversations (<|start|>assistant...<|message|>...)"
+    )
 
 
 def test_assistant_content_only_at_block_starts_does_not_count() -> None:
@@ -183,12 +190,13 @@ class CountingTokenizer:
         return TOKENIZERS["specials"].encode_batch(texts, add_special_tokens=False)
 
 
-def test_rows_beyond_the_budget_are_not_tokenised() -> None:
+@pytest.mark.parametrize(("num_blocks", "tokenised"), [(3, 2), (4, 4)])
+def test_rows_beyond_the_budget_are_not_tokenised(num_blocks: int, tokenised: int) -> None:
     tokenizer = CountingTokenizer()
     rows = ["<|start|>assistant<|message|>xyz"] * 10  # 15 tokens each
     with patch.object(blocks_module, "ROWS_PER_BATCH", 2):
-        build_blocks(pack_of(rows), tokenizer, eos_id=EOS, seq_len=10, num_blocks=4)  # type: ignore[arg-type]
-    assert tokenizer.rows == 4
+        build_blocks(pack_of(rows), tokenizer, eos_id=EOS, seq_len=10, num_blocks=num_blocks)  # type: ignore[arg-type]
+    assert tokenizer.rows == tokenised
 
 
 def test_digest_tells_every_ingredient_apart() -> None:
