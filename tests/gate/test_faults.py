@@ -4,6 +4,9 @@ passes it; where it lies well inside, the whole budget does.
 The faults are planted in the loaded model, which is what a rewritten file would load to.
 """
 
+from collections.abc import Callable
+from functools import cache
+
 import pytest
 from gate_command import BASE, GATE_PACKS
 from planted import FAULTS, Usage, collected, excess, planted, usage_of
@@ -50,12 +53,21 @@ def judged_at(base: Collection, candidate: Collection, budget: int) -> JudgedCel
     return judge_cell(V2, None, tokens.select(tokens.block_T < budget), budget, strict=False)
 
 
+@pytest.fixture(scope="module")
+def under_fault(loaded: MoeModel, blocks: Blocks, usage: Usage) -> Callable[[str], Collection]:
+    @cache
+    def measured(name: str) -> Collection:
+        with planted(loaded, FAULTS[name], usage):
+            return collected(loaded, blocks)
+
+    return measured
+
+
 @pytest.mark.parametrize("name", FAULTS)
 def test_no_budget_passes_what_all_blocks_show_to_be_outside(
-    name: str, loaded: MoeModel, base: Collection, blocks: Blocks, usage: Usage
+    name: str, base: Collection, under_fault: Callable[[str], Collection]
 ) -> None:
-    with planted(loaded, FAULTS[name], usage):
-        candidate = collected(loaded, blocks)
+    candidate = under_fault(name)
     path = {budget: judged_at(base, candidate, budget) for budget in BUDGETS}
     verdicts = [path[budget].verdict for budget in BUDGETS]
     share = excess(V2, path[BLOCKS])
@@ -70,12 +82,10 @@ def test_no_budget_passes_what_all_blocks_show_to_be_outside(
 
 
 def test_the_ladder_reaches_from_far_inside_to_far_outside(
-    loaded: MoeModel, base: Collection, blocks: Blocks, usage: Usage
+    base: Collection, under_fault: Callable[[str], Collection]
 ) -> None:
-    shares = {}
-    for name in ("fp8 rounding", "the most used expert of the first layer is zero", "scales raised"):
-        with planted(loaded, FAULTS[name], usage):
-            shares[name] = excess(V2, judged_at(base, collected(loaded, blocks), BLOCKS))
+    names = ("fp8 rounding", "the most used expert of the first layer is zero", "scales raised")
+    shares = {name: excess(V2, judged_at(base, under_fault(name), BLOCKS)) for name in names}
     assert shares["fp8 rounding"] < 0.5
     assert 1 < shares["the most used expert of the first layer is zero"] < 2
     assert shares["scales raised"] > 2

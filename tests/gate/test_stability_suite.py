@@ -19,7 +19,7 @@ from eaftgate.report.html import write_report
 from eaftgate.rewrite.manifest import read_manifest
 from eaftgate.rewrite.rewrite import rewrite_checkpoint
 
-OPTIONS = (f"--base={BASE}", f"--packs={GATE_PACKS}", "--regime=fixture", "--seq-lens=256", "--num-blocks=48")
+OPTIONS = (f"--base={BASE}", f"--packs={GATE_PACKS}", "--regime=fixture", "--seq-lens=128", "--num-blocks=64")
 
 
 @pytest.fixture(scope="session")
@@ -56,7 +56,7 @@ def stable_run(made: Path, keep24: Path, same24: Path) -> Run:
 
 def test_equal_verdicts_are_stable_and_the_overlap_is_recorded(stable_run: Run) -> None:
     group = "same24+keep24"
-    case = stable_run.junit[f"test_stability::test_profiling_seeds[{group}-UNION-256]"]
+    case = stable_run.junit[f"test_stability::test_profiling_seeds[{group}-UNION-128]"]
     assert (case.outcome, case.properties["stable"], case.properties["verdicts"]) == ("passed", "True", "pass, pass")
     assert case.properties["seeds"] == "1, 3407"
     assert case.properties["ppl_min"] == case.properties["ppl_max"] != "0.0"
@@ -75,14 +75,14 @@ def test_the_spread_over_evaluation_seeds_is_recorded(stable_run: Run) -> None:
     assert spread.keys() == {"keep24", "same24"}
     assert spread["keep24"]["seeds"] == [None, 1]
     ppl = spread["keep24"]["metrics"]["ppl"]
-    main = stable_run.cells("keep24")["UNION-256"]["metrics"]["ppl"]["estimate"]
-    further = stable_run.junit["test_stability::test_stability[keep24-UNION-256-seed1-ppl]"].properties["estimate"]
+    main = stable_run.cells("keep24")["UNION-128"]["metrics"]["ppl"]["estimate"]
+    further = stable_run.junit["test_stability::test_stability[keep24-UNION-128-seed1-ppl]"].properties["estimate"]
     assert [ppl["min"], ppl["max"]] == sorted([main, float(further)])
     assert ppl["min"] < ppl["max"], "another row order gives the same estimate"
-    case = stable_run.junit["test_stability::test_spread[keep24-UNION-256]"].properties
+    case = stable_run.junit["test_stability::test_spread[keep24-UNION-128]"].properties
     assert (float(case["ppl_min"]), float(case["ppl_max"]), case["ppl_count"]) == (ppl["min"], ppl["max"], "2")
     assert case["seeds"] == "file order, 1"
-    assert "keep24 UNION 256: " in stable_run.output
+    assert "keep24 UNION 128: " in stable_run.output
 
 
 def test_a_group_of_which_one_fails_turns_red(stable_run: Run, keep24: Path, unlucky24: Path, tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_a_group_of_which_one_fails_turns_red(stable_run: Run, keep24: Path, unl
     run = gate(tmp_path / "run", *OPTIONS, *given, "-k", "profiling_seeds or keep_overlap")
     assert run.code == 1
     assert run.parity["verdict"] == "fail"
-    case = run.junit["test_stability::test_profiling_seeds[unlucky24+keep24-UNION-256]"]
+    case = run.junit["test_stability::test_profiling_seeds[unlucky24+keep24-UNION-128]"]
     assert (case.outcome, case.properties["verdict"], case.properties["stable"]) == ("failure", "fail", "False")
     assert case.reason.strip() == (
         "the verdict depends on the profiling seed: seed 2 (unlucky24) fail, seed 3407 (keep24) pass"
