@@ -15,7 +15,7 @@ from simulated import TOKENS_A_BLOCK, clustered_normal, documents, paired, simul
 
 from eaftgate.judge.cell import JudgedCell, judge_cell, judge_in_looks, plan_looks
 from eaftgate.judge.policy import IntervalPolicy, Threshold
-from eaftgate.judge.verdict import MetricVerdict, Verdict, decide, floor_problem
+from eaftgate.judge.verdict import Verdict, decide
 from eaftgate.parity.paired import PairedTokens
 
 FEW_SWAPS = V2.model_copy(update={"js2d": V2.js2d.model_copy(update={"swaps": 50})})
@@ -214,25 +214,6 @@ def test_a_permutation_that_leaves_the_histogram_alone_is_seen_by_the_paired_met
     lower = result.verdicts["rms_dp"].lower
     assert lower is not None
     assert lower > 0.3
-
-
-# The noise floor
-
-
-def test_a_margin_needs_three_times_the_floor() -> None:
-    measured = MetricVerdict(0.016, None, None, 0.0488, "pass")
-    assert floor_problem(V2, "ppl", measured) is None
-    assert "less than 3 times" in str(floor_problem(V2, "ppl", replace(measured, estimate=-0.017)))
-    ratio = MetricVerdict(1.1, None, None, 1.5, "pass")
-    assert floor_problem(V2, "cc_ratio", ratio) is None
-    assert floor_problem(V2, "cc_ratio", replace(ratio, estimate=1.2)) is not None
-    assert floor_problem(V2, "cc_ratio", replace(ratio, estimate=None)) is not None
-    assert floor_problem(V2, "rms_dp", MetricVerdict(9.0, None, None, None, None)) is None
-    share = MetricVerdict(0.999, None, None, 0.99, "pass")  # of equal models it is 1
-    assert floor_problem(V2, "same_top1", share) is None
-    assert floor_problem(V2, "same_top1", replace(share, estimate=0.995)) is not None
-    assert floor_problem(V1, "ppl", replace(measured, estimate=0.2)) is None
-    assert floor_problem(V1, "ppl", replace(measured, verdict="fail")) is not None
 
 
 # Stopping early
