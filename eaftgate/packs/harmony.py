@@ -12,7 +12,7 @@ CLOSING = re.compile(r"<\|(?:end|call|return)\|>")
 
 
 def is_assistant(header: str) -> bool:
-    role = header.split("<|channel|>", 1)[0].strip()
+    role = header.partition("<|channel|>")[0].strip()
     return role == "assistant" or role.startswith("assistant ")
 
 

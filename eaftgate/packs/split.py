@@ -32,7 +32,7 @@ def split_packs(directory: Path, out: Path, *, calib_frac: float, seed: int) -> 
         raise UserError(f"--calib-frac is {calib_frac}: it must lie between 0 and 1, both excluded")
     part_of: dict[str, str] = {}
     request = {"calib_frac": calib_frac, "seed": seed}
-    with build(out, {"split": request}, resumes=False) as work:
+    with build(out, request, resumes=False) as work:
         splits = [
             _split_pack(path, work.payload, part_of, calib_frac=calib_frac, seed=seed) for path in pack_paths(directory)
         ]
@@ -49,13 +49,13 @@ def _split_pack(path: Path, out: Path, part_of: dict[str, str], *, calib_frac: f
     for identity in sorted(copies, key=lambda identity: shuffle_key(seed, identity)):
         if identity not in part_of:
             part_of[identity] = "calibration" if have < wanted else "gate"
-            have += copies[identity] if part_of[identity] == "calibration" else 0
+            have += copies[identity]  # past what is wanted it does not matter
     rows = {part: [i for i, identity in enumerate(identities) if part_of[identity] == part] for part in PARTS}
     for part, picked in rows.items():
         if not picked:
             raise UserError(
                 f"pack {path} has too few rows ({len(identities)}) for --calib-frac {calib_frac}: no {part} row"
             )
-        (out / part).mkdir(parents=True, exist_ok=True)
+        (out / part).mkdir(exist_ok=True)
         pq.write_table(table.take(pa.array(picked)), out / part / path.name, compression="zstd")
     return PackSplit(path.stem, len(rows["calibration"]), len(rows["gate"]))

@@ -3,7 +3,7 @@
 import time
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from eaftgate.packs.harmony import completion_spans, is_assistant
@@ -108,6 +108,7 @@ HEADERS = st.lists(st.sampled_from(("assistant", " ", "\n", "x", CHANNEL, "to=",
 
 
 @given(HEADERS)
+@example(f"assistant{CHANNEL}x{CHANNEL}x")
 def test_role_equals_the_slow_one(header: str) -> None:
     assert is_assistant(header) == slow_is_assistant(header)
 
