@@ -9,7 +9,7 @@ ROOMS ?= parity packs judge rewrite
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup gate test test-all mutants gpu-test lint docs clean
+.PHONY: setup gate test test-all test-versions mutants gpu-test lint docs clean
 
 setup: $(READY)
 
@@ -23,7 +23,7 @@ $(READY): pyproject.toml
 	@touch $@
 
 # profile -> prune to 24 -> gate, with the commands that work on any checkpoint. Given again after an interruption, every
-# step goes on where it was, and what is finished is used as it is; `make clean` to start from nothing.
+# step goes on where it was, and what is finished is used as it is; remove $(OUT) to start from nothing.
 $(OUT)/profile: | $(READY)
 	@echo '== 1 of 3: profile 2,418 conversations, a minute or two'
 	$(BIN)/eaftgate profile fixtures/checkpoint --packs fixtures/packs/calibration --seq-len 512 --batch-size 8 --out $@
@@ -49,6 +49,10 @@ test: lint
 
 test-all: lint
 	$(BIN)/python -m pytest -n 2 -q tests/
+
+# The lowest and the newest declared pytest, pydantic, pyarrow, transformers, by the tests that concern them.
+test-versions: $(READY)
+	$(BIN)/python .ci/versions.py
 
 # Which change of a line would no test notice? Each room by its own tests, in a copy of what git tracks; what was found
 # stays there, so that the same command goes on. CONTRIBUTING.md has the scores.

@@ -33,11 +33,10 @@ def gate(ctx: typer.Context) -> int:
         return 0
     import pytest
 
-    from eaftgate.gate.plugin import SUITE
-
-    # By name, for where entry points are not loaded; and what the gate leaves behind is in --results alone.
+    # The plugin by name, for where entry points are not loaded; pytest would warn if it had been imported before.
+    # What the gate leaves behind is in --results alone.
     plugins = ["-p", "eaftgate.gate.plugin", "-p", "no:cacheprovider"]
-    return int(pytest.main([*plugins, "--pyargs", SUITE, *ctx.args]))
+    return int(pytest.main([*plugins, "--pyargs", "eaftgate.suite", *ctx.args]))
 
 
 def _print_help() -> None:

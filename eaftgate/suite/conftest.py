@@ -20,6 +20,12 @@ RecordSpread = Callable[[Sequence[JudgedCell]], dict[str, Spread]]
 Decide = Callable[[Cell, str], None]
 
 
+def pytest_collection_modifyitems(config: pytest.Config) -> None:
+    if not config.pluginmanager.hasplugin("eaftgate.gate.plugin"):
+        reason = "the suite needs its plugin, which pytest was told not to load: give it -p eaftgate.gate.plugin"
+        pytest.exit(reason, returncode=pytest.ExitCode.USAGE_ERROR)
+
+
 @pytest.fixture(scope="session")
 def run(pytestconfig: pytest.Config) -> Iterator[GateRun]:
     """The gate run of this process."""

@@ -6,54 +6,16 @@ from pathlib import Path
 
 import pytest
 from gate_command import BASE, GATE_PACKS, ROOT, Run, eaftgate_gate, gate, pytest_command
+from gate_project import hostile_project
 from prepared import SMALL, TINY
 
 from eaftgate.gate.cases import MODULES
 from eaftgate.gate.plugin import SUITE_DIR, suite_directory
 
-HOSTILE_INI = """[pytest]
-addopts = -k nothing --strict-markers --strict-config -W error --import-mode=importlib --junit-prefix=theirs
-python_files = check_*.py
-python_functions = check_*
-testpaths = gates
-usefixtures = theirs
-filterwarnings = error
-junit_family = legacy
-empty_parameter_set_mark = xfail
-markers = ours: the only one
-unknown_setting = 1
-"""
-HOSTILE_CONFTEST = """
-import pytest
-
-def pytest_addoption(parser):
-    parser.addoption("--seed")
-    parser.addoption("--device")
-
-@pytest.fixture(scope="session")
-def run():
-    raise AssertionError("this project's")
-
-decide = record_verdict = record_floor = record_property = run
-
-def pytest_collection_modifyitems(items):
-    items.clear()
-
-def pytest_runtest_setup(item):
-    pytest.skip("not here")
-"""
-
 
 @pytest.fixture
 def hostile(tmp_path: Path) -> Path:
-    """A project whose settings, hooks, fixtures, options and directories are in the way of the gate's."""
-    project = tmp_path / "project"
-    (project / "gates").mkdir(parents=True)
-    (project / "pytest.ini").write_text(HOSTILE_INI)
-    (project / "conftest.py").write_text(HOSTILE_CONFTEST)
-    (project / "gates" / "conftest.py").write_text(HOSTILE_CONFTEST)
-    (project / "gates" / "test_collection.py").write_text("def test_collection(): raise AssertionError\n")
-    return project
+    return hostile_project(tmp_path / "project")
 
 
 def collected(*arguments: str | Path, directory: Path, tmp_path: Path) -> list[str]:
