@@ -108,8 +108,8 @@ def batches(blocks: Blocks, model: Model, pytestconfig: pytest.Config) -> list[B
 
     def batch(start: int) -> Batch:
         ids_BS = blocks.token_ids_BS[start : start + size]
-        counted_BS = blocks.counted_BS[start : start + size]
-        return Batch(ids_BS, counted_BS, torch.from_numpy(ids_BS).long().to(model.device))
+        scored_BS = blocks.scored_BS[start : start + size]
+        return Batch(ids_BS, scored_BS, torch.from_numpy(ids_BS).long().to(model.device))
 
     return [batch(start) for start in range(0, blocks.num_blocks, size)]
 

@@ -31,7 +31,7 @@ from eaftgate.parity.clusters import clustered_mean, clusters_by
 def counted_logprobs(model: MoeModel, blocks: Blocks) -> torch.Tensor:
     """Float32 [T, V]."""
     ids_BS = torch.from_numpy(blocks.token_ids_BS.astype(np.int64)).to(model.device)
-    position_T = torch.from_numpy(np.flatnonzero(blocks.counted_BS) - 1).to(ids_BS.device)
+    position_T = torch.from_numpy(np.flatnonzero(blocks.scored_BS) - 1).to(ids_BS.device)
     hidden_TD = model.hidden_states(ids_BS).flatten(0, 1)[position_T]
     return linear_logits(model.head_VD)(hidden_TD).log_softmax(dim=-1)
 
@@ -42,7 +42,7 @@ def statistics(model: MoeModel, blocks: Blocks, keep: list[list[int]]) -> NDArra
     whole_TV = counted_logprobs(model, blocks)
     with model.keeping(keep):
         pruned_TV = counted_logprobs(model, blocks)
-    target_T = torch.from_numpy(blocks.token_ids_BS[blocks.counted_BS].astype(np.int64)).to(whole_TV.device)[:, None]
+    target_T = torch.from_numpy(blocks.token_ids_BS[blocks.scored_BS].astype(np.int64)).to(whole_TV.device)[:, None]
     p_TV, nll_T = whole_TV.exp(), -whole_TV.gather(1, target_T)[:, 0]
     columns = [
         nll_T,
@@ -54,7 +54,7 @@ def statistics(model: MoeModel, blocks: Blocks, keep: list[list[int]]) -> NDArra
 
 
 def report(value_TS: NDArray[np.float64], blocks: Blocks, source_R: NDArray[np.str_]) -> None:
-    row_T, block_T = blocks.row_BS[blocks.counted_BS], np.nonzero(blocks.counted_BS)[0]
+    row_T, block_T = blocks.row_BS[blocks.scored_BS], np.nonzero(blocks.scored_BS)[0]
     print("| pack | tokens | nll | entropy | the nll rises by | KL |\n|---|---:|---:|---:|---|---|")
     for pack in (UNION, *np.unique(source_R)):
         of_T = np.ones(len(row_T), bool) if pack == UNION else source_R[row_T] == pack

@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+from content import content_blocks
 from torch import Tensor
 
 from benchmarks.alternation import Rounds, Step, alternate, seconds
@@ -388,13 +389,13 @@ def random_blocks(vocab_size: int, num_blocks: int, seq_len: int) -> Blocks:
     size = num_blocks * seq_len
     mean_run = np.tile([GAP_RUN, COUNTED_RUN], 2 + size // (COUNTED_RUN + GAP_RUN) * 2)
     lengths = rng.integers(mean_run // 2, mean_run + mean_run // 2)
-    counted_BS = np.repeat(np.arange(len(lengths)) % 2 == 1, lengths)[:size].reshape(num_blocks, seq_len)
-    counted_BS[:, 0] = False
-    return Blocks(
+    scored_BS = np.repeat(np.arange(len(lengths)) % 2 == 1, lengths)[:size].reshape(num_blocks, seq_len)
+    scored_BS[:, 0] = False
+    return content_blocks(
         pack="random",
         seq_len=seq_len,
         token_ids_BS=rng.integers(vocab_size, size=(num_blocks, seq_len), dtype=np.int32),
-        counted_BS=counted_BS,
+        content_BS=scored_BS,
         row_BS=np.zeros((num_blocks, seq_len), np.int32),
         identities=("0" * 64,),
     )
@@ -411,8 +412,8 @@ def measure_speed(results: Results, options: argparse.Namespace, model: Model, s
     steps: dict[str, Step] = {
         "eager": eager,
         "bare": lambda: bare_forward(model, ids_BS),
-        "collect": lambda: score(model, blocks.token_ids_BS, blocks.counted_BS),
-        "profile": lambda: observe_batch(model, blocks.token_ids_BS, blocks.counted_BS),
+        "collect": lambda: score(model, blocks.token_ids_BS, blocks.scored_BS),
+        "profile": lambda: observe_batch(model, blocks.token_ids_BS, blocks.scored_BS),
     }
     times = dict(zip(steps, alternate(*steps.values(), rounds=options.rounds), strict=True))
     tokens, share = blocks.token_ids_BS.size, blocks.num_counted / blocks.token_ids_BS.size
@@ -446,7 +447,7 @@ def measure_memory(results: Results, model: Model, blocks: Blocks, ids_BS: Tenso
         torch.cuda.synchronize()
         return (torch.cuda.max_memory_allocated() - before) / 2**30
 
-    counted_T = torch.from_numpy(np.flatnonzero(blocks.counted_BS)).to(model.device)
+    counted_T = torch.from_numpy(np.flatnonzero(blocks.scored_BS)).to(model.device)
     hidden_TD = bare_forward(model, ids_BS).flatten(0, 1)[counted_T - 1]
     target_T = ids_BS.flatten()[counted_T]
     statistics = peak_gib(lambda: token_stats(hidden_TD, target_T, model.head_VD, top_k=TOP_K))
@@ -455,8 +456,8 @@ def measure_memory(results: Results, model: Model, blocks: Blocks, ids_BS: Tenso
         f"{name} peak GiB",
         statistics=statistics,
         bare=peak_gib(lambda: bare_forward(model, ids_BS)),
-        collect=peak_gib(lambda: score(model, blocks.token_ids_BS, blocks.counted_BS)),
-        profile=peak_gib(lambda: observe_batch(model, blocks.token_ids_BS, blocks.counted_BS)),
+        collect=peak_gib(lambda: score(model, blocks.token_ids_BS, blocks.scored_BS)),
+        profile=peak_gib(lambda: observe_batch(model, blocks.token_ids_BS, blocks.scored_BS)),
     )
 
 

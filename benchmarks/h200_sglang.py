@@ -102,7 +102,7 @@ def transformers_collector(
 
 def collected(collector: Collector, blocks: Blocks) -> Collection:
     stats = concatenate([stats for _, stats in collector.batches(blocks, 0)])
-    check_stats(stats, blocks.num_counted, where="benchmark")
+    check_stats(stats, blocks.num_scored, where="benchmark")
     return make_collection(stats, blocks, {})
 
 
@@ -240,7 +240,7 @@ def timed(run: Callable[[], Any], repeats: int = 3) -> float:
 def speed(results: Results, given: argparse.Namespace) -> None:
     path = generated(given)
     shapes = [random_blocks(201_088, given.blocks * 2, 1024), random_blocks(201_088, given.blocks, 2048)]
-    everything = replace(shapes[1], counted_BS=np.arange(2048) > np.zeros((given.blocks, 1), int))
+    everything = replace(shapes[1], scored_BS=np.arange(2048) > np.zeros((given.blocks, 1), int))
     own = engine_alone(results, path, shapes)
     with engines_of(given) as engines:
         collector = sglang_collector(engines, path)
@@ -250,7 +250,7 @@ def speed(results: Results, given: argparse.Namespace) -> None:
         for blocks, name in (*((blocks, f"{blocks.seq_len}") for blocks in shapes), (everything, "2048, all counted")):
             tokens = blocks.num_blocks * blocks.seq_len
             rate = tokens / timed(partial(collected, collector, blocks))
-            ratio, counted = rate / own[blocks.seq_len], blocks.num_counted / tokens
+            ratio, counted = rate / own[blocks.seq_len], blocks.num_scored / tokens
             results.add("speed", f"sglang {name}", tokens_per_second=rate, ratio_to_k0=ratio, counted=counted)
     model = transformers_collector(LoadedModel(), path, "cuda", "bfloat16", batch_size=8)
     for blocks in shapes:
@@ -286,8 +286,8 @@ def engine_alone(results: Results, path: Path, shapes: list[Blocks]) -> dict[int
 
         seconds = timed(keep, repeats=1)
         started = time.perf_counter()
-        for answer, ids_S, counted_S in zip(answers[-1], blocks.token_ids_BS, blocks.counted_BS, strict=True):
-            stats_of_answer(answer["meta_info"], ids_S, counted_S)
+        for answer, ids_S, scored_S in zip(answers[-1], blocks.token_ids_BS, blocks.scored_BS, strict=True):
+            stats_of_answer(answer["meta_info"], ids_S, scored_S)
         arrays = time.perf_counter() - started
         results.add("speed", f"engine k=20 {blocks.seq_len}", tokens_per_second=tokens / seconds, arrays_seconds=arrays)
     engine.shutdown()

@@ -16,7 +16,7 @@ class Batch:
     """What a collector gets, and the same token ids where the model is."""
 
     token_ids_BS: IntArray
-    counted_BS: BoolArray
+    scored_BS: BoolArray
     device_ids_BS: torch.Tensor
 
 

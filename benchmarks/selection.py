@@ -185,7 +185,7 @@ def measured(
 
 def prepared(model: MoeModel, union: Pack, tokenizer: Any, seq_len: int, num_blocks: int, batch_size: int) -> Judged:
     blocks = build_blocks(union, tokenizer.backend, eos_id=tokenizer.eos_id, seq_len=seq_len, num_blocks=num_blocks)
-    pack_T = np.array(union.sources)[blocks.row_BS[blocks.counted_BS]]
+    pack_T = np.array(union.sources)[blocks.row_BS[blocks.scored_BS]]
     return Judged(blocks, collected(model, blocks, batch_size=batch_size), pack_T)
 
 

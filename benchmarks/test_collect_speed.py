@@ -8,7 +8,7 @@ from eaftgate.packs.blocks import Blocks
 
 def test_collect(model: Model, blocks: Blocks, batches: list[Batch], compare: Compare, report: Report) -> None:
     rounds = compare(
-        lambda: [score(model, batch.token_ids_BS, batch.counted_BS) for batch in batches],
+        lambda: [score(model, batch.token_ids_BS, batch.scored_BS) for batch in batches],
         lambda: [bare_forward(model, batch.device_ids_BS) for batch in batches],
     )
     tokens = blocks.token_ids_BS.size

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks.measuring import Figure, Report
+from eaftgate.packs.harmony import TokenClass
 from eaftgate.profile.trace import Trace, TraceShard
 from eaftgate.select.keep import select_keep_sets
 
@@ -30,6 +31,9 @@ def shard(seed: int) -> TraceShard:
         own_T=at_T + 1,
         row_T=at_T,
         pack_T=rng.integers(0, 3, TOKENS, dtype=np.uint8),
+        token_T=np.arange(TOKENS, dtype=np.int32),
+        kind_T=np.full(TOKENS, TokenClass.FINAL, np.uint8),
+        content_T=np.ones(TOKENS, bool),
     )
 
 

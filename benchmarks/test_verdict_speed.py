@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from content import content_roles
 
 from benchmarks.measuring import Figure, Report
 from eaftgate.collect.collection import TOP_K, Collection, TokenStats
@@ -24,7 +25,9 @@ def collection(rng: np.random.Generator, noise: float) -> Collection:
     ids_TK[rng.random(TOKENS) < noise, -1] = 0
     stats = TokenStats(logprob_T.astype(np.float32), entropy_T.astype(np.float32), ids_TK, top_TK)
     row_T = (np.arange(TOKENS) * ROWS // TOKENS).astype(np.int32)
-    return Collection(stats, row_T, (np.arange(TOKENS) * BLOCKS // TOKENS).astype(np.int32), (), {})
+    block_T = (np.arange(TOKENS) * BLOCKS // TOKENS).astype(np.int32)
+    content = np.ones(TOKENS, bool)
+    return Collection(stats, row_T, row_T, block_T, content_roles(content), ~content, (), {})
 
 
 def test_verdict(benchmark: Any, pytestconfig: Any, report: Report) -> None:
@@ -49,7 +52,7 @@ def test_verdict(benchmark: Any, pytestconfig: Any, report: Report) -> None:
                 yield tokens.select(np.isin(tokens.block_T, order[begin : look.num_blocks]))
                 begin = look.num_blocks
 
-        judged = judge_in_looks(policy, None, tokens.p_base_T, tokens.h_base_T, looks, parts(), strict=False)
+        judged = judge_in_looks(policy, None, pair(base, base), looks, parts(), strict=False)
         assert judged.num_blocks == BLOCKS
 
     benchmark.pedantic(whole, rounds=pytestconfig.getoption("rounds"), warmup_rounds=1)

@@ -10,6 +10,7 @@ Shapes: T tokens.
 import math
 
 import numpy as np
+from content import content_roles
 from numpy.typing import NDArray
 from scipy.special import expit, logit
 from scipy.stats import norm
@@ -59,7 +60,7 @@ def paired(
     row_T: NDArray[np.int32],
     block_T: NDArray[np.int32],
 ) -> PairedTokens:
-    """Tokens whose top 20 are of no interest."""
+    """Tokens of content whose top 20 are of no interest."""
     return PairedTokens(
         logprob_base_T=logprob_base_T,
         logprob_T=logprob_T,
@@ -69,8 +70,13 @@ def paired(
         h_T=h_T,
         top_jsd_T=np.zeros(len(row_T), np.float32),
         same_top1_T=np.ones(len(row_T), np.bool_),
+        first_base_T=np.ones(len(row_T), np.bool_),
+        first_T=np.ones(len(row_T), np.bool_),
+        close_T=np.zeros(len(row_T), np.bool_),
         row_T=row_T,
         block_T=block_T,
+        cut_T=np.zeros(len(row_T), np.bool_),
+        roles=content_roles(np.ones(len(row_T), np.bool_)),
     )
 
 

@@ -1,6 +1,6 @@
-"""What a collector knows about every counted token of one model on one set of blocks.
+"""What a collector knows about every scored token of one model on one set of blocks.
 
-Shapes: T counted tokens in block order, K = 20 alternatives.
+Shapes: T scored tokens in block order, K = 20 alternatives.
 """
 
 import json
@@ -16,10 +16,10 @@ from safetensors.numpy import save_file
 
 from eaftgate.errors import UserError
 from eaftgate.files import atomic_path, write_failure
-from eaftgate.packs.blocks import Blocks
+from eaftgate.packs.blocks import Blocks, Roles
 
 TOP_K = 20
-SCHEMA = "collection-1"
+SCHEMA = "collection-2"
 LOGPROB_TOLERANCE = 1e-3
 """How far rounding may lift a log-probability above 0, or a sum of probabilities above 1."""
 
@@ -50,22 +50,37 @@ def concatenate(parts: Sequence[TokenStats]) -> TokenStats:
 
 @dataclass(frozen=True)
 class Collection:
-    """Token statistics with the row and the block of every token.
+    """Token statistics with the row and the block of every token, and what it is to the assistant's messages.
 
     `row_T` and `block_T` are the clusters of later statistics; `identities[row]` is the sha256 of a row's text.
+    `token_T` is the token itself; `cut_T`: its row begins before its block, which therefore lacks a part of its prompt.
     `meta` says what was measured: model digest, blocks digest, collector settings.
     """
 
     stats: TokenStats
+    token_T: IntArray
     row_T: IntArray
     block_T: IntArray
+    roles: Roles
+    cut_T: NDArray[np.bool_]
     identities: tuple[str, ...]
     meta: Mapping[str, Any]
 
     def select(self, chosen_T: NDArray[Any]) -> "Collection":
         return replace(
-            self, stats=self.stats.select(chosen_T), row_T=self.row_T[chosen_T], block_T=self.block_T[chosen_T]
+            self,
+            stats=self.stats.select(chosen_T),
+            roles=self.roles.at(chosen_T),
+            **{name: getattr(self, name)[chosen_T] for name in _COLUMNS},
         )
+
+    def content(self) -> "Collection":
+        """Of content tokens alone: what perplexity is of."""
+        return self.select(self.roles.content)
+
+
+_COLUMNS = ("token_T", "row_T", "block_T", "cut_T")
+_ROLES = tuple(field.name for field in fields(Roles))
 
 
 def check_stats(stats: TokenStats, expected_tokens: int, *, where: str) -> None:
@@ -73,9 +88,9 @@ def check_stats(stats: TokenStats, expected_tokens: int, *, where: str) -> None:
     problem = None
     lengths = {len(getattr(stats, field.name)) for field in fields(TokenStats)}
     if lengths != {expected_tokens}:
-        problem = f"{' or '.join(map(str, sorted(lengths)))} tokens came back for {expected_tokens} counted ones"
+        problem = f"{' or '.join(map(str, sorted(lengths)))} tokens came back for {expected_tokens} scored ones"
     elif bad := _non_finite(stats):
-        problem = f"{bad} of {expected_tokens} counted tokens have a log-probability or entropy that is not finite"
+        problem = f"{bad} of {expected_tokens} scored tokens have a log-probability or entropy that is not finite"
     elif stats.logprob_T.size and stats.logprob_T.max() > LOGPROB_TOLERANCE:
         problem = "a log-probability is above 0"
     elif ((stats.entropy_T < 0) | (stats.entropy_T > 1)).any():
@@ -94,8 +109,18 @@ def _non_finite(stats: TokenStats) -> int:
 
 
 def make_collection(stats: TokenStats, blocks: Blocks, meta: Mapping[str, Any]) -> Collection:
-    block_T = np.nonzero(blocks.counted_BS)[0].astype(np.int32)
-    return Collection(stats, blocks.row_BS[blocks.counted_BS], block_T, blocks.identities, meta)
+    scored_BS = blocks.scored_BS
+    cut_BS = blocks.continued_B[:, None] & (blocks.row_BS == blocks.row_BS[:, :1])
+    return Collection(
+        stats=stats,
+        token_T=blocks.token_ids_BS[scored_BS],
+        row_T=blocks.row_BS[scored_BS],
+        block_T=np.nonzero(scored_BS)[0].astype(np.int32),
+        roles=blocks.roles.at(scored_BS),
+        cut_T=cut_BS[scored_BS],
+        identities=blocks.identities,
+        meta=meta,
+    )
 
 
 def restored(collection: Collection, order: NDArray[np.intp]) -> Collection:
@@ -115,7 +140,8 @@ def save_stats(path: Path, stats: TokenStats, extra: Mapping[str, NDArray[Any]],
 
 
 def save_collection(path: Path, collection: Collection) -> None:
-    extra = {"row_T": collection.row_T, "block_T": collection.block_T}
+    extra = {name: getattr(collection, name) for name in _COLUMNS}
+    extra |= {f"role_{name}_T": getattr(collection.roles, name) for name in _ROLES}
     save_stats(path, collection.stats, extra, {**collection.meta, "identities": list(collection.identities)})
 
 
@@ -141,17 +167,24 @@ def load_collection(path: Path) -> Collection:
     """Raises UserError when the file is damaged."""
     stats, extra, meta = load_arrays(path)
     identities = meta.pop("identities", None)
-    missing = {"row_T", "block_T"} - extra.keys()
+    roles = {name: extra.pop(f"role_{name}_T", None) for name in _ROLES}
+    missing = [*({*_COLUMNS} - extra.keys()), *(f"role_{name}_T" for name, column in roles.items() if column is None)]
     if missing:
         raise _damaged(path, f"it lacks {' and '.join(sorted(missing))}")
     if not isinstance(identities, list) or not all(isinstance(identity, str) for identity in identities):
         raise _damaged(path, "it lacks the identities of its rows")
-    columns = {**{field.name: getattr(stats, field.name) for field in fields(TokenStats)}, **extra}
-    if {array.shape[:1] for array in columns.values()} != {(len(stats),)}:
+    columns = [*(getattr(stats, field.name) for field in fields(TokenStats)), *extra.values(), *roles.values()]
+    if {column.shape[:1] for column in columns if column is not None} != {(len(stats),)}:
         raise _damaged(path, "its columns differ in length")
     if len(stats) and not 0 <= extra["row_T"].min() <= extra["row_T"].max() < len(identities):
         raise _damaged(path, f"a token is of a row that is none of its {len(identities)}")
-    return Collection(stats, extra["row_T"], extra["block_T"], tuple(identities), meta)
+    return Collection(
+        stats=stats,
+        roles=Roles(**roles),  # type: ignore[arg-type]
+        identities=tuple(identities),
+        meta=meta,
+        **{name: extra[name] for name in _COLUMNS},
+    )
 
 
 def _damaged(path: Path, reason: object) -> UserError:

@@ -129,7 +129,7 @@ class CollectionStore:
                 if held.stop < blocks.num_blocks:
                     save_stats(parts_dir / f"{held.start:08d}-{held.stop:08d}.safetensors", parts[-1], {}, {})
         stats = concatenate(parts)
-        check_stats(stats, blocks.num_counted, where=f"pack {blocks.pack}, seq_len {blocks.seq_len}")
+        check_stats(stats, blocks.num_scored, where=f"pack {blocks.pack}, seq_len {blocks.seq_len}")
         speed = {"seconds": time.perf_counter() - started, "tokens": tokens}
         collection = make_collection(stats, blocks, {**request.meta(), "speed": speed})
         save_collection(path, collection)
@@ -142,7 +142,7 @@ def _checked(request: Request, first_block: int) -> Iterator[tuple[int, TokenSta
     blocks, start = request.blocks, first_block
     for count, stats in request.collector.batches(blocks, first_block):
         where = f"pack {blocks.pack}, seq_len {blocks.seq_len}, blocks {start} to {start + count - 1}"
-        check_stats(stats, int(blocks.counted_BS[start : start + count].sum()), where=where)
+        check_stats(stats, int(blocks.scored_BS[start : start + count].sum()), where=where)
         yield count, stats
         start += count
 
@@ -159,7 +159,7 @@ def _finished_parts(directory: Path, blocks: Blocks) -> tuple[list[TokenStats], 
         try:
             first, end = (int(number) for number in path.stem.split("-"))
             part = load_arrays(path)[0]
-            check_stats(part, int(blocks.counted_BS[next_block:end].sum()), where=str(path))
+            check_stats(part, int(blocks.scored_BS[next_block:end].sum()), where=str(path))
             usable = first == next_block
         except (UserError, ValueError):
             usable = False

@@ -1,9 +1,9 @@
 """From hidden states to token statistics, a chunk of tokens at a time.
 
-The logits of all counted tokens would not fit (201,088 columns at 20B), so the output matrix is applied to as many
+The logits of all scored tokens would not fit (201,088 columns at 20B), so the output matrix is applied to as many
 tokens at a time as LOGIT_BYTES allow.
 
-Shapes: T counted tokens, D hidden size, V vocabulary, K alternatives.
+Shapes: T scored tokens, D hidden size, V vocabulary, K alternatives.
 """
 
 import math

@@ -72,7 +72,7 @@ class TransformersCollector:
             try:
                 yield (
                     stop - start,
-                    score(model, blocks.token_ids_BS[start:stop], blocks.counted_BS[start:stop]),
+                    score(model, blocks.token_ids_BS[start:stop], blocks.scored_BS[start:stop]),
                 )
             except torch.OutOfMemoryError:
                 raise UserError(
@@ -82,22 +82,22 @@ class TransformersCollector:
 
 
 @torch.inference_mode()
-def score(model: MoeModel, token_ids_BS: np.ndarray[Any, Any], counted_BS: np.ndarray[Any, Any]) -> TokenStats:
-    """Token statistics of the counted tokens of a batch, in block order."""
+def score(model: MoeModel, token_ids_BS: np.ndarray[Any, Any], scored_BS: np.ndarray[Any, Any]) -> TokenStats:
+    """Token statistics of the scored tokens of a batch, in block order."""
     ids_BS = torch.from_numpy(token_ids_BS.astype(np.int64)).to(model.device)
-    return counted_stats(model, model.hidden_states(ids_BS), token_ids_BS, counted_BS)
+    return scored_stats(model, model.hidden_states(ids_BS), token_ids_BS, scored_BS)
 
 
 @torch.inference_mode()
-def counted_stats(
+def scored_stats(
     model: MoeModel,
     hidden_BSD: torch.Tensor,
     token_ids_BS: np.ndarray[Any, Any],
-    counted_BS: np.ndarray[Any, Any],
+    scored_BS: np.ndarray[Any, Any],
 ) -> TokenStats:
     """The same from the last hidden states of a batch, normalised."""
-    # Flat positions of the counted tokens; the state one position before predicts them.
-    position_T = np.flatnonzero(counted_BS)
+    # Flat positions of the scored tokens; the state one position before predicts them.
+    position_T = np.flatnonzero(scored_BS)
     target_T = torch.from_numpy(token_ids_BS.ravel()[position_T].astype(np.int64)).to(hidden_BSD.device)
     hidden_TD = hidden_BSD.flatten(0, 1)[torch.from_numpy(position_T - 1).to(hidden_BSD.device)]
     columns = token_stats(hidden_TD, target_T, model.head_VD, top_k=TOP_K)

@@ -47,6 +47,13 @@ def prune(
     w_good: Annotated[float, typer.Option(help="Weight of tokens the model is sure and right about.")] = 1.0,
     w_conflict: Annotated[float, typer.Option(help="Of tokens it is sure and wrong about.")] = -2.0,
     w_uncertain: Annotated[float, typer.Option(help="Of all other tokens.")] = 0.25,
+    class_weight: Annotated[
+        str,
+        typer.Option(
+            help="What tokens count by class, like call=8,header=4, or balanced (rare tokens, calls and headers more); "
+            "classes: header, analysis, final, commentary, call, other, close."
+        ),
+    ] = "",
     seed: Annotated[int, typer.Option(min=0, help="Of --method random, and of the positions that a search draws.")] = 0,
     packs: Annotated[
         Path | None, typer.Option(help="The packs of the profile, for greedy, refined and --pre-gate; no others do.")
@@ -78,6 +85,7 @@ def prune(
     from eaftgate.outputs import check_new_directory
     from eaftgate.profile.profile import open_profile
     from eaftgate.prune.checkpoint import ModelRun, PruneRequest, prune_checkpoint
+    from eaftgate.select.class_weights import ClassWeights, parse_class_weights
     from eaftgate.select.saliency import EaftWeights
     from eaftgate.select.scores import open_scores
 
@@ -97,6 +105,7 @@ def prune(
         alignment=None if alignment is None else alignment.value,
         weights=EaftWeights(good=w_good, conflict=w_conflict, uncertain=w_uncertain),
         search=SearchSettings(max_positions, seed, pack_excess, batch_size),
+        classes=parse_class_weights(class_weight) if class_weight else ClassWeights(),
         allow_any_keep_n=allow_any_keep_n,
         run=run,
     )

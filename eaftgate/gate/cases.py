@@ -10,6 +10,7 @@ MODULES = (
     "test_artifact",
     "test_collection",
     "test_near_lossless",
+    "test_must_decide",
     "test_noise_floor",
     "test_noop",
     "test_stability",
@@ -20,6 +21,8 @@ MODULES = (
 def has_cases(plan: Plan, module: str) -> bool:
     if module in ("test_near_lossless", "test_artifact"):
         return bool(plan.checkpoints)
+    if module == "test_must_decide":
+        return bool(plan.checkpoints and plan.must_decide)
     if module == "test_stability":
         return plan.plans_stability
     return True
@@ -37,6 +40,12 @@ def cases(plan: Plan, kind: str) -> dict[str, Any]:
             return {_collection_id(plan, cell): cell for cell in measured}
         case "cell_case":
             return {f"{cell.id}-{metric}": (cell, metric) for cell in plan.cells for metric in metrics}
+        case "rule_case":
+            return {
+                f"{name}-{metric}": (tuple(cell for cell in plan.cells if cell.checkpoint == name), metric)
+                for name in plan.checkpoints
+                for metric in plan.must_decide
+            }
         case "floor_case":
             return {
                 f"{cell.id}-{tier}-{metric}": (cell, tier, metric)
@@ -110,6 +119,7 @@ def required_cases(plan: Plan) -> list[str]:
     deciding = [i for i, (cell, metric) in cases(plan, "cell_case").items() if plan.decides(cell, metric)]
     suite = [
         ("test_near_lossless::test_near_lossless", deciding),
+        ("test_must_decide::test_must_decide", cases(plan, "rule_case")),
         ("test_artifact::test_integrity", cases(plan, "checkpoint_case")),
         ("test_artifact::test_engine", cases(plan, "checkpoint_case")),
         ("test_artifact::test_disjoint", cases(plan, "checkpoint_case")),

@@ -149,12 +149,31 @@ class Plan:
             return (RERUN,)
         return (RERUN, BATCH, ULP) if self.needs.scores_copies else (RERUN, BATCH)
 
+    @property
+    def must_decide(self) -> tuple[str, ...]:
+        """Metrics that have to decide in one cell of every checkpoint at least: a run is not to be silent on them."""
+        return self.policy.must_decide(self.regime.must_decide)
+
+    def is_primary_pack(self, pack: str) -> bool:
+        return pack in self.regime.primary.packs
+
     def cell_decides(self, cell: Cell) -> bool:
+        """Whether the verdict of the whole cell is a part of the run's: no other rule is left out of it."""
         return cell.primary or self.options.strict_cells
 
     def decides(self, cell: Cell, metric: str) -> bool:
         """Whether the case may turn the run red; an underpowered metric may not after all."""
-        return self.cell_decides(cell) and metric in self.policy.deciding
+        if not (self.options.strict_cells or self._is_primary_length(cell.seq_len)):
+            return False
+        primary_pack, strict = self.is_primary_pack(cell.pack), self.options.strict_cells
+        return metric in self.policy.deciding_in(primary_pack=primary_pack, strict=strict) and (
+            self.cell_decides(cell) or self.policy.decides_in_every_pack
+        )
+
+    def _is_primary_length(self, seq_len: int) -> bool:
+        """Those that the regime names; of lengths that were given, of which it names none, all."""
+        named = set(self.regime.primary.seq_lens)
+        return seq_len in named or not named & {cell.seq_len for cell in self.cells}
 
     def floor_problem(self, metric: str, measured: MetricVerdict) -> str | None:
         return floor_problem(self.policy, metric, measured)

@@ -3,9 +3,12 @@
 parity.json is SPEC section 8's: keys are added to it, none is taken away.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+from pydantic import Field
 
 from eaftgate.checkpoint.digest import ModelIdentity
 from eaftgate.gate.stability import Stability
@@ -79,6 +82,8 @@ class ParityCell(Record):
     delta_mean_p: float
     js2d: float
     js2d_correction: dict[str, int | float]
+    details: Mapping[str, Mapping[str, int | float]] = Field(default_factory=dict)
+    """By metric, how its value came about."""
     cc_events_base: int
     p_thr: float
     h_thr: float

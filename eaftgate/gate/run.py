@@ -160,7 +160,14 @@ class GateRun:
 
     def _judge(self, cell: Cell, tokens: PairedTokens) -> JudgedCell:
         plan = self.plan
-        return judge_cell(plan.policy, plan.v1, tokens, cell.num_blocks, strict=plan.options.strict_cells)
+        return judge_cell(
+            plan.policy,
+            plan.v1,
+            tokens,
+            cell.num_blocks,
+            strict=plan.options.strict_cells,
+            primary_pack=plan.is_primary_pack(cell.pack),
+        )
 
     def _in_looks(self, cell: Cell) -> JudgedCell:
         """The base in full, then the candidate on blocks in random order until the cell is decided."""
@@ -176,9 +183,15 @@ class GateRun:
                 candidate = self.collection(cell.checkpoint, cell, order=chosen)
                 yield pair(base.select(np.isin(base.block_T, chosen)), candidate)
 
-        p_T = np.minimum(np.exp(base.stats.logprob_T.astype(np.float64)), 1.0)
-        h_T = base.stats.entropy_T.astype(np.float64)
-        return judge_in_looks(policy, plan.v1, p_T, h_T, looks, parts(), strict=plan.options.strict_cells)
+        return judge_in_looks(
+            policy,
+            plan.v1,
+            pair(base, base),
+            looks,
+            parts(),
+            strict=plan.options.strict_cells,
+            primary_pack=plan.is_primary_pack(cell.pack),
+        )
 
     def _order(self, cell: Cell) -> Order:
         return np.random.default_rng(self.plan.order_seed).permutation(cell.num_blocks)
@@ -198,20 +211,20 @@ class GateRun:
 
     def halves(self, cell: Cell) -> dict[str, float]:
         """|difference| of every metric of the base between the first and the second half of the blocks."""
-        collection = self.collection(BASE, cell)
+        collection = self.collection(BASE, cell).content()
         first = collection.block_T < cell.num_blocks // 2
         logprob, entropy = collection.stats.logprob_T, collection.stats.entropy_T
         return halves_wobble(logprob, entropy, first)
 
     def check_engine(self, name: str) -> int:
-        """Load the checkpoint in the collector and score a block; returns its counted tokens.
+        """Load the checkpoint in the collector and score a block; returns its scored tokens.
 
         Raises UserError when it does not load or puts out what no sound model can.
         """
         cell = min(self.plan.primary_cells, key=lambda cell: cell.seq_len)
         blocks = self.blocks(cell)
-        block = int(np.argmax(blocks.counted_BS.any(axis=1)))  # a block need not hold a counted token
+        block = int(np.argmax(blocks.scored_BS.any(axis=1)))  # a block need not hold a scored token
         one = blocks.reordered(np.array([block]))
         (_, stats), *_ = self._collector(name).batches(one, 0)
-        check_stats(stats, one.num_counted, where=f"{name}, block {block} of {cell.pack}")
+        check_stats(stats, one.num_scored, where=f"{name}, block {block} of {cell.pack}")
         return len(stats)

@@ -2,10 +2,12 @@
 
 import re
 import shutil
+from contextlib import suppress
 
 import pytest
 
 from eaftgate import __version__
+from eaftgate.errors import UserError
 from eaftgate.gate.cases import required_cases
 from eaftgate.gate.conclusion import CaseOutcome, conclude, read_records
 from eaftgate.gate.models import clear_work, remove_copies
@@ -71,6 +73,16 @@ class SessionReport:
         if session.exitstatus == pytest.ExitCode.OK and self._parity.verdict != "pass":
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
+    def _left_out(self) -> list[str]:
+        """Which rows of the packs are no conversations; what keeps a pack from being read, its cases say."""
+        if self._plan.options.packs is None:
+            return []
+        from eaftgate.packs.pack import read_packs
+
+        with suppress(UserError):
+            return [pack.left_out for pack in read_packs(self._plan.options.packs) if pack.left_out]
+        return []
+
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         parity = self._parity
         if parity is None:
@@ -80,7 +92,7 @@ class SessionReport:
         if parity.cells:
             width = shutil.get_terminal_size().columns
             write(render_cells(parity.cells, width=width, colour=terminalreporter.hasmarkup))
-        said = remarks(parity.cells) + [f"not run: {case}" for case in parity.not_run]
+        said = self._left_out() + remarks(parity.cells) + [f"not run: {case}" for case in parity.not_run]
         stable = [] if parity.stability is None else stability_lines(parity.stability, interval=parity.has_intervals)
         for lines in (said, stable):
             for line in lines[:MAX_LINES]:

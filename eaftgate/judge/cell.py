@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from eaftgate.judge.metrics import METRICS, Metric
 from eaftgate.judge.policy import IntervalPolicy, PointPolicy, SequentialSettings
@@ -16,7 +15,7 @@ from eaftgate.judge.verdict import (
     judge_points,
 )
 from eaftgate.parity.bounds import fixed_width, sequence_width
-from eaftgate.parity.estimates import BaseTokens, Measured, PairedCell
+from eaftgate.parity.estimates import Measured, PairedCell
 from eaftgate.parity.js2d import Bins
 from eaftgate.parity.metrics import CellMetrics, Thresholds, base_thresholds, cell_metrics
 from eaftgate.parity.paired import PairedTokens, concatenate_pairs
@@ -24,7 +23,7 @@ from eaftgate.parity.paired import PairedTokens, concatenate_pairs
 
 @dataclass(frozen=True)
 class JudgedCell:
-    """`num_blocks` were seen. `js2d` says how the corrected value came about; empty where that is not judged."""
+    """`num_blocks` were seen. `details` says by metric how a value came about, where there is something to say."""
 
     num_blocks: int
     metrics: CellMetrics
@@ -32,7 +31,7 @@ class JudgedCell:
     verdict: Verdict
     v1_verdict: Verdict | None
     cc_events_base: int
-    js2d: Mapping[str, int | float]
+    details: Mapping[str, Mapping[str, int | float]]
 
     @property
     def estimates(self) -> dict[str, float | None]:
@@ -44,22 +43,31 @@ class JudgedCell:
 
 
 def judge_cell(
-    policy: PointPolicy | IntervalPolicy, v1: PointPolicy | None, tokens: PairedTokens, num_blocks: int, *, strict: bool
+    policy: PointPolicy | IntervalPolicy,
+    v1: PointPolicy | None,
+    scored: PairedTokens,
+    num_blocks: int,
+    *,
+    strict: bool,
+    primary_pack: bool = True,
 ) -> JudgedCell:
-    """All of a cell's tokens, at a size that was fixed beforehand."""
+    """All of a cell's tokens, at a size that was fixed beforehand. Perplexity and its like are of content alone."""
+    tokens = scored.content()
     thresholds = base_thresholds(tokens.p_base_T, tokens.h_base_T)
     if isinstance(policy, PointPolicy):
         metrics = _metrics(tokens, thresholds)
         return _judged(num_blocks, metrics, judge_points(policy, metrics), v1, {})
-    measured = _measured(policy, tokens, thresholds, policy.metrics)
+    measured = _measured(policy, scored, tokens, thresholds, policy.metrics)
     verdicts = judge_intervals(
         policy,
         measured,
         num_blocks=num_blocks,
         width=lambda _, degrees_of_freedom: fixed_width(policy.alpha, degrees_of_freedom),
-        budget_events=_base_events(policy, BaseTokens(tokens.p_base_T, tokens.h_base_T, thresholds)),
+        budget=measured,
+        deciding=policy.deciding_in(primary_pack=primary_pack, strict=strict),
         strict=strict,
     )
+    verdicts = {name: verdicts.get(name) or _inapplicable(policy, name) for name in policy.metrics}
     return _judged(num_blocks, _metrics(tokens, thresholds), verdicts, v1, _details(measured))
 
 
@@ -68,16 +76,17 @@ def _metrics(tokens: PairedTokens, thresholds: Thresholds) -> CellMetrics:
 
 
 def _measured(
-    policy: IntervalPolicy, tokens: PairedTokens, thresholds: Thresholds, metrics: Sequence[str]
+    policy: IntervalPolicy,
+    scored: PairedTokens,
+    tokens: PairedTokens,
+    thresholds: Thresholds,
+    metrics: Sequence[str],
 ) -> dict[str, Measured]:
-    cell = PairedCell(tokens, thresholds, Bins(policy.js2d.p_bins, policy.js2d.h_bins), policy.js2d.swaps)
-    return {name: METRICS[name].measure(cell) for name in metrics}
-
-
-def _base_events(policy: IntervalPolicy, base: BaseTokens) -> dict[str, int]:
-    """By metric, of those that count events."""
-    counting = {name: METRICS[name].events for name in policy.metrics}
-    return {name: events.count(base) for name, events in counting.items() if events is not None}
+    """By metric; those that the cell has nothing of are not there."""
+    bins = Bins(policy.js2d.p_bins, policy.js2d.h_bins)
+    cell = PairedCell(tokens, scored, thresholds, bins, policy.js2d.swaps, jackknife=policy.bounds == "jackknife")
+    measured = {name: METRICS[name].measure(cell) for name in metrics}
+    return {name: found for name, found in measured.items() if found is not None}
 
 
 def _judged(
@@ -85,7 +94,7 @@ def _judged(
     metrics: CellMetrics,
     verdicts: Mapping[str, MetricVerdict],
     v1: PointPolicy | None,
-    js2d: Mapping[str, int | float],
+    details: Mapping[str, Mapping[str, int | float]],
 ) -> JudgedCell:
     return JudgedCell(
         num_blocks=num_blocks,
@@ -94,12 +103,12 @@ def _judged(
         verdict=deciding_verdict(verdicts),
         v1_verdict=None if v1 is None else deciding_verdict(judge_points(v1, metrics)),
         cc_events_base=round(metrics.cc_base * metrics.tokens),
-        js2d=js2d,
+        details=details,
     )
 
 
-def _details(measured: Mapping[str, Measured]) -> dict[str, int | float]:
-    return {name: value for found in measured.values() for name, value in found.details.items()}
+def _details(measured: Mapping[str, Measured]) -> dict[str, Mapping[str, int | float]]:
+    return {name: found.details for name, found in measured.items() if found.details}
 
 
 # Sequential
@@ -124,64 +133,87 @@ def plan_looks(settings: SequentialSettings, num_blocks: int) -> list[Look]:
 def judge_in_looks(
     policy: IntervalPolicy,
     v1: PointPolicy | None,
-    base_p_T: Any,
-    base_h_T: Any,
+    base: PairedTokens,
     looks: Sequence[Look],
     parts: Iterable[PairedTokens],
     *,
     strict: bool,
+    primary_pack: bool = True,
 ) -> JudgedCell:
     """Judge after every look, and stop asking for parts when the cell is decided or its budget is spent.
 
-    `parts[i]` are the tokens between look i - 1 and look i; `base_p_T` and `base_h_T` are the base's over the whole
-    budget, so that the thresholds are those of the budget at every look. Bounds are those of a confidence sequence, of
-    which the tightest so far count; a metric of the full looks has ordinary ones, with alpha split over them.
+    `parts[i]` are the tokens between look i - 1 and look i; `base` is the base paired with itself over the whole
+    budget, so that the thresholds are those of the budget at every look, and it is known from the first what the budget
+    is too small for. Bounds are those of a confidence sequence, of which the tightest so far count; a metric of the
+    full looks has ordinary ones, with alpha split over them.
     """
-    thresholds = base_thresholds(base_p_T, base_h_T)
-    budget, budget_events = looks[-1].num_blocks, _base_events(policy, BaseTokens(base_p_T, base_h_T, thresholds))
+    content = base.content()
+    thresholds = base_thresholds(content.p_base_T, content.h_base_T)
+    budget = _measured(policy, base, content, thresholds, policy.metrics)
     full_alpha = policy.alpha / sum(look.full for look in looks)
-    seen: list[PairedTokens] = []
+    deciding = policy.deciding_in(primary_pack=primary_pack, strict=strict)
     # What is known before the first look: nothing.
     standing = {
-        name: MetricVerdict(
-            None,
-            None,
-            None,
-            margin=None if rule.margin is None else rule.margin.value,
-            verdict=None if rule.margin is None else "inconclusive",
-            decides=rule.role == "decides",
-        )
+        name: _unknown(policy, name, name in deciding) if name in budget else _inapplicable(policy, name)
         for name in policy.metrics
-        for rule in [policy.rules[name]]
     }
-    details: dict[str, int | float] = {}
+    details: dict[str, Mapping[str, int | float]] = {}
+    seen: list[PairedTokens] = []
     look = looks[0]
     for look, part in zip(looks, parts, strict=False):
         seen = [concatenate_pairs([*seen, part])]
-        if not len(seen[0]):  # blocks need not hold a counted token
+        tokens = seen[0].content()
+        if not len(tokens):  # blocks need not hold a counted token
             continue
-        share = look.num_blocks / budget
+        share = look.num_blocks / looks[-1].num_blocks
 
-        def width(metric: Metric, degrees_of_freedom: int, share: float = share) -> float:
+        def width(metric: Metric, degrees_of_freedom: float, share: float = share) -> float:
             if not metric.at_every_look:
                 return fixed_width(full_alpha, degrees_of_freedom)
             return sequence_width(policy.alpha, degrees_of_freedom, share)
 
         asked = [
             name
-            for name in policy.metrics
+            for name in budget
             if METRICS[name].at_every_look or (look.full and standing[name].verdict == "inconclusive")
         ]
-        measured = _measured(policy, seen[0], thresholds, asked)
+        measured = _measured(policy, seen[0], tokens, thresholds, asked)
         now = judge_intervals(
-            policy, measured, num_blocks=look.num_blocks, width=width, budget_events=budget_events, strict=strict
+            policy,
+            measured,
+            num_blocks=look.num_blocks,
+            width=width,
+            budget=budget,
+            deciding=deciding,
+            strict=strict,
         )
         standing |= {name: _standing(policy, name, standing[name], verdict) for name, verdict in now.items()}
         details |= _details(measured)
-        deciding = [verdict.verdict for verdict in standing.values() if verdict.decides]
-        if "fail" in deciding or "inconclusive" not in deciding:
+        open_ = [verdict.verdict for verdict in standing.values() if verdict.decides]
+        if "fail" in open_ or "inconclusive" not in open_:
             break
-    return _judged(look.num_blocks, _metrics(seen[0], thresholds), standing, v1, details)
+    metrics = _metrics(seen[0].content(), thresholds)
+    return _judged(look.num_blocks, metrics, standing, v1, details)
+
+
+def _inapplicable(policy: IntervalPolicy, name: str) -> MetricVerdict:
+    """Of a cell that has nothing of what the metric speaks of."""
+    lacks = f"{METRICS[name].over} do not occur"
+    return replace(_unknown(policy, name, deciding=False), verdict=None, lacks=lacks)
+
+
+def _unknown(policy: IntervalPolicy, name: str, deciding: bool) -> MetricVerdict:
+    rule = policy.rules[name]
+    return MetricVerdict(
+        None,
+        None,
+        None,
+        margin=None if rule.margin is None else rule.margin.value,
+        verdict=None if rule.margin is None else "inconclusive",
+        decides=deciding and rule.role == "decides",
+        unit=METRICS[name].unit,
+        side=rule.side,
+    )
 
 
 def _standing(policy: IntervalPolicy, name: str, before: MetricVerdict, now: MetricVerdict) -> MetricVerdict:

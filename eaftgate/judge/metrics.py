@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from eaftgate.packs.harmony import TokenClass
 from eaftgate.parity import estimates
-from eaftgate.parity.estimates import BaseTokens, Measured, PairedCell
+from eaftgate.parity.estimates import BaseTokens, Statistic
 from eaftgate.parity.metrics import CellMetrics
 
 if TYPE_CHECKING:  # which is checked against this table
@@ -40,10 +41,11 @@ class Column:
 
 @dataclass(frozen=True)
 class Events:
-    """Events of the base, of which a metric needs enough to be judged (`min_base_events` of its rule)."""
+    """Events of the base, of which a metric needs enough to be judged (`min_base_events` of its rule). `count` is for
+    policies that look ahead to the whole budget; the statistic counts them, too."""
 
     name: str
-    count: Callable[[BaseTokens], int]
+    count: Callable[[BaseTokens], int] | None = None
 
 
 @dataclass(frozen=True)
@@ -51,21 +53,33 @@ class Metric:
     """A metric of policies with intervals. `name` is part of test ids and has no hyphen.
 
     A ratio is estimated as its logarithm and reported as a ratio, as its margin is. `meaning` follows "is" in a
-    sentence. `side` is that of a rule that names none. `unchanged` is what two equal models have. The bounds of a
-    metric that is not judged `at_every_look` of --sequential are not valid at all of them.
+    sentence. `side` is that of a rule that names none. `unchanged` is what two equal models have. Where `less_is_worse`
+    a margin is the least that is good enough, or of a `change`, which is 0 where nothing changed, how far it may fall.
+    The bounds of a metric that is not judged `at_every_look` of --sequential are not valid at all of them. `over` names
+    what it is a statistic of.
     """
 
     name: str
     unit: Unit
     meaning: str
-    measure: Callable[[PairedCell], Measured]
+    measure: Statistic
     text: Callable[[float], str]
     side: Side = "worse"
     less_is_worse: bool = False
+    change: bool = False
+    over: str = "content tokens"
     unchanged: float = 0.0
     events: Events | None = None
     at_every_look: bool = True
     columns: tuple[Column, ...] = ()
+
+    @property
+    def counts_events(self) -> bool:
+        return self.events is not None
+
+    def limit(self, margin: float) -> float:
+        """The value, on the scale on which it is estimated, that a margin of its rule allows."""
+        return -margin if self.less_is_worse and self.change else self.estimated(margin)
 
     def estimated(self, reported: float) -> float:
         """A reported value on the scale on which it is estimated and compared."""
@@ -88,6 +102,43 @@ METRICS = {
             text=percent,
             columns=(Column("dPPL", "estimate", percent), Column("at most", "upper", percent)),
         ),
+        *(
+            Metric(
+                name=f"nll_{kind.name.lower()}",
+                unit="nats",
+                meaning=f"the same over {what}",
+                measure=estimates.nll_delta_of(kind),
+                text=percent,
+                over=f"{kind.name.lower()} tokens",
+            )
+            for kind, what in (
+                (TokenClass.HEADER, "headers: channel, recipient, constraint, up to <|message|>"),
+                (TokenClass.CALL, "the content of calls"),
+                (TokenClass.FINAL, "the content of final answers"),
+                (TokenClass.ANALYSIS, "the content of analyses"),
+                (TokenClass.CLOSE, "the tokens that close a message"),
+            )
+        ),
+        Metric(
+            name="nll_recipient",
+            unit="nats",
+            meaning="the same over the names that calls are addressed to",
+            measure=estimates.nll_delta_of_recipients,
+            text=percent,
+            over="recipient tokens",
+        ),
+        *(
+            Metric(
+                name=f"exact_{kind.name.lower()}s",
+                unit="share",
+                meaning=f"the net loss (lost less gained) of the {what} that the base writes exactly right",
+                measure=estimates.exact_loss(kind),
+                text="{:+.2%}".format,
+                over=f"{kind.name.lower()} messages",
+                events=Events(f"exact {what}"),
+            )
+            for kind, what in ((TokenClass.CALL, "calls"), (TokenClass.FINAL, "final answers"))
+        ),
         Metric(
             name="mean_p",
             unit="probability",
@@ -95,6 +146,8 @@ METRICS = {
             measure=estimates.mean_p_delta,
             text="{:+.4f}".format,
             side="both",
+            less_is_worse=True,
+            change=True,
             columns=(Column("d mean p", "estimate", "{:+.4f}".format),),
         ),
         Metric(
@@ -149,6 +202,14 @@ METRICS = {
             meaning="the root mean square of the change of a token's probability",
             measure=estimates.rms_dp,
             text="{:.4f}".format,
+        ),
+        Metric(
+            name="ppl_all",
+            unit="nats",
+            meaning="the mean change of the log-loss over all tokens, prompts too, shown as a relative change",
+            measure=estimates.nll_delta_of_everything,
+            text=percent,
+            over="all tokens",
         ),
     )
 }

@@ -1,5 +1,6 @@
 """near_lossless_gates.json: policies (what near-lossless means) and regimes (how much is evaluated)."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -50,19 +51,32 @@ class PointPolicy(_Strict):
     def deciding(self) -> frozenset[str]:
         return frozenset(POINT_METRICS)
 
+    def deciding_in(self, *, primary_pack: bool, strict: bool) -> frozenset[str]:  # noqa: ARG002 (all, everywhere)
+        """The metrics that make the verdict of a cell."""
+        return self.deciding
+
+    def must_decide(self, asked: Literal["all"] | Sequence[str]) -> tuple[str, ...]:  # noqa: ARG002 (none is silent)
+        return ()
+
+    @property
+    def decides_in_every_pack(self) -> bool:
+        return False
+
 
 class IntervalRule(_Strict):
     """How one metric is judged. `side` worse: only a loss counts; both: a change in either direction.
 
     The margin is in the unit of the metric (eaftgate.judge.metrics): of ppl in nats a token (ln of the ratio of
     perplexities), of cc_ratio a ratio. A metric that counts events is underpowered below `min_base_events` of the base,
-    and does not decide.
+    and does not decide. `cells`: where a rule decides, in every pack's cells or in those of the regime's primary packs
+    (under --strict-cells in all).
     """
 
     side: Side
     role: Literal["decides", "advisory"]
     margin: Threshold | None
     min_base_events: PositiveInt | None = None
+    cells: Literal["primary", "every"] = "primary"
 
     @model_validator(mode="after")
     def _decides_by_a_margin(self) -> Self:
@@ -93,6 +107,16 @@ class SequentialSettings(_Strict):
         return self
 
 
+class EvidenceSettings(_Strict):
+    """What a rule's own tokens (or messages) must rest on before it may decide; below it is underpowered, and decides
+    nothing. Documents' sizes are unequal: `min_effective_documents` is Kish's number, (sum n)^2 / sum n^2."""
+
+    min_documents: PositiveInt
+    max_document_share: float = Field(gt=0, le=1)
+    min_effective_documents: PositiveInt
+    min_blocks: PositiveInt
+
+
 class IntervalPolicy(_Strict):
     """Non-inferiority: PASS when the one-sided bounds at level 1 - alpha lie inside the margin."""
 
@@ -101,6 +125,10 @@ class IntervalPolicy(_Strict):
     alpha: float = Field(gt=0, lt=0.5)
     floor_factor: float = Field(ge=1)
     """A margin must be at least this many times what the noise floor does to its metric."""
+    bounds: Literal["hall", "jackknife"] = "hall"
+    """hall: of the clustered standard error, moved for skewness. jackknife: of a delete-one-cluster jackknife with
+    effective degrees of freedom, the farther of those moved for skewness and the symmetric ones."""
+    evidence: EvidenceSettings | None = None
     js2d: Js2dSettings
     sequential: SequentialSettings
     rules: dict[str, IntervalRule]
@@ -123,7 +151,7 @@ class IntervalPolicy(_Strict):
     def _can_decide(self) -> Self:
         if not self.deciding:
             raise ValueError("rules has no metric that decides")
-        counting = [name for name, metric in METRICS.items() if metric.events]
+        counting = [name for name, metric in METRICS.items() if metric.counts_events]
         if misplaced := [name for name, rule in self.rules.items() if rule.min_base_events and name not in counting]:
             raise ValueError(f"rules.{misplaced[0]}: min_base_events is for {', '.join(counting)} only")
         return self
@@ -136,6 +164,22 @@ class IntervalPolicy(_Strict):
     @property
     def deciding(self) -> frozenset[str]:
         return frozenset(metric for metric, rule in self.rules.items() if rule.role == "decides")
+
+    def must_decide(self, asked: Literal["all"] | Sequence[str]) -> tuple[str, ...]:
+        """Those that may not be silent in a run, of a regime's; a policy that asks for no evidence is never silent."""
+        silent = () if self.evidence is None else self.metrics
+        return tuple(name for name in silent if name in self.deciding and (asked == "all" or name in asked))
+
+    def deciding_in(self, *, primary_pack: bool, strict: bool) -> frozenset[str]:
+        """The metrics that make the verdict of a cell, of a primary pack or of another."""
+        everywhere = primary_pack or strict or not self.decides_in_every_pack
+        return frozenset(name for name in self.deciding if everywhere or self.rules[name].cells == "every")
+
+    @property
+    def decides_in_every_pack(self) -> bool:
+        """Whether some rules decide in the cells of all packs. Where none does, the verdict that such a cell shows is
+        by all rules, and decides nothing."""
+        return any(self.rules[name].cells == "every" for name in self.deciding)
 
 
 Policy = Annotated[PointPolicy | IntervalPolicy, Field(discriminator="rule")]
@@ -155,6 +199,11 @@ class Regime(_Strict):
     seq_lens: list[SeqLen] = Field(min_length=1)
     num_blocks: PositiveInt | dict[SeqLen, PositiveInt]
     batch_size: PositiveInt
+    must_decide: Literal["all"] | list[str] = []
+    """Metrics of which every one must have decided in at least one cell, where the policy lets it decide and its class
+    occurs; all of them, or those that are named."""
+    keep_n: PositiveInt | None = None
+    """Of the embedded checkpoint's regime: how many experts the run's own candidate keeps."""
 
     @model_validator(mode="after")
     def _decides_on_what_it_evaluates(self) -> Self:

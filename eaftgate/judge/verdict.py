@@ -8,8 +8,8 @@ from typing import Literal
 from scipy.stats import norm
 
 from eaftgate.judge.metrics import METRICS, POINT_METRICS, Metric
-from eaftgate.judge.policy import IntervalPolicy, IntervalRule, PointPolicy
-from eaftgate.parity.bounds import bounds
+from eaftgate.judge.policy import EvidenceSettings, IntervalPolicy, IntervalRule, PointPolicy
+from eaftgate.parity.bounds import bounds, farther_bounds
 from eaftgate.parity.clusters import Estimate
 from eaftgate.parity.estimates import Measured
 from eaftgate.parity.metrics import CellMetrics
@@ -25,7 +25,10 @@ MAX_BLOCKS_NEEDED = 1_000_000
 EARLY_EVENTS = 0.25
 """Share of min_base_events that an early look needs before it may judge the metric."""
 
-Width = Callable[[Metric, int], float]
+CHANCE = 1.645
+"""Standard deviations of the number of messages that flip by chance, one-sided 95 %."""
+
+Width = Callable[[Metric, float], float]
 """(metric, degrees of freedom) -> standard errors between an estimate and its bounds."""
 
 
@@ -34,8 +37,9 @@ class MetricVerdict:
     """One metric of one cell; None: not known, or there is none.
 
     A point rule has no interval, and its `margin` is the effective limit on |estimate|. A metric without a margin has
-    no verdict. `decides` is whether the policy lets it decide in a cell that does. `blocks_needed` would decide an
-    inconclusive one with 80 % power, if the estimate is right.
+    no verdict. `decides` is whether it makes the verdict of its cell. `blocks_needed` would decide an inconclusive one
+    with 80 % power, if the estimate is right. An underpowered metric `lacks` something, in words. `documents`,
+    `effective_documents` (Kish) and `events` are what it rests on; `lost` and `gained` are messages.
     """
 
     estimate: float | None
@@ -46,6 +50,14 @@ class MetricVerdict:
     decides: bool = True
     underpowered: bool = False
     blocks_needed: int | None = None
+    unit: str = ""
+    side: str = ""
+    documents: int | None = None
+    effective_documents: float | None = None
+    events: int | None = None
+    lost: int | None = None
+    gained: int | None = None
+    lacks: str = ""
 
 
 def worst(verdicts: list[Verdict]) -> Verdict:
@@ -54,16 +66,16 @@ def worst(verdicts: list[Verdict]) -> Verdict:
 
 
 def deciding_verdict(verdicts: Mapping[str, MetricVerdict]) -> Verdict:
-    """A cell's: that of its worst deciding metric."""
-    return worst([verdict.verdict for verdict in verdicts.values() if verdict.decides and verdict.verdict])
+    """A cell's: that of its worst deciding metric; inconclusive when none is able to decide."""
+    return worst([v.verdict for v in verdicts.values() if v.decides and v.verdict] or ["inconclusive"])
 
 
 def decide_reported(metric: Metric, rule: IntervalRule, lower: float, upper: float) -> Verdict | None:
     """`decide` on bounds as they are reported: those of a ratio are compared as the logarithms that were estimated."""
     if rule.margin is None:
         return None
-    lower, upper, margin = (metric.estimated(value) for value in (lower, upper, rule.margin.value))
-    return decide(lower, upper, margin, rule.side, less_is_worse=metric.less_is_worse)
+    lower, upper = metric.estimated(lower), metric.estimated(upper)
+    return decide(lower, upper, metric.limit(rule.margin.value), rule.side, less_is_worse=metric.less_is_worse)
 
 
 def judge_points(policy: PointPolicy, cell: CellMetrics) -> dict[str, MetricVerdict]:
@@ -87,35 +99,42 @@ def judge_intervals(
     *,
     num_blocks: int,
     width: Width,
-    budget_events: Mapping[str, int],
+    budget: Mapping[str, Measured],
+    deciding: frozenset[str],
     strict: bool,
 ) -> dict[str, MetricVerdict]:
     """The verdict of every metric of a cell by non-inferiority (Schuirmann's TOST, one-sided where only a loss counts).
 
-    `budget_events` are the base's events in the whole cell, of which `measured` may have seen a part, by metric.
-    `strict`: an underpowered metric decides too. A metric that was not measured is not judged.
+    `budget` is what the whole cell will rest on, of which `measured` may have seen a part, by metric. `deciding` are
+    the metrics that make the cell's verdict. `strict`: where the policy asks for no evidence, an underpowered metric
+    decides too. A metric that was not measured is not judged.
     """
     verdicts = {}
     for name, found in measured.items():
         rule = policy.rules[name]
-        judged = _interval_verdict(METRICS[name], rule, found.estimate, num_blocks, width)
-        if rule.min_base_events is not None and found.base_events is not None:
-            events = (rule.min_base_events, found.base_events, budget_events[name])
+        judged = _interval_verdict(policy, METRICS[name], rule, found, num_blocks, width)
+        judged = replace(judged, decides=judged.decides and name in deciding)
+        if policy.evidence is not None and rule.margin is not None:
+            judged = _with_evidence(judged, policy.evidence, rule, found, budget[name], METRICS[name], num_blocks)
+        elif rule.min_base_events is not None and found.base_events is not None:
+            events = (rule.min_base_events, found.base_events, budget[name].base_events or 0)
             judged = _with_events(judged, *events, num_blocks, strict=strict)
         verdicts[name] = judged
     return verdicts
 
 
 def _interval_verdict(
-    metric: Metric, rule: IntervalRule, estimate: Estimate, num_blocks: int, width: Width
+    policy: IntervalPolicy, metric: Metric, rule: IntervalRule, found: Measured, num_blocks: int, width: Width
 ) -> MetricVerdict:
-    lower, upper = bounds(estimate, width(metric, estimate.degrees_of_freedom))
+    estimate = found.estimate
+    bounded = farther_bounds if policy.bounds == "jackknife" else bounds
+    lower, upper = bounded(estimate, width(metric, estimate.degrees_of_freedom))
     verdict, needed = None, None
     if rule.margin is not None:
-        margin = metric.estimated(rule.margin.value)
-        verdict = decide(lower, upper, margin, rule.side, less_is_worse=metric.less_is_worse)
+        limit = metric.limit(rule.margin.value)
+        verdict = decide(lower, upper, limit, rule.side, less_is_worse=metric.less_is_worse)
         if verdict == "inconclusive":
-            needed = _blocks_needed(estimate, margin, rule.side, num_blocks, width(metric, MANY))
+            needed = _blocks_needed(estimate, limit, rule.side, num_blocks, width(metric, MANY))
     return MetricVerdict(
         estimate=_finite(metric.reported, estimate.value),
         lower=_finite(metric.reported, lower),
@@ -124,7 +143,58 @@ def _interval_verdict(
         verdict=verdict,
         decides=rule.role == "decides",
         blocks_needed=needed,
+        unit=metric.unit,
+        side=rule.side,
+        documents=found.evidence.documents,
+        effective_documents=found.evidence.effective,
+        events=found.base_events,
+        lost=found.lost,
+        gained=found.gained,
     )
+
+
+def _with_evidence(
+    judged: MetricVerdict,
+    least: EvidenceSettings,
+    rule: IntervalRule,
+    found: Measured,
+    budget: Measured,
+    metric: Metric,
+    num_blocks: int,
+) -> MetricVerdict:
+    """Underpowered: the whole budget rests on too little. Not yet decided: what was seen of it does."""
+    lacks, factor = _lacking(least, rule, budget, metric, num_blocks)
+    if lacks:
+        needed = None if factor is None else math.ceil(num_blocks * factor)
+        return replace(
+            judged, verdict="inconclusive", underpowered=True, decides=False, blocks_needed=needed, lacks=lacks
+        )
+    if _lacking(least, rule, found, metric, num_blocks)[0]:
+        return replace(judged, lower=None, upper=None, verdict="inconclusive")
+    return judged
+
+
+def _lacking(
+    least: EvidenceSettings, rule: IntervalRule, found: Measured, metric: Metric, num_blocks: int
+) -> tuple[str, float | None]:
+    """What is missing before a rule may decide, in words, and how many times as many blocks would have it; None: more
+    blocks of these documents would not."""
+    evidence = found.evidence
+    counts = [
+        (evidence.documents, least.min_documents, "documents"),
+        (round(evidence.effective, 1), least.min_effective_documents, "effective documents"),
+        (num_blocks, least.min_blocks, "blocks"),
+    ]
+    if rule.min_base_events is not None:
+        counts.append((found.base_events or 0, rule.min_base_events, metric.events.name if metric.events else "events"))
+    short = [(have, need, what) for have, need, what in counts if have < need]
+    said = [f"{have:g} of {need} {what}" for have, need, what in short]
+    factors = [need / have if have else None for have, need, _ in short]
+    if evidence.largest > least.max_document_share:
+        said.append(f"one document holds {evidence.largest:.0%} of its {metric.over}")
+        factors.append(evidence.largest / least.max_document_share)
+    known = [factor for factor in factors if factor is not None]
+    return ", ".join(said), max(known) if len(known) == len(factors) and known else None
 
 
 def _finite(reported: Callable[[float], float], value: float) -> float | None:
@@ -147,8 +217,7 @@ def decide(
 
 def _blocks_needed(estimate: Estimate, margin: float, side: str, num_blocks: int, widths: float) -> int | None:
     """blocks * ((width + z_power) * SE / distance to the margin)^2, because SE falls with the root of the blocks."""
-    value = abs(estimate.value) if side == "both" else estimate.value
-    distance = abs(margin - value)
+    distance = abs(abs(margin) - abs(estimate.value)) if side == "both" else abs(margin - estimate.value)
     reach = (widths + float(norm.ppf(POWER))) * estimate.standard_error
     if not math.isfinite(reach) or reach > distance * math.sqrt(MAX_BLOCKS_NEEDED / num_blocks):
         return None
@@ -185,6 +254,9 @@ def floor_problem(policy: PointPolicy | IntervalPolicy, metric: str, measured: M
     if shown is not None:
         unchanged = known.estimated(known.unchanged)
         floor, margin = (abs(known.estimated(value) - unchanged) for value in (shown, measured.margin))
+        if measured.lost is not None and measured.events:
+            # Single messages flip either way where two choices are as good as each other: that much is no floor.
+            floor = max(0.0, floor - CHANCE * math.sqrt(measured.lost + (measured.gained or 0)) / measured.events)
         if policy.floor_factor * floor <= margin:
             return None
     return (

@@ -29,6 +29,9 @@ def describe(metric: str, verdict: MetricVerdict, tokens: int, *, interval: bool
     if verdict.verdict == "fail":
         return f"{value} is outside its margin {margin} ({tokens} tokens)"
     blocks = verdict.blocks_needed
+    if verdict.lacks:
+        more = "" if blocks is None else f"; about {blocks} blocks would have it"
+        return f"{metric} is underpowered: {verdict.lacks}{more}"
     if verdict.underpowered:
         enough = "" if blocks is None else f"; {blocks} blocks would have enough"
         events = METRICS[metric].events

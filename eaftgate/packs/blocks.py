@@ -1,40 +1,68 @@
-"""From rows to blocks of exactly `seq_len` tokens, with the tokens that count (SPEC section 2).
+"""From rows to blocks of exactly `seq_len` tokens, and what each token is to the assistant's messages (SPEC section 2).
 
-Shapes: N tokens of the concatenated rows, B blocks, S = seq_len tokens a block.
+Shapes: N tokens of the concatenated rows, B blocks, S = seq_len tokens a block, T scored tokens, M messages, X spans.
 """
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
 
 from eaftgate.errors import UserError
-from eaftgate.packs.harmony import completion_spans
+from eaftgate.packs.harmony import Message, Span, TokenClass, assistant_messages
 from eaftgate.packs.pack import Pack
 
 ROWS_PER_BATCH = 256
+NO_MESSAGE = -1
 
 IntArray = NDArray[np.int32]
 BoolArray = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
+class Roles:
+    """What tokens are to the assistant's messages: arrays of one shape.
+
+    `kind`: a token's TokenClass; NONE where the assistant does not write it. `content`: it overlaps the content of a
+    message. `recipient`: it overlaps the name that a call is addressed to. `message`: the number of its message.
+    """
+
+    kind: NDArray[np.uint8]
+    content: BoolArray
+    recipient: BoolArray
+    message: IntArray
+
+    @property
+    def columns(self) -> tuple[NDArray[Any], ...]:
+        return self.kind, self.content, self.recipient, self.message
+
+    def at(self, chosen: NDArray[Any] | slice) -> "Roles":
+        return Roles(*(column[chosen] for column in self.columns))
+
+
+@dataclass(frozen=True)
 class Blocks:
     """Blocks of one pack.
 
-    `counted_BS[b, s]`: token s of block b belongs to an assistant's content and is not the block's first token; it
-    is predicted by position s - 1. `row_BS` indexes `identities`, the sha256 of every row that the blocks touch.
+    `scored_BS[b, s]`: token s of block b is the assistant's to write and is not the block's first token; it is
+    predicted by position s - 1. In `roles`, [B, S], `message` is NO_MESSAGE but for messages that are closed and scored
+    whole, header to closing token, in one block. `row_BS` indexes `identities`, the sha256 of every row that the blocks
+    touch. `continued_B`: the block begins within a row.
     """
 
     pack: str
     seq_len: int
     token_ids_BS: IntArray
-    counted_BS: BoolArray
+    scored_BS: BoolArray
+    roles: Roles
     row_BS: IntArray
+    continued_B: BoolArray
     identities: tuple[str, ...]
 
     @property
@@ -42,28 +70,54 @@ class Blocks:
         return len(self.token_ids_BS)
 
     @property
+    def num_scored(self) -> int:
+        return int(self.scored_BS.sum())
+
+    @property
     def num_counted(self) -> int:
-        return int(self.counted_BS.sum())
+        """Scored tokens of content: what perplexity is of."""
+        return int((self.scored_BS & self.roles.content).sum())
 
     def reordered(self, order: IntArray | NDArray[np.intp]) -> "Blocks":
         """The blocks `order`, in that order: all of them or some."""
-        chosen = (self.token_ids_BS[order], self.counted_BS[order], self.row_BS[order])
-        return Blocks(self.pack, self.seq_len, *chosen, self.identities)
+        return replace(
+            self,
+            token_ids_BS=self.token_ids_BS[order],
+            scored_BS=self.scored_BS[order],
+            roles=self.roles.at(order),
+            row_BS=self.row_BS[order],
+            continued_B=self.continued_B[order],
+        )
 
-    def counting(self, chosen_T: BoolArray) -> "Blocks":
-        """The blocks with the chosen of their counted tokens as the only ones that count; a block without any is left
-        out. `chosen_T[t]` is about the t-th counted token in block order."""
-        counted_BS = self.counted_BS.copy()
-        counted_BS[self.counted_BS] = chosen_T
-        return replace(self, counted_BS=counted_BS).reordered(np.flatnonzero(counted_BS.any(axis=1)))
+    def scoring(self, chosen_T: BoolArray) -> "Blocks":
+        """The blocks with the chosen of their scored tokens as the only ones that are scored; a block without any is
+        left out. `chosen_T[t]` is about the t-th scored token in block order."""
+        scored_BS = self.scored_BS.copy()
+        scored_BS[self.scored_BS] = chosen_T
+        return replace(self, scored_BS=scored_BS).reordered(np.flatnonzero(scored_BS.any(axis=1)))
+
+    def scoring_content(self) -> "Blocks":
+        return self.scoring(self.roles.content[self.scored_BS])
+
+    @property
+    def digest_of_content(self) -> str:
+        """What profiles of before classes call their blocks by."""
+        digest = hashlib.sha256(f"blocks-1:{self.num_blocks}x{self.seq_len}:".encode())
+        digest.update(np.ascontiguousarray(self.token_ids_BS, dtype="<i4").data)
+        digest.update(np.packbits(self.scored_BS & self.roles.content).data)
+        digest.update(np.ascontiguousarray(self.row_BS, dtype="<i4").data)
+        digest.update("".join(self.identities).encode())
+        return digest.hexdigest()
 
     @cached_property
     def digest(self) -> str:
-        """sha256 of token ids, counted positions and rows: equal digests mean equal inputs to a collector."""
-        digest = hashlib.sha256(f"blocks-1:{self.num_blocks}x{self.seq_len}:".encode())
-        digest.update(np.ascontiguousarray(self.token_ids_BS, dtype="<i4").data)
-        digest.update(np.packbits(self.counted_BS).data)
-        digest.update(np.ascontiguousarray(self.row_BS, dtype="<i4").data)
+        """sha256 of token ids, scored positions, roles and rows: equal digests mean equal inputs to a collector."""
+        digest = hashlib.sha256(f"blocks-2:{self.num_blocks}x{self.seq_len}:".encode())
+        for numbers in (self.token_ids_BS, self.row_BS, self.roles.message):
+            digest.update(np.ascontiguousarray(numbers, dtype="<i4").data)
+        for flags in (self.scored_BS, self.roles.content, self.roles.recipient, self.continued_B):
+            digest.update(np.packbits(flags).data)
+        digest.update(np.ascontiguousarray(self.roles.kind).data)
         digest.update("".join(self.identities).encode())
         return digest.hexdigest()
 
@@ -76,19 +130,15 @@ def build_blocks(pack: Pack, tokenizer: Tokenizer, *, eos_id: int, seq_len: int,
     if seq_len < 2:
         raise UserError(f"seq_len is {seq_len}: a block needs at least 2 tokens, because its first never counts")
     wanted = None if num_blocks is None else num_blocks * seq_len
-    ids: list[IntArray] = []
-    counted: list[BoolArray] = []
-    rows: list[IntArray] = []
-    tokens = 0
+    parts: list[_Tokens] = []
+    tokens = messages = 0
     for start in range(0, len(pack), ROWS_PER_BATCH):
         if wanted is not None and tokens >= wanted:
             break
         texts = pack.texts[start : start + ROWS_PER_BATCH]
-        id_N, counted_N, row_N = _tokenise(texts, tokenizer, eos_id)
-        ids.append(id_N)
-        counted.append(counted_N)
-        rows.append(row_N + np.int32(start))
-        tokens += len(id_N)
+        parts.append(_tokenise(texts, tokenizer, eos_id, first_row=start, first_message=messages))
+        tokens += len(parts[-1].id_N)
+        messages += len(parts[-1].length_M)
     available = tokens // seq_len
     if num_blocks is None:
         num_blocks = available
@@ -97,28 +147,67 @@ def build_blocks(pack: Pack, tokenizer: Tokenizer, *, eos_id: int, seq_len: int,
             f"pack {pack.name} has {available} blocks of {seq_len} tokens, fewer than the {num_blocks or 1} asked: "
             "lower --num-blocks or --seq-len, or add rows"
         )
-    size = num_blocks * seq_len
+    return _cut(pack, parts, seq_len, num_blocks)
+
+
+@dataclass(frozen=True)
+class _Tokens:
+    """Rows as tokens. `length_M`: the tokens of every message; none of one that is cut off."""
+
+    id_N: IntArray
+    row_N: IntArray
+    roles: Roles
+    length_M: NDArray[np.intp]
+
+    @property
+    def columns(self) -> tuple[NDArray[Any], ...]:
+        return self.id_N, self.row_N, *self.roles.columns
+
+
+def _cut(pack: Pack, parts: Sequence[_Tokens], seq_len: int, num_blocks: int) -> Blocks:
     shape = (num_blocks, seq_len)
-    counted_BS = np.concatenate(counted)[:size].reshape(shape).copy()
-    counted_BS[:, 0] = False
-    if not counted_BS.any():
+    size = num_blocks * seq_len
+    token_ids_BS, row_BS, *roles = (
+        np.concatenate(column)[:size].reshape(shape) for column in zip(*(part.columns for part in parts), strict=True)
+    )
+    found = Roles(*roles)
+    scored_BS = found.kind != TokenClass.NONE
+    scored_BS[:, 0] = False
+    if not (scored_BS & found.content).any():
         raise UserError(
             f"pack {pack.name} has no assistant message in its first {num_blocks} blocks of {seq_len} tokens: "
             "rows must be Harmony conversations (<|start|>assistant...<|message|>...)"
         )
-    row_BS = np.concatenate(rows)[:size].reshape(shape)
+    whole_BS = _whole(found.message, scored_BS, np.concatenate([part.length_M for part in parts]))
+    continued_B = np.zeros(num_blocks, bool)
+    continued_B[1:] = row_BS[1:, 0] == row_BS[:-1, -1]
     return Blocks(
         pack=pack.name,
         seq_len=seq_len,
-        token_ids_BS=np.concatenate(ids)[:size].reshape(shape),
-        counted_BS=counted_BS,
+        token_ids_BS=token_ids_BS,
+        scored_BS=scored_BS,
+        roles=replace(found, message=np.where(whole_BS, found.message, np.int32(NO_MESSAGE))),
         row_BS=row_BS,
+        continued_B=continued_B,
         identities=pack.identities[: int(row_BS.max()) + 1],
     )
 
 
-def _tokenise(texts: tuple[str, ...], tokenizer: Tokenizer, eos_id: int) -> tuple[IntArray, BoolArray, IntArray]:
-    """Token ids, counted flags and row numbers (within `texts`) of the concatenated rows, an EOS after each."""
+def _whole(message_BS: IntArray, scored_BS: BoolArray, length_M: NDArray[np.intp]) -> BoolArray:
+    """Which tokens are scored and of a message that has all of its `length_M` tokens scored in one block."""
+    block_T, message_T = np.nonzero(scored_BS)[0], message_BS[scored_BS]
+    # A message's tokens follow each other, so a block's share of it is a stretch of equal (block, message).
+    begins_T = np.diff(block_T, prepend=-1).astype(bool) | np.diff(message_T, prepend=NO_MESSAGE).astype(bool)
+    stretch_T = np.cumsum(begins_T) - 1
+    whole_BS = np.zeros(scored_BS.shape, bool)
+    whole_BS[scored_BS] = np.bincount(stretch_T)[stretch_T] == length_M[message_T]
+    return whole_BS
+
+
+def _tokenise(
+    texts: Sequence[str], tokenizer: Tokenizer, eos_id: int, *, first_row: int, first_message: int
+) -> _Tokens:
+    """The concatenated rows, an EOS after each. Rows and messages are numbered on from the first."""
     encodings: list[Encoding] = tokenizer.encode_batch(list(texts), add_special_tokens=False)
     length_R = np.fromiter((len(encoding) for encoding in encodings), np.int64, len(encodings))
     total = int(length_R.sum())
@@ -126,27 +215,60 @@ def _tokenise(texts: tuple[str, ...], tokenizer: Tokenizer, eos_id: int) -> tupl
     offset_N2 = np.fromiter(
         chain.from_iterable(chain.from_iterable(e.offsets for e in encodings)), np.int64, 2 * total
     ).reshape(total, 2)
-    row_N = np.repeat(np.arange(len(texts), dtype=np.int32), length_R)
+    row_R = np.arange(len(texts), dtype=np.int32)
+    row_N = np.repeat(row_R, length_R)
     # One coordinate for all rows: row r starts at the summed length of the rows before it, plus r so that a span
     # reaching to the end of one row and one starting at the next stay apart.
     char_base_R = np.cumsum([0] + [len(text) + 1 for text in texts[:-1]])
-    begin_N, end_N = (offset_N2 + char_base_R[row_N, None]).T
-    span_X2 = np.array(
-        [
-            (base + begin, base + end)
-            for base, text in zip(char_base_R.tolist(), texts, strict=True)
-            for begin, end in completion_spans(text)
-        ]
-    ).reshape(-1, 2)
-    # The last span that begins before the token ends is the only one that can overlap it.
-    nearest_N = np.searchsorted(span_X2[:, 0], end_N, side="left") - 1
-    counted_N = nearest_N >= 0
-    counted_N[counted_N] = span_X2[nearest_N[counted_N], 1] > begin_N[counted_N]
-    counted_N &= end_N > begin_N
-
+    messages = [
+        message.moved(base)
+        for base, text in zip(char_base_R.tolist(), texts, strict=True)
+        for message in assistant_messages(text)
+    ]
+    roles, length_M = _roles_of((offset_N2 + char_base_R[row_N, None]).T, messages)
     eos_at = np.cumsum(length_R)
-    return (
-        np.insert(id_N, eos_at, eos_id),
-        np.insert(counted_N, eos_at, False),
-        np.insert(row_N, eos_at, np.arange(len(texts))),
+    kind, content, recipient, message = (np.insert(column, eos_at, 0) for column in roles.columns)
+    return _Tokens(
+        id_N=np.insert(id_N, eos_at, eos_id).astype(np.int32),
+        row_N=np.insert(row_N, eos_at, row_R) + np.int32(first_row),
+        roles=Roles(kind, content, recipient, message + np.int32(first_message)),
+        length_M=length_M,
     )
+
+
+def _roles_of(span_2N: NDArray[np.int64], messages: Sequence[Message]) -> tuple[Roles, NDArray[np.intp]]:
+    """What tokens, given by where their characters begin and end, are to `messages`, and the latter's numbers of
+    tokens. A token without a message has any number there."""
+    parts: list[tuple[Span | None, int, int]] = []
+    for number, message in enumerate(messages):
+        parts += [
+            (message.header, TokenClass.HEADER, number),
+            (message.content, message.kind, number),
+            (message.close, TokenClass.CLOSE, number),
+        ]
+    there = [(*span, kind, number) for span, kind, number in parts if span is not None and span[0] < span[1]]
+    part_X4 = np.array([*there, (0, 0, TokenClass.NONE, 0)], np.int64)  # the last is what place -1 is
+    part_N4 = part_X4[_last_overlapped(span_2N, [(begin, end) for begin, end, _, _ in there])]
+    kind_N, message_N = part_N4[:, 2].astype(np.uint8), part_N4[:, 3].astype(np.int32)
+    length_M = np.bincount(message_N[kind_N != TokenClass.NONE], minlength=len(messages))
+    length_M[[number for number, message in enumerate(messages) if message.close is None]] = 0
+    return (
+        Roles(
+            kind=kind_N,
+            content=_last_overlapped(span_2N, [message.content for message in messages]) >= 0,
+            recipient=_last_overlapped(span_2N, [message.recipient for message in messages]) >= 0,
+            message=message_N,
+        ),
+        length_M,
+    )
+
+
+def _last_overlapped(span_2N: NDArray[np.int64], others: Sequence[Span | None]) -> NDArray[np.intp]:
+    """Which of `others`, ascending and apart from each other, a token overlaps, the last of several; -1 for none."""
+    begin_N, end_N = span_2N
+    other_X2 = np.array([span for span in others if span is not None and span[0] < span[1]], np.int64).reshape(-1, 2)
+    # The last one that begins before the token ends is the only one that can be it.
+    place_N = np.searchsorted(other_X2[:, 0], end_N, side="left") - 1
+    overlaps_N = place_N >= 0
+    overlaps_N[overlaps_N] = other_X2[place_N[overlaps_N], 1] > begin_N[overlaps_N]
+    return np.where(overlaps_N & (end_N > begin_N), place_N, -1)

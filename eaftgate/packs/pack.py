@@ -9,8 +9,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from eaftgate.errors import UserError
+from eaftgate.packs.harmony import MalformedRow, assistant_messages
 
 UNION = "UNION"
+MAX_MALFORMED = 0.01
+"""Share of a pack's rows that may be left out: beyond it the file is of another form, or cut."""
 
 
 def row_identity(text: str) -> str:
@@ -27,19 +30,23 @@ class Pack:
     """Rows of one pack in the order they are used.
 
     `identities[i]` is the sha256 of `texts[i]`, `sources[i]` the pack file that row i comes from (in UNION they mix).
+    `left_out` says which rows of the file are no Harmony conversations, and so not here; empty when all are.
     """
 
     name: str
     texts: tuple[str, ...]
     identities: tuple[str, ...]
     sources: tuple[str, ...]
+    left_out: str = ""
 
     def __len__(self) -> int:
         return len(self.texts)
 
     def reordered(self, order: Sequence[int]) -> "Pack":
-        columns = (self.texts, self.identities, self.sources)
-        return Pack(self.name, *(tuple(column[i] for i in order) for column in columns))
+        texts, identities, sources = (
+            tuple(column[i] for i in order) for column in (self.texts, self.identities, self.sources)
+        )
+        return Pack(self.name, texts, identities, sources, self.left_out)
 
     def shuffled(self, seed: int | None) -> "Pack":
         """Rows sorted by sha256(seed : identity); `None` keeps file order."""
@@ -88,8 +95,29 @@ def read_table(path: Path) -> pa.Table:
 
 
 def read_pack(path: Path) -> Pack:
-    texts = tuple(read_table(path)["text"].to_pylist())
-    return Pack(path.stem, texts, tuple(row_identity(text) for text in texts), (path.stem,) * len(texts))
+    """The well-formed rows of a pack. Raises UserError when more than MAX_MALFORMED of its rows are not."""
+    rows: list[str] = read_table(path)["text"].to_pylist()
+    malformed = {number: reason for number, text in enumerate(rows) if (reason := _malformed(text))}
+    left_out = ""
+    if malformed:
+        first, reason = next(iter(malformed.items()))
+        left_out = (
+            f"pack {path.stem}: {len(malformed)} of {len(rows)} rows are not well-formed Harmony conversations (the "
+            f"first is row {first}, counted from 0: {reason})"
+        )
+        if len(malformed) > MAX_MALFORMED * len(rows):
+            raise UserError(f"{left_out}: correct them, or leave them out of {path}")
+    texts = tuple(text for number, text in enumerate(rows) if number not in malformed)
+    return Pack(path.stem, texts, tuple(map(row_identity, texts)), (path.stem,) * len(texts), left_out)
+
+
+def _malformed(text: str) -> str:
+    """Why a row is no Harmony conversation; empty when it is one."""
+    try:
+        assistant_messages(text)
+    except MalformedRow as error:
+        return str(error)
+    return ""
 
 
 def read_packs(directory: Path) -> list[Pack]:
@@ -105,6 +133,7 @@ def union(packs: Sequence[Pack]) -> Pack:
         tuple(pack.texts[i] for pack, i in picks),
         tuple(pack.identities[i] for pack, i in picks),
         tuple(pack.sources[i] for pack, i in picks),
+        "; ".join(pack.left_out for pack in packs if pack.left_out),
     )
 
 

@@ -45,12 +45,20 @@ def clusters_by(key_T: NDArray[np.integer]) -> Clusters:
 @dataclass(frozen=True)
 class Estimate:
     """A statistic, its standard error (inf: unknown), the degrees of freedom behind that, and the skewness of the
-    clusters' contributions to it."""
+    contributions of its `clusters`, one more than the degrees of freedom unless said otherwise."""
 
     value: float
     standard_error: float
-    degrees_of_freedom: int
+    degrees_of_freedom: float
     skewness: float = 0.0
+    clusters: int | None = None
+
+    @property
+    def num_clusters(self) -> float:
+        return self.degrees_of_freedom + 1 if self.clusters is None else self.clusters
+
+
+UNKNOWN = Estimate(math.nan, math.inf, 0)
 
 
 def clustered(
@@ -85,3 +93,56 @@ def clustered(
 
 def clustered_mean(value_T: NDArray[Any], clusterings: Sequence[Clusters], *, rare: bool = False) -> Estimate:
     return clustered(float(np.mean(value_T, dtype=np.float64)), value_T, clusterings, rare=rare)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """How many documents a statistic rests on: `effective` is Kish's number, (sum n)^2 / sum n^2 of the documents'
+    shares n; `largest` the share of the largest."""
+
+    documents: int
+    effective: float
+    largest: float
+
+
+def evidence_of(weight_T: NDArray[Any], documents: Clusters) -> Evidence:
+    """`weight_T` >= 0: what every token (or message) counts, with a sum above 0; documents without any are none."""
+    share_C = documents.sums(weight_T) / float(np.sum(weight_T, dtype=np.float64))
+    return Evidence(int((share_C > 0).sum()), float(1 / (share_C @ share_C)), float(share_C.max()))
+
+
+def jackknifed(
+    numerator_T: NDArray[Any],
+    clusterings: Sequence[Clusters],
+    *,
+    denominator_T: NDArray[Any] | None = None,
+    rare: bool = False,
+) -> Estimate:
+    """sum(numerator) / sum(denominator), a mean without one, with a standard error that holds for clusters as unequal
+    as real documents: delete-one-cluster jackknife, and degrees of freedom by Kish's effective number of clusters.
+
+    A cluster that holds a fifth of all tokens pulls the mean towards itself and hides its own deviation from it;
+    leaving it out does not. The skewness is that of the left-out values. `rare` as in `clustered`.
+    """
+    weight_T = np.ones(len(numerator_T)) if denominator_T is None else denominator_T
+    total, weight = float(np.sum(numerator_T, dtype=np.float64)), float(np.sum(weight_T, dtype=np.float64))
+    value = total / weight
+    found = []
+    for clusters in clusterings:
+        sum_C, weight_C = clusters.sums(numerator_T), clusters.sums(weight_T)
+        there_C = (sum_C != 0) | (weight_C != 0)
+        sum_C, weight_C = sum_C[there_C], weight_C[there_C]
+        count, left_C = len(sum_C), weight - weight_C
+        if count == 1 or not left_C.all():
+            found.append(Estimate(value, math.inf, 0, clusters=count))
+            continue
+        deviation_C = value - (total - sum_C) / left_C
+        squares = float(deviation_C @ deviation_C)
+        skewness = float(((deviation_C / math.sqrt(squares)) ** 3).sum()) * math.sqrt(count) if squares else 0.0
+        if rare:
+            event_C = np.abs(sum_C[sum_C != 0])
+            squares += 2 * (max(1.0, float(event_C.mean()) if len(event_C) else 1.0) / weight) ** 2
+        effective = weight**2 / float(weight_C @ weight_C)
+        error = math.sqrt((count - 1) / count * squares)
+        found.append(Estimate(value, error, min(effective, count) - 1, skewness, count))
+    return max(found, key=lambda estimate: estimate.standard_error)

@@ -10,10 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eaftgate.collect.collection import Collection, TokenStats
+from eaftgate.packs.blocks import Roles
 
 FloatArray = NDArray[np.float64]
 _CHUNK = 1 << 13
 _TINY = np.float32(1e-30)
+CLOSE = 1e-3
+"""Nats: less than what another device or batch does to a log-probability may decide which of two choices is first."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,9 @@ class PairedTokens:
     """Log-probability (nats), probability `p` and normalised entropy `h` of either model.
 
     `top_jsd_T` (nats): Jensen-Shannon divergence over the ids in both models' top 20 and one bucket for all others, a
-    lower bound of that over the whole vocabulary. `row_T` and `block_T` name a token's clusters.
+    lower bound of that over the whole vocabulary. `first_T`: the reference is the model's first choice, or as good as
+    it. `close_T`: in either model the first two choices lie less than CLOSE apart. `row_T` and `block_T` name a token's
+    clusters, `roles` says what it is to the assistant's messages, `cut_T` that its block lacks a part of its prompt.
     """
 
     logprob_base_T: FloatArray
@@ -32,8 +37,13 @@ class PairedTokens:
     h_T: FloatArray
     top_jsd_T: NDArray[np.float32]
     same_top1_T: NDArray[np.bool_]
+    first_base_T: NDArray[np.bool_]
+    first_T: NDArray[np.bool_]
+    close_T: NDArray[np.bool_]
     row_T: NDArray[np.int32]
     block_T: NDArray[np.int32]
+    cut_T: NDArray[np.bool_]
+    roles: Roles
 
     def __len__(self) -> int:
         return len(self.p_T)
@@ -44,16 +54,27 @@ class PairedTokens:
         return self.logprob_base_T - self.logprob_T
 
     def select(self, chosen_T: NDArray[np.bool_]) -> "PairedTokens":
-        return PairedTokens(*(getattr(self, field.name)[chosen_T] for field in fields(self)))
+        columns = {name: getattr(self, name)[chosen_T] for name in _COLUMNS}
+        return PairedTokens(**columns, roles=self.roles.at(chosen_T))
+
+    def content(self) -> "PairedTokens":
+        """Those of messages' content: what perplexity is of."""
+        return self.select(self.roles.content)
+
+
+_COLUMNS = tuple(field.name for field in fields(PairedTokens) if field.name != "roles")
 
 
 def concatenate_pairs(parts: Sequence[PairedTokens]) -> PairedTokens:
-    return PairedTokens(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(PairedTokens)))
+    columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in _COLUMNS}
+    roles = zip(*(part.roles.columns for part in parts), strict=True)
+    return PairedTokens(**columns, roles=Roles(*map(np.concatenate, roles)))
 
 
 def pair(base: Collection, candidate: Collection) -> PairedTokens:
     """Raises ValueError when the two are not of the same tokens, or hold what is not finite."""
-    if not (np.array_equal(base.row_T, candidate.row_T) and np.array_equal(base.block_T, candidate.block_T)):
+    same = ((getattr(side, name) for side in (base, candidate)) for name in ("token_T", "row_T", "block_T"))
+    if not all(np.array_equal(*columns) for columns in same):
         raise ValueError("base and candidate are not of the same tokens: their rows or blocks differ")
     columns = (s for side in (base.stats, candidate.stats) for s in (side.logprob_T, side.entropy_T))
     if not all(np.isfinite(column).all() for column in columns):
@@ -69,9 +90,25 @@ def pair(base: Collection, candidate: Collection) -> PairedTokens:
         h_T=candidate.stats.entropy_T.astype(np.float64),
         top_jsd_T=top_jsd(base.stats, candidate.stats),
         same_top1_T=base.stats.top_ids_TK[:, 0] == candidate.stats.top_ids_TK[:, 0],
+        first_base_T=first_choice(base.stats),
+        first_T=first_choice(candidate.stats),
+        close_T=_close(base.stats) | _close(candidate.stats),
         row_T=base.row_T,
         block_T=base.block_T,
+        cut_T=base.cut_T,
+        roles=base.roles,
     )
+
+
+def first_choice(stats: TokenStats) -> NDArray[np.bool_]:
+    """Whether no token is more probable than the reference; a tie counts for the reference."""
+    first_T: NDArray[np.bool_] = stats.logprob_T >= stats.top_logprobs_TK[:, 0]
+    return first_T
+
+
+def _close(stats: TokenStats) -> NDArray[np.bool_]:
+    close_T: NDArray[np.bool_] = stats.top_logprobs_TK[:, 0] - stats.top_logprobs_TK[:, 1] < CLOSE
+    return close_T
 
 
 def top_jsd(base: TokenStats, candidate: TokenStats) -> NDArray[np.float32]:

@@ -1,6 +1,6 @@
-"""One forward pass that yields both the token statistics and the routing of every counted token.
+"""One forward pass that yields both the token statistics and the routing of every scored token.
 
-Shapes: B blocks, S positions a block, X observed positions, L layers, K selections, T counted tokens.
+Shapes: B blocks, S positions a block, X observed positions, L layers, K selections, T scored tokens.
 """
 
 from dataclasses import dataclass
@@ -29,11 +29,11 @@ class Observation:
 
 
 @torch.inference_mode()
-def observe_batch(model: MoeModel, token_ids_BS: IntArray, counted_BS: BoolArray) -> Observation:
-    """Score a batch and record, at every position that predicts or is a counted token, what each layer selected."""
+def observe_batch(model: MoeModel, token_ids_BS: IntArray, scored_BS: BoolArray) -> Observation:
+    """Score a batch and record, at every position that predicts or is a scored token, what each layer selected."""
     device = model.device
-    counted_T = np.flatnonzero(counted_BS)
-    positions_X = np.union1d(counted_T, counted_T - 1)
+    scored_T = np.flatnonzero(scored_BS)
+    positions_X = np.union1d(scored_T, scored_T - 1)
     positions = torch.from_numpy(positions_X).to(device)
     records: list[tuple[Tensor, Tensor, Tensor]] = []
 
@@ -50,10 +50,10 @@ def observe_batch(model: MoeModel, token_ids_BS: IntArray, counted_BS: BoolArray
     ids_BS = torch.from_numpy(token_ids_BS.astype(np.int64)).to(device)
     with model.observing(observers):  # layers run in order, so records are in layer order
         hidden_BSD = model.hidden_states(ids_BS)
-    counted = torch.from_numpy(counted_T).to(device)
-    columns = token_stats(hidden_BSD.flatten(0, 1)[counted - 1], ids_BS.flatten()[counted], model.head_VD, top_k=TOP_K)
+    scored = torch.from_numpy(scored_T).to(device)
+    columns = token_stats(hidden_BSD.flatten(0, 1)[scored - 1], ids_BS.flatten()[scored], model.head_VD, top_k=TOP_K)
     expert, gate, norm = (torch.stack(column, dim=1).cpu().numpy() for column in zip(*records, strict=True))
-    predicting_T = np.searchsorted(positions_X, counted_T - 1).astype(np.int32)
-    own_T = np.searchsorted(positions_X, counted_T).astype(np.int32)
+    predicting_T = np.searchsorted(positions_X, scored_T - 1).astype(np.int32)
+    own_T = np.searchsorted(positions_X, scored_T).astype(np.int32)
     stats = TokenStats(*(column.cpu().numpy() for column in columns))
     return Observation(stats, expert, gate, norm, predicting_T, own_T)

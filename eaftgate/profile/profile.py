@@ -55,6 +55,9 @@ class ProfileDescription(Record):
     batch_size: Count
     num_blocks: Count
     counted_tokens: Count
+    """Of content."""
+    scored_tokens: Count | None = None
+    """With headers and closing tokens; a profile of before classes holds content alone."""
     blocks_digest: str
     model: RanOn
     rows: list[str]
@@ -77,8 +80,7 @@ def open_profile(path: Path) -> Profile:
         raise UserError(f"{path} is not a finished profile (no {PROFILE_FILE}): run eaftgate profile")
     description = read_model(path / PROFILE_FILE, ProfileDescription, what="profile", remedy="profile again")
     trace = load_trace(path / TRACE_DIR, description.dimensions)
-    if trace.num_tokens != description.counted_tokens:
-        raise UserError(
-            f"{path} is incomplete: its trace holds {trace.num_tokens} of {description.counted_tokens} tokens"
-        )
+    tokens = description.scored_tokens or description.counted_tokens
+    if trace.num_tokens != tokens:
+        raise UserError(f"{path} is incomplete: its trace holds {trace.num_tokens} of {tokens} tokens")
     return Profile(path, description, trace)

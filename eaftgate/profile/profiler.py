@@ -8,6 +8,7 @@ from typing import cast
 
 import numpy as np
 import torch
+from rich.console import Console
 
 from eaftgate import __version__
 from eaftgate.checkpoint.checkpoint import Checkpoint
@@ -76,6 +77,8 @@ def profile_checkpoint(
     if base.num_experts > np.iinfo(np.uint8).max + 1:
         raise UserError(f"{base.name} has {base.num_experts} experts: a trace holds up to 256")
     packs = named_packs(request.packs, seed=request.seed)
+    if ranks.first and packs[UNION].left_out:
+        Console(stderr=True).print(packs[UNION].left_out, markup=False, highlight=False, soft_wrap=True)
     rows = packs.pop(UNION).head(request.num_rows)
     tokenizer = load_tokenizer(base.path)
     blocks = build_blocks(rows, tokenizer.backend, eos_id=tokenizer.eos_id, seq_len=request.seq_len, num_blocks=None)
@@ -120,6 +123,7 @@ def _describe(
         batch_size=request.batch_size,
         num_blocks=blocks.num_blocks,
         counted_tokens=blocks.num_counted,
+        scored_tokens=blocks.num_scored,
         blocks_digest=blocks.digest,
         model=RanOn(**settings.describe()),
         rows=list(blocks.identities),
@@ -152,9 +156,8 @@ def _trace_blocks(
                 seconds=SHARD_SECONDS,
                 advance=lambda count: bar.advance(count * blocks.seq_len),
             ):
-                chosen = slice(held.start, held.stop)
-                row_T = blocks.row_BS[chosen][blocks.counted_BS[chosen]]
-                save_shard(directory, shard_name(held.start, held.stop), _shard(observations, row_T, pack_R[row_T]))
+                part = blocks.reordered(np.arange(held.start, held.stop))
+                save_shard(directory, shard_name(held.start, held.stop), _shard(observations, part, pack_R))
     return time.perf_counter() - started
 
 
@@ -165,19 +168,21 @@ def _observations(model: MoeModel, blocks: Blocks, gap: range, batch_size: int) 
 
 
 def _observe(model: MoeModel, blocks: Blocks, start: int, stop: int) -> Observation:
-    counted_BS = blocks.counted_BS[start:stop]
+    scored_BS = blocks.scored_BS[start:stop]
     where = f"profiling blocks {start} to {stop - 1}"
     try:
-        observation = observe_batch(model, blocks.token_ids_BS[start:stop], counted_BS)
+        observation = observe_batch(model, blocks.token_ids_BS[start:stop], scored_BS)
     except torch.OutOfMemoryError:
         raise UserError(f"{where} ran out of GPU memory: lower --batch-size or --seq-len") from None
-    check_stats(observation.stats, int(counted_BS.sum()), where=where)
+    check_stats(observation.stats, int(scored_BS.sum()), where=where)
     if not (np.isfinite(observation.norm_XLK).all() and np.isfinite(observation.gate_XLK).all()):
         raise UserError(f"{where}: an expert's output or gate is not finite or above 1e6; the checkpoint is damaged")
     return observation
 
 
-def _shard(pending: list[Observation], row_T: np.ndarray, pack_T: np.ndarray) -> TraceShard:
+def _shard(pending: list[Observation], blocks: Blocks, pack_R: np.ndarray) -> TraceShard:
+    scored_BS, roles = blocks.scored_BS, blocks.roles.at(blocks.scored_BS)
+    row_T = blocks.row_BS[scored_BS]
     base_X = np.cumsum([0] + [len(o.expert_XLK) for o in pending[:-1]]).astype(np.int32)
     return TraceShard(
         expert_XLK=np.concatenate([o.expert_XLK for o in pending]),
@@ -188,12 +193,16 @@ def _shard(pending: list[Observation], row_T: np.ndarray, pack_T: np.ndarray) ->
         predicting_T=np.concatenate([o.predicting_T + x for o, x in zip(pending, base_X, strict=True)]),
         own_T=np.concatenate([o.own_T + x for o, x in zip(pending, base_X, strict=True)]),
         row_T=row_T,
-        pack_T=pack_T,
+        pack_T=pack_R[row_T],
+        token_T=blocks.token_ids_BS[scored_BS],
+        kind_T=roles.kind,
+        content_T=roles.content,
     )
 
 
 def _thresholds(trace: Trace) -> Thresholds:
-    p_T, entropy_T = trace.column("p_T"), trace.column("entropy_T")
+    """The pooled 0.15 and 0.85 quantiles of content, for reading; selection cuts its own from the trace."""
+    p_T, entropy_T = (trace.column(name)[trace.column("content_T")] for name in ("p_T", "entropy_T"))
     return Thresholds(
         p_lo=float(np.quantile(p_T, 0.15)),
         h_lo=float(np.quantile(entropy_T, 0.15)),

@@ -1,9 +1,9 @@
 """The trace of a profile: what every routed token did, kept so that any keep set can be cut from it later.
 
-A position is a token position whose routing matters: one that predicts a counted token, or is one. A selection is one
+A position is a token position whose routing matters: one that predicts a scored token, or is one. A selection is one
 of the K experts a layer chose there. Arrays are .npy files, memory-mapped on reading, in shards of consecutive blocks.
 
-Shapes: X positions, L layers, K selections (top_k), T counted tokens.
+Shapes: X positions, L layers, K selections (top_k), T scored tokens.
 """
 
 import os
@@ -31,7 +31,9 @@ class TraceShard:
 
     `gate_XLK`: softmax over the selected router logits. `norm_XLK`: L2 norm of the expert's output (bias included,
     before the gate) over NORM_SCALE. `predicting_T`, `own_T`: the position that predicts a token, and the token's own;
-    they index the shard's positions. `row_T` and `pack_T` index the rows and packs that profile.json names.
+    they index the shard's positions. `row_T` and `pack_T` index the rows and packs that profile.json names. `token_T`
+    is the token itself, `kind_T` its class (eaftgate.packs.harmony.TokenClass), `content_T` whether it counts in
+    perplexity; a profile of before classes holds content alone, and does not say which.
     """
 
     expert_XLK: NDArray[np.uint8]
@@ -43,9 +45,15 @@ class TraceShard:
     own_T: NDArray[np.int32]
     row_T: NDArray[np.int32]
     pack_T: NDArray[np.uint8]
+    token_T: NDArray[np.int32]
+    kind_T: NDArray[np.uint8]
+    content_T: NDArray[np.bool_]
 
 
-_TOKEN_COLUMNS = ("p_T", "entropy_T", "predicting_T", "own_T", "row_T", "pack_T")
+_TOKEN_COLUMNS = (
+    "p_T", "entropy_T", "predicting_T", "own_T", "row_T", "pack_T", "token_T", "kind_T", "content_T"
+)  # fmt: skip
+_OF_CLASSES = ("token_T", "kind_T", "content_T")
 
 
 def shard_name(first_block: int, end_block: int) -> str:
@@ -65,8 +73,15 @@ def save_shard(directory: Path, name: str, shard: TraceShard) -> None:
 
 
 def load_shard(path: Path) -> TraceShard:
+    of_classes = any((path / f"{name}.npy").exists() for name in _OF_CLASSES)
+    there = [field.name for field in fields(TraceShard) if of_classes or field.name not in _OF_CLASSES]
     try:
-        return TraceShard(**{f.name: np.load(path / f"{f.name}.npy", mmap_mode="r") for f in fields(TraceShard)})
+        columns = {name: np.load(path / f"{name}.npy", mmap_mode="r") for name in there}
+        if "kind_T" not in columns:
+            tokens = len(columns["p_T"])
+            columns["token_T"], columns["kind_T"] = np.full(tokens, -1, np.int32), np.zeros(tokens, np.uint8)
+            columns["content_T"] = np.ones(tokens, bool)
+        return TraceShard(**columns)
     except (OSError, ValueError, EOFError) as error:  # EOFError: an empty file
         raise UserError(f"trace shard {path} is damaged ({error}): profile again") from None
 
@@ -91,6 +106,11 @@ class Trace:
         return np.concatenate([getattr(shard, name) for shard in self.shards])
 
     @property
+    def knows_classes(self) -> bool:
+        """Not of a profile of before classes."""
+        return bool(self.column("kind_T").any())
+
+    @property
     def num_tokens(self) -> int:
         return sum(len(shard.p_T) for shard in self.shards)
 
@@ -108,7 +128,7 @@ class Trace:
     def selections(
         self, alignment: str
     ) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32]]]:
-        """Per shard, (expert, gate, norm) of every counted token, each [T, L, K], at the `alignment`'s positions."""
+        """Per shard, (expert, gate, norm) of every scored token, each [T, L, K], at the `alignment`'s positions."""
         for shard in self.shards:
             at_T = {"predicting": shard.predicting_T, "token": shard.own_T}[alignment]
             norm_TLK = shard.norm_XLK[at_T].astype(np.float32) * np.float32(NORM_SCALE)

@@ -30,6 +30,7 @@ from eaftgate.rewrite.keep_n import resolve_keep_n
 from eaftgate.rewrite.rewrite import rewrite_checkpoint
 from eaftgate.search.journal import Journal, journal_path
 from eaftgate.search.settings import SearchSettings
+from eaftgate.select.class_weights import ClassWeights
 from eaftgate.select.saliency import EaftWeights
 from eaftgate.select.scores import Scores, scores_files
 
@@ -57,6 +58,7 @@ class PruneRequest:
     alignment: str | None = None
     weights: EaftWeights = field(default_factory=EaftWeights)
     search: SearchSettings = field(default_factory=SearchSettings)
+    classes: ClassWeights = field(default_factory=ClassWeights)
     allow_any_keep_n: bool = False
     run: ModelRun | None = None
 
@@ -90,7 +92,7 @@ def prune_checkpoint(
     if scores is not None and scores.description.base.digest != base_digest:
         raise UserError(f"--scores are of another checkpoint ({scores.description.base.name}) than {base.name}")
     source = profile or scores
-    settings = Settings(keep_n, request.weights, request.search, request.alignment)
+    settings = Settings(keep_n, request.weights, request.search, request.classes, request.alignment)
     if request.run is None:
         _check_needs(base, method, source)
         choice = method.choose(Sight(base.num_layers, base.num_experts, source), settings)

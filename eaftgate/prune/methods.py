@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from eaftgate.profile.profile import Profile
     from eaftgate.search.journal import Journal
     from eaftgate.search.search import Found, Progress
+    from eaftgate.select.class_weights import ClassWeights
     from eaftgate.select.keep import KeepSets
     from eaftgate.select.saliency import EaftWeights
     from eaftgate.select.scores import Scores
@@ -36,6 +37,7 @@ class Settings:
     keep_n: int
     weights: "EaftWeights"
     search: SearchSettings
+    classes: "ClassWeights"
     alignment: str | None = None
 
 
@@ -95,13 +97,25 @@ def _scoring(name: str, scorer: Scorer) -> Method:
         shown = {"w_good": weights.good, "w_conflict": weights.conflict, "w_uncertain": weights.uncertain}
         return Choice(
             keep,
-            {"alignment": scores.alignment, "weights": weights.as_dict()},
-            {"alignment": scores.alignment} | shown,
+            {"alignment": scores.alignment, "weights": weights.as_dict()} | _weighed(settings),
+            {"alignment": scores.alignment} | shown | _weighed(settings, option=True),
             scores,
         )
 
     weighed = {"good", "conflict", "uncertain", "low_quantile"} if scorer.weighs_tokens else set()
     return Method(name, "trace", choose, frozenset({"alignment", "rows"} | weighed))
+
+
+def _weighed(settings: Settings, *, option: bool = False) -> dict[str, Any]:
+    """What is remembered of the classes' weights, where they are not the plain ones; as an option, as it is given."""
+    from eaftgate.select.class_weights import ClassWeights
+
+    if settings.classes == ClassWeights():
+        return {}
+    weights = settings.classes.as_dict()
+    if option:
+        return {"class_weight": ",".join(f"{name}={value:g}" for name, value in weights.items())}
+    return {"class_weights": weights}
 
 
 def _scores(sight: Sight, settings: Settings) -> "Scores":
@@ -112,7 +126,10 @@ def _scores(sight: Sight, settings: Settings) -> "Scores":
     source, quantile = sight.source, settings.weights.low_quantile
     assert source is not None  # by what the method needs
     if isinstance(source, Profile):
-        return scores_of(source, alignment=settings.alignment or source.description.alignment, low_quantile=quantile)
+        alignment = settings.alignment or source.description.alignment
+        return scores_of(source, alignment=alignment, low_quantile=quantile, classes=settings.classes)
+    if settings.classes != source.classes:
+        raise UserError("--scores are for other --class-weight: give the one they were cut with, or --profile")
     if (settings.alignment or source.alignment, quantile) != (source.alignment, source.low_quantile):
         raise UserError(
             f"--scores are for --alignment {source.alignment} and quantile {source.low_quantile}: give --profile"
@@ -134,30 +151,33 @@ def _searching(
         assert isinstance(sight.source, Profile)
         keep, found = search(sight.source, sight.running, settings)
         provenance = {"alignment": "predicting", "search": found | {"model": dict(sight.running.described)}}
-        return Choice(keep, provenance, asdict(settings.search))
+        return Choice(keep, provenance | _weighed(settings), asdict(settings.search) | _weighed(settings, option=True))
 
     return Method(name, "model", choose, frozenset({"rows", "max_positions", "seed", *uses}), suffices)
 
 
-def _greedy(_: "Profile", on: Running, settings: Settings) -> "Found":
+def _greedy(profile: "Profile", on: Running, settings: Settings) -> "Found":
     from eaftgate.search.search import greedy_search
 
-    return greedy_search(on.model, on.blocks, keep_n=settings.keep_n, settings=settings.search, progress=on.progress)
+    return greedy_search(
+        on.model, on.blocks, profile.trace, keep_n=settings.keep_n, settings=settings.search, classes=settings.classes,
+        progress=on.progress,
+    )  # fmt: skip
 
 
 def _refined(profile: "Profile", on: Running, settings: Settings) -> "Found":
     from eaftgate.search.search import refined_search
 
     return refined_search(
-        on.model, on.blocks, profile.trace, keep_n=settings.keep_n, settings=settings.search, progress=on.progress,
-        journal=on.journal,
+        on.model, on.blocks, profile.trace, keep_n=settings.keep_n, settings=settings.search, classes=settings.classes,
+        progress=on.progress, journal=on.journal,
     )  # fmt: skip
 
 
 def _can_refine(blocks: "Blocks") -> bool:
     from eaftgate.search.refined import can_refine
 
-    return can_refine(blocks)
+    return can_refine(blocks.scoring_content())
 
 
 def _random(sight: Sight, settings: Settings) -> Choice:

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from eaftgate.collect.collection import Collection, TokenStats, check_stats, concatenate, make_collection
-from eaftgate.collect.transformers import counted_stats, score
+from eaftgate.collect.transformers import score, scored_stats
 from eaftgate.errors import UserError
 from eaftgate.families.model import MoeModel
 from eaftgate.packs.blocks import Blocks
@@ -27,7 +27,7 @@ def collected(model: MoeModel, blocks: Blocks, *, batch_size: int = BATCH_SIZE) 
     return _collection(
         blocks,
         [
-            score(model, blocks.token_ids_BS[start : start + batch_size], blocks.counted_BS[start : start + batch_size])
+            score(model, blocks.token_ids_BS[start : start + batch_size], blocks.scored_BS[start : start + batch_size])
             for start in range(0, blocks.num_blocks, batch_size)
         ],
     )
@@ -40,14 +40,14 @@ def collected_after(model: MoeModel, layer: int, prefix: Prefix, blocks: Blocks)
     for hidden_BSD in prefix.states:
         batch = slice(start, start + len(hidden_BSD))
         last_BSD = last_states(model, layer, hidden_BSD)
-        parts.append(counted_stats(model, last_BSD, blocks.token_ids_BS[batch], blocks.counted_BS[batch]))
+        parts.append(scored_stats(model, last_BSD, blocks.token_ids_BS[batch], blocks.scored_BS[batch]))
         start = batch.stop
     return _collection(blocks, parts)
 
 
 def _collection(blocks: Blocks, parts: Sequence[TokenStats]) -> Collection:
     stats = concatenate(parts)
-    check_stats(stats, blocks.num_counted, where=f"scoring {blocks.pack}")
+    check_stats(stats, blocks.num_scored, where=f"scoring {blocks.pack}")
     return make_collection(stats, blocks, {})
 
 

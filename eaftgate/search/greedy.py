@@ -46,7 +46,7 @@ def sampled_positions(
     predictions depend on them through attention: experts specialise, and theirs would displace those of the answers.
     """
     weight_T = np.maximum(weight_T, 0.0)
-    position_T = np.flatnonzero(blocks.counted_BS) - 1
+    position_T = np.flatnonzero(blocks.scored_BS) - 1
     chosen_X = np.flatnonzero(weight_T > 0)
     if len(chosen_X) > max_positions:
         chosen_X = np.sort(np.random.default_rng(seed).choice(chosen_X, max_positions, replace=False))

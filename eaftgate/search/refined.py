@@ -27,6 +27,7 @@ from eaftgate.parity.clusters import Estimate
 from eaftgate.search.evaluate import collected, collected_after, nll_increase
 from eaftgate.search.pack_weights import row_weights
 from eaftgate.search.prefix import embedded, through_layer
+from eaftgate.select.class_weights import TokenWeights
 from eaftgate.select.keep import KeepSets, replaced
 
 CHECKED = 4
@@ -49,13 +50,15 @@ class Swap:
     gain: float
 
 
-def best_start(model: MoeModel, blocks: Blocks, starts: Mapping[str, KeepSets], *, batch_size: int) -> str:
+def best_start(
+    model: MoeModel, blocks: Blocks, starts: Mapping[str, KeepSets], *, weights: TokenWeights, batch_size: int
+) -> str:
     """The name of the keep sets with the least nll on `blocks`; the first of equals."""
 
     def nll(name: str) -> float:
         with model.keeping(starts[name]):
-            stats = collected(model, blocks, batch_size=batch_size).stats
-        return -float(stats.logprob_T.mean(dtype=np.float64))
+            found = collected(model, blocks, batch_size=batch_size)
+        return -float(np.mean(_weight_T(weights, found) * found.stats.logprob_T, dtype=np.float64))
 
     return min(starts, key=nll)
 
@@ -82,6 +85,7 @@ def refinements(
     *,
     pack_R: NDArray[np.integer],
     pack_excess: float,
+    weights: TokenWeights,
     batch_size: int,
 ) -> Iterator[Refinement]:
     """How far it has come after every layer that `begun` is not done with. Any of these can be begun with.
@@ -99,9 +103,9 @@ def refinements(
         first, second = halves if turn == 0 else halves[::-1]
         whole = wholes if turn == 0 else wholes[::-1]
         begin = done % len(keep)
-        proposing, checking = (_Part(model, half, keep, begin, batch_size) for half in (first, second))
+        proposing, checking = (_Part(model, half, keep, begin, weights, batch_size) for half in (first, second))
         few = _few(first)
-        screening = proposing if few is first else _Part(model, few, keep, begin, batch_size)
+        screening = proposing if few is first else _Part(model, few, keep, begin, weights, batch_size)
         parts = {screening, proposing, checking}
         for layer in range(begin, len(keep)):
             now = zip(whole, (proposing.now, checking.now), strict=True)
@@ -117,13 +121,18 @@ def refinements(
             yield Refinement(keep, swaps, done)
 
 
+def _weight_T(weights: TokenWeights, found: Collection) -> NDArray[np.float64]:
+    roles = found.roles
+    return weights.of(roles.kind, found.token_T, roles.content)
+
+
 def _counting(blocks: Blocks) -> Blocks:
-    return blocks.counting(np.ones(blocks.num_counted, bool))
+    return blocks.scoring(np.ones(blocks.num_scored, bool))
 
 
 def _few(blocks: Blocks) -> Blocks:
     """Evenly spread blocks with SCREENING_TOKENS, all of them if there are no more."""
-    share = SCREENING_TOKENS / blocks.num_counted
+    share = SCREENING_TOKENS / blocks.num_scored
     if share >= 1:
         return blocks
     number = math.ceil(share * blocks.num_blocks)
@@ -133,7 +142,10 @@ def _few(blocks: Blocks) -> Blocks:
 class _Part:
     """Some blocks under the keep sets as they are now, run up to the layer that is looked at."""
 
-    def __init__(self, model: MoeModel, blocks: Blocks, keep: KeepSets, layer: int, batch_size: int) -> None:
+    def __init__(
+        self, model: MoeModel, blocks: Blocks, keep: KeepSets, layer: int, weights: TokenWeights, batch_size: int
+    ) -> None:
+        self._weights = weights
         self._model, self._blocks, self._keep = model, blocks, keep
         self._prefix = embedded(model, blocks, batch_size=batch_size)
         self.num_experts = model.num_experts
@@ -144,6 +156,7 @@ class _Part:
     def move_to(self, keep: KeepSets, layer: int) -> None:
         """The keep sets change in `layer`, which the blocks have been run up to."""
         self._keep, self.now = keep, self._measured(keep, layer)
+        self._weight_T = _weight_T(self._weights, self.now)
 
     def pass_layer(self, layer: int) -> None:
         with self._model.keeping(self._keep):
@@ -152,7 +165,7 @@ class _Part:
     def loss(self, layer: int, kept: list[int], weight_R: NDArray[np.float64]) -> Estimate:
         """By how much the weighted mean nll rises, nats a token, when `layer` keeps `kept` instead."""
         other = self._measured(replaced(self._keep, layer, kept), layer)
-        return nll_increase(self.now, other, weight_R[self.now.row_T])
+        return nll_increase(self.now, other, weight_R[self.now.row_T] * self._weight_T)
 
     def _measured(self, keep: KeepSets, layer: int) -> Collection:
         with self._model.keeping(keep):

@@ -21,6 +21,7 @@ from eaftgate.search.greedy import Sample, greedy_keep_sets, sampled_positions
 from eaftgate.search.journal import Journal
 from eaftgate.search.refined import MIN_BLOCKS, TURNS, Refinement, best_start, can_refine, refinements
 from eaftgate.search.settings import SearchSettings
+from eaftgate.select.class_weights import ClassWeights, TokenWeights
 from eaftgate.select.keep import KeepSets, select_keep_sets
 
 STARTS = ("eaft-reap", "reap-mass", "ean", "frequency")
@@ -33,13 +34,22 @@ Found = tuple[KeepSets, dict[str, Any]]
 
 
 def greedy_search(
-    model: MoeModel, blocks: Blocks, *, keep_n: int, settings: SearchSettings, progress: Progress | None = None
+    model: MoeModel,
+    blocks: Blocks,
+    trace: Trace,
+    *,
+    keep_n: int,
+    settings: SearchSettings,
+    classes: ClassWeights | None = None,
+    progress: Progress | None = None,
 ) -> Found:
-    """Greedy elimination. `blocks` are the profile's. Without `progress` a bar is drawn.
+    """Greedy elimination. `blocks` and `trace` are those of the profile, of which tokens count by their `classes`.
+    Without `progress` a bar is drawn.
 
     Raises UserError when memory runs out.
     """
-    sample = _sample(blocks, settings)
+    blocks, trace, weights = _weighed(blocks, trace, classes)
+    sample = _sample(blocks, weights.of_trace(trace), settings)
     with within_memory(), _shown(progress, len(model.moe_layers)) as show:
         keep = greedy_keep_sets(model, blocks, sample, keep_n=keep_n, batch_size=settings.batch_size, progress=show)
     return keep, _described(settings, sample)
@@ -52,34 +62,39 @@ def refined_search(
     *,
     keep_n: int,
     settings: SearchSettings,
+    classes: ClassWeights | None = None,
     progress: Progress | None = None,
     journal: Journal | None = None,
 ) -> Found:
-    """The best of several selections, refined by swaps. `blocks` and `trace` are those of the profile; it goes on where
-    `journal` says. Without `progress` a bar is drawn.
+    """The best of several selections, refined by swaps. `blocks` and `trace` are those of the profile, of which tokens
+    count by their `classes`; it goes on where `journal` says. Without `progress` a bar is drawn.
 
     Raises UserError when memory runs out, or with too few blocks to refine on.
     """
+    blocks, trace, weights = _weighed(blocks, trace, classes)
     if not can_refine(blocks):
         raise UserError(f"refined needs {MIN_BLOCKS} calibration blocks with answers or more: give it more rows")
     layers = len(model.moe_layers)
     of = (1 + TURNS) * layers
-    sample = _sample(blocks, settings)
+    sample = _sample(blocks, weights.of_trace(trace), settings)
     at: dict[str, Any] = {"batch_size": settings.batch_size}
     with within_memory(), _shown(progress, of) as show:
         held = None if journal is None else journal.read(Reached)
         if held is None:
             greedy = greedy_keep_sets(model, blocks, sample, keep_n=keep_n, progress=lambda n, _: show(n, of), **at)
             starts = {"greedy": greedy} | {
-                name: select_keep_sets(trace, method=name, keep_n=keep_n, alignment="predicting") for name in STARTS
+                name: select_keep_sets(trace, method=name, keep_n=keep_n, alignment="predicting", classes=classes)
+                for name in STARTS
             }
-            start = best_start(model, blocks, starts, **at)
+            start = best_start(model, blocks, starts, weights=weights, **at)
             held = Reached(start, Refinement(starts[start]))
             if journal is not None:
                 journal.write(held)
         start, begun = held.start, held.refinement
         ended = begun
-        weighed: dict[str, Any] = {"pack_R": packs_of_rows(blocks, trace), "pack_excess": settings.pack_excess}
+        weighed: dict[str, Any] = {
+            "pack_R": packs_of_rows(blocks, trace), "pack_excess": settings.pack_excess, "weights": weights
+        }  # fmt: skip
         for ended in refinements(model, blocks, begun, **weighed, **at):
             show(layers + ended.layers, of)
             if journal is not None:
@@ -95,9 +110,15 @@ class Reached:
     refinement: Refinement
 
 
-def _sample(blocks: Blocks, settings: SearchSettings) -> Sample:
-    equal_T = np.ones(blocks.num_counted)
-    return sampled_positions(blocks, equal_T, max_positions=settings.max_positions, seed=settings.seed)
+def _weighed(blocks: Blocks, trace: Trace, classes: ClassWeights | None) -> tuple[Blocks, Trace, TokenWeights]:
+    """The blocks and the trace with only those tokens that count for something, and what each does."""
+    weights = (classes or ClassWeights()).token_weights(trace)
+    chosen_T = weights.of_trace(trace) > 0
+    return blocks.scoring(chosen_T), trace.select(chosen_T), weights
+
+
+def _sample(blocks: Blocks, weight_T: NDArray[np.float64], settings: SearchSettings) -> Sample:
+    return sampled_positions(blocks, weight_T, max_positions=settings.max_positions, seed=settings.seed)
 
 
 def _described(settings: SearchSettings, sample: Sample) -> dict[str, Any]:
@@ -116,5 +137,5 @@ def _shown(progress: Progress | None, of: int) -> Iterator[Progress]:
 def packs_of_rows(blocks: Blocks, trace: Trace) -> NDArray[np.intp]:
     """The number of every row's pack; of a row without a counted token, which does not matter, 0."""
     pack_R = np.zeros(len(blocks.identities), np.intp)
-    pack_R[blocks.row_BS[blocks.counted_BS]] = trace.column("pack_T")
+    pack_R[blocks.row_BS[blocks.scored_BS]] = trace.column("pack_T")
     return pack_R

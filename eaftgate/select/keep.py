@@ -7,6 +7,7 @@ import numpy as np
 
 from eaftgate.errors import UserError
 from eaftgate.profile.trace import Trace
+from eaftgate.select.class_weights import ClassWeights
 from eaftgate.select.saliency import EaftWeights, RegionSums, ScoreArray, region_sums
 from eaftgate.select.scorers import SCORERS
 
@@ -69,11 +70,17 @@ def replaced(keep: KeepSets, layer: int, kept: list[int]) -> KeepSets:
 
 
 def select_keep_sets(
-    trace: Trace, *, method: str, keep_n: int, alignment: str, weights: EaftWeights | None = None
+    trace: Trace,
+    *,
+    method: str,
+    keep_n: int,
+    alignment: str,
+    weights: EaftWeights | None = None,
+    classes: ClassWeights | None = None,
 ) -> KeepSets:
     """The keep sets of a scoring method. Raises UserError for a method that is none."""
     weights = weights or EaftWeights()
-    sums = region_sums(trace, alignment=alignment, low_quantile=weights.low_quantile)
+    sums = region_sums(trace, alignment=alignment, low_quantile=weights.low_quantile, classes=classes)
     return scored_keep_sets(sums, method=method, keep_n=keep_n, weights=weights)
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from eaftgate.errors import UserError
 from eaftgate.profile.trace import Trace
+from eaftgate.select.class_weights import ClassWeights
 
 ScoreArray = NDArray[np.float64]
 _CHUNK = 1 << 14
@@ -49,8 +50,16 @@ class Regions:
         return np.where(self.good_T, weights.good, np.where(self.conflict_T, weights.conflict, weights.uncertain))
 
 
-def regions(p_T: NDArray[np.float32], entropy_T: NDArray[np.float32], low_quantile: float) -> Regions:
-    p_lo, h_lo = np.quantile(p_T, low_quantile), np.quantile(entropy_T, low_quantile)
+def regions(
+    p_T: NDArray[np.float32],
+    entropy_T: NDArray[np.float32],
+    low_quantile: float,
+    *,
+    content_T: NDArray[np.bool_] | None = None,
+) -> Regions:
+    """By the quantiles of content tokens; all are, where `content_T` does not say."""
+    of = slice(None) if content_T is None or not content_T.any() else content_T
+    p_lo, h_lo = np.quantile(p_T[of], low_quantile), np.quantile(entropy_T[of], low_quantile)
     sure_T = entropy_T <= h_lo
     return Regions(good_T=sure_T & (p_T >= p_lo), conflict_T=sure_T & (p_T < p_lo))
 
@@ -115,9 +124,15 @@ class RegionSums:
         )
 
 
-def region_sums(trace: Trace, *, alignment: str, low_quantile: float) -> RegionSums:
-    """One pass over the trace. Float64 sums, so that they do not depend on the order of shards to 1e-12."""
-    region = regions(trace.column("p_T"), trace.column("entropy_T"), low_quantile)
+def region_sums(
+    trace: Trace, *, alignment: str, low_quantile: float, classes: ClassWeights | None = None
+) -> RegionSums:
+    """One pass over the trace, every token by its weight (of content alone, and alike, unless `classes` say otherwise).
+    Float64 sums, so that they do not depend on the order of shards to 1e-12."""
+    token_weights = (classes or ClassWeights()).token_weights(trace)
+    trace = trace.select(token_weights.of_trace(trace) > 0)
+    weight_T = token_weights.of_trace(trace)
+    region = regions(trace.column("p_T"), trace.column("entropy_T"), low_quantile, content_T=trace.column("content_T"))
     region_T = np.where(region.good_T, 0, np.where(region.conflict_T, 1, 2))
     pack_T = trace.column("pack_T").astype(np.intp)
     cells = trace.num_layers * trace.num_experts
@@ -130,12 +145,13 @@ def region_sums(trace: Trace, *, alignment: str, low_quantile: float) -> RegionS
     for expert_TLK, gate_TLK, norm_TLK in trace.selections(alignment):
         for start in range(0, len(expert_TLK), _CHUNK):
             chunk = slice(start, start + _CHUNK)
-            norm = norm_TLK[chunk]
-            group = group_T[first + start : first + start + len(norm)]
+            norm = norm_TLK[chunk].astype(np.float64)
+            here = slice(first + start, first + start + len(norm))
+            group, weight = group_T[here], weight_T[here, None, None]
             bin_N = (group[:, None, None] + cell_L + expert_TLK[chunk]).ravel()
-            for row, value in enumerate((None, norm, gate_TLK[chunk].astype(np.float64) * norm)):
-                weight_N = None if value is None else value.ravel()
-                sums[row] += np.bincount(bin_N, weights=weight_N, minlength=sums.shape[1])
+            values: tuple[ScoreArray, ...] = (np.ones(norm.shape), norm, gate_TLK[chunk].astype(np.float64) * norm)
+            for row, value in enumerate(values):
+                sums[row] += np.bincount(bin_N, weights=(weight * value).ravel(), minlength=sums.shape[1])
         first += len(expert_TLK)
     hits, norms, mass = sums.reshape(3, packs, 3, trace.num_layers, trace.num_experts)
     return RegionSums(hits_PLE=hits.sum(axis=1), norm_PLE=norms.sum(axis=1), mass_PRLE=mass)

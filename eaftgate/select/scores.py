@@ -7,7 +7,7 @@ scoring method and token weights can be cut from them, as from the profile; anot
 import hashlib
 import io
 import zipfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,6 +19,7 @@ from eaftgate.errors import UserError
 from eaftgate.profile.profile import Alignment, Profile, ProfileDescription
 from eaftgate.profile.trace import TraceDimensions
 from eaftgate.records import first_problem
+from eaftgate.select.class_weights import ClassWeights
 from eaftgate.select.saliency import RegionSums, region_sums
 
 SCORES_FILE = "reap-scores.yaml"
@@ -38,6 +39,7 @@ class Scores:
     alignment: str
     low_quantile: float
     sums: RegionSums
+    classes: ClassWeights = field(default_factory=ClassWeights)
 
 
 class _Snapshot(BaseModel):
@@ -47,12 +49,14 @@ class _Snapshot(BaseModel):
     data_sha256: str
     alignment: Alignment
     low_quantile: Annotated[float, Field(ge=0, le=1)]
+    class_weights: dict[str, float] = {}
+    """Empty: content alone, every token alike."""
     profile: dict[str, Any]
 
 
-def scores_of(profile: Profile, *, alignment: str, low_quantile: float) -> Scores:
-    sums = region_sums(profile.trace, alignment=alignment, low_quantile=low_quantile)
-    return Scores(profile.description, alignment, low_quantile, sums)
+def scores_of(profile: Profile, *, alignment: str, low_quantile: float, classes: ClassWeights | None = None) -> Scores:
+    sums = region_sums(profile.trace, alignment=alignment, low_quantile=low_quantile, classes=classes)
+    return Scores(profile.description, alignment, low_quantile, sums, classes or ClassWeights())
 
 
 def scores_files(scores: Scores) -> dict[str, bytes]:
@@ -64,6 +68,7 @@ def scores_files(scores: Scores) -> dict[str, bytes]:
         "data_sha256": hashlib.sha256(data.getvalue()).hexdigest(),
         "alignment": scores.alignment,
         "low_quantile": scores.low_quantile,
+        **({} if scores.classes == ClassWeights() else {"class_weights": scores.classes.as_dict()}),
         "profile": description.model_dump(by_alias=True, exclude={"rows", "eaftgate", "thresholds", "seconds"}),
     }
     return {
@@ -95,7 +100,7 @@ def open_scores(path: Path) -> Scores:
     except ValidationError as error:
         raise UserError(f"{path}: {first_problem(error)}; profile again") from None
     _check_shapes(sums, description.dimensions, data_path)
-    return Scores(description, told.alignment, told.low_quantile, sums)
+    return Scores(description, told.alignment, told.low_quantile, sums, ClassWeights(**told.class_weights))
 
 
 def _check_shapes(sums: RegionSums, dimensions: TraceDimensions, path: Path) -> None:

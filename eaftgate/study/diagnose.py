@@ -92,14 +92,14 @@ def diagnose(
 
     Raises UserError when memory runs out.
     """
-    first, dropped = cells[0], model.num_experts - len(keep[0])
+    first, dropped = cells[0].scoring_content(), model.num_experts - len(keep[0])
     runs = 2 * len(cells) + len(keep) + min(worst_layers, len(keep)) * dropped
     with within_memory(), progress_bar("diagnose", runs, unit="passes") as bar:
         measured = []
         for blocks in cells:
             measured.append(_whole_and_pruned(model, blocks, keep, batch_size))
             bar.advance(2)
-        whole, pruned = measured[0]
+        whole, pruned = (collection.content() for collection in measured[0])
         layers = []
         for found in _layer_losses(model, first, keep, whole, batch_size):
             layers.append(found)

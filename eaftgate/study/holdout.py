@@ -43,7 +43,7 @@ class HeldOut:
         seen = {self.blocks.identities[row] for row in self.choosing_rows[:num_rows]}
         chosen_T = _tokens_of(self.blocks, seen)
         trace = self.profile.trace.select(chosen_T)
-        return Calibration(self.blocks.counting(chosen_T), replace(self.profile, trace=trace))
+        return Calibration(self.blocks.scoring(chosen_T), replace(self.profile, trace=trace))
 
 
 def hold_out(blocks: Blocks, profile: Profile, share: float) -> HeldOut:
@@ -53,7 +53,7 @@ def hold_out(blocks: Blocks, profile: Profile, share: float) -> HeldOut:
     """
     if not 0 < share < 1:
         raise UserError(f"--score-frac is {share:g}: it must lie between 0 and 1, both excluded")
-    row_T = blocks.row_BS[blocks.counted_BS]
+    row_T = blocks.row_BS[blocks.scored_BS]
     row_R, first_R = np.unique(row_T, return_index=True)
     pack_R = profile.trace.column("pack_T")[first_R]
     scored: dict[str, bool] = {}
@@ -72,11 +72,11 @@ def hold_out(blocks: Blocks, profile: Profile, share: float) -> HeldOut:
             f"{len(scored)} rows with answers; profile more rows or take another share"
         )
     held_out = {identity for identity, is_scored in scored.items() if is_scored}
-    return HeldOut(blocks, profile, tuple(choosing), len(held_out), blocks.counting(_tokens_of(blocks, held_out)))
+    return HeldOut(blocks, profile, tuple(choosing), len(held_out), blocks.scoring(_tokens_of(blocks, held_out)))
 
 
 def _tokens_of(blocks: Blocks, identities: set[str]) -> NDArray[np.bool_]:
     """Which counted tokens are of rows with these identities."""
     member_R = np.array([identity in identities for identity in blocks.identities])
-    chosen_T: NDArray[np.bool_] = member_R[blocks.row_BS[blocks.counted_BS]]
+    chosen_T: NDArray[np.bool_] = member_R[blocks.row_BS[blocks.scored_BS]]
     return chosen_T

@@ -22,6 +22,7 @@ from eaftgate.prune.methods import METHODS, Running, Settings, Sight
 from eaftgate.prune.pre_gate import judged_by_masking
 from eaftgate.search.evaluate import collected, within_memory
 from eaftgate.search.journal import Journal, journal_path
+from eaftgate.select.class_weights import ClassWeights
 from eaftgate.select.keep import KeepSets
 from eaftgate.study.cases import Case
 from eaftgate.study.holdout import Calibration, HeldOut
@@ -120,5 +121,5 @@ def _score(model: MoeModel, scored: Blocks, base: Collection, keep: KeepSets, ca
 def _keep_sets(case: Case, calibration: Calibration, running: Running) -> KeepSets:
     trace = calibration.profile.trace
     sight = Sight(trace.num_layers, trace.num_experts, calibration.profile, running)
-    settings = Settings(case.keep_n, case.weights, case.search, case.alignment)
+    settings = Settings(case.keep_n, case.weights, case.search, ClassWeights(), case.alignment)
     return METHODS[case.method].choose(sight, settings).keep

@@ -84,7 +84,7 @@ def decide(run: GateRun, record_verdict: RecordVerdict) -> Decide:
     def decide(cell: Cell, metric: str) -> None:
         judged = run.cell(cell)
         verdict = record_verdict(judged, metric)
-        if run.plan.cell_decides(cell) and verdict.decides and verdict.verdict != "pass":
+        if run.plan.decides(cell, metric) and verdict.decides and verdict.verdict != "pass":
             interval = isinstance(run.plan.policy, IntervalPolicy)
             pytest.fail(describe(metric, verdict, judged.metrics.tokens, interval=interval), pytrace=False)
 

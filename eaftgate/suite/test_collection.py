@@ -18,4 +18,4 @@ def test_collection(collection_case: Cell, run: GateRun, record_property: Callab
     speed = collection.meta["speed"]
     record_property("tokens", len(collection.stats))
     record_property("tokens_per_second", round(speed["tokens"] / max(speed["seconds"], 1e-9)))
-    assert len(collection.stats) == run.blocks(collection_case).num_counted
+    assert len(collection.stats) == run.blocks(collection_case).num_scored

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from content import content_blocks
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
@@ -24,7 +25,6 @@ from eaftgate.collect.collection import (
     save_stats,
 )
 from eaftgate.errors import UserError
-from eaftgate.packs.blocks import Blocks
 
 
 def stats_of(tokens: int, seed: int = 0) -> TokenStats:
@@ -52,7 +52,7 @@ def test_good_statistics_pass() -> None:
     check_stats(with_value("entropy_T", slice(0, 2), 1.0), 6, where="here")
 
 
-NOT_FINITE = "1 of 6 counted tokens have a log-probability or entropy that is not finite"
+NOT_FINITE = "1 of 6 scored tokens have a log-probability or entropy that is not finite"
 BROKEN = {
     "NaN log-probability": (with_value("logprob_T", 3, np.nan), NOT_FINITE),
     "probability zero": (with_value("logprob_T", 3, -np.inf), NOT_FINITE),
@@ -65,12 +65,12 @@ BROKEN = {
     "entropy above 1": (with_value("entropy_T", 1, 1.01), "an entropy lies outside 0 to 1"),
     "unsorted top 20": (with_value("top_logprobs_TK", (4, 7), -50.0), "not in descending order"),
     "sum above 1": (with_value("top_logprobs_TK", (4, slice(0, 2)), -0.68), "top 20 sum to more than 1"),
-    "one token more": (stats_of(7), "7 tokens came back for 6 counted ones"),
-    "one token less": (stats_of(5), "5 tokens came back for 6 counted ones"),
-    "no tokens": (stats_of(0), "0 tokens came back for 6 counted ones"),
+    "one token more": (stats_of(7), "7 tokens came back for 6 scored ones"),
+    "one token less": (stats_of(5), "5 tokens came back for 6 scored ones"),
+    "no tokens": (stats_of(0), "0 tokens came back for 6 scored ones"),
     "a column that is shorter": (
         dataclasses.replace(stats_of(6), entropy_T=stats_of(5).entropy_T),
-        "5 or 6 tokens came back for 6 counted ones",
+        "5 or 6 tokens came back for 6 scored ones",
     ),
 }
 
@@ -106,7 +106,7 @@ def collection() -> Collection:
     counted = rng.random((4, 6)) < 0.4
     counted[:, 0] = False
     counted[2] = False  # a block without counted tokens
-    blocks = Blocks(
+    blocks = content_blocks(
         "p", 6, rng.integers(0, 9, (4, 6), dtype=np.int32), counted,
         np.arange(24, dtype=np.int32).reshape(4, 6) // 5, tuple(f"row {i}" for i in range(5)),
     )  # fmt: skip
@@ -123,6 +123,10 @@ def test_comes_back_as_it_was_saved(collection: Collection, tmp_path: Path) -> N
     assert same_stats(loaded.stats, collection.stats)
     assert loaded.row_T.tolist() == collection.row_T.tolist()
     assert loaded.block_T.tolist() == collection.block_T.tolist()
+    assert loaded.token_T.tolist() == collection.token_T.tolist()
+    assert loaded.cut_T.tolist() == collection.cut_T.tolist()
+    for column, expected in zip(loaded.roles.columns, collection.roles.columns, strict=True):
+        assert (column.dtype, column.tolist()) == (expected.dtype, expected.tolist())
     assert (loaded.identities, loaded.meta) == (collection.identities, collection.meta)
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["c.safetensors"]
 
@@ -172,7 +176,7 @@ def test_damaged_files(collection: Collection, tmp_path: Path) -> None:
     whole = path.read_bytes()
     foreign = tmp_path / "foreign.safetensors"
     save_file({"x": np.zeros(3)}, foreign)
-    other_schema = whole.replace(b"collection-1", b"collection-9")
+    other_schema = whole.replace(b"collection-2", b"collection-9")
     assert other_schema != whole
     truncations = [whole[:cut] for cut in (0, 4, 8, 100, len(whole) // 2, len(whole) - 1)]
     for bad in (*truncations, b"\xff" * 50, whole + b"x", foreign.read_bytes(), other_schema):
@@ -189,7 +193,12 @@ def test_a_missing_file_is_damaged_too(tmp_path: Path) -> None:
 Change = Callable[[dict[str, Any], dict[str, Any]], object]
 INCONSISTENT: dict[str, tuple[Change, str]] = {
     "no rows": (lambda arrays, _: arrays.pop("row_T"), "it lacks row_T"),
-    "neither": (lambda arrays, _: arrays.clear(), "it lacks block_T and row_T"),
+    "no part of it": (
+        lambda arrays, _: arrays.clear(),
+        "it lacks block_T and cut_T and role_content_T and role_kind_T and role_message_T and role_recipient_T "
+        "and row_T and token_T",
+    ),
+    "no classes": (lambda arrays, _: arrays.pop("role_kind_T"), "it lacks role_kind_T"),
     "no identities": (lambda _, meta: meta.pop("identities"), "it lacks the identities of its rows"),
     "identities of another type": (lambda _, meta: meta.update(identities=[1]), "it lacks the identities of its rows"),
     "fewer blocks": (lambda arrays, _: arrays.update(block_T=arrays["block_T"][1:]), "its columns differ in length"),
@@ -200,7 +209,8 @@ INCONSISTENT: dict[str, tuple[Change, str]] = {
 @pytest.mark.parametrize("name", INCONSISTENT)
 def test_what_does_not_belong_together_is_damaged(collection: Collection, tmp_path: Path, name: str) -> None:
     change, message = INCONSISTENT[name]
-    arrays: dict[str, Any] = {"row_T": collection.row_T, "block_T": collection.block_T}
+    save_collection(tmp_path / "whole.safetensors", collection)
+    _, arrays, _ = load_arrays(tmp_path / "whole.safetensors")
     meta: dict[str, Any] = {**collection.meta, "identities": list(collection.identities)}
     change(arrays, meta)
     save_stats(tmp_path / "c.safetensors", collection.stats, arrays, meta)

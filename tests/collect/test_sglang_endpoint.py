@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from content import content_blocks
 from gate_command import BASE
 from sglang_server import Server, answer, logprobs_after, serving
 
@@ -17,17 +18,16 @@ from eaftgate.collect.sglang.endpoint import EndpointCollector, endpoint_for
 from eaftgate.collect.transformers import score
 from eaftgate.errors import UserError
 from eaftgate.model.load import default_settings, load_model
-from eaftgate.packs.blocks import Blocks
 
 VOCABULARY, SEQ_LEN, BLOCKS = 64, 12, 9
 RNG = np.random.default_rng(0)
 TOKEN_IDS = RNG.integers(VOCABULARY, size=(BLOCKS, SEQ_LEN), dtype=np.int32)
 TOKEN_IDS[3, -1] = VOCABULARY - 1
-BLOCK = Blocks(
+BLOCK = content_blocks(
     pack="p",
     seq_len=SEQ_LEN,
     token_ids_BS=TOKEN_IDS,
-    counted_BS=(RNG.random((BLOCKS, SEQ_LEN)) < 0.4) & (np.arange(SEQ_LEN) > 0) | (TOKEN_IDS == VOCABULARY - 1),
+    content_BS=(RNG.random((BLOCKS, SEQ_LEN)) < 0.4) & (np.arange(SEQ_LEN) > 0) | (TOKEN_IDS == VOCABULARY - 1),
     row_BS=np.zeros((BLOCKS, SEQ_LEN), np.int32),
     identities=("x",),
 )
@@ -49,8 +49,8 @@ def test_every_counted_token_gets_the_servers_numbers(server: Server) -> None:
     found = list(collector.batches(BLOCK, 0))
     assert [count for count, _ in found] == [2, 2, 2, 2, 1]
     stats = concatenate([stats for _, stats in found])
-    check_stats(stats, BLOCK.num_counted, where="test")
-    for token, (block, place) in enumerate(np.argwhere(BLOCK.counted_BS)):
+    check_stats(stats, BLOCK.num_scored, where="test")
+    for token, (block, place) in enumerate(np.argwhere(BLOCK.scored_BS)):
         ids = BLOCK.token_ids_BS[block]
         logprobs = logprobs_after(int(ids[place - 1]), int(place), VOCABULARY)
         assert stats.logprob_T[token] == pytest.approx(logprobs[ids[place]], rel=1e-6)
@@ -63,14 +63,14 @@ def test_every_counted_token_gets_the_servers_numbers(server: Server) -> None:
 def test_it_resumes_at_a_block(server: Server) -> None:
     collector = EndpointCollector(server.url, is_mxfp4=True, call_tokens=2 * SEQ_LEN)
     stats = concatenate([stats for _, stats in collector.batches(BLOCK, 6)])
-    assert len(stats) == int(BLOCK.counted_BS[6:].sum())
+    assert len(stats) == int(BLOCK.scored_BS[6:].sum())
 
 
 def test_a_dropped_connection_and_a_busy_server_are_asked_again(server: Server) -> None:
     server.failures = [None, 503]
     collector = EndpointCollector(server.url, is_mxfp4=True, call_tokens=BLOCKS * SEQ_LEN)
     ((count, stats),) = collector.batches(BLOCK, 0)
-    assert (count, len(stats), server.asked) == (BLOCKS, BLOCK.num_counted, 3)
+    assert (count, len(stats), server.asked) == (BLOCKS, BLOCK.num_scored, 3)
 
 
 @pytest.mark.parametrize("failures", [[503] * 3, [400]])
@@ -97,7 +97,7 @@ def test_the_endpoint_is_the_one_that_serves_the_checkpoint(server: Server) -> N
         endpoint_for(["http://127.0.0.1:9"], Path("/x"), "x")
 
 
-IDS, COUNTED = BLOCK.token_ids_BS[0], BLOCK.counted_BS[0]
+IDS, COUNTED = BLOCK.token_ids_BS[0], BLOCK.scored_BS[0]
 
 
 def other_tokens(meta: dict[str, Any]) -> None:
@@ -134,16 +134,16 @@ def test_what_an_engine_answered_is_what_the_model_says() -> None:
     """Recorded on a GPU (benchmarks/h200_sglang.py --sections record): the format is SGLang's own."""
     recorded = json.loads(RECORDED.read_text(encoding="utf-8"))
     token_ids_BS = np.array(recorded["input_ids"], np.int32)
-    counted_BS = np.ones(token_ids_BS.shape, bool)
-    counted_BS[:, 0] = False
+    scored_BS = np.ones(token_ids_BS.shape, bool)
+    scored_BS[:, 0] = False
     found = concatenate(
         [
             stats_of_answer(answer["meta_info"], ids_S, counted_S)
-            for answer, ids_S, counted_S in zip(recorded["answers"], token_ids_BS, counted_BS, strict=True)
+            for answer, ids_S, counted_S in zip(recorded["answers"], token_ids_BS, scored_BS, strict=True)
         ]
     )
-    check_stats(found, int(counted_BS.sum()), where="test")
-    expected = score(load_model(BASE, default_settings(device="cpu", dtype="float32")), token_ids_BS, counted_BS)
+    check_stats(found, int(scored_BS.sum()), where="test")
+    expected = score(load_model(BASE, default_settings(device="cpu", dtype="float32")), token_ids_BS, scored_BS)
     # bfloat16 against float32: on 21,023 tokens of the fixture 0.0006 on average, 0.12 at most (docs/scaling.md).
     difference_T = np.abs(found.logprob_T - expected.logprob_T)
     assert difference_T.mean() < 0.01

@@ -77,7 +77,7 @@ def test_blocks_that_were_cut_up_come_back_with_the_transformers_collectors_numb
     found = list(running.batches(blocks, 0))
     assert [count for count, _ in found] == [3, 3, 3, 2]
     stats = concatenate([stats for _, stats in found])
-    check_stats(stats, blocks.num_counted, where="test")
+    check_stats(stats, blocks.num_scored, where="test")
     model = TransformersCollector(LoadedModel(), BASE, "x", default_settings(device="cpu"), batch_size=4)
     expected = concatenate([stats for _, stats in model.batches(blocks, 0)])
     np.testing.assert_allclose(stats.logprob_T, expected.logprob_T, atol=2e-4)
@@ -91,7 +91,7 @@ def test_it_resumes_at_a_block_and_an_abandoned_run_leaves_the_engine_usable(
 ) -> None:
     next(running.batches(blocks, 0))[1]
     rest = concatenate([stats for _, stats in running.batches(blocks, 5)])
-    assert len(rest) == int(blocks.counted_BS[5:].sum())
+    assert len(rest) == int(blocks.scored_BS[5:].sum())
 
 
 def test_an_engine_that_does_not_boot_is_one_sentence_with_its_log(
@@ -153,7 +153,7 @@ def test_a_config_that_leaves_the_swiglu_limit_to_its_default_boots(
     (tmp_path / "older" / "config.json").write_text(json.dumps(config), encoding="utf-8")
     one = blocks.reordered(np.arange(1))
     stats = concatenate([stats for _, stats in collector(start(), tmp_path / "older").batches(one, 0)])
-    check_stats(stats, one.num_counted, where="test")
+    check_stats(stats, one.num_scored, where="test")
 
 
 def test_blocks_that_the_engine_refuses_are_one_sentence(blocks: Blocks, start: Start, tmp_path: Path) -> None:
@@ -201,7 +201,7 @@ def test_a_part_that_is_missing_is_an_error(tmp_path: Path) -> None:
     none_T, none_TK = np.zeros(2, np.float32), np.zeros((2, 20), np.float32)
     stats = TokenStats(none_T, none_T, none_TK.astype(np.int32), none_TK)
     spool.write_part(rid, 0, stats)
-    with pytest.raises(UserError, match="2 of 3 counted tokens"):
+    with pytest.raises(UserError, match="2 of 3 scored tokens"):
         spool.take_answer(directory / "000000000", 3)
     spool.write_part(rid, 2, stats.select(np.s_[:1]))
     assert len(spool.take_answer(directory / "000000000", 3)) == 3

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from content import content_blocks
 
 from eaftgate.collect import store as module
 from eaftgate.collect.collection import Collection, TokenStats
@@ -27,7 +28,7 @@ def make_blocks(seed: int = 0) -> Blocks:
     counted[:, 0] = False
     rows = np.arange(NUM_BLOCKS * SEQ_LEN, dtype=np.int32).reshape(NUM_BLOCKS, SEQ_LEN) // 8
     tokens = rng.integers(0, 100, (NUM_BLOCKS, SEQ_LEN), dtype=np.int32)
-    return Blocks("p", SEQ_LEN, tokens, counted, rows, tuple(f"row {i}" for i in range(5)))
+    return content_blocks("p", SEQ_LEN, tokens, counted, rows, tuple(f"row {i}" for i in range(5)))
 
 
 def true_stats(token_ids: np.ndarray) -> TokenStats:
@@ -54,7 +55,7 @@ class FakeCollector:
         self.starts.append(first_block)
         for start in range(first_block, blocks.num_blocks, 2):
             stop = min(start + 2, blocks.num_blocks)
-            stats = true_stats(blocks.token_ids_BS[start:stop][blocks.counted_BS[start:stop]])
+            stats = true_stats(blocks.token_ids_BS[start:stop][blocks.scored_BS[start:stop]])
             stats = self._fault(start, stats)
             self.scored += range(start, stop)
             yield stop - start, stats
@@ -67,10 +68,10 @@ def request(collector: FakeCollector | None = None, **changes: Any) -> Request:
 def assert_right(collection: Collection) -> None:
     blocks = make_blocks()
     np.testing.assert_array_equal(
-        collection.stats.logprob_T, true_stats(blocks.token_ids_BS[blocks.counted_BS]).logprob_T
+        collection.stats.logprob_T, true_stats(blocks.token_ids_BS[blocks.scored_BS]).logprob_T
     )
-    np.testing.assert_array_equal(collection.row_T, blocks.row_BS[blocks.counted_BS])
-    np.testing.assert_array_equal(collection.block_T, np.repeat(np.arange(NUM_BLOCKS), blocks.counted_BS.sum(axis=1)))
+    np.testing.assert_array_equal(collection.row_T, blocks.row_BS[blocks.scored_BS])
+    np.testing.assert_array_equal(collection.block_T, np.repeat(np.arange(NUM_BLOCKS), blocks.scored_BS.sum(axis=1)))
     assert collection.identities == blocks.identities
 
 
@@ -294,14 +295,14 @@ def shorten(_: int, stats: TokenStats) -> TokenStats:
 
 
 def third_batch_tokens() -> int:
-    return int(make_blocks().counted_BS[2:4].sum())
+    return int(make_blocks().scored_BS[2:4].sum())
 
 
 COUNT = third_batch_tokens()
 UNSORTED = np.full((COUNT, 20), -5.0, np.float32)
 UNSORTED[-1, -1] = -4.0
 FAULTS = {
-    "NaN": (spoil(logprob_T=np.full(COUNT, np.nan, np.float32)), f"blocks 2 to 3: {COUNT} of {COUNT} counted tokens"),
+    "NaN": (spoil(logprob_T=np.full(COUNT, np.nan, np.float32)), f"blocks 2 to 3: {COUNT} of {COUNT} scored tokens"),
     "above 0": (spoil(logprob_T=np.ones(COUNT, np.float32)), "blocks 2 to 3: a log-probability is above 0"),
     "unsorted": (spoil(top_logprobs_TK=UNSORTED), "blocks 2 to 3: top log-probabilities are not in descending order"),
     "too few": (shorten, "blocks 0 to 1: .* tokens came back"),
@@ -379,6 +380,6 @@ def test_two_processes_compute_a_collection_once(tmp_path: Path) -> None:
         process.join()
         assert process.exitcode == 0
     blocks = make_blocks()
-    expected = true_stats(blocks.token_ids_BS[blocks.counted_BS]).logprob_T.tolist()
+    expected = true_stats(blocks.token_ids_BS[blocks.scored_BS]).logprob_T.tolist()
     assert found == [expected, expected]
     assert len(list((tmp_path / "traces").iterdir())) == 1

@@ -41,9 +41,9 @@ def blocks(path: Path, tmp_path_factory: pytest.TempPathFactory) -> Blocks:
     tokenizer = load_tokenizer(path)
     pack = read_pack(packs / "p.parquet")
     found = build_blocks(pack, tokenizer.backend, eos_id=tokenizer.eos_id, seq_len=24, num_blocks=11)
-    counted = found.counted_BS.copy()
+    counted = found.scored_BS.copy()
     counted[4] = False  # a block of nothing but a user's words
-    return dataclasses.replace(found, counted_BS=counted)
+    return dataclasses.replace(found, scored_BS=counted)
 
 
 LOADED = LoadedModel()
@@ -72,7 +72,7 @@ def test_equals_brute_force(path: Path, blocks: Blocks) -> None:
         expected += [
             slow_token_stats(logits[s - 1], int(blocks.token_ids_BS[b, s]))
             for s in range(blocks.seq_len)
-            if blocks.counted_BS[b, s]
+            if blocks.scored_BS[b, s]
         ]
     assert len(stats) == len(expected) > 80
     columns = [np.array(column) for column in zip(*expected, strict=True)]
@@ -89,13 +89,13 @@ def test_batch_size_changes_nothing_but_rounding(path: Path, blocks: Blocks, bat
 def test_batches_cover_the_blocks_in_order(path: Path, blocks: Blocks) -> None:
     collector = TransformersCollector(LoadedModel(), path, "digest", CPU, batch_size=4)
     sizes = [(number, len(stats)) for number, stats in collector.batches(blocks, 0)]
-    counted = blocks.counted_BS.sum(axis=1)
+    counted = blocks.scored_BS.sum(axis=1)
     assert sizes == [(4, counted[:4].sum()), (4, counted[4:8].sum()), (3, counted[8:].sum())]
     assert [number for number, _ in collector.batches(blocks, 9)] == [2]
 
 
 def test_a_block_without_counted_tokens(path: Path, blocks: Blocks) -> None:
-    stats = score(load_lively(path), blocks.token_ids_BS[4:5], blocks.counted_BS[4:5])
+    stats = score(load_lively(path), blocks.token_ids_BS[4:5], blocks.scored_BS[4:5])
     assert len(stats) == 0
     assert stats.top_logprobs_TK.shape == (0, 20)
 

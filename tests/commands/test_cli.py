@@ -309,7 +309,7 @@ def test_the_pre_gate_is_that_of_the_checkpoint(eaftgate: Command, small_profile
     shown = json.loads(ended.out)["pre_gate"]["metrics"]
     blocks = calibration_blocks(open_checkpoint(BASE), small_profile, CALIBRATION_PACKS)
     written = load_model(tmp_path / "out", default_settings(device="cpu", dequantize=True))
-    measured = perplexity(collected(written, blocks).stats.logprob_T)
+    measured = perplexity(collected(written, blocks).content().stats.logprob_T)
     assert shown["ppl"] == pytest.approx(measured, rel=1e-5)
     assert shown["ppl"] > 1.01 * shown["ppl_base"]
 
@@ -435,7 +435,7 @@ def test_budgets_are_prefixes_scored_on_the_same_rows(
     assert len({line["scored_on_tokens"] for line in lines}) == 1
     all_rows, one_row, sampled, again = searched
     assert one_row.num_counted < all_rows.num_counted == sampled.num_counted == again.num_counted
-    assert len(np.unique(one_row.row_BS[one_row.counted_BS])) == 1
+    assert len(np.unique(one_row.row_BS[one_row.scored_BS])) == 1
     # Another seed draws nothing here: the same keep sets, which need not be scored again.
     assert lines[3]["keep"] == lines[0]["keep"]
     assert lines[3]["metrics"] == lines[0]["metrics"]
@@ -527,9 +527,9 @@ def test_diagnose_says_where_and_what_next(eaftgate: Command, random8: Path) -> 
     union = named_packs(GATE_PACKS, seed=None)[UNION]
     blocks = build_blocks(union, tokenizer.backend, eos_id=tokenizer.eos_id, seq_len=64, num_blocks=8)
     whole = load_model(BASE, default_settings(device="cpu", dequantize=True))
-    unpruned = collected(whole, blocks).stats.logprob_T.astype(float)
+    unpruned = collected(whole, blocks).content().stats.logprob_T.astype(float)
     with whole.keeping(keep):
-        pruned = collected(whole, blocks).stats.logprob_T.astype(float)
+        pruned = collected(whole, blocks).content().stats.logprob_T.astype(float)
     assert shown["together"]["loss"] == pytest.approx((unpruned - pruned).mean(), abs=1e-6)
     assert shown["cells"][0]["loss"] == shown["together"]["loss"] > 0.1
     known = [row for row in (*shown["cells"], *shown["layers"]) if row["lower"] is not None]

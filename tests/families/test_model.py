@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from content import content_blocks
 from torch import Tensor
 from toy_family import EXPERTS, MOE_LAYERS, TOP_K, VOCABULARY, ToyFamily, write_toy_checkpoint
 from toy_model import ToyModel, read
@@ -45,11 +46,11 @@ def model(base: Checkpoint) -> ToyModel:
 def blocks() -> Blocks:
     rng = np.random.default_rng(0)
     shape = (6, 24)
-    counted_BS = rng.random(shape) < 0.5
-    counted_BS[:, 0] = False
+    scored_BS = rng.random(shape) < 0.5
+    scored_BS[:, 0] = False
     ids_BS = rng.integers(0, VOCABULARY, shape).astype(np.int32)
     row_BS = np.repeat(np.arange(6, dtype=np.int32), 24).reshape(shape)
-    return Blocks("chat", 24, ids_BS, counted_BS, row_BS, tuple(f"row {row}" for row in range(6)))
+    return content_blocks("chat", 24, ids_BS, scored_BS, row_BS, tuple(f"row {row}" for row in range(6)))
 
 
 def nll(model: MoeModel, blocks: Blocks, keep: list[list[int]]) -> float:
@@ -71,10 +72,10 @@ def test_masked_it_predicts_what_the_rewritten_one_predicts(
 
 def test_observed_selections_are_those_of_the_layers_with_experts(model: ToyModel, blocks: Blocks) -> None:
     """Against plain loops over what every mixture sees."""
-    observation = observe_batch(model, blocks.token_ids_BS, blocks.counted_BS)
+    observation = observe_batch(model, blocks.token_ids_BS, blocks.scored_BS)
     assert observation.expert_XLK.shape[1:] == (2, TOP_K)
     seen = [inputs.flatten(0, 1) for inputs in caught(model, blocks)]
-    counted_T = np.flatnonzero(blocks.counted_BS)
+    counted_T = np.flatnonzero(blocks.scored_BS)
     for place, flat in zip(observation.predicting_T, counted_T - 1, strict=True):
         for row, layer in enumerate(MOE_LAYERS):
             hidden_D, moe = seen[row][flat], model.moe(layer)
@@ -107,7 +108,7 @@ def test_a_prefix_that_is_reused_changes_no_bit(model: ToyModel, blocks: Blocks,
 
 
 def test_a_search_sees_what_the_mixture_sees_and_what_leaves_its_layer(model: ToyModel, blocks: Blocks) -> None:
-    position_T = np.flatnonzero(blocks.counted_BS)
+    position_T = np.flatnonzero(blocks.scored_BS)
     prefix = embedded(model, blocks, batch_size=BATCH)
     for row, (layer, inputs) in enumerate(zip(MOE_LAYERS, caught(model, blocks), strict=True)):
         leaving = torch.cat([model.run_layer(layer, states) for states in prefix.states]).flatten(0, 1)
@@ -129,7 +130,7 @@ def changed(model: ToyModel, layer: int, hidden_TD: Tensor, norm_T: Tensor, kept
 
 
 def test_a_search_chooses_for_every_layer_with_experts(model: ToyModel, blocks: Blocks) -> None:
-    sample = sampled_positions(blocks, np.ones(blocks.num_counted))
+    sample = sampled_positions(blocks, np.ones(blocks.num_scored))
     keep = greedy_keep_sets(model, blocks, sample, keep_n=4, batch_size=BATCH)
     prefix = embedded(model, blocks, batch_size=BATCH)
     for row, layer in enumerate(MOE_LAYERS):

@@ -28,7 +28,7 @@ RECORD = CellRecord(
     verdict="pass",
     v1_verdict="pass",
     cc_events_base=1,
-    js2d={},
+    details={},
     session="s",
     inputs=INPUTS,
 )

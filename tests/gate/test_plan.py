@@ -10,7 +10,10 @@ import pytest
 from eaftgate.errors import UserError
 from eaftgate.gate.cases import MODULES, cases, has_cases, required_cases
 from eaftgate.gate.plan import GateOptions, Plan, make_plan
-from eaftgate.judge.metrics import METRICS
+from eaftgate.judge.policy import load_gates
+
+METRICS = load_gates().policy(None)[1].metrics
+"""Of the default policy."""
 
 DECIDING = ("ppl", "mean_p", "cc_rate", "cc_ratio", "js2d_corrected")
 

@@ -14,9 +14,11 @@ from prepared import SMALL, TINY
 from sglang_server import serving
 
 from eaftgate.errors import UserError
-from eaftgate.judge.metrics import METRICS
 from eaftgate.judge.policy import DEFAULT_GATES, load_gates
 from eaftgate.report.budgets import budgets_of
+
+METRICS = load_gates().policy(None)[1].metrics
+"""Of the default policy."""
 
 ON_GATE_PACKS = (f"--base={BASE}", f"--packs={GATE_PACKS}")
 CELL_KEYS = {

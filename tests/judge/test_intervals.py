@@ -11,13 +11,14 @@ from shipped_policies import V1, V2
 from eaftgate.judge.metrics import METRICS, Metric
 from eaftgate.judge.verdict import MetricVerdict, deciding_verdict, floor_problem, judge_intervals
 from eaftgate.parity.bounds import fixed_width
-from eaftgate.parity.clusters import Estimate
+from eaftgate.parity.clusters import Estimate, Evidence
 from eaftgate.parity.estimates import Measured
 
+MANY_DOCUMENTS = Evidence(1_000, 1_000.0, 0.001)
 Z, POWER = norm.ppf(0.95), norm.ppf(0.8)
 
 
-def width(_: Metric, degrees_of_freedom: int) -> float:
+def width(_: Metric, degrees_of_freedom: float) -> float:
     return fixed_width(0.05, degrees_of_freedom)
 
 
@@ -32,9 +33,10 @@ def judged(
     budget: int = 0,
     strict: bool = False,
 ) -> MetricVerdict:
-    measured = {metric: Measured(Estimate(value, error, clusters - 1), base_events=events)}
+    estimate = Estimate(value, error, clusters - 1)
+    measured, whole = ({metric: Measured(estimate, MANY_DOCUMENTS, base_events=number)} for number in (events, budget))
     (verdict,) = judge_intervals(
-        V2, measured, num_blocks=blocks, width=width, budget_events={metric: budget}, strict=strict
+        V2, measured, num_blocks=blocks, width=width, budget=whole, deciding=V2.deciding, strict=strict
     ).values()
     return verdict
 

@@ -1,15 +1,19 @@
 """The table of metrics: one entry says all that is to be known of one."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from simulated import simulated_cell
 
 from eaftgate.judge.metrics import METRICS, POINT_METRICS
+from eaftgate.packs.blocks import NO_MESSAGE, Roles
+from eaftgate.packs.harmony import TokenClass
 from eaftgate.parity.estimates import PairedCell
 from eaftgate.parity.js2d import Bins
 from eaftgate.parity.metrics import base_thresholds
+from eaftgate.parity.paired import PairedTokens
 
 
 def test_names_can_be_part_of_a_test_id() -> None:
@@ -21,14 +25,29 @@ def test_names_can_be_part_of_a_test_id() -> None:
 
 @pytest.mark.parametrize("name", METRICS)
 def test_two_equal_models_have_what_the_table_calls_unchanged(name: str) -> None:
-    tokens = simulated_cell(np.random.default_rng(0), 20_000)
-    metric = METRICS[name]
-    cell = PairedCell(tokens, base_thresholds(tokens.p_base_T, tokens.h_base_T), Bins(20, 15), swaps=50)
+    scored = of_every_class(simulated_cell(np.random.default_rng(0), 20_000))
+    tokens, metric = scored.content(), METRICS[name]
+    cell = PairedCell(tokens, scored, base_thresholds(tokens.p_base_T, tokens.h_base_T), Bins(20, 15), swaps=50)
     found = metric.measure(cell)
+    assert found is not None
     assert metric.reported(found.estimate.value) == pytest.approx(metric.unchanged, abs=1e-9)
     assert (found.base_events is None) == (metric.events is None)
     if metric.events is not None:
-        assert found.base_events == metric.events.count(cell.base) > 0
+        assert found.base_events
+
+
+def of_every_class(tokens: PairedTokens) -> PairedTokens:
+    """Messages of four tokens: header, content, content, closing token; every third one is a call, and so on. Every
+    eighth token is a prompt's."""
+    number = np.arange(len(tokens))
+    contents = np.array([TokenClass.CALL, TokenClass.FINAL, TokenClass.ANALYSIS], np.uint8)
+    kind_T = np.choose(number % 4, [np.full(len(tokens), TokenClass.HEADER), *[contents[number // 4 % 3]] * 2,
+                                    np.full(len(tokens), TokenClass.CLOSE)]).astype(np.uint8)  # fmt: skip
+    prompt_T = number % 32 < 4
+    kind_T[prompt_T] = TokenClass.NONE
+    message_T = np.where(prompt_T, NO_MESSAGE, number // 4).astype(np.int32)
+    content_T = np.isin(kind_T, contents)
+    return replace(tokens, roles=Roles(kind_T, content_T, content_T, message_T))
 
 
 @pytest.mark.parametrize("name", METRICS)

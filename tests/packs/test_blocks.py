@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+from collections import Counter
 from collections.abc import Sequence
 from unittest.mock import patch
 
@@ -14,8 +15,8 @@ from tokenizers import Encoding, Tokenizer, models, pre_tokenizers, processors
 
 from eaftgate.errors import UserError
 from eaftgate.packs import blocks as blocks_module
-from eaftgate.packs.blocks import Blocks, build_blocks
-from eaftgate.packs.harmony import completion_spans
+from eaftgate.packs.blocks import NO_MESSAGE, Blocks, Roles, build_blocks
+from eaftgate.packs.harmony import TokenClass, assistant_messages
 from eaftgate.packs.pack import Pack, row_identity
 
 EOS = 0
@@ -47,46 +48,91 @@ def pack_of(texts: Sequence[str]) -> Pack:
     return Pack("p", tuple(texts), tuple(map(row_identity, texts)), ("p",) * len(texts))
 
 
-def slow_tokens(texts: Sequence[str], tokenizer: Tokenizer) -> list[tuple[int, bool, str]]:
-    """(token id, whether any character of it is an assistant's content, row text) of the concatenated rows."""
-    tokens = []
+Slow = tuple[int, TokenClass, bool, bool, int | None, str]
+"""A token: id, class, whether any character of it is content or a recipient's name, its message and its row's text."""
+
+
+def slow_tokens(texts: Sequence[str], tokenizer: Tokenizer) -> list[Slow]:
+    """The concatenated rows, token by token and character by character. Messages are numbered through all rows."""
+    tokens: list[Slow] = []
+    first = 0
     for text in texts:
-        content = {i for begin, end in completion_spans(text) for i in range(begin, end)}
+        messages = assistant_messages(text)
+        part_of: dict[int, tuple[TokenClass, int | None]] = {}
+        content: set[int] = set()
+        recipient: set[int] = set()
+        for number, message in enumerate(messages, first):
+            spans = (
+                (message.header, TokenClass.HEADER),
+                (message.content, message.kind),
+                (message.close, TokenClass.CLOSE),
+            )
+            for span, part in spans:
+                part_of.update(dict.fromkeys(range(*(span or (0, 0))), (part, number)))
+            content.update(range(*message.content))
+            recipient.update(range(*(message.recipient or (0, 0))))
+        first += len(messages)
         encoding = tokenizer.encode(text, add_special_tokens=False)
         for token, (begin, end) in zip(encoding.ids, encoding.offsets, strict=True):
-            tokens.append((token, any(i in content for i in range(begin, end)), text))
-        tokens.append((EOS, False, text))
+            parts = [part_of[i] for i in range(begin, end) if i in part_of]
+            kind, belongs = parts[-1] if parts else (TokenClass.NONE, None)  # the later of several
+            inside = (any(i in where for i in range(begin, end)) for where in (content, recipient))
+            tokens.append((token, kind, *inside, belongs, text))  # type: ignore[arg-type]
+        tokens.append((EOS, TokenClass.NONE, False, False, None, text))
     return tokens
 
 
-def as_tokens(blocks: Blocks) -> list[list[tuple[int, bool, str]]]:
-    """The blocks' content, with every token's row identity in place of its row number."""
-    return [
-        [
-            (int(token), bool(counted), blocks.identities[row])
-            for token, counted, row in zip(*columns, strict=True)
-        ]
-        for columns in zip(blocks.token_ids_BS, blocks.counted_BS, blocks.row_BS, strict=True)
-    ]  # fmt: skip
+Cut = tuple[int, bool, TokenClass, bool, bool, int, str]
+"""A token of a block: id, scored, class, content, recipient, its message if that is whole here, its row's identity."""
 
 
-def slow_blocks(texts: Sequence[str], tokenizer: Tokenizer, seq_len: int) -> list[list[tuple[int, bool, str]]]:
-    tokens = slow_tokens(texts, tokenizer)
+def as_tokens(blocks: Blocks) -> list[list[Cut]]:
+    columns = (blocks.token_ids_BS, blocks.scored_BS, *blocks.roles.columns, blocks.row_BS)
     return [
         [
-            (token, counted and place > 0, row_identity(text))
-            for place, (token, counted, text) in enumerate(tokens[first : first + seq_len])
+            (
+                int(token),
+                bool(scored),
+                TokenClass(kind),
+                bool(content),
+                bool(recipient),
+                int(message),
+                blocks.identities[row],
+            )
+            for token, scored, kind, content, recipient, message, row in zip(*block, strict=True)
         ]
-        for first in range(0, len(tokens) - seq_len + 1, seq_len)
+        for block in zip(*columns, strict=True)
     ]
 
 
+def slow_blocks(texts: Sequence[str], tokenizer: Tokenizer, seq_len: int) -> list[list[Cut]]:
+    tokens = slow_tokens(texts, tokenizer)
+    closed = {number for _, kind, _, _, number, _ in tokens if kind == TokenClass.CLOSE}
+    sizes = Counter(number for *_, number, _ in tokens)
+    blocks = []
+    for first in range(0, len(tokens) - seq_len + 1, seq_len):
+        block = tokens[first : first + seq_len]
+        here = Counter(number for *_, number, _ in block[1:])
+        whole = {number for number in closed if here[number] == sizes[number]}
+        blocks.append(
+            [
+                (
+                    *(token, place > 0 and kind != TokenClass.NONE, kind, content, recipient),
+                    *(number if number in whole else NO_MESSAGE, row_identity(text)),
+                )
+                for place, (token, kind, content, recipient, number, text) in enumerate(block)
+            ]
+        )
+    return blocks  # type: ignore[return-value]
+
+
 MESSAGES = st.tuples(
-    st.sampled_from(("assistant", "user", "assistant to=functions.x<|channel|>commentary")),
+    st.sampled_from(("assistant", "user", "assistant to=f.x<|channel|>commentary", "assistant<|channel|>final")),
     st.text("ab é🙂<|>\n", max_size=6),
-    st.sampled_from(("<|end|>", "<|call|>", "<|return|>", "")),
+    st.sampled_from(("<|end|>", "<|call|>", "<|return|>")),
 ).map(lambda parts: f"<|start|>{parts[0]}<|message|>{parts[1]}{parts[2]}")
-TEXTS = st.lists(st.lists(MESSAGES, max_size=3).map("".join), min_size=1, max_size=6)
+ENDS = st.sampled_from(("", "", "<|start|>assistant", "<|start|>assistant<|message|>ab", "x"))
+TEXTS = st.lists(st.tuples(st.lists(MESSAGES, max_size=3).map("".join), ENDS).map("".join), min_size=1, max_size=6)
 
 
 @pytest.mark.parametrize("tokenizer", TOKENIZERS.values(), ids=TOKENIZERS)
@@ -98,25 +144,38 @@ def test_equals_the_slow_oracle(
     assume(expected)
     num_blocks = data.draw(st.integers(1, len(expected)))
     with patch.object(blocks_module, "ROWS_PER_BATCH", rows_per_batch):
-        if not any(counted for block in expected[:num_blocks] for _, counted, _ in block):
+        if not any(scored and content for block in expected[:num_blocks] for _, scored, _, content, *_ in block):
             with pytest.raises(UserError, match="has no assistant message"):
                 build_blocks(pack_of(texts), tokenizer, eos_id=EOS, seq_len=seq_len, num_blocks=num_blocks)
             return
         some = build_blocks(pack_of(texts), tokenizer, eos_id=EOS, seq_len=seq_len, num_blocks=num_blocks)
         everything = build_blocks(pack_of(texts), tokenizer, eos_id=EOS, seq_len=seq_len, num_blocks=None)
     assert as_tokens(everything) == expected
-    assert [a.dtype for a in (some.token_ids_BS, some.row_BS, some.counted_BS)] == [np.int32, np.int32, np.bool_]
+    assert [a.dtype for a in (some.token_ids_BS, some.row_BS, some.scored_BS)] == [np.int32, np.int32, np.bool_]
     assert as_tokens(some) == expected[:num_blocks]  # a smaller budget is a prefix of a larger one
     assert some.identities == everything.identities[: some.row_BS[-1, -1] + 1]  # of the rows touched, and no others
     assert (some.pack, some.num_blocks, some.seq_len) == ("p", num_blocks, seq_len)
-    assert some.num_counted == sum(counted for block in expected[:num_blocks] for _, counted, _ in block)
+    assert some.num_scored == sum(scored for block in expected[:num_blocks] for _, scored, *_ in block)
+    assert some.num_counted == sum(
+        scored and content for block in expected[:num_blocks] for _, scored, _, content, *_ in block
+    )
+    assert some.continued_B.tolist() == [
+        place > 0 and same_row(texts, tokenizer, seq_len * place) for place in range(num_blocks)
+    ]
+
+
+def same_row(texts: Sequence[str], tokenizer: Tokenizer, at: int) -> bool:
+    """Whether the tokens before and at this place are of one row."""
+    lengths = [len(slow_tokens([text], tokenizer)) for text in texts]
+    ends = list(itertools.accumulate(lengths))
+    return at not in ends
 
 
 def counted_tokens(text: str, tokenizer: Tokenizer) -> list[str | None]:
     """Names of the counted tokens of one row, cut into a single block."""
     length = len(slow_tokens([text], tokenizer))
     blocks = build_blocks(pack_of([text]), tokenizer, eos_id=EOS, seq_len=length, num_blocks=1)
-    return [tokenizer.id_to_token(i) for i in blocks.token_ids_BS[blocks.counted_BS]]
+    return [tokenizer.id_to_token(i) for i in blocks.token_ids_BS[blocks.scored_BS & blocks.roles.content]]
 
 
 def test_a_token_counts_when_it_overlaps_content_at_either_edge() -> None:
@@ -135,7 +194,7 @@ def test_eos_never_counts_even_after_a_message_without_an_end() -> None:
     blocks = build_blocks(pack_of(rows), tokenizer, eos_id=EOS, seq_len=27, num_blocks=1)
     # per row: <|start|>, the nine letters of assistant, <|message|>, content, EOS
     expected = [False] * 11 + [True] * 2 + [False] + [False] * 11 + [True] + [False]
-    assert blocks.counted_BS[0].tolist() == expected
+    assert blocks.roles.content[0].tolist() == expected
     assert blocks.token_ids_BS[0, [13, 26]].tolist() == [EOS, EOS]
     assert blocks.row_BS[0].tolist() == [0] * 14 + [1] * 13
 
@@ -144,7 +203,9 @@ def test_first_token_of_a_block_never_counts() -> None:
     row = "<|start|>assistant<|message|>" + "x" * 25
     blocks = build_blocks(pack_of([row]), TOKENIZERS["specials"], eos_id=EOS, seq_len=4, num_blocks=None)
     flat = [False] * 11 + [True] * 25  # the EOS is cut off: 37 tokens make 9 blocks of 4
-    assert blocks.counted_BS.tolist() == [[False, *flat[i + 1 : i + 4]] for i in range(0, 36, 4)]
+    assert (blocks.scored_BS & blocks.roles.content).tolist() == [
+        [False, *flat[i + 1 : i + 4]] for i in range(0, 36, 4)
+    ]
 
 
 def test_too_few_blocks_says_how_many_there_are() -> None:
@@ -209,37 +270,49 @@ def test_digest_tells_every_ingredient_apart() -> None:
         changed[-1, -1] = not changed[-1, -1]
         return changed
 
+    def other_role(name: str) -> Blocks:
+        return dataclasses.replace(
+            base, roles=dataclasses.replace(base.roles, **{name: flipped(getattr(base.roles, name))})
+        )
+
+    def reshaped(array: np.ndarray) -> np.ndarray:
+        return array.reshape(2, 12)
+
     variants = [
         base,
         dataclasses.replace(base, token_ids_BS=flipped(base.token_ids_BS)),
-        dataclasses.replace(base, counted_BS=flipped(base.counted_BS)),
+        dataclasses.replace(base, scored_BS=flipped(base.scored_BS)),
+        *(other_role(field.name) for field in dataclasses.fields(Roles)),
         dataclasses.replace(base, row_BS=flipped(base.row_BS)),
+        dataclasses.replace(base, continued_B=~base.continued_B),
         dataclasses.replace(base, identities=(base.identities[0], row_identity("other"))),
         dataclasses.replace(
             base,
             seq_len=12,
-            token_ids_BS=base.token_ids_BS.reshape(2, 12),
-            counted_BS=base.counted_BS.reshape(2, 12),
-            row_BS=base.row_BS.reshape(2, 12),
+            token_ids_BS=reshaped(base.token_ids_BS),
+            scored_BS=reshaped(base.scored_BS),
+            roles=Roles(*map(reshaped, base.roles.columns)),
+            row_BS=reshaped(base.row_BS),
+            continued_B=base.continued_B[::2],
         ),
     ]
     assert all(a.digest != b.digest for a, b in itertools.combinations(variants, 2))
 
 
-def test_only_chosen_tokens_count_and_blocks_without_one_are_left_out() -> None:
+def test_only_chosen_tokens_are_scored_and_blocks_without_one_are_left_out() -> None:
     rows = ["<|start|>assistant<|message|>abcdefghi<|end|>"] * 3
     blocks = build_blocks(pack_of(rows), TOKENIZERS["specials"], eos_id=EOS, seq_len=6, num_blocks=None)
-    block_T, position_T = np.nonzero(blocks.counted_BS)
+    block_T, position_T = np.nonzero(blocks.scored_BS)
     chosen_T = (block_T != 1) & (np.arange(len(block_T)) % 2 == 0)
-    found = blocks.counting(chosen_T)
+    found = blocks.scoring(chosen_T)
     assert (found.pack, found.seq_len, found.identities) == (blocks.pack, blocks.seq_len, blocks.identities)
     left = sorted(set(block_T[chosen_T].tolist()))
     assert 1 not in left
     assert len(left) < blocks.num_blocks
     np.testing.assert_array_equal(found.token_ids_BS, blocks.token_ids_BS[left])
     expected = [(left.index(b), s) for b, s in zip(block_T[chosen_T], position_T[chosen_T], strict=True)]
-    assert np.argwhere(found.counted_BS).tolist() == [list(at) for at in expected]
-    assert blocks.num_counted == len(chosen_T)  # the original is as it was
+    assert np.argwhere(found.scored_BS).tolist() == [list(at) for at in expected]
+    assert blocks.num_scored == len(chosen_T)  # the original is as it was
 
 
 def test_harmony_specials_are_single_tokens_of_the_test_tokenizer() -> None:

@@ -150,3 +150,28 @@ def test_union_is_a_reserved_name(tmp_path: Path) -> None:
     write(tmp_path / "UNION.parquet", text=["a"])
     with pytest.raises(UserError, match="derived pack UNION: rename it"):
         pack_paths(tmp_path)
+
+
+def conversation(number: int) -> str:
+    return f"<|start|>user<|message|>{number}<|end|><|start|>assistant<|channel|>final<|message|>x<|return|>"
+
+
+def test_a_few_rows_that_are_no_conversations_are_left_out_and_said(tmp_path: Path) -> None:
+    rows = [conversation(number) for number in range(300)]
+    rows[7] = "<|start|>assistant<|message|>not closed<|start|>user<|message|>u<|end|>"
+    rows[40] = "<|start|>assistant<|channel|>final no message<|end|>"
+    write(tmp_path / "chat.parquet", text=rows)
+    write(tmp_path / "whole.parquet", text=rows[:5])
+    packs = named_packs(tmp_path, seed=1)
+    assert sorted(packs["chat"].texts) == sorted(row for number, row in enumerate(rows) if number not in (7, 40))
+    assert "pack chat: 2 of 300 rows are not well-formed Harmony" in packs["chat"].left_out
+    assert "the first is row 7, counted from 0: the message at character 0 is not closed" in packs["chat"].left_out
+    assert packs["whole"].left_out == ""
+    assert packs[UNION].left_out == packs[UNION].head(3).left_out == packs["chat"].left_out
+
+
+def test_a_pack_of_which_more_than_a_hundredth_is_no_conversation_is_refused(tmp_path: Path) -> None:
+    broken = "<|start|>assistant<|end|>"
+    write(tmp_path / "chat.parquet", text=[*(conversation(number) for number in range(100)), broken, broken])
+    with pytest.raises(UserError, match=r"2 of 102 rows are not well-formed .*first is row 100.*: correct them"):
+        named_packs(tmp_path, seed=None)

@@ -67,7 +67,7 @@ def test_unknown_standard_errors_bound_nothing() -> None:
     assert sequence_width(0.05, 0, 0.5) == math.inf
 
 
-def missed_at_any_look(width_of: Callable[[int, float], float], *, runs: int) -> float:
+def missed_at_any_look(width_of: Callable[[float, float], float], *, runs: int) -> float:
     """Share of runs in which an upper bound on a mean of zero is below it at one of 16 looks of 256 skewed blocks."""
     rng = np.random.default_rng(5)
     missed = 0

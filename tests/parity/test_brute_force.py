@@ -48,7 +48,7 @@ def spoken(path: Path, blocks: Blocks, seed: int) -> Blocks:
     model = load_reference(path)
     rng = np.random.default_rng(seed)
     token_ids = blocks.token_ids_BS.copy()
-    for b, s in np.argwhere(blocks.counted_BS):
+    for b, s in np.argwhere(blocks.scored_BS):
         logits = np.array(reference_logits(model, token_ids[b, :s].tolist())[-1])
         weight = np.exp(logits - logits.max())
         token_ids[b, s] = rng.choice(len(weight), p=weight / weight.sum())
@@ -62,7 +62,7 @@ def brute_force(path: Path, blocks: Blocks) -> list[tuple[float, float]]:
         token_ids = blocks.token_ids_BS[b].tolist()
         logits = reference_logits(model, token_ids)
         for s in range(blocks.seq_len):
-            if blocks.counted_BS[b, s]:
+            if blocks.scored_BS[b, s]:
                 logprob, entropy, _, _ = slow_token_stats(logits[s - 1], token_ids[s])
                 tokens.append((math.exp(logprob), entropy))
     return tokens
@@ -76,7 +76,7 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
     packs = named_packs(write_packs(root / "packs", {"chat": 12, "tools": 7}), seed=3407)
     tokenizer = load_tokenizer(base.path)
     blocks = build_blocks(packs[UNION], tokenizer.backend, eos_id=tokenizer.eos_id, seq_len=32, num_blocks=14)
-    blocks = spoken(base.path, blocks, seed=SEED)
+    blocks = spoken(base.path, blocks.scoring_content(), seed=SEED)
     store = CollectionStore(root / "store", session="s")
 
     def collected(path: Path) -> TokenStats:

@@ -1,6 +1,7 @@
 """Clustered standard errors: plain loops, closed forms, and coverage where the truth is known."""
 
 import math
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from scipy.stats import t
 from simulated import clustered_normal, documents
 
 from eaftgate.parity.bounds import bounds, fixed_width
-from eaftgate.parity.clusters import clustered, clustered_mean, clusters_by
+from eaftgate.parity.clusters import clustered, clustered_mean, clusters_by, evidence_of, jackknifed
 
 CELL = st.lists(st.tuples(st.integers(0, 5), st.floats(-10, 10)), min_size=2, max_size=40)
 
@@ -131,3 +132,63 @@ def test_width_is_students() -> None:
     for degrees_of_freedom in (1, 9):
         assert fixed_width(0.05, degrees_of_freedom) == pytest.approx(t.ppf(0.95, degrees_of_freedom))
     assert fixed_width(0.05, 0) == math.inf
+
+
+# Jackknife
+
+
+def slow_jackknife(numerator: list[float], denominator: list[float], label: list[int]) -> tuple[float, float]:
+    """(value, standard error): every cluster left out in turn."""
+    value = sum(numerator) / sum(denominator)
+    there = [
+        c
+        for c in sorted(set(label))
+        if any(k == c and (a or b) for a, b, k in zip(numerator, denominator, label, strict=True))
+    ]
+    squares = 0.0
+    for cluster in there:
+        left = [(a, b) for a, b, c in zip(numerator, denominator, label, strict=True) if c != cluster]
+        squares += (sum(a for a, _ in left) / sum(b for _, b in left) - value) ** 2
+    return value, math.sqrt((len(there) - 1) / len(there) * squares)
+
+
+@given(
+    st.lists(st.tuples(st.integers(-9, 9), st.integers(1, 4), st.integers(0, 3)), min_size=2, max_size=20).filter(
+        lambda rows: len({label for *_, label in rows}) > 1
+    )
+)
+def test_the_jackknife_leaves_out_every_cluster_in_turn(rows: list[tuple[int, int, int]]) -> None:
+    numerator, denominator, label = (list(map(float, column)) for column in zip(*rows, strict=True))
+    labels = [int(value) for value in label]
+    found = jackknifed(np.array(numerator), [clusters_by(np.array(labels))], denominator_T=np.array(denominator))
+    value, error = slow_jackknife(numerator, denominator, labels)
+    assert (found.value, found.standard_error) == pytest.approx((value, error), rel=1e-9, abs=1e-12)
+    share = [sum(b for b, c in zip(denominator, labels, strict=True) if c == k) / sum(denominator) for k in set(labels)]
+    assert found.degrees_of_freedom == pytest.approx(1 / sum(s * s for s in share) - 1)
+
+
+def test_clusters_of_equal_size_are_worth_as_much_as_they_are() -> None:
+    found = jackknifed(np.arange(12.0) % 5, [clusters_by(np.arange(12) // 3)])
+    assert found.degrees_of_freedom == pytest.approx(3)
+    assert found.num_clusters == 4
+
+
+def test_one_cluster_that_dominates_leaves_next_to_no_degree_of_freedom() -> None:
+    label = np.array([0] * 97 + [1, 2, 3])
+    found = jackknifed(np.linspace(0, 1, 100), [clusters_by(label)])
+    assert found.degrees_of_freedom < 0.1
+    plain = clustered_mean(np.linspace(0, 1, 100), [clusters_by(label)])
+    assert found.standard_error > 10 * plain.standard_error
+
+
+def test_two_made_up_events_keep_a_count_of_none_from_being_certain() -> None:
+    none = np.zeros(50)
+    label = clusters_by(np.arange(50))
+    assert jackknifed(none, [label]).standard_error == 0
+    assert jackknifed(none, [label], rare=True).standard_error == pytest.approx(math.sqrt(49 / 50 * 2) / 50)
+
+
+def test_the_evidence_counts_documents_and_what_they_are_worth() -> None:
+    documents = clusters_by(np.array([0, 0, 0, 1, 2, 2]))
+    weight = np.array([1.0, 1.0, 1.0, 0.0, 1.0, 0.0])
+    assert asdict(evidence_of(weight, documents)) == pytest.approx({"documents": 2, "effective": 1.6, "largest": 0.75})

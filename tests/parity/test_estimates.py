@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,8 +23,8 @@ HALF = Thresholds(0.5, 0.5)
 COARSE = Bins(4, 3)
 
 
-def cell_of(tokens: PairedTokens, **options: int) -> PairedCell:
-    return PairedCell(tokens, HALF, COARSE, swaps=60, **options)
+def cell_of(tokens: PairedTokens, **options: Any) -> PairedCell:
+    return PairedCell(tokens, tokens, HALF, COARSE, swaps=60, **options)
 
 
 def estimated(statistic: str, tokens: PairedTokens) -> Estimate:

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from content import content_roles
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import log_softmax, rel_entr
@@ -65,7 +66,9 @@ def test_disjoint_tops_are_one_bucket_each_way() -> None:
 def collection(tokens: int = 50) -> Collection:
     stats = stats_of(np.random.default_rng(1).normal(0, 2, (tokens, VOCABULARY)))
     row = (np.arange(tokens) // 10).astype(np.int32)
-    return Collection(stats, row, (np.arange(tokens) // 20).astype(np.int32), ("x",) * 5, {})
+    number = np.arange(tokens, dtype=np.int32)
+    content = np.ones(tokens, bool)
+    return Collection(stats, number, row, number // 20, content_roles(content), ~content, ("x",) * 5, {})
 
 
 def test_a_pair_keeps_order_and_can_be_cut_and_joined() -> None:

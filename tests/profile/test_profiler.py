@@ -107,7 +107,7 @@ def test_description(base: Checkpoint, request_: ProfileRequest, whole: Profile)
     assert (description["seed"], description["seq_len"], description["alignment"]) == (5, SEQ_LEN, "predicting")
     trace = whole.trace
     assert description["thresholds"] == {
-        name: pytest.approx(slow_quantile(trace.column(column).tolist(), q), abs=1e-6)
+        name: pytest.approx(slow_quantile(trace.column(column)[trace.column("content_T")].tolist(), q), abs=1e-6)
         for name, column, q in (("p_lo", "p_T", 0.15), ("h_lo", "entropy_T", 0.15), ("h_hi", "entropy_T", 0.85))
     }
     assert sorted(path.name for path in whole.path.iterdir()) == ["profile.json", "trace"]
@@ -117,7 +117,7 @@ def test_description(base: Checkpoint, request_: ProfileRequest, whole: Profile)
 def test_tokens_know_their_rows_and_packs(base: Checkpoint, request_: ProfileRequest, whole: Profile) -> None:
     blocks = blocks_of(base, request_)
     row_T, pack_T = whole.trace.column("row_T"), whole.trace.column("pack_T")
-    np.testing.assert_array_equal(row_T, blocks.row_BS[blocks.counted_BS])
+    np.testing.assert_array_equal(row_T, blocks.row_BS[blocks.scored_BS])
     pack_of = {
         identity: place
         for place, name in enumerate(("chat", "tools"))
@@ -136,7 +136,7 @@ def test_predicting_is_the_position_before(base: Checkpoint, request_: ProfileRe
     for alignment, shift in (("predicting", 1), ("token", 0)):
         expected = [
             [[expert for expert, _, _ in layer[s - shift]] for layer in routing[b]]
-            for b, s in np.argwhere(blocks.counted_BS)
+            for b, s in np.argwhere(blocks.scored_BS)
         ]
         assert found[f"{alignment} expert"].tolist() == expected
 
@@ -146,7 +146,7 @@ def test_num_rows_takes_the_first_rows_of_union(base: Checkpoint, request_: Prof
     found = profile(base, request, tmp_path / "profile")
     assert set(found.description.rows) <= set(named_packs(request.packs, seed=5)[UNION].identities[:4])
     assert sum(found.description.packs.values()) == len(found.description.rows) <= 4
-    assert found.trace.num_tokens == blocks_of(base, request).num_counted
+    assert found.trace.num_tokens == blocks_of(base, request).num_scored
 
 
 def test_packs_are_named_by_content_whatever_the_seed_and_the_rows_used(
@@ -279,7 +279,7 @@ def test_an_unfinished_profile_of_other_inputs_starts_anew(
     changed = CHANGES[change](request_)
     found = profile(base, changed, tmp_path / "profile")
     assert sum(observed) == found.description.num_blocks
-    assert found.trace.num_tokens == blocks_of(base, changed).num_counted
+    assert found.trace.num_tokens == blocks_of(base, changed).num_scored
     assert found.description.alignment == changed.alignment
 
 

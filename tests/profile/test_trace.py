@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from eaftgate.errors import UserError
+from eaftgate.packs.harmony import TokenClass
 from eaftgate.profile.trace import (
     NORM_SCALE,
     TraceDimensions,
@@ -40,6 +41,9 @@ def shard(tokens: int, seed: int) -> TraceShard:
         own_T=own,
         row_T=rng.integers(0, 9, tokens, dtype=np.int32),
         pack_T=rng.integers(0, 2, tokens, dtype=np.uint8),
+        token_T=np.arange(tokens, dtype=np.int32),
+        kind_T=np.full(tokens, TokenClass.FINAL, np.uint8),
+        content_T=np.ones(tokens, bool),
     )
 
 

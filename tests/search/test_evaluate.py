@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from content import content_blocks
 from tiny_checkpoint import Size
 from tiny_model import load_lively, write_lively_checkpoint
 
@@ -20,11 +21,11 @@ KEEP = [[0, 2, 3, 5], [1, 4, 6, 7], [0, 1, 2, 7]]
 
 def random_blocks(vocab_size: int) -> Blocks:
     rng = np.random.default_rng(0)
-    counted_BS = rng.random((6, 24)) < 0.5
-    counted_BS[:, 0] = False
+    scored_BS = rng.random((6, 24)) < 0.5
+    scored_BS[:, 0] = False
     row_BS = np.repeat(np.arange(6, dtype=np.int32), 24).reshape(6, 24)
     ids_BS = rng.integers(0, vocab_size, (6, 24)).astype(np.int32)
-    return Blocks("chat", 24, ids_BS, counted_BS, row_BS, tuple(f"row {row}" for row in range(6)))
+    return content_blocks("chat", 24, ids_BS, scored_BS, row_BS, tuple(f"row {row}" for row in range(6)))
 
 
 def test_equal_to_the_rewritten_checkpoint(tmp_path: Path) -> None:

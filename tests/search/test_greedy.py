@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from content import content_blocks
 from tiny_checkpoint import Size
 from tiny_model import TinyModel, load_lively, load_reference, slow_expert, write_lively_checkpoint
 
@@ -32,10 +33,10 @@ def model(path: Path) -> TinyModel:
 def blocks(model: TinyModel) -> Blocks:
     rng = np.random.default_rng(0)
     shape = (5, 12)
-    counted_BS = rng.random(shape) < 0.4
-    counted_BS[:, 0] = False
+    scored_BS = rng.random(shape) < 0.4
+    scored_BS[:, 0] = False
     ids = rng.integers(0, len(model.head_VD), shape).astype(np.int32)
-    return Blocks("chat", 12, ids, counted_BS, np.zeros(shape, np.int32), ("row",))
+    return content_blocks("chat", 12, ids, scored_BS, np.zeros(shape, np.int32), ("row",))
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 5])
@@ -98,10 +99,10 @@ def slow_greedy(path: Path, blocks: Blocks, weight_of: Callable[[int, int], floa
 
 
 def test_equal_to_the_search_by_plain_loops(path: Path, model: TinyModel, blocks: Blocks) -> None:
-    weight_T = np.random.default_rng(1).choice([-2.0, 0.25, 1.0], blocks.num_counted)
+    weight_T = np.random.default_rng(1).choice([-2.0, 0.25, 1.0], blocks.num_scored)
     at = {
         (block, position - 1): max(0.0, weight_T[number])
-        for number, (block, position) in enumerate(np.argwhere(blocks.counted_BS).tolist())
+        for number, (block, position) in enumerate(np.argwhere(blocks.scored_BS).tolist())
     }
     sample = sampled_positions(blocks, weight_T)
     found = greedy_keep_sets(model, blocks, sample, keep_n=KEEP, batch_size=2)
@@ -110,22 +111,22 @@ def test_equal_to_the_search_by_plain_loops(path: Path, model: TinyModel, blocks
 
 def test_the_model_is_left_as_it_was(model: TinyModel, blocks: Blocks) -> None:
     before = [layer.mlp.router.bias.detach().clone() for layer in model.module.model.layers]
-    greedy_keep_sets(model, blocks, sampled_positions(blocks, np.ones(blocks.num_counted)), keep_n=KEEP)
+    greedy_keep_sets(model, blocks, sampled_positions(blocks, np.ones(blocks.num_scored)), keep_n=KEEP)
     assert all(
         torch.equal(a, layer.mlp.router.bias) for a, layer in zip(before, model.module.model.layers, strict=True)
     )
 
 
 def test_positions_and_their_weights(blocks: Blocks) -> None:
-    weight_T = np.where(np.arange(blocks.num_counted) % 2, 1.0, -2.0)
+    weight_T = np.where(np.arange(blocks.num_scored) % 2, 1.0, -2.0)
     sample = sampled_positions(blocks, weight_T)
-    assert sample.position_X.tolist() == (np.flatnonzero(blocks.counted_BS) - 1)[1::2].tolist()
+    assert sample.position_X.tolist() == (np.flatnonzero(blocks.scored_BS) - 1)[1::2].tolist()
     assert set(sample.weight_X) == {1.0}
 
 
 def test_positions_are_drawn_by_seed(blocks: Blocks) -> None:
     def drawn(seed: int) -> list[int]:
-        sample: Sample = sampled_positions(blocks, np.ones(blocks.num_counted), max_positions=6, seed=seed)
+        sample: Sample = sampled_positions(blocks, np.ones(blocks.num_scored), max_positions=6, seed=seed)
         positions: list[int] = sample.position_X.tolist()
         return positions
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from content import content_roles
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -21,7 +22,10 @@ def collection(logprob_T: list[float], row_T: list[int]) -> Collection:
         np.zeros((size, 20), np.int32),
         np.zeros((size, 20), np.float32),
     )
-    return Collection(stats, np.array(row_T, np.int32), np.zeros(size, np.int32), ("a", "b", "c"), {})
+    nothing, content = np.zeros(size, np.int32), np.ones(size, bool)
+    return Collection(
+        stats, nothing, np.array(row_T, np.int32), nothing, content_roles(content), ~content, ("a", "b", "c"), {}
+    )
 
 
 def weights(packs: list[tuple[float, int]], pack_excess: float = PACK_EXCESS) -> NDArray[np.float64]:

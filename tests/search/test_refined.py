@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from content import content_blocks
 from numpy.typing import NDArray
 from tiny_checkpoint import Size
 from tiny_model import load_lively, write_lively_checkpoint
@@ -22,6 +23,7 @@ from eaftgate.search.evaluate import collected, nll_increase
 from eaftgate.search.pack_weights import row_weights
 from eaftgate.search.refined import CHECKED, Refinement, Swap, best_start, refinements
 from eaftgate.search.settings import PACK_EXCESS
+from eaftgate.select.class_weights import ClassWeights, TokenWeights
 from eaftgate.select.keep import KeepSets, replaced
 
 SIZE = Size(layers=3, experts=6, top_k=2)
@@ -44,13 +46,14 @@ def blocks(model: MoeModel) -> Blocks:
         while ids_BS.shape[1] < SHAPE[1]:
             logits_BV = 3 * (model.hidden_states(ids_BS)[:, -1] @ model.head_VD.T)
             ids_BS = torch.cat([ids_BS, torch.multinomial(logits_BV.softmax(-1), 1, generator=generator)], dim=1)
-    counted_BS = rng.random(SHAPE) < 0.7
-    counted_BS[:, 0] = False
+    scored_BS = rng.random(SHAPE) < 0.7
+    scored_BS[:, 0] = False
     row_BS = np.broadcast_to(np.arange(SHAPE[0], dtype=np.int32)[:, None], SHAPE)
     rows = tuple(str(row) for row in range(SHAPE[0]))
-    return Blocks("chat", SHAPE[1], ids_BS.numpy().astype(np.int32), counted_BS, row_BS, rows)
+    return content_blocks("chat", SHAPE[1], ids_BS.numpy().astype(np.int32), scored_BS, row_BS, rows)
 
 
+ALIKE = TokenWeights(ClassWeights(), np.zeros(0, np.int64), np.zeros(0))
 ONE_PACK = np.zeros(SHAPE[0], int)
 TWO_PACKS = np.array([0, 0, 1, 0] * 4)
 
@@ -58,7 +61,9 @@ TWO_PACKS = np.array([0, 0, 1, 0] * 4)
 def refined(
     model: MoeModel, blocks: Blocks, start: KeepSets, pack_R: NDArray[np.intp] = ONE_PACK
 ) -> tuple[KeepSets, list[Swap]]:
-    *_, ended = refinements(model, blocks, Refinement(start), pack_R=pack_R, pack_excess=PACK_EXCESS, batch_size=8)
+    *_, ended = refinements(
+        model, blocks, Refinement(start), pack_R=pack_R, pack_excess=PACK_EXCESS, weights=ALIKE, batch_size=8
+    )
     return ended.keep, list(ended.swaps)
 
 
@@ -138,13 +143,13 @@ def test_equal_to_the_search_that_runs_the_whole_model_every_time(
 def test_swaps_lower_the_loss_and_keep_the_size(model: MoeModel, blocks: Blocks) -> None:
     start: KeepSets = [[0, 1, 2], [3, 4, 5], [0, 2, 4]]
     keep, swaps = refined(model, blocks, start)
-    assert best_start(model, blocks, {"start": start, "refined": keep}, batch_size=8) == "refined"
+    assert best_start(model, blocks, {"start": start, "refined": keep}, weights=ALIKE, batch_size=8) == "refined"
     assert all(kept == sorted(set(kept)) and len(kept) == 3 for kept in keep)
     assert all(swap.gain > 0 for swap in swaps)
 
 
 def test_any_state_can_be_gone_on_with(model: MoeModel, blocks: Blocks) -> None:
-    at: dict[str, Any] = {"pack_R": TWO_PACKS, "pack_excess": PACK_EXCESS, "batch_size": 8}
+    at: dict[str, Any] = {"pack_R": TWO_PACKS, "pack_excess": PACK_EXCESS, "weights": ALIKE, "batch_size": 8}
     states = list(refinements(model, blocks, Refinement([[0, 1, 2]] * 3), **at))
     assert [state.layers for state in states] == [1, 2, 3, 4, 5, 6]
     for done, state in enumerate(states):
@@ -153,14 +158,16 @@ def test_any_state_can_be_gone_on_with(model: MoeModel, blocks: Blocks) -> None:
 
 def test_the_first_of_equal_starts_is_taken(model: MoeModel, blocks: Blocks) -> None:
     whole = [list(range(SIZE.experts))] * 3
-    assert best_start(model, blocks, {"a": [[0, 1, 2]] * 3, "b": whole, "c": whole}, batch_size=8) == "b"
+    assert best_start(model, blocks, {"a": [[0, 1, 2]] * 3, "b": whole, "c": whole}, weights=ALIKE, batch_size=8) == "b"
 
 
 def test_blocks_without_an_answer_do_not_matter(model: MoeModel, blocks: Blocks) -> None:
     """Long prompts fill whole blocks; left where they are, they could fill a half."""
     start: KeepSets = [[0, 1, 2], [3, 4, 5], [0, 2, 4]]
-    silent = replace(blocks, counted_BS=np.zeros_like(blocks.counted_BS))
-    names = ("token_ids_BS", "counted_BS", "row_BS")
-    both: dict[str, Any] = {name: np.concatenate([getattr(silent, name), getattr(blocks, name)]) for name in names}
-    padded = replace(blocks, **both)
+    silent = replace(blocks, scored_BS=np.zeros_like(blocks.scored_BS))
+    ids_BS, scored_BS, row_BS = (
+        np.concatenate([getattr(part, name) for part in (silent, blocks)])
+        for name in ("token_ids_BS", "scored_BS", "row_BS")
+    )
+    padded = content_blocks(blocks.pack, blocks.seq_len, ids_BS, scored_BS, row_BS, blocks.identities)
     assert refined(model, padded, start) == refined(model, blocks, start)

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eaftgate.errors import UserError
+from eaftgate.packs.harmony import TokenClass
 from eaftgate.profile.trace import Trace, TraceShard
 from eaftgate.select.keep import (
     CORE_EXPERTS,
@@ -95,6 +96,9 @@ def trace_of(tokens: Sequence[tuple[float, float, Sequence[tuple[int, float, flo
         own_T=at[::-1].copy(),
         row_T=at,
         pack_T=np.zeros(number, np.uint8),
+        token_T=np.arange(number, dtype=np.int32),
+        kind_T=np.full(number, TokenClass.FINAL, np.uint8),
+        content_T=np.ones(number, bool),
     )
     return Trace((shard,), 1, EXPERTS, 2)
 

@@ -22,6 +22,7 @@ from tiny_model import (
 
 from eaftgate.checkpoint.checkpoint import open_checkpoint
 from eaftgate.packs.blocks import build_blocks
+from eaftgate.packs.harmony import TokenClass
 from eaftgate.packs.pack import UNION, named_packs
 from eaftgate.packs.tokenizer import load_tokenizer
 from eaftgate.profile import profiler
@@ -92,6 +93,9 @@ def random_trace(sizes: Sequence[int], seed: int) -> tuple[Trace, list[Token]]:
             own_T=np.arange(1, size + 1, dtype=np.int32),
             row_T=np.zeros(size, np.int32),
             pack_T=np.zeros(size, np.uint8),
+            token_T=np.arange(size, dtype=np.int32),
+            kind_T=np.full(size, TokenClass.FINAL, np.uint8),
+            content_T=np.ones(size, bool),
         )
         shards.append(shard)
         for t in range(size):
@@ -219,7 +223,8 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
     blocks = build_blocks(rows, tokenizer.backend, eos_id=tokenizer.eos_id, seq_len=28, num_blocks=None)
     model = load_reference(base.path)
     tokens = []
-    for token_ids, counted in zip(blocks.token_ids_BS.tolist(), blocks.counted_BS, strict=True):
+    content_BS = blocks.scored_BS & blocks.roles.content
+    for token_ids, counted in zip(blocks.token_ids_BS.tolist(), content_BS, strict=True):
         logits, routing = reference_logits(model, token_ids), reference_routing(model, token_ids)
         for t in counted.nonzero()[0]:
             logprob, entropy, _, _ = slow_token_stats(logits[t - 1], token_ids[t])
@@ -251,6 +256,7 @@ def test_sums_of_a_model_equal_the_slow_reference(case: Case, alignment: str, we
 
 def test_the_case_has_every_region_and_tells_alignments_apart(case: Case) -> None:
     trace = case.profile.trace
+    trace = trace.select(trace.column("content_T"))
     assert trace.num_tokens == len(case.tokens) > 150
     found = regions(trace.column("p_T"), trace.column("entropy_T"), 0.15)
     assert 0 < found.conflict_T.sum() < found.good_T.sum() < 0.15 * trace.num_tokens + 1

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from content import content_blocks
 from tiny_checkpoint import Size
 from tiny_model import TinyModel, load_lively, write_lively_checkpoint
 
@@ -23,11 +24,11 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> TinyModel:
 
 def blocks_of(model: TinyModel, pack: str, seed: int) -> Blocks:
     rng = np.random.default_rng(seed)
-    counted_BS = rng.random((6, 24)) < 0.5
-    counted_BS[:, 0] = False
+    scored_BS = rng.random((6, 24)) < 0.5
+    scored_BS[:, 0] = False
     row_BS = np.repeat(np.arange(6, dtype=np.int32), 24).reshape(6, 24)
     ids_BS = rng.integers(0, len(model.head_VD), (6, 24)).astype(np.int32)
-    return Blocks(pack, 24, ids_BS, counted_BS, row_BS, tuple(f"row {row}" for row in range(6)))
+    return content_blocks(pack, 24, ids_BS, scored_BS, row_BS, tuple(f"row {row}" for row in range(6)))
 
 
 @pytest.fixture(scope="module")

@@ -4,9 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from content import content_blocks
 
 from eaftgate.errors import UserError
 from eaftgate.packs.blocks import Blocks
+from eaftgate.packs.harmony import TokenClass
 from eaftgate.profile.profile import Profile, ProfileDescription
 from eaftgate.profile.trace import Trace, TraceShard
 from eaftgate.search.search import packs_of_rows
@@ -22,15 +24,15 @@ IDENTITIES = tuple(f"row {0 if row == 8 else row}" for row in range(ROWS))
 def blocks() -> Blocks:
     row_BS = np.repeat(np.arange(ROWS, dtype=np.int32), TOKENS)[: ROWS * TOKENS // SEQ_LEN * SEQ_LEN]
     row_BS = row_BS.reshape(-1, SEQ_LEN)
-    counted_BS = row_BS != 3
-    counted_BS[:, 0] = False
-    return Blocks("UNION", SEQ_LEN, np.zeros_like(row_BS), counted_BS, row_BS, IDENTITIES)
+    scored_BS = row_BS != 3
+    scored_BS[:, 0] = False
+    return content_blocks("UNION", SEQ_LEN, np.zeros_like(row_BS), scored_BS, row_BS, IDENTITIES)
 
 
 @pytest.fixture(scope="module")
 def profile(blocks: Blocks) -> Profile:
     """Its trace, in two shards, has the number of a token as its p."""
-    row_T = blocks.row_BS[blocks.counted_BS]
+    row_T = blocks.row_BS[blocks.scored_BS]
     at = np.arange(len(row_T), dtype=np.int32)
 
     def shard(T: slice) -> TraceShard:
@@ -47,6 +49,9 @@ def profile(blocks: Blocks) -> Profile:
             own,
             row_T[T],
             pack_T,
+            at[T],
+            np.full(len(own), TokenClass.FINAL, np.uint8),
+            np.ones(len(own), bool),
         )
 
     return Profile(
@@ -57,7 +62,7 @@ def profile(blocks: Blocks) -> Profile:
 
 
 def rows_of(blocks: Blocks) -> set[str]:
-    return {blocks.identities[row] for row in np.unique(blocks.row_BS[blocks.counted_BS]).tolist()}
+    return {blocks.identities[row] for row in np.unique(blocks.row_BS[blocks.scored_BS]).tolist()}
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +87,7 @@ def test_no_text_is_chosen_on_and_scored_on(blocks: Blocks, profile: Profile, sh
     held_out = hold_out(blocks, profile, share)
     chosen = held_out.calibration(len(held_out.choosing_rows)).blocks
     assert not rows_of(chosen) & rows_of(held_out.scored)
-    assert chosen.num_counted + held_out.scored.num_counted == blocks.num_counted
+    assert chosen.num_scored + held_out.scored.num_scored == blocks.num_scored
 
 
 def test_a_smaller_budget_is_a_part_of_a_larger_one_and_scored_on_the_same(half: HeldOut) -> None:
@@ -105,12 +110,12 @@ def test_equal_rows_stay_together(half: HeldOut) -> None:
 def test_the_trace_holds_the_tokens_of_the_blocks(half: HeldOut, blocks: Blocks, rows: int) -> None:
     found = half.calibration(rows)
     trace = found.profile.trace
-    assert trace.column("row_T").tolist() == found.blocks.row_BS[found.blocks.counted_BS].tolist()
-    number_BS = np.zeros(blocks.counted_BS.shape)
-    number_BS[blocks.counted_BS] = np.arange(blocks.num_counted)
-    mine = np.isin(blocks.row_BS, np.unique(trace.column("row_T"))) & blocks.counted_BS
+    assert trace.column("row_T").tolist() == found.blocks.row_BS[found.blocks.scored_BS].tolist()
+    number_BS = np.zeros(blocks.scored_BS.shape)
+    number_BS[blocks.scored_BS] = np.arange(blocks.num_scored)
+    mine = np.isin(blocks.row_BS, np.unique(trace.column("row_T"))) & blocks.scored_BS
     assert trace.column("p_T").tolist() == number_BS[mine].tolist()
-    assert found.blocks.counted_BS.any(axis=1).all()  # a block that is not needed is not run
+    assert found.blocks.scored_BS.any(axis=1).all()  # a block that is not needed is not run
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0, -0.5, 2.0, float("nan")])
@@ -122,7 +127,7 @@ def test_a_share_that_is_none(blocks: Blocks, profile: Profile, share: float) ->
 @pytest.mark.parametrize("budget", [1, 3, 6])
 def test_rows_keep_their_packs_under_every_budget(half: HeldOut, budget: int) -> None:
     seen = half.calibration(budget)
-    row_R = np.unique(seen.blocks.row_BS[seen.blocks.counted_BS])
+    row_R = np.unique(seen.blocks.row_BS[seen.blocks.scored_BS])
     pack_R = packs_of_rows(seen.blocks, seen.profile.trace)
     assert pack_R[row_R].tolist() == PACK_R[row_R].tolist()
     assert len(pack_R) == len(seen.blocks.identities)

@@ -23,7 +23,7 @@ class Lengths:
 
     def batches(self, blocks: Blocks, first_block: int) -> Iterator[tuple[int, TokenStats]]:
         for block in range(first_block, blocks.num_blocks):
-            ids_T = blocks.token_ids_BS[block][blocks.counted_BS[block]]
+            ids_T = blocks.token_ids_BS[block][blocks.scored_BS[block]]
             logprob_T = (-0.7 - self._settings["slope"] * (ids_T % 97) / 10).astype(np.float32)
             top_ids_TK = np.tile(np.arange(TOP_K, dtype=np.int32), (len(ids_T), 1))
             top_logprobs_TK = np.tile(np.linspace(-3.1, -4.0, TOP_K, dtype=np.float32), (len(ids_T), 1))

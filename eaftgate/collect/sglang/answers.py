@@ -3,7 +3,7 @@
 With logprob_start_len 0 a prompt of S tokens gets S entries: (logprob, id, text) of each token, the first without a
 logprob, and for each but the first its top alternatives, best first, as such triples.
 
-Shapes: S tokens of a block, T counted tokens, K alternatives.
+Shapes: S tokens of a block, T scored tokens, K alternatives.
 """
 
 from collections.abc import Mapping
@@ -20,11 +20,9 @@ from eaftgate.errors import UserError
 _TRIPLE = 3
 
 
-def stats_of_answer(
-    meta_info: Mapping[str, Any], token_ids_S: NDArray[Any], counted_S: NDArray[np.bool_]
-) -> TokenStats:
-    """Statistics of a block's counted tokens. Raises UserError when the answer is not of this block or of this form."""
-    place_T = np.flatnonzero(counted_S)
+def stats_of_answer(meta_info: Mapping[str, Any], token_ids_S: NDArray[Any], scored_S: NDArray[np.bool_]) -> TokenStats:
+    """Statistics of a block's scored tokens. Raises UserError when the answer is not of this block or of this form."""
+    place_T = np.flatnonzero(scored_S)
     try:
         given, tops = meta_info["input_token_logprobs"], meta_info["input_top_logprobs"]
         if len(given) != len(token_ids_S) or len(tops) != len(token_ids_S):

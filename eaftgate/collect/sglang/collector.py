@@ -173,7 +173,7 @@ class SglangCollector:
     def _submit(engine: Engine, blocks: Blocks, start: int, size: int, directory: Path) -> None:
         engine.submit(
             [
-                spool.write_request(directory / f"{block:09d}", blocks.token_ids_BS[block], blocks.counted_BS[block])
+                spool.write_request(directory / f"{block:09d}", blocks.token_ids_BS[block], blocks.scored_BS[block])
                 for block in range(start, min(start + size, blocks.num_blocks))
             ]
         )
@@ -182,7 +182,7 @@ class SglangCollector:
     def _take(blocks: Blocks, start: int, count: int, directory: Path) -> TokenStats:
         return concatenate(
             [
-                spool.take_answer(directory / f"{block:09d}", int(blocks.counted_BS[block].sum()))
+                spool.take_answer(directory / f"{block:09d}", int(blocks.scored_BS[block].sum()))
                 for block in range(start, start + count)
             ]
         )

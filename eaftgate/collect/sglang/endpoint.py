@@ -89,7 +89,7 @@ class EndpointCollector:
 
     def _score(self, blocks: Blocks, start: int, size: int) -> TokenStats:
         chosen = np.s_[start : min(start + size, blocks.num_blocks)]
-        token_ids_BS, counted_BS = blocks.token_ids_BS[chosen], blocks.counted_BS[chosen]
+        token_ids_BS, scored_BS = blocks.token_ids_BS[chosen], blocks.scored_BS[chosen]
         question = {
             "input_ids": token_ids_BS.tolist(),
             "sampling_params": {"temperature": 0, "max_new_tokens": 0},
@@ -102,8 +102,8 @@ class EndpointCollector:
             raise UserError(f"{self._url} did not answer every block: its version of SGLang may not suit")
         return concatenate(
             [
-                stats_of_answer(answer["meta_info"], ids_S, counted_S)
-                for answer, ids_S, counted_S in zip(answers, token_ids_BS, counted_BS, strict=True)
+                stats_of_answer(answer["meta_info"], ids_S, scored_S)
+                for answer, ids_S, scored_S in zip(answers, token_ids_BS, scored_BS, strict=True)
             ]
         )
 

@@ -16,13 +16,13 @@ from eaftgate.errors import UserError
 
 MARK = "eaftgate-spool"
 """Part of the directory's name: a request whose id lacks it is none of ours."""
-_TOKENS, _COUNTED = "tokens.npy", "counted.npy"
+_TOKENS, _SCORED = "tokens.npy", "scored.npy"
 
 
-def write_request(request: Path, token_ids_S: NDArray[Any], counted_S: NDArray[np.bool_]) -> str:
+def write_request(request: Path, token_ids_S: NDArray[Any], scored_S: NDArray[np.bool_]) -> str:
     """Write a block and which of its tokens count; returns the request's id."""
     np.save(request.with_suffix(f".{_TOKENS}"), token_ids_S.astype(np.int64))
-    np.save(request.with_suffix(f".{_COUNTED}"), counted_S)
+    np.save(request.with_suffix(f".{_SCORED}"), scored_S)
     return str(request)
 
 
@@ -36,8 +36,8 @@ def read_tokens(rid: str) -> NDArray[np.int64]:
 
 
 def wanted(rid: str, start: int, stop: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """(position, target) of every counted token that positions `start` to `stop` of the block predict."""
-    predicting = np.flatnonzero(np.load(f"{rid}.{_COUNTED}")) - 1
+    """(position, target) of every scored token that positions `start` to `stop` of the block predict."""
+    predicting = np.flatnonzero(np.load(f"{rid}.{_SCORED}")) - 1
     predicting = predicting[(predicting >= start) & (predicting < stop)]
     return predicting, read_tokens(rid)[predicting + 1]
 
@@ -52,9 +52,9 @@ def take_answer(request: Path, expected_tokens: int) -> TokenStats:
     stats: Sequence[TokenStats] = [load_arrays(part)[0] for part in parts]
     if sum(map(len, stats)) != expected_tokens:
         raise UserError(
-            f"the engine returned {sum(map(len, stats))} of {expected_tokens} counted tokens of a block: its version "
+            f"the engine returned {sum(map(len, stats))} of {expected_tokens} scored tokens of a block: its version "
             "of SGLang may not suit eaftgate's model class"
         )
-    for path in [*parts, *(request.with_suffix(f".{suffix}") for suffix in (_TOKENS, _COUNTED))]:
+    for path in [*parts, *(request.with_suffix(f".{suffix}") for suffix in (_TOKENS, _SCORED))]:
         path.unlink()
     return concatenate(stats)

@@ -1,13 +1,13 @@
 """SGLang's models with token statistics computed where the logits are: in the engine, on its GPU.
 
 Asked for the top 20 log-probabilities of every prompt token, the engine spends more time on Python lists than on the
-model. Here fixed-size arrays of the counted tokens alone leave it, through files (`spool`), and a request asks for no
+model. Here fixed-size arrays of the scored tokens alone leave it, through files (`spool`), and a request asks for no
 log-probabilities at all.
 
 SGLang takes this package for its external models: it imports every module, and a class of EntryClass serves in the
 place of its own of the same name.
 
-Shapes: N tokens of a forward pass, T counted tokens they predict, D hidden size, V vocabulary.
+Shapes: N tokens of a forward pass, T scored tokens they predict, D hidden size, V vocabulary.
 """
 
 import importlib

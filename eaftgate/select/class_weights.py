@@ -1,0 +1,119 @@
+"""What a token counts in a selection, by what it is to the conversation.
+
+A mean over all content tokens hardly sees what decides whether a call can be carried out: the function's name stands in
+the header, an argument is a few tokens among many, and those that go wrong first are rare ones, carried by experts that
+do little else. So classes can be weighed, and within a class tokens by how rare their type is:
+
+    weight = w[class] * (count of its (class, type), at least 3) ^ -type_power, that power's mean over content being 1
+
+Counts are the profile's. Weights of 1 for content and 0 for header and close are the plain selection of every token of
+content alike.
+
+Shapes: T scored tokens.
+"""
+
+import math
+from dataclasses import asdict, dataclass, fields, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eaftgate.errors import UserError
+from eaftgate.packs.harmony import TokenClass
+from eaftgate.profile.trace import Trace
+
+FloatArray = NDArray[np.float64]
+FEWEST = 3
+"""Types that occur less often weigh no more: of one or two tokens, chance decides which expert carries them."""
+BALANCED = "balanced"
+
+
+@dataclass(frozen=True)
+class ClassWeights:
+    """`type_power` 0: every token of a class alike; 1: every type of token alike."""
+
+    header: float = 0.0
+    analysis: float = 1.0
+    final: float = 1.0
+    commentary: float = 1.0
+    call: float = 1.0
+    other: float = 1.0
+    close: float = 0.0
+    type_power: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if not (math.isfinite(value) and value >= 0):
+                raise UserError(f"--class-weight {name} is {value}: it must be a finite number from 0")
+
+    def as_dict(self) -> dict[str, float]:
+        return asdict(self)
+
+    def token_weights(self, trace: Trace) -> "TokenWeights":
+        """Raises UserError for a profile that does not say what its tokens are, unless that does not matter."""
+        if self == ClassWeights():
+            return TokenWeights(self, np.zeros(0, np.int64), np.zeros(0))
+        if not trace.knows_classes:
+            raise UserError("--class-weight needs a profile that says what its tokens are: profile again")
+        key_T = _key(trace.column("kind_T"), trace.column("token_T"))
+        key_X, place_T, count_X = np.unique(key_T, return_inverse=True, return_counts=True)
+        factor_X = np.maximum(count_X, FEWEST) ** -float(self.type_power)
+        content_T = trace.column("content_T")
+        return TokenWeights(self, key_X, factor_X / factor_X[place_T[content_T]].mean())
+
+
+BALANCED_WEIGHTS = ClassWeights(header=1.0, call=8.0, close=1.0, type_power=0.5)
+"""Chosen on calibration rows of two models (docs/selection.md)."""
+
+
+@dataclass(frozen=True)
+class TokenWeights:
+    """`factor_X` by (class, type), of which `key_X` ascends; a type that the profile has not seen weighs as one that it
+    saw least often."""
+
+    classes: ClassWeights
+    key_X: NDArray[np.int64]
+    factor_X: FloatArray
+
+    def of(self, kind_T: NDArray[np.integer], token_T: NDArray[np.integer], content_T: NDArray[np.bool_]) -> FloatArray:
+        """The weight of every token, [T]."""
+        if not len(self.key_X):
+            return content_T.astype(np.float64)
+        of_class = np.zeros(len(TokenClass))
+        for kind in TokenClass:
+            of_class[kind] = getattr(self.classes, kind.name.lower(), 0.0)
+        key_T = _key(kind_T, token_T)
+        place_T = np.minimum(np.searchsorted(self.key_X, key_T), len(self.key_X) - 1)
+        factor_T = np.where(self.key_X[place_T] == key_T, self.factor_X[place_T], self.factor_X.max())
+        weight_T: FloatArray = of_class[kind_T] * factor_T
+        return weight_T
+
+    def of_trace(self, trace: Trace) -> FloatArray:
+        return self.of(*(trace.column(name) for name in ("kind_T", "token_T", "content_T")))
+
+
+def parse_class_weights(text: str) -> ClassWeights:
+    """`call=8,header=4`, `balanced`, or both: the preset first, then what differs from it. Raises UserError."""
+    parts = [part.strip() for part in text.split(",")]
+    weights = ClassWeights()
+    if parts[0] == BALANCED:
+        weights, parts = BALANCED_WEIGHTS, parts[1:]
+    names = [field.name for field in fields(ClassWeights)]
+    for part in parts:
+        name, found, value = part.partition("=")
+        name = name.strip().replace("-", "_")
+        try:
+            number = float(value)
+        except ValueError:
+            found = ""
+        if not found or name not in names:
+            raise UserError(
+                f"--class-weight is {text!r}: it must be {BALANCED}, or weights like call=8,header=4, of "
+                f"{', '.join(names)}"
+            )
+        weights = replace(weights, **{name: number})
+    return weights
+
+
+def _key(kind_T: NDArray[np.integer], token_T: NDArray[np.integer]) -> NDArray[np.int64]:
+    return (kind_T.astype(np.int64) << 32) | token_T.astype(np.int64)

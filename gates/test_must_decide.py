@@ -1,0 +1,1 @@
+from eaftgate.suite.test_must_decide import *  # noqa: F403

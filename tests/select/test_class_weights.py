@@ -1,0 +1,97 @@
+"""What a token counts by its class and by how rare it is, counted token by token."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from eaftgate.errors import UserError
+from eaftgate.packs.harmony import TokenClass
+from eaftgate.profile.trace import Trace, TraceShard
+from eaftgate.select.class_weights import BALANCED_WEIGHTS, ClassWeights, parse_class_weights
+from eaftgate.select.saliency import region_sums
+
+KIND = [TokenClass.HEADER, TokenClass.CALL, TokenClass.CALL, TokenClass.FINAL, TokenClass.FINAL, TokenClass.FINAL,
+        TokenClass.FINAL, TokenClass.FINAL, TokenClass.CLOSE]  # fmt: skip
+TOKEN = [7, 1, 2, 1, 1, 1, 1, 3, 9]
+CONTENT = [kind not in (TokenClass.HEADER, TokenClass.CLOSE) for kind in KIND]
+
+
+def trace(*, of_before: bool = False) -> Trace:
+    size = len(KIND)
+    at = np.arange(size, dtype=np.int32)
+    rng = np.random.default_rng(3)
+    shard = TraceShard(
+        expert_XLK=(at[:, None, None] % 4 + np.arange(2)).astype(np.uint8),
+        gate_XLK=rng.random((size, 1, 2)).astype(np.float16),
+        norm_XLK=rng.random((size, 1, 2)).astype(np.float16),
+        p_T=rng.random(size, dtype=np.float32),
+        entropy_T=rng.random(size, dtype=np.float32),
+        predicting_T=at,
+        own_T=at,
+        row_T=at,
+        pack_T=np.zeros(size, np.uint8),
+        token_T=np.full(size, -1, np.int32) if of_before else np.array(TOKEN, np.int32),
+        kind_T=np.zeros(size, np.uint8) if of_before else np.array(KIND, np.uint8),
+        content_T=np.ones(size, bool) if of_before else np.array(CONTENT),
+    )
+    return Trace((shard,), 1, 5, 2)
+
+
+def test_plain_weights_are_those_of_content_alike() -> None:
+    weight_T = ClassWeights().token_weights(trace()).of_trace(trace())
+    assert weight_T.tolist() == [float(content) for content in CONTENT]
+
+
+@pytest.mark.parametrize(
+    "weights", [BALANCED_WEIGHTS, ClassWeights(call=3, header=2, type_power=1), ClassWeights(final=0)]
+)
+def test_weights_are_those_of_counting(weights: ClassWeights) -> None:
+    count = Counter(zip(KIND, TOKEN, strict=True))
+    power = [max(count[key], 3) ** -weights.type_power for key in zip(KIND, TOKEN, strict=True)]
+    mean = np.mean([value for value, content in zip(power, CONTENT, strict=True) if content])
+    expected = [getattr(weights, kind.name.lower()) * value / mean for kind, value in zip(KIND, power, strict=True)]
+    assert weights.token_weights(trace()).of_trace(trace()).tolist() == pytest.approx(expected)
+
+
+def test_a_type_that_the_profile_has_not_seen_weighs_as_the_rarest() -> None:
+    weights = BALANCED_WEIGHTS.token_weights(trace())
+    seen, unseen = (
+        weights.of(np.array([TokenClass.FINAL]), np.array([token]), np.array([True]))[0] for token in (3, 1_000)
+    )
+    assert seen == unseen > weights.of(np.array([TokenClass.FINAL]), np.array([1]), np.array([True]))[0]
+
+
+def test_sums_weigh_every_token() -> None:
+    weights = ClassWeights(call=3, header=2, close=1)
+    sums = region_sums(trace(), alignment="predicting", low_quantile=0.15, classes=weights)
+    expected = np.zeros(5)
+    for t, kind in enumerate(KIND):
+        for k in range(2):
+            gate, norm = (float(getattr(trace().shards[0], name)[t, 0, k]) for name in ("gate_XLK", "norm_XLK"))
+            expected[t % 4 + k] += getattr(weights, kind.name.lower()) * gate * norm * 16
+    np.testing.assert_allclose(sums.mass_PRLE.sum(axis=(0, 1))[0], expected, rtol=1e-5)
+
+
+def test_a_profile_of_before_classes_has_plain_weights_only() -> None:
+    assert ClassWeights().token_weights(trace(of_before=True)).of_trace(trace(of_before=True)).tolist() == [1.0] * 9
+    with pytest.raises(UserError, match="profile again"):
+        ClassWeights(call=2).token_weights(trace(of_before=True))
+
+
+@pytest.mark.parametrize(
+    ("text", "weights"),
+    [
+        ("balanced", BALANCED_WEIGHTS),
+        ("call=8,header=4", ClassWeights(call=8, header=4)),
+        ("balanced, call=2", ClassWeights(header=1, call=2, close=1, type_power=0.5)),
+    ],
+)
+def test_parsing(text: str, weights: ClassWeights) -> None:
+    assert parse_class_weights(text) == weights
+
+
+@pytest.mark.parametrize("text", ["", "call", "call=x", "calls=2", "call=-1", "call=nan", "balance", "call=2,,"])
+def test_what_is_no_weight_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match="--class-weight"):
+        parse_class_weights(text)
