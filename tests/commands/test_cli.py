@@ -620,7 +620,9 @@ def test_an_interrupted_profile_exits_with_130_and_the_same_command_resumes(eaft
             time.sleep(0.02)
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=240)
-    assert process.returncode == 130, err
+    # 130 to a shell, both: Python dies of the signal itself where it came while a string was being executed, as an
+    # import may do that makes a dataclass.
+    assert process.returncode in (130, -signal.SIGINT), err
     assert b"Traceback" not in err
     assert not out.exists()
     assert eaftgate(*command, "10").code == 0
