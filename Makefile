@@ -45,10 +45,10 @@ lint: $(READY)
 
 # At most 6 minutes on two quiet cores. What is slow by nature is left to test-all, which is what CI runs.
 test: lint
-	$(BIN)/python -m pytest -n 2 -q -m "not slow" tests/
+	$(BIN)/python -m pytest -n 2 --dist worksteal -q -m "not slow" tests/
 
 test-all: lint
-	$(BIN)/python -m pytest -n 2 -q tests/
+	$(BIN)/python -m pytest -n 2 --dist worksteal -q tests/
 
 # The lowest and the newest declared pytest, pydantic, pyarrow, transformers, by the tests that concern them.
 test-versions: $(READY)

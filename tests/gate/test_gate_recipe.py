@@ -103,5 +103,6 @@ def test_pytest_takes_a_recipe(tmp_path: Path) -> None:
         run = pytest_command(*listing, f"--recipe={wrong}", results=tmp_path / "run")
         assert run.code == pytest.ExitCode.USAGE_ERROR
         assert said in run.output
-    elsewhere = pytest_command("tests/recipe", f"--recipe={recipe}", results=tmp_path / "run")
+    elsewhere = pytest_command("tests/recipes", f"--recipe={recipe}", results=tmp_path / "run")
     assert elsewhere.code == pytest.ExitCode.USAGE_ERROR
+    assert "--recipe is an option of eaftgate's gate" in elsewhere.output
