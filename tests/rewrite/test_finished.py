@@ -136,7 +136,7 @@ def test_partial_of_other_inputs_is_discarded(base: Checkpoint, tmp_path: Path, 
 
 
 @pytest.mark.usefixtures("one_thread")
-@pytest.mark.parametrize("damage", ["flip", "truncate", "delete", "link", "state", "request"])
+@pytest.mark.parametrize("damage", ["flip", "truncate", "delete", "link", "directory", "state", "request"])
 def test_damaged_partial_is_repaired(base: Checkpoint, tmp_path: Path, damage: str) -> None:
     partial = interrupt(base, tmp_path / "out")
     shard = partial / "payload" / next(iter(json.loads((partial / "state.json").read_text())))
@@ -147,6 +147,9 @@ def test_damaged_partial_is_repaired(base: Checkpoint, tmp_path: Path, damage: s
         shard.write_bytes(data[:-1])
     elif damage == "delete":
         shard.unlink()
+    elif damage == "directory":
+        (partial / "payload" / "strange").mkdir()
+        (partial / "payload" / "strange" / "file").touch()
     elif damage == "link":
         shard.rename(tmp_path / "elsewhere")
         shard.symlink_to(tmp_path / "elsewhere")

@@ -95,6 +95,7 @@ def test_bad_manifest_is_refused(out: Path, change: Callable[[dict[str, Any]], o
     with pytest.raises(UserError) as caught:
         read_manifest(out)
     assert where in str(caught.value)
+    assert str(caught.value).endswith("; rewrite the checkpoint again")
     assert "\n" not in str(caught.value)
 
 
@@ -125,42 +126,55 @@ def test_tampered_files_are_named(out: Path) -> None:
     assert deep == {f"{SHARD} does not have the sha256 of the manifest"}
 
 
-FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
+MAPPING = "expert_mapping.json does not agree with the keep sets"
+FAULTS: dict[str, tuple[Callable[[Path], object], list[str]]] = {
     "mapping": (
         lambda out: edit(out / "expert_mapping.json", lambda m: m["layers"]["1"].update({"2": 1, "3": 0})),
-        "does not agree with the keep sets",
+        [MAPPING],
     ),
-    "mapping_missing": (lambda out: (out / "expert_mapping.json").unlink(), "expert mapping is missing"),
+    "mapping_missing": (
+        lambda out: (out / "expert_mapping.json").unlink(),
+        ["the expert mapping is missing: there is no file OUT/expert_mapping.json; "
+         "take a complete copy of the checkpoint"],
+    ),
     "config_value": (
         lambda out: edit(out / "config.json", lambda c: c.update(rope_theta=1)),
-        "differs from the base's in 'rope_theta'",
+        ["config.json differs from the base's in 'rope_theta'"],
     ),
     "config_key": (
         lambda out: edit(out / "config.json", lambda c: c.pop("sliding_window")),
-        "differs from the base's in 'sliding_window'",
+        ["config.json differs from the base's in 'sliding_window'"],
     ),
     "config_top_k": (
         lambda out: edit(out / "config.json", lambda c: c.update(num_experts_per_tok=2, experts_per_token=2)),
-        "has top_k 2, the base has 4",
+        ["config.json has top_k 2, the base has 4",
+         "config.json differs from the base's in 'experts_per_token', 'num_experts_per_tok'"],
     ),
-    "keep_n": (lambda out: edit(out / "manifest.json", lambda m: m.update(keep_n=8)), "says keep_n 8"),
+    "keep_n": (
+        lambda out: edit(out / "manifest.json", lambda m: m.update(keep_n=8)),
+        ["the manifest says keep_n 8, its keep sets hold 4 experts",
+         "config.json has 4 experts, the manifest says 8",
+         "the manifest's keep_frac 0.5 is not 8/8",
+         MAPPING,
+         "config.json differs from the base's in 'num_local_experts'"],
+    ),
     "keep_not_uniform": (
         lambda out: edit(out / "manifest.json", lambda m: m["keep"][1].append(7)),
-        "layer 1 keeps 5 experts",
+        ["manifest: layer 1 keeps 5 experts and layer 0 keeps 4; every layer must keep the same number", MAPPING],
     ),
     "keep_not_a_multiple": (
         lambda out: edit(out / "manifest.json", lambda m: [row.pop() for row in m["keep"]]),
-        "keeping 3 experts",
+        ["manifest: keeping 3 experts is fewer than the 4 each token uses; keep at least 4", MAPPING],
     ),
     "keep_frac": (
         lambda out: edit(out / "manifest.json", lambda m: m.update(keep_frac=0.75)),
-        "keep_frac 0.75",
+        ["the manifest's keep_frac 0.75 is not 4/8"],
     ),
     "base_experts": (
         lambda out: edit(out / "manifest.json", lambda m: m["base"].update(num_experts=16)),
-        "the base has 8 experts, the manifest says 16",
+        ["the manifest's keep_frac 0.5 is not 4/16", MAPPING, "the base has 8 experts, the manifest says 16"],
     ),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -169,8 +183,7 @@ def test_fault_is_found_even_when_the_files_are_signed(out: Path, base: Checkpoi
     plant, expected = FAULTS[fault]
     plant(out)
     sign(out)
-    found = problems(out, base)
-    assert any(expected in problem for problem in found), found
+    assert problems(out, base) == [problem.replace("OUT", str(out)) for problem in expected]
 
 
 def test_blocks_and_scales_apart(made: tuple[Checkpoint, Path, dict[str, Tensor]], out: Path) -> None:
@@ -187,9 +200,25 @@ def test_blocks_and_scales_apart(made: tuple[Checkpoint, Path, dict[str, Tensor]
 
 
 def test_shard_over_the_limit(out: Path, base: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(integrity, "MAX_SHARD_BYTES", 1000)
-    (problem,) = problems(out, base)
-    assert problem.startswith(SHARD)
+    size = (out / SHARD).stat().st_size
+    monkeypatch.setattr(integrity, "MAX_SHARD_BYTES", size)
+    assert problems(out, base) == []
+    monkeypatch.setattr(integrity, "MAX_SHARD_BYTES", size - 1)
+    assert problems(out, base) == [f"{SHARD} has {size} bytes, more than {size - 1}"]
+
+
+def test_contents_are_hashed_unless_told_otherwise(out: Path, base: Checkpoint) -> None:
+    flip(out / SHARD, -1)
+    assert problems(out, base) == [f"{SHARD} does not have the sha256 of the manifest"]
+    assert check_artifact(open_checkpoint(out), base, read_manifest(out), hash_contents=False) == []
+
+
+def test_a_shard_that_cannot_be_read_is_named(out: Path, base: Checkpoint) -> None:
+    candidate = open_checkpoint(out)
+    (out / SHARD).unlink()
+    with pytest.raises(UserError) as caught:
+        compare_tensors(candidate, base, KEEP)
+    assert str(caught.value) == f"{out / SHARD} cannot be read (No such file or directory); check the checkpoint"
 
 
 def test_without_the_base(out: Path) -> None:

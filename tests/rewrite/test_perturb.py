@@ -38,7 +38,7 @@ def test_norms_move_by_one_ulp_both_ways_and_nothing_else_does(tmp_path: Path) -
         assert file.get_tensor("model.layers.0.input_layernorm.weight").isfinite().all()
 
 
-EDGES = np.array([0.0, -0.0, 1e-41, -1e-41, 2.0**-133, -(2.0**-133), 1.0, -1.0, 1.5, -3e38], np.float32)
+EDGES = np.array([0.0, -0.0, 1e-41, -1e-41, 2.0**-133, -(2.0**-133), 1.0, -1.0, 2.0, -3e38], np.float32)
 """Nothing, less than one bfloat16 ulp, exactly one, and more."""
 
 
@@ -64,6 +64,9 @@ def test_a_norm_in_another_dtype_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         perturb_in_place(base, seed=0)
     assert str(caught.value) == f"{NORM} of {base} is F16: the noise floor needs norms in BF16 or F32"
+    with pytest.raises(UserError, match="needs norms in BF16 or F32"):
+        make_perturbed(base, tmp_path / "ulp", seed=0)
+    assert [path.name for path in tmp_path.iterdir()] == ["base"]
 
 
 def test_the_seed_decides(tmp_path: Path) -> None:

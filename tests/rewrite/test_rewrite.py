@@ -234,6 +234,21 @@ def test_small_chunks_and_few_buffers(base: Checkpoint, tmp_path: Path, monkeypa
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
 
 
+def test_a_shard_is_flushed_when_all_of_it_is_written(
+    base: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed: list[int] = []
+
+    def fsync(descriptor: int) -> None:
+        flushed.append(os.fstat(descriptor).st_size)
+
+    (plan,) = plan_shards(base, KEEP, max_shard_bytes=5_000_000_000)
+    monkeypatch.setattr(copy, "CHUNK_BYTES", 777)
+    monkeypatch.setattr(os, "fsync", fsync)
+    copy.copy_shard(plan, base.path, tmp_path / "shard", lambda _: None)
+    assert flushed == [plan.size] == [(tmp_path / "shard").stat().st_size]
+
+
 def test_keep_n_that_is_no_multiple_is_recorded(tmp_path: Path) -> None:
     write_tiny_checkpoint(tmp_path / "base", size=Size(layers=1))
     base = open_checkpoint(tmp_path / "base")
