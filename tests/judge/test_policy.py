@@ -28,7 +28,7 @@ def saved(tmp_path: Path, value: Any) -> Path:
 
 
 def test_the_shipped_file_is_the_one_at_the_top() -> None:
-    assert DEFAULT_GATES.resolve() == ROOT / "near_lossless_gates.json"
+    assert DEFAULT_GATES.read_bytes() == (ROOT / "near_lossless_gates.json").read_bytes()
 
 
 def test_v1_has_the_origins_thresholds() -> None:
