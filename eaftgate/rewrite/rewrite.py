@@ -4,7 +4,6 @@ No tensor is decoded and none is held in memory; see `plan` for what goes where,
 there, `finished` for what need not be done again after an interruption.
 """
 
-import errno
 import json
 import os
 import shutil
@@ -111,7 +110,7 @@ def _write_shards(
     def on_bytes(count: int) -> None:
         nonlocal done
         if stop.is_set():
-            raise InterruptedError(errno.EINTR, "stopped because another shard failed")
+            raise InterruptedError("stopped because another shard failed")
         with guard:
             done += count
             if progress is not None:
@@ -127,8 +126,8 @@ def _write_shards(
             for future in as_completed(futures):
                 future.result()
         except BaseException:  # Ctrl-C too: the other shards must not be copied to their end first
-            stop.set()
             pool.shutdown(wait=False, cancel_futures=True)
+            stop.set()
             raise
 
 

@@ -2,9 +2,12 @@
 
 import errno
 import json
+import os
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
+from threading import Event
 from typing import Any, BinaryIO
 
 import pytest
@@ -14,7 +17,7 @@ from eaftgate import outputs
 from eaftgate.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from eaftgate.errors import UserError
 from eaftgate.rewrite import copy, rewrite
-from eaftgate.rewrite.plan import ShardPlan
+from eaftgate.rewrite.plan import ShardPlan, plan_shards
 from eaftgate.rewrite.rewrite import rewrite_checkpoint
 
 KEEP = [[0, 1, 4, 6], [2, 3, 4, 5], [1, 3, 5, 7]]
@@ -107,6 +110,40 @@ def test_crash_before_the_rename(base: Checkpoint, tmp_path: Path) -> None:
     assert copied == []
     run(base, tmp_path / "whole")
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_when_a_shard_fails_none_is_begun_and_those_being_copied_stop(
+    base: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two threads: the second shard fails while the first is being copied; a third may have been begun by then."""
+    begun: list[int] = []
+    stopped: list[int] = []
+    copying = Event()
+
+    def copy_shard(plan: ShardPlan, source: Path, target: Path, on_bytes: Callable[[int], None]) -> str:
+        del source, target
+        number = int(plan.name.split("-")[1])
+        begun.append(number)
+        if number == 2:
+            copying.wait(10)
+            raise NO_SPACE
+        copying.set()
+        try:
+            for _ in range(1000):
+                on_bytes(0)
+                time.sleep(0.01)
+        except InterruptedError:
+            stopped.append(number)
+            raise
+        return "copied to its end"
+
+    monkeypatch.setattr(rewrite, "copy_shard", copy_shard)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    with pytest.raises(UserError, match="no space left"):
+        run(base, tmp_path / "out")
+    assert {1, 2} <= {*begun} <= {1, 2, 3}
+    assert {*stopped} == {*begun} - {2}
+    assert len(plan_shards(base, KEEP, max_shard_bytes=40_000)) > 3
 
 
 def interrupt(base: Checkpoint, out: Path) -> Path:
