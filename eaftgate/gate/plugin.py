@@ -79,7 +79,7 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
     given = [*shlex.split(os.environ.get("PYTEST_ADDOPTS", "")), *map(str, config.invocation_params.args)]
     where = config.invocation_params.dir
     words = [word for word in given if not word.startswith("-")]  # with values of options among them
-    if suite_directory(words, pyargs="--pyargs" in given, within=where) is None:
+    if suite_directory([*words, ""], pyargs="--pyargs" in given, within=where) is None:
         return
     if taken := [option for option in option_names() if not is_free(parser, option)]:
         raise pytest.UsageError(f"another pytest plugin has an option {taken[0]}: leave it out with -p no:NAME")
@@ -89,7 +89,7 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
     if directory := suite_directory(known.file_or_dir, pyargs=known.pyargs, within=where):
         config.stash[DIRECTORY] = directory
         config.stash[_GIVEN] = given
-        use_settings(config, SETTINGS)
+        use_settings(config, known, SETTINGS)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
