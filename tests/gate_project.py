@@ -12,6 +12,7 @@ filterwarnings = error
 junit_family = legacy
 empty_parameter_set_mark = xfail
 markers = ours: the only one
+required_plugins = theirs
 unknown_setting = 1
 """
 CONFTEST = """

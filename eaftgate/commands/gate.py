@@ -1,6 +1,7 @@
 """`eaftgate gate`: the suite on the command line of pytest, from any directory."""
 
 import argparse
+import os
 from typing import Any
 
 import typer
@@ -34,9 +35,10 @@ def gate(ctx: typer.Context) -> int:
     import pytest
 
     # The plugin by name, for where entry points are not loaded; pytest would warn if it had been imported before.
-    # What the gate leaves behind is in --results alone.
+    # What the gate leaves behind is in --results alone. A project's ini file is not even read.
     plugins = ["-p", "eaftgate.gate.plugin", "-p", "no:cacheprovider"]
-    return int(pytest.main([*plugins, "--pyargs", "eaftgate.suite", *ctx.args]))
+    place = ["-c", os.devnull, "--rootdir", "."]
+    return int(pytest.main([*plugins, *place, "--pyargs", "eaftgate.suite", *ctx.args]))
 
 
 def _print_help() -> None:

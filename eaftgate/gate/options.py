@@ -3,6 +3,7 @@
 Nothing that is slow is imported here: the plugin, which every pytest run of an environment loads, needs the names.
 """
 
+import argparse
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,10 @@ from eaftgate.collect.collectors import collector_kinds
 
 
 def _integers(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(","))
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} must be whole numbers with commas between") from None
 
 
 def gate_options(option: Callable[..., object]) -> None:

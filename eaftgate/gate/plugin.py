@@ -34,7 +34,9 @@ SETTINGS = {
 DIRECTORY = pytest.StashKey[Path]()
 """In the config of a gate session: where its cases were found."""
 _DEFINED = pytest.StashKey[bool]()
-"""In a config that has the options, because something in its command line names the suite."""
+"""In a config that has the options, because a word of its command line names the suite."""
+_GIVEN = pytest.StashKey[list[str]]()
+"""In the config of a gate session: its command line."""
 _IMPORTS_SUITE = re.compile(rb"^(from|import) eaftgate\.suite\b", re.M)
 
 pytest.register_assert_rewrite(SUITE)
@@ -69,35 +71,40 @@ def is_case(function: object) -> bool:
 
 
 def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
-    """In sessions of the suite only: names like --seed are other projects' to give."""
+    """Where the suite is named, and there only, define the options (names like --seed are other projects' to give).
+
+    What is named is the command line's to say: of an ini file nothing counts from here on.
+    """
     config = config_of(pluginmanager)
     given = [*shlex.split(os.environ.get("PYTEST_ADDOPTS", "")), *map(str, config.invocation_params.args)]
-    arguments = [argument for argument in given if not argument.startswith("-")]
-    if suite_directory(arguments, pyargs="--pyargs" in given, within=config.invocation_params.dir):
-        config.stash[_DEFINED] = True
-        if taken := [option for option in option_names() if not is_free(parser, option)]:
-            raise pytest.UsageError(f"another pytest plugin has an option {taken[0]}: leave it out with -p no:NAME")
-        gate_options(parser.getgroup("eaftgate", "near-lossless gate").addoption)
+    where = config.invocation_params.dir
+    words = [word for word in given if not word.startswith("-")]  # with values of options among them
+    if suite_directory([*words, ""], pyargs="--pyargs" in given, within=where) is None:
+        return
+    if taken := [option for option in option_names() if not is_free(parser, option)]:
+        raise pytest.UsageError(f"another pytest plugin has an option {taken[0]}: leave it out with -p no:NAME")
+    gate_options(parser.getgroup("eaftgate", "near-lossless gate").addoption)
+    config.stash[_DEFINED] = True
+    known = parse_early(config, parser, given)
+    if directory := suite_directory(known.file_or_dir, pyargs=known.pyargs, within=where):
+        config.stash[DIRECTORY] = directory
+        config.stash[_GIVEN] = given
+        use_settings(config, known, SETTINGS)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_load_initial_conftests(
     early_config: pytest.Config, parser: pytest.Parser, args: list[str]
 ) -> Generator[None, object, object]:
-    """Before anything of a project around is loaded: take what the command line says, and nothing else."""
-    if _DEFINED not in early_config.stash:
-        result = yield
-        _answer_outside(early_config, parser, args)
-        return result
-    addopts = early_config.getini("addopts")
-    given = args[len(addopts) :] if args[: len(addopts)] == addopts else args
-    known = parse_early(early_config, parser, given)
-    directory = suite_directory(known.file_or_dir, pyargs=known.pyargs, within=early_config.invocation_params.dir)
-    if directory is not None:
+    """Before anything of a project around is loaded: leave its conftest.py out, and the options of its ini file."""
+    if directory := early_config.stash.get(DIRECTORY, None):
+        given = early_config.stash[_GIVEN]
         args[:] = given
-        load_conftest_of(early_config, known, directory)
-        use_settings(early_config, SETTINGS)
-    return (yield)
+        load_conftest_of(early_config, parse_early(early_config, parser, given), directory)
+    result = yield
+    if _DEFINED not in early_config.stash:
+        _answer_outside(early_config, parser, args)
+    return result
 
 
 def _answer_outside(config: pytest.Config, parser: pytest.Parser, args: Sequence[str]) -> None:
@@ -124,37 +131,25 @@ def _refuse(option: str) -> NoReturn:
     )
 
 
-def _asked(config: pytest.Config) -> Path | None:
-    if config.option.help:
-        return None
-    return suite_directory(config.args, pyargs=config.option.pyargs, within=config.invocation_params.dir)
-
-
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> None:
-    """The settings again, where it was a conftest.py that loaded this plugin; and what other plugins' options are.
-
-    A gate that lost a worker is not run to its end on another one: it is red, and the same command goes on.
-    """
-    if _asked(config):
-        use_settings(config, SETTINGS)
-        if getattr(config.option, "maxworkerrestart", "") is None:
-            config.option.maxworkerrestart = "0"
+    """A gate that lost a worker is not run to its end on another one: it is red, and the same command goes on."""
+    if DIRECTORY in config.stash and getattr(config.option, "maxworkerrestart", "") is None:  # it is there with xdist
+        config.option.maxworkerrestart = "0"
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_configure(config: pytest.Config) -> None:
-    directory = _asked(config)
-    if directory is None:
-        if _DEFINED in config.stash and (said := [name for name in option_names() if config.getoption(name)]):
-            _refuse(said[0])
+    if config.option.help:
         return
-    if _DEFINED not in config.stash:
-        raise pytest.UsageError(f"{SUITE} is named in an ini file: name it on the command line")
-    config.stash[DIRECTORY] = directory
-    from eaftgate.gate.hooks import start  # what it takes to plan; what runs a model comes later still
+    if DIRECTORY in config.stash:
+        from eaftgate.gate.hooks import start  # what it takes to plan; what runs a model comes later still
 
-    start(config)
+        start(config)
+    elif suite_directory(config.args, pyargs=config.option.pyargs, within=config.invocation_params.dir):
+        raise pytest.UsageError(f"{SUITE} is named in an ini file: name it on the command line")
+    elif _DEFINED in config.stash and (said := [name for name in option_names() if config.getoption(name)]):
+        _refuse(said[0])
 
 
 def pytest_pycollect_makeitem(collector: pytest.Collector, obj: object) -> list[pytest.Item] | None:

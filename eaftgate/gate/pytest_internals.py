@@ -43,9 +43,9 @@ def load_conftest_of(config: pytest.Config, known: argparse.Namespace, directory
     config.known_args_namespace = known
 
 
-def use_settings(config: pytest.Config, settings: Mapping[str, Any]) -> None:
-    """Go on as if the ini file held `settings` and nothing else; what the command line overrides (-o) stays."""
-    overridden = {said.partition("=")[0] for said in config.known_args_namespace.override_ini or ()}
+def use_settings(config: pytest.Config, known: argparse.Namespace, settings: Mapping[str, Any]) -> None:
+    """Go on as if the ini file held `settings` and nothing else; what the arguments `known` override (-o) stays."""
+    overridden = {said.partition("=")[0] for said in known.override_ini or ()}
     entries: Any = config._inicfg if hasattr(config, "_inicfg") else config.inicfg
     for name in entries.keys() - overridden:
         del entries[name]

@@ -73,7 +73,7 @@ def test_the_command_line_wins_and_defaults_lose(place: Path, said: set[str], gi
     [
         ({"regim": "x"}, "gate has no option 'regim': it has base, checkpoint"),
         ({"recipe": "x"}, "gate has no option 'recipe'"),
-        ({"seq_lens": ["a"]}, "--seq-lens"),
+        ({"seq_lens": [64, "a"]}, "--seq-lens: '64,a' must be whole numbers with commas between"),
         ({"tp": 1.5}, "--tp: invalid int value: '1.5'"),
         ({"num_blocks": [1, 2]}, "--num-blocks: invalid int value: '1,2'"),
         ({"collector": "vllm"}, "--collector: invalid choice: 'vllm'"),

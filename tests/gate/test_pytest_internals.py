@@ -37,8 +37,7 @@ def pytest_configure(config):
     assert (config.option.durations, config.option.verbose) == (None, 0)
     assert config.getini("xfail_strict") is True
     assert config.getini("python_files") == ["nothing"]
-    config.known_args_namespace.override_ini = config.option.override_ini
-    internals.use_settings(config, {"junit_family": "xunit1", "junit_suite_name": "x"})
+    internals.use_settings(config, config.option, {"junit_family": "xunit1", "junit_suite_name": "x"})
     assert config.getini("junit_family") == "xunit1"
     assert config.getini("junit_suite_name") == "given"  # on the command line
     assert not config.getini("xfail_strict")
