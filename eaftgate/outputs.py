@@ -74,11 +74,11 @@ def unfinished(out: Path) -> Unfinished:
 
 
 @contextmanager
-def build(out: Path, request: Any, *, resumes: bool = True, needs: str = "") -> Iterator[Unfinished]:
+def build(out: Path, request: Any = None, *, needs: str = "") -> Iterator[Unfinished]:
     """Build the directory `out` in the payload of what this yields; `out` is there once the block has ended.
 
-    `request` is every input, as JSON. Without `resumes` nothing is left of a run that fails. `needs` may say what space
-    it takes.
+    `request` is every input, as JSON, by which an interrupted run is taken up; without one, nothing is left of a run
+    that fails. `needs` may say what space it takes.
 
     Raises UserError for what `check_new_directory` refuses, when another process is building `out`, and when the disk
     fails.
@@ -92,11 +92,11 @@ def build(out: Path, request: Any, *, resumes: bool = True, needs: str = "") -> 
             with FileLock(work.root / _LOCK, timeout=0):
                 try:
                     check_new_directory(out)  # another process may have made it since
-                    _take_up(work, sha256_json(request), resumes)
+                    _take_up(work, request)
                     yield work
                     _publish(work, out)
                 finally:
-                    if not (resumes and work.payload.is_dir() and any(work.payload.iterdir())):
+                    if request is None or not (work.payload.is_dir() and any(work.payload.iterdir())):
                         shutil.rmtree(work.root, ignore_errors=True)
         except Timeout:
             raise UserError(f"another process is writing {out}: wait for it or choose another --out") from None
@@ -136,14 +136,14 @@ def _is_temporary(path: Path) -> bool:
     return path.name.startswith(".") and path.suffix == ".tmp"
 
 
-def _take_up(work: Unfinished, digest: str, resumes: bool) -> None:
+def _take_up(work: Unfinished, request: Any) -> None:
     """Empty the directory, but for the payload and the state of the same request, without temporary files and links: no
     command of ours makes one."""
-    request = {"digest": digest}
-    if not (resumes and _read(work.root / _REQUEST) == request):
+    wanted = {"digest": sha256_json(request)}
+    if request is None or _read(work.root / _REQUEST) != wanted:
         shutil.rmtree(work.payload, ignore_errors=True)
         work.state.unlink(missing_ok=True)
-        write_json(work.root / _REQUEST, request)
+        write_json(work.root / _REQUEST, wanted)
     work.payload.mkdir(exist_ok=True)
     for path in [*work.root.iterdir(), *_inside(work.payload)]:
         if path.is_symlink() or (_is_temporary(path) and not path.is_dir()):

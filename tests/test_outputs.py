@@ -211,13 +211,13 @@ def test_a_request_finds_its_own_payload_and_no_other(tmp_path: Path) -> None:
     assert build_until_killed({"a": 2}) == []
     assert build_until_killed({"a": 2}) == ["2", "state.json"]
     assert not out.exists()
-    with build(out, {"a": 2}, resumes=False) as work:
+    with build(out) as work:
         assert list(work.payload.iterdir()) == []
 
 
 def test_a_run_that_fails_with_nothing_to_keep_leaves_nothing(tmp_path: Path) -> None:
-    for resumes, name in ((True, None), (False, "half")):
-        with suppress(RuntimeError), build(tmp_path / "out", {}, resumes=resumes) as work:
+    for request, name in (({}, None), (None, "half")):
+        with suppress(RuntimeError), build(tmp_path / "out", request) as work:
             if name:
                 (work.payload / name).touch()
             raise RuntimeError

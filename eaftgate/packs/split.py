@@ -31,12 +31,12 @@ def split_packs(directory: Path, out: Path, *, calib_frac: float, seed: int) -> 
     if not 0.0 < calib_frac < 1.0:
         raise UserError(f"--calib-frac is {calib_frac}: it must lie between 0 and 1, both excluded")
     part_of: dict[str, str] = {}
-    request = {"calib_frac": calib_frac, "seed": seed}
-    with build(out, request, resumes=False) as work:
+    with build(out) as work:
         splits = [
             _split_pack(path, work.payload, part_of, calib_frac=calib_frac, seed=seed) for path in pack_paths(directory)
         ]
-        write_json(work.payload / "split.json", request | {"packs": [asdict(split) for split in splits]})
+        packs = [asdict(split) for split in splits]
+        write_json(work.payload / "split.json", {"calib_frac": calib_frac, "seed": seed, "packs": packs})
     return splits
 
 

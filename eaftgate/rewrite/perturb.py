@@ -39,6 +39,6 @@ def perturb_in_place(path: Path, *, seed: int) -> None:
 
 def make_perturbed(source: Path, out: Path, *, seed: int) -> None:
     """`out` becomes `source` (a finished rewrite) perturbed; it appears under its name only when it is whole."""
-    with build(out, {"perturbed": str(source), "seed": seed}, resumes=False) as work:
+    with build(out) as work:
         shutil.copytree(source, work.payload, dirs_exist_ok=True)
         perturb_in_place(work.payload, seed=seed)
