@@ -15,4 +15,4 @@ def _intervals(name: str) -> IntervalPolicy:
     return policy
 
 
-V1, V2 = _points("near-lossless-v1"), _intervals("near-lossless-v2")
+V1, V2, V3 = _points("near-lossless-v1"), _intervals("near-lossless-v2"), _intervals("near-lossless-v3")

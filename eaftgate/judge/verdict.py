@@ -163,9 +163,8 @@ def _with_evidence(
     num_blocks: int,
 ) -> MetricVerdict:
     """Underpowered: the whole budget rests on too little. Not yet decided: what was seen of it does."""
-    lacks, factor = _lacking(least, rule, budget, metric, num_blocks)
+    lacks, needed = _lacking(least, rule, budget, metric, num_blocks)
     if lacks:
-        needed = None if factor is None else math.ceil(num_blocks * factor)
         return replace(
             judged, verdict="inconclusive", underpowered=True, decides=False, blocks_needed=needed, lacks=lacks
         )
@@ -176,9 +175,9 @@ def _with_evidence(
 
 def _lacking(
     least: EvidenceSettings, rule: IntervalRule, found: Measured, metric: Metric, num_blocks: int
-) -> tuple[str, float | None]:
-    """What is missing before a rule may decide, in words, and how many times as many blocks would have it; None: more
-    blocks of these documents would not."""
+) -> tuple[str, int | None]:
+    """What is missing before a rule may decide, in words, and how many blocks would have it; None: it is not known, for
+    these blocks have nothing of it."""
     evidence = found.evidence
     counts = [
         (evidence.documents, least.min_documents, "documents"),
@@ -189,12 +188,12 @@ def _lacking(
         counts.append((found.base_events or 0, rule.min_base_events, metric.events.name if metric.events else "events"))
     short = [(have, need, what) for have, need, what in counts if have < need]
     said = [f"{have:g} of {need} {what}" for have, need, what in short]
-    factors = [need / have if have else None for have, need, _ in short]
+    needed = [num_blocks * need / have if have else math.inf for have, need, _ in short]
     if evidence.largest > least.max_document_share:
         said.append(f"one document holds {evidence.largest:.0%} of its {metric.over}")
-        factors.append(evidence.largest / least.max_document_share)
-    known = [factor for factor in factors if factor is not None]
-    return ", ".join(said), max(known) if len(known) == len(factors) and known else None
+        needed.append(num_blocks * evidence.largest / least.max_document_share)
+    most = max(needed, default=math.inf)
+    return ", ".join(said), math.ceil(most) if math.isfinite(most) else None
 
 
 def _finite(reported: Callable[[float], float], value: float) -> float | None:
