@@ -159,7 +159,6 @@ def judge_in_looks(
     }
     details: dict[str, Mapping[str, int | float]] = {}
     seen: list[PairedTokens] = []
-    look = looks[0]
     for look, part in zip(looks, parts, strict=False):
         seen = [concatenate_pairs([*seen, part])]
         tokens = seen[0].content()

@@ -184,8 +184,8 @@ def _lacking(
         (round(evidence.effective, 1), least.min_effective_documents, "effective documents"),
         (num_blocks, least.min_blocks, "blocks"),
     ]
-    if rule.min_base_events is not None:
-        counts.append((found.base_events or 0, rule.min_base_events, metric.events.name if metric.events else "events"))
+    if rule.min_base_events is not None and metric.events is not None:
+        counts.append((found.base_events or 0, rule.min_base_events, metric.events.name))
     short = [(have, need, what) for have, need, what in counts if have < need]
     said = [f"{have:g} of {need} {what}" for have, need, what in short]
     needed = [num_blocks * need / have if have else math.inf for have, need, _ in short]

@@ -89,11 +89,17 @@ def test_too_little_in_the_whole_budget_is_underpowered_and_says_what_is_missing
 
 
 def test_too_little_so_far_is_not_yet_known_and_goes_on() -> None:
-    seen = replace(ENOUGH, evidence=Evidence(99, 60.0, 0.1))
-    found = judged("ppl", seen, ENOUGH)
-    assert (found.verdict, found.underpowered, found.decides, found.lacks) == ("inconclusive", False, True, "")
-    assert (found.lower, found.upper) == (None, None)
-    assert found.estimate == 0
+    for seen in (replace(ENOUGH, evidence=Evidence(99, 60.0, 0.1)), replace(ENOUGH, base_events=0)):
+        found = judged("exact_calls", seen, ENOUGH)
+        assert (found.verdict, found.underpowered, found.decides, found.lacks) == ("inconclusive", False, True, "")
+        assert (found.lower, found.upper) == (None, None)
+        assert found.estimate == 0
+
+
+@pytest.mark.parametrize(("effective", "enough"), [(59.96, True), (59.94, False)])
+def test_effective_documents_are_compared_as_they_are_shown(effective: float, enough: bool) -> None:
+    found = judged("ppl", replace(ENOUGH, evidence=Evidence(100, effective, 0.1)))
+    assert found.lacks == ("" if enough else "59.9 of 60 effective documents")
 
 
 def test_what_is_only_shown_needs_no_evidence() -> None:
@@ -131,7 +137,7 @@ def test_what_does_not_occur_in_a_cell_is_not_judged_there() -> None:
     for name in V3.metrics:
         found, occurs = cell.verdicts[name], METRICS[name].over == "content tokens"
         assert (found.verdict is None) == (not occurs or V3.rules[name].margin is None)
-        assert not found.decides
+        assert found.decides is False
         if not occurs:
             assert found.lacks == f"{METRICS[name].over} do not occur"
             assert (found.estimate, found.unit, found.side) == (None, METRICS[name].unit, "worse")
@@ -177,12 +183,15 @@ def test_a_mean_probability_may_rise_and_must_not_fall(moved: float, verdict: st
     assert decide_reported(METRICS["mean_p"], V3.rules["mean_p"], moved, moved) == verdict
 
 
-@pytest.mark.parametrize(("lost", "gained", "fits"), [(9, 2, True), (10, 2, False), (2, 10, False)])
-def test_messages_that_flip_either_way_by_chance_are_no_floor(lost: int, gained: int, fits: bool) -> None:
-    """Of 200: what is net beyond 1.645 sqrt(lost + gained), held three times against the margin of 3 %."""
-    net = (lost - gained) / 200
-    floor = max(0.0, abs(net) - 1.645 * math.sqrt(lost + gained) / 200)
+@pytest.mark.parametrize(
+    ("exact", "lost", "gained", "fits"),
+    [(200, 9, 2, True), (200, 10, 2, False), (200, 2, 10, False), (1100, 17, 0, True), (1100, 18, 0, False)],
+)
+def test_messages_that_flip_either_way_by_chance_are_no_floor(exact: int, lost: int, gained: int, fits: bool) -> None:
+    """What is net beyond 1.645 sqrt(lost + gained), held three times against the margin of 3 %."""
+    net = (lost - gained) / exact
+    floor = max(0.0, abs(net) - 1.645 * math.sqrt(lost + gained) / exact)
     assert (3 * floor <= 0.03) == fits
     assert 3 * abs(net) > 0.03
-    moved = MetricVerdict(net, None, None, 0.03, "inconclusive", events=200, lost=lost, gained=gained)
+    moved = MetricVerdict(net, None, None, 0.03, "inconclusive", events=exact, lost=lost, gained=gained)
     assert (floor_problem(V3, "exact_calls", moved) is None) == fits

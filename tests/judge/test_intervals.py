@@ -146,8 +146,8 @@ def test_a_cell_is_as_bad_as_the_worst_of_what_decides() -> None:
 
 
 def test_a_policy_that_does_not_fit_the_measurement_says_what_moves_how_far() -> None:
-    assert floor_problem(V2, "ppl", MetricVerdict(-0.017, None, None, 0.0488, "pass")) == (
-        "ppl moves by -0.017: its margin 0.0488 is less than 3 times that, so policy and measurement do not fit"
+    assert floor_problem(V2, "ppl", MetricVerdict(-1.234567e-7, None, None, 1e-7, "pass")) == (
+        "ppl moves by -1.2346e-07: its margin 1e-07 is less than 3 times that, so policy and measurement do not fit"
     )
     assert floor_problem(V2, "ppl", MetricVerdict(None, None, None, 0.0488, "inconclusive")) == (
         "ppl moves by None: its margin 0.0488 is less than 3 times that, so policy and measurement do not fit"
@@ -156,6 +156,7 @@ def test_a_policy_that_does_not_fit_the_measurement_says_what_moves_how_far() ->
         "ppl moves by +0.3, more than its margin 0.25"
     )
     assert floor_problem(V1, "ppl", MetricVerdict(0.2, None, None, 0.25, "pass")) is None
+    assert floor_problem(V2, "ppl", MetricVerdict(0.01, None, None, 0.03, "pass")) is None  # three times is enough
     assert floor_problem(V2, "rms_dp", MetricVerdict(9.0, None, None, None, None)) is None
 
 
@@ -169,6 +170,6 @@ def test_a_floor_is_held_against_a_third_of_the_margin_on_the_scale_of_the_metri
         "cc_ratio": (1.5, 1.5**share),
         "same_top1": (0.9, 1 - 0.1 * share),
     }.get(metric, (0.02, 0.02 * share))
-    verdict = MetricVerdict(moved, None, None, margin, "pass")
+    verdict = MetricVerdict(moved, None, None, margin, "pass", events=500)
     assert (floor_problem(V2, metric, verdict) is None) == fits
     assert floor_problem(V2, metric, MetricVerdict(moved, None, None, margin, "pass", underpowered=True)) is None

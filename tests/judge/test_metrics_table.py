@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from simulated import simulated_cell
 
-from eaftgate.judge.metrics import METRICS, POINT_METRICS
+from eaftgate.judge.metrics import METRICS, POINT_METRICS, has_intervals
 from eaftgate.packs.blocks import NO_MESSAGE, Roles
 from eaftgate.packs.harmony import TokenClass
 from eaftgate.parity.estimates import PairedCell
@@ -21,6 +21,12 @@ def test_names_can_be_part_of_a_test_id() -> None:
     for name, metric in (METRICS | POINT_METRICS).items():
         assert name == metric.name
         assert name.isidentifier()
+
+
+def test_metrics_of_point_estimates_have_no_intervals() -> None:
+    assert not has_intervals(POINT_METRICS)
+    assert has_intervals(METRICS)
+    assert has_intervals(["ppl", "mean_p", "cc_rate"])
 
 
 @pytest.mark.parametrize("name", METRICS)

@@ -74,3 +74,11 @@ def test_what_is_underpowered_says_what_it_lacks(metric: str, events: str, block
     verdict = MetricVerdict(1.0, 0.5, 2.0, 1.5, "inconclusive", underpowered=True, blocks_needed=blocks)
     expected = f"{metric} is underpowered: the base has too few {events} in 321 tokens{end}"
     assert describe(metric, verdict, 321, interval=True) == expected
+
+
+@pytest.mark.parametrize(("blocks", "end"), [(512, "; about 512 blocks would have it"), (None, "")])
+def test_what_lacks_evidence_says_which(blocks: int | None, end: str) -> None:
+    verdict = MetricVerdict(
+        0.0, -0.1, 0.1, 0.03, "inconclusive", underpowered=True, blocks_needed=blocks, lacks="29 of 30 blocks"
+    )
+    assert describe("ppl", verdict, 321, interval=True) == f"ppl is underpowered: 29 of 30 blocks{end}"
