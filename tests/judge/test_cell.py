@@ -14,8 +14,9 @@ from shipped_policies import V1, V2
 from simulated import TOKENS_A_BLOCK, clustered_normal, documents, paired, simulated_cell
 
 from eaftgate.judge.cell import JudgedCell, judge_cell, judge_in_looks, plan_looks
-from eaftgate.judge.policy import IntervalPolicy, Threshold
-from eaftgate.judge.verdict import Verdict, decide
+from eaftgate.judge.policy import IntervalPolicy, PointPolicy, Threshold
+from eaftgate.judge.verdict import Verdict, decide, deciding_verdict, judge_points
+from eaftgate.parity.metrics import base_thresholds, cell_metrics
 from eaftgate.parity.paired import PairedTokens
 
 FEW_SWAPS = V2.model_copy(update={"js2d": V2.js2d.model_copy(update={"swaps": 50})})
@@ -97,6 +98,30 @@ def test_a_metric_without_a_rule_is_not_judged_at_once_or_in_looks() -> None:
         assert (result.verdict, result.details) == ("pass", {})
     whole = judged(tokens, 64).verdicts
     assert {name: whole[name] for name in at_once.verdicts} == at_once.verdicts
+
+
+@pytest.mark.parametrize("v1", [V1, None])
+def test_a_policy_of_points_judges_the_point_estimates_of_content(v1: PointPolicy | None) -> None:
+    tokens = cell(np.random.default_rng(13), 4, 0.5)
+    result = judge_cell(V1, v1, tokens, 4, strict=False)
+    thresholds = base_thresholds(tokens.p_base_T, tokens.h_base_T)
+    columns = (tokens.logprob_base_T, tokens.h_base_T, tokens.logprob_T, tokens.h_T)
+    assert result.metrics == cell_metrics(*columns, thresholds=thresholds)
+    assert result.verdicts == judge_points(V1, result.metrics)
+    assert (result.num_blocks, result.verdict, dict(result.details)) == (4, "fail", {})
+    assert result.v1_verdict == (v1 and "fail")
+    assert result.cc_events_base == result.metrics.cc_base * result.metrics.tokens > 0
+
+
+def test_a_policy_of_intervals_says_what_v1_would_have_said_and_how_js2d_came_about() -> None:
+    tokens = cell(np.random.default_rng(14), 100, 0.0, spread=0.05)
+    result = judged(tokens, 100)
+    assert (result.num_blocks, result.v1_verdict) == (100, deciding_verdict(judge_points(V1, result.metrics)))
+    assert judge_cell(FEW_SWAPS, None, tokens, 100, strict=False).v1_verdict is None
+    details = result.details["js2d_corrected"]
+    estimate = result.verdicts["js2d_corrected"].estimate
+    assert details["plug_in"] - details["bias"] == pytest.approx(estimate)
+    assert list(result.details) == ["js2d_corrected"]
 
 
 # Error rates

@@ -9,7 +9,7 @@ import pytest
 from shipped_policies import V1, V2, V3
 from simulated import TOKENS_A_BLOCK, simulated_cell
 
-from eaftgate.judge.cell import JudgedCell, Look, judge_in_looks, plan_looks
+from eaftgate.judge.cell import JudgedCell, Look, judge_cell, judge_in_looks, plan_looks
 from eaftgate.judge.metrics import METRICS
 from eaftgate.judge.policy import IntervalPolicy, SequentialSettings
 from eaftgate.judge.verdict import Verdict, decide, deciding_verdict, judge_points
@@ -151,12 +151,13 @@ def test_in_looks_the_same_rules_decide_as_at_once(
 ) -> None:
     """The cell has content of no channel only, so that no rule of a class applies."""
     policy = little_evidence()
-    result = in_looks(policy, tokens, **options)
-    assert {name for name, found in result.verdicts.items() if found.decides} == deciding
-    for name in policy.metrics:
-        if METRICS[name].over != "content tokens":
-            found = result.verdicts[name]
-            assert (found.verdict, found.lacks) == (None, f"{METRICS[name].over} do not occur")
+    at_once = judge_cell(policy, V1, tokens, BLOCKS, **{"strict": False} | options)
+    for result in (in_looks(policy, tokens, **options), at_once):
+        assert {name for name, found in result.verdicts.items() if found.decides} == deciding
+        for name in policy.metrics:
+            if METRICS[name].over != "content tokens":
+                found = result.verdicts[name]
+                assert (found.verdict, found.lacks) == (None, f"{METRICS[name].over} do not occur")
 
 
 def test_a_cell_that_has_passed_or_failed_is_not_looked_at_again(tokens: PairedTokens) -> None:
