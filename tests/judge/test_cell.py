@@ -10,12 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from shipped_policies import V1, V2
+from shipped_policies import V1, V2, V3
 from simulated import TOKENS_A_BLOCK, clustered_normal, documents, paired, simulated_cell
 
 from eaftgate.judge.cell import JudgedCell, judge_cell, judge_in_looks, plan_looks
+from eaftgate.judge.metrics import METRICS
 from eaftgate.judge.policy import IntervalPolicy, PointPolicy, Threshold
 from eaftgate.judge.verdict import Verdict, decide, deciding_verdict, judge_points
+from eaftgate.parity.bounds import farther_bounds, fixed_width
+from eaftgate.parity.estimates import PairedCell
+from eaftgate.parity.js2d import Bins
 from eaftgate.parity.metrics import base_thresholds, cell_metrics
 from eaftgate.parity.paired import PairedTokens
 
@@ -122,6 +126,27 @@ def test_a_policy_of_intervals_says_what_v1_would_have_said_and_how_js2d_came_ab
     estimate = result.verdicts["js2d_corrected"].estimate
     assert details["plug_in"] - details["bias"] == pytest.approx(estimate)
     assert list(result.details) == ["js2d_corrected"]
+
+
+def test_standard_errors_are_those_that_the_policy_names() -> None:
+    """Documents as unequal as these are where the two ways differ."""
+    tokens = cell(np.random.default_rng(15), 20, 0.01)
+    tokens = replace(tokens, row_T=np.maximum(tokens.row_T, tokens.row_T[len(tokens) // 3]))
+    thresholds = base_thresholds(tokens.p_base_T, tokens.h_base_T)
+    bins = Bins(V3.js2d.p_bins, V3.js2d.h_bins)
+    found = judge_cell(V3, None, tokens, 20, strict=False)
+    columns = (tokens.logprob_base_T, tokens.h_base_T, tokens.logprob_T, tokens.h_T)
+    assert found.metrics == cell_metrics(*columns, thresholds=thresholds)
+    intervals = []
+    for jackknife in (True, False):
+        measured = METRICS["ppl"].measure(PairedCell(tokens, tokens, thresholds, bins, 0, jackknife=jackknife))
+        assert measured is not None
+        estimate = measured.estimate
+        lower, upper = farther_bounds(estimate, fixed_width(V3.alpha, estimate.degrees_of_freedom))
+        intervals.append(tuple(map(METRICS["ppl"].reported, (lower, upper))))
+    seen = (found.verdicts["ppl"].lower, found.verdicts["ppl"].upper)
+    assert seen == pytest.approx(intervals[0], rel=1e-9)
+    assert seen != pytest.approx(intervals[1], rel=1e-3)
 
 
 # Error rates

@@ -24,6 +24,12 @@ def test_no_change_passes() -> None:
     assert verdicts() == dict.fromkeys(("ppl", "mean_p", "cc_rate", "js2d"), "pass")
 
 
+def test_an_estimate_and_its_margin_are_reported() -> None:
+    ppl = judge_points(V1, dataclasses.replace(SAME, ppl=4.1))["ppl"]
+    assert (ppl.estimate, ppl.margin) == pytest.approx((0.1, 0.2))
+    assert (ppl.lower, ppl.upper) == (None, None)
+
+
 @pytest.mark.parametrize(
     ("metric", "inside", "outside"),
     [
