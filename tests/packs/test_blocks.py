@@ -318,3 +318,24 @@ def test_only_chosen_tokens_are_scored_and_blocks_without_one_are_left_out() -> 
 def test_harmony_specials_are_single_tokens_of_the_test_tokenizer() -> None:
     """The counts above rest on it."""
     assert all(len(TOKENIZERS["specials"].encode(tag).ids) == 1 for tag in HARMONY_SPECIALS)
+
+
+def test_blocks_reordered_and_scored_in_part_keep_what_is_theirs() -> None:
+    told = "<|start|>user<|message|>{0}<|end|><|start|>assistant<|message|>{1}<|return|>"
+    texts = [told.format("b" * number, "xyz" * (1 + number % 5)) for number in range(40)]
+    blocks = build_blocks(pack_of(texts), TOKENIZERS["specials"], eos_id=EOS, seq_len=16, num_blocks=None)
+    assert blocks.num_blocks > 4
+    assert len(set(blocks.continued_B.tolist())) == 2
+    order = np.arange(blocks.num_blocks)[::-2]
+    picked = blocks.reordered(order)
+    for of_picked, of_all in zip(
+        (picked.token_ids_BS, picked.scored_BS, picked.row_BS, picked.continued_B, *picked.roles.columns),
+        (blocks.token_ids_BS, blocks.scored_BS, blocks.row_BS, blocks.continued_B, *blocks.roles.columns),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(of_picked, [of_all[block] for block in order])
+    content = blocks.scoring_content()
+    scored_BS = blocks.scored_BS & blocks.roles.content
+    assert 0 < scored_BS.sum() < blocks.scored_BS.sum()
+    np.testing.assert_array_equal(content.scored_BS, scored_BS[scored_BS.any(axis=1)])
+    np.testing.assert_array_equal(content.token_ids_BS, blocks.token_ids_BS[scored_BS.any(axis=1)])

@@ -175,3 +175,5 @@ def test_a_pack_of_which_more_than_a_hundredth_is_no_conversation_is_refused(tmp
     write(tmp_path / "chat.parquet", text=[*(conversation(number) for number in range(100)), broken, broken])
     with pytest.raises(UserError, match=r"2 of 102 rows are not well-formed .*first is row 100.*: correct them"):
         named_packs(tmp_path, seed=None)
+    write(tmp_path / "chat.parquet", text=[*(conversation(number) for number in range(99)), broken])
+    assert len(named_packs(tmp_path, seed=None)["chat"]) == 99  # a hundredth is not more than it
