@@ -22,7 +22,7 @@ from eaftgate.files import sha256_file
 from eaftgate.rewrite import copy
 from eaftgate.rewrite.integrity import check_artifact, compare_tensors
 from eaftgate.rewrite.manifest import read_manifest
-from eaftgate.rewrite.plan import balanced, plan_shards
+from eaftgate.rewrite.plan import ByteRange, balanced, joined, plan_shards
 from eaftgate.rewrite.rewrite import rewrite_checkpoint
 
 KEEP = [[0, 1, 4, 6], [2, 3, 4, 5], [1, 3, 5, 7]]
@@ -247,6 +247,36 @@ def test_a_shard_is_flushed_when_all_of_it_is_written(
     monkeypatch.setattr(os, "fsync", fsync)
     copy.copy_shard(plan, base.path, tmp_path / "shard", lambda _: None)
     assert flushed == [plan.size] == [(tmp_path / "shard").stat().st_size]
+
+
+def test_reads_that_give_less_than_they_were_asked_for(
+    base: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network file system may; nothing of it is seen in the bytes."""
+    whole = contents(rewrite(base, tmp_path / "whole").path)
+    preadv = os.preadv
+    short: list[int] = []
+
+    def some(descriptor: int, buffers: Any, offset: int) -> int:
+        (view,) = buffers
+        short.append(len(view))
+        return preadv(descriptor, [view[:1001]], offset)
+
+    monkeypatch.setattr(os, "preadv", some)
+    assert contents(rewrite(base, tmp_path / "some").path) == whole
+    assert max(short) > 2 * 1001
+
+
+def test_ranges_are_joined_where_one_begins_at_the_end_of_the_one_before_in_its_file() -> None:
+    ranges = [ByteRange("a", 0, 4), ByteRange("a", 4, 6), ByteRange("b", 6, 9), ByteRange("b", 10, 11)]
+    assert joined(ranges) == [ByteRange("a", 0, 6), *ranges[2:]]
+
+
+def test_files_that_are_carried_lie_in_the_checkpoint_as_they_are(base: Checkpoint, tmp_path: Path) -> None:
+    candidate = rewrite(base, tmp_path / "out", carried={"scores.json": b"{}\n"})
+    assert (candidate.path / "scores.json").read_bytes() == b"{}\n"
+    manifest = read_manifest(candidate.path)
+    assert manifest.files["scores.json"].sha256 == sha256_file(candidate.path / "scores.json")
 
 
 def test_keep_n_that_is_no_multiple_is_recorded(tmp_path: Path) -> None:
