@@ -22,7 +22,7 @@ BoolArray = NDArray[np.bool_]
 @dataclass(frozen=True)
 class PairedMessages:
     """Messages that were scored whole, in order. `close_M`: somewhere in it the first two choices of a model lie so
-    near each other that rounding may decide. `cut_M`: its block lacks a part of its prompt. `last_T` ..."""
+    near each other that rounding may decide. `cut_M`: its block lacks a part of its prompt. `number_M`: as in roles."""
 
     exact_base_M: BoolArray
     exact_M: BoolArray
