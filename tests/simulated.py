@@ -8,6 +8,8 @@ Shapes: T tokens.
 """
 
 import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 from content import content_roles
@@ -15,6 +17,7 @@ from numpy.typing import NDArray
 from scipy.special import expit, logit
 from scipy.stats import norm
 
+from eaftgate.judge.cell import Look
 from eaftgate.parity.js2d import Bins, jensen_shannon
 from eaftgate.parity.paired import PairedTokens
 
@@ -78,6 +81,18 @@ def paired(
         cut_T=np.zeros(len(row_T), np.bool_),
         roles=content_roles(np.ones(len(row_T), np.bool_)),
     )
+
+
+def base_alone(tokens: PairedTokens) -> PairedTokens:
+    """The base paired with itself."""
+    return replace(tokens, logprob_T=tokens.logprob_base_T, p_T=tokens.p_base_T, h_T=tokens.h_base_T)
+
+
+def parts_of(tokens: PairedTokens, looks: Sequence[Look]) -> Iterator[PairedTokens]:
+    begin = 0
+    for look in looks:
+        yield tokens.select((tokens.block_T >= begin) & (tokens.block_T < look.num_blocks))
+        begin = look.num_blocks
 
 
 def true_js2d(shift: float, bins: Bins) -> float:

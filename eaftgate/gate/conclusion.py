@@ -106,6 +106,7 @@ def conclude(
             strict_cells=options.strict_cells,
             sequential=options.sequential,
             allow_overlap=options.allow_overlap,
+            best_of=plan.best_of,
         ),
     )
 

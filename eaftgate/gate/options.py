@@ -52,6 +52,12 @@ def gate_options(option: Callable[..., object]) -> None:
         action="store_true",
         help="stop scoring a candidate's cell as soon as it is decided, at the same error rate",
     )
+    option(
+        "--best-of",
+        type=int,
+        metavar="K",
+        help="candidates of which the best is to be chosen, those of other runs too: a PASS needs bounds at alpha / K",
+    )
     option("--strict-cells", action="store_true", help="advisory cells and underpowered metrics decide too")
     option(
         "--allow-overlap",

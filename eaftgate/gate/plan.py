@@ -52,6 +52,7 @@ class GateOptions:
     strict_cells: bool = False
     sequential: bool = False
     allow_overlap: bool = False
+    best_of: int | None = None
     collector: str = DEFAULT
     of_collector: Mapping[str, Any] = field(default_factory=dict)
     """Its own options, by name: those that were given."""
@@ -112,6 +113,11 @@ class Plan:
     @property
     def batch_size(self) -> int:
         return self.options.batch_size or self.regime.batch_size
+
+    @property
+    def best_of(self) -> int:
+        """How many candidates the best is to be chosen from."""
+        return self.options.best_of or 1
 
     @property
     def order_seed(self) -> int:
@@ -199,7 +205,8 @@ def make_plan(options: GateOptions, *, fixture_packs: Path) -> Plan:
     if options.packs is not None and options.base is None and not options.checkpoints:
         raise UserError("--packs needs --checkpoint or --base: the model to gate on them")
     needs = _needs(options)
-    for name, value in {"--num-blocks": options.num_blocks, "--batch-size": options.batch_size}.items():
+    counts = {"--num-blocks": options.num_blocks, "--batch-size": options.batch_size, "--best-of": options.best_of}
+    for name, value in counts.items():
         if value is not None and value < 1:
             raise UserError(f"{name} is {value}: it must be at least 1")
     seeds = {"--seed": [options.seed] if options.seed is not None else [], "--seeds": options.seeds}
@@ -212,6 +219,8 @@ def make_plan(options: GateOptions, *, fixture_packs: Path) -> Plan:
     policy_name, policy = gates.policy(options.policy)
     if options.sequential and not isinstance(policy, IntervalPolicy):
         raise UserError(f"--sequential needs a policy with confidence bounds: {policy_name} has none")
+    if options.best_of is not None and not isinstance(policy, IntervalPolicy):
+        raise UserError(f"--best-of needs a policy with confidence bounds: {policy_name} has none")
     regime_name = options.regime or (FIXTURE_REGIME if options.embedded else DEFAULT_REGIME)
     regime = gates.regime(regime_name)
     available = [path.stem for path in pack_paths(options.packs or fixture_packs)]
@@ -219,6 +228,11 @@ def make_plan(options: GateOptions, *, fixture_packs: Path) -> Plan:
     seq_lens = tuple(dict.fromkeys(options.seq_lens)) or tuple(regime.seq_lens)
     none_primary = not set(seq_lens) & set(regime.primary.seq_lens)
     checkpoints = _short_names(options.checkpoints)
+    if options.best_of is not None and options.best_of < len(checkpoints):
+        raise UserError(
+            f"--best-of is {options.best_of}, and {len(checkpoints)} checkpoints are given: it must count all of those "
+            "that the best is chosen from"
+        )
     groups = profiling_groups(local_manifests(checkpoints))
     if options.embedded:
         checkpoints = {f"keep{FIXTURE_KEEP_N}": f"keep{FIXTURE_KEEP_N}"}

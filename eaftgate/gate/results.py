@@ -127,12 +127,14 @@ class FailedCase(Record):
 
 
 class Asked(Record):
-    """Options that change what a pass means."""
+    """Options that change what a pass means. `best_of`: how many candidates the best was to be chosen from."""
 
     seeds: tuple[int, ...]
     strict_cells: bool
     sequential: bool
     allow_overlap: bool
+    best_of: int = 1
+    """1 in files of earlier versions."""
 
 
 class Parity(Record):

@@ -167,6 +167,7 @@ class GateRun:
             cell.num_blocks,
             strict=plan.options.strict_cells,
             primary_pack=plan.is_primary_pack(cell.pack),
+            best_of=plan.best_of,
         )
 
     def _in_looks(self, cell: Cell) -> JudgedCell:
@@ -191,6 +192,7 @@ class GateRun:
             parts(),
             strict=plan.options.strict_cells,
             primary_pack=plan.is_primary_pack(cell.pack),
+            best_of=plan.best_of,
         )
 
     def _order(self, cell: Cell) -> Order:

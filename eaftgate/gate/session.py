@@ -33,9 +33,13 @@ class SessionReport:
         plan = self._plan
         lengths = ", ".join(str(length) for length in dict.fromkeys(cell.seq_len for cell in plan.cells))
         what = ", ".join(plan.checkpoints) or "base only (noise floor and no-op rewrite)"
+        several = (
+            [] if plan.best_of == 1 else [f"best of {plan.best_of}: a PASS needs bounds at alpha / {plan.best_of}"]
+        )
         return [
             f"eaftgate {__version__}: {what}",
             f"policy {plan.policy_name}, regime {plan.regime_name}, seq_len {lengths}",
+            *several,
             f"results in {plan.options.results}",
         ]
 
@@ -99,6 +103,8 @@ class SessionReport:
                 write(line)
             if len(lines) > MAX_LINES:
                 write(f"and {len(lines) - MAX_LINES} further ones, in {PARITY_FILE}")
+        if parity.asked.best_of > 1:
+            write(f"best of {parity.asked.best_of}: the bounds that a pass needs are at alpha / {parity.asked.best_of}")
         if parity.cells and self._plan.policy_name != V1:
             write(f"{V1}, the rule on point estimates, would say: {parity.v1_verdict}")
         write(

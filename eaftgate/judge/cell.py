@@ -9,6 +9,8 @@ from eaftgate.judge.policy import IntervalPolicy, PointPolicy, SequentialSetting
 from eaftgate.judge.verdict import (
     MetricVerdict,
     Verdict,
+    Width,
+    best_of_several,
     decide_reported,
     deciding_verdict,
     judge_intervals,
@@ -50,25 +52,53 @@ def judge_cell(
     *,
     strict: bool,
     primary_pack: bool = True,
+    best_of: int = 1,
 ) -> JudgedCell:
-    """All of a cell's tokens, at a size that was fixed beforehand. Perplexity and its like are of content alone."""
+    """All of a cell's tokens, at a size that was fixed beforehand. Perplexity and its like are of content alone.
+
+    `best_of`: the number of candidates of which this one may be chosen as the best.
+    """
     tokens = scored.content()
     thresholds = base_thresholds(tokens.p_base_T, tokens.h_base_T)
     if isinstance(policy, PointPolicy):
         metrics = _metrics(tokens, thresholds)
         return _judged(num_blocks, metrics, judge_points(policy, metrics), v1, {})
     measured = _measured(policy, scored, tokens, thresholds, policy.metrics)
-    verdicts = judge_intervals(
-        policy,
-        measured,
-        num_blocks=num_blocks,
-        width=lambda _, degrees_of_freedom: fixed_width(policy.alpha, degrees_of_freedom),
-        budget=measured,
-        deciding=policy.deciding_in(primary_pack=primary_pack, strict=strict),
-        strict=strict,
+    alone, divided = (
+        judge_intervals(
+            policy,
+            measured,
+            num_blocks=num_blocks,
+            width=_fixed(alpha),
+            budget=measured,
+            deciding=policy.deciding_in(primary_pack=primary_pack, strict=strict),
+            strict=strict,
+        )
+        for alpha in _levels(policy, best_of)
     )
+    verdicts = best_of_several(policy, alone, divided)
     verdicts = {name: verdicts.get(name) or _inapplicable(policy, name) for name in policy.metrics}
     return _judged(num_blocks, _metrics(tokens, thresholds), verdicts, v1, _details(measured))
+
+
+def _levels(policy: IntervalPolicy, best_of: int) -> tuple[float, float]:
+    """alpha of one candidate alone, and divided for the best of several."""
+    return policy.alpha, policy.alpha / best_of
+
+
+def _fixed(alpha: float) -> Width:
+    return lambda _, degrees_of_freedom: fixed_width(alpha, degrees_of_freedom)
+
+
+def _at_look(alpha: float, share: float, full_looks: int) -> Width:
+    """After `share` of the budget; the metrics of the full looks have alpha split over those."""
+
+    def width(metric: Metric, degrees_of_freedom: float) -> float:
+        if not metric.at_every_look:
+            return fixed_width(alpha / full_looks, degrees_of_freedom)
+        return sequence_width(alpha, degrees_of_freedom, share)
+
+    return width
 
 
 def _metrics(tokens: PairedTokens, thresholds: Thresholds) -> CellMetrics:
@@ -139,24 +169,27 @@ def judge_in_looks(
     *,
     strict: bool,
     primary_pack: bool = True,
+    best_of: int = 1,
 ) -> JudgedCell:
     """Judge after every look, and stop asking for parts when the cell is decided or its budget is spent.
 
     `parts[i]` are the tokens between look i - 1 and look i; `base` is the base paired with itself over the whole
     budget, so that the thresholds are those of the budget at every look, and it is known from the first what the budget
     is too small for. Bounds are those of a confidence sequence, of which the tightest so far count; a metric of the
-    full looks has ordinary ones, with alpha split over them.
+    full looks has ordinary ones, with alpha split over them. `best_of` as in `judge_cell`.
     """
     content = base.content()
     thresholds = base_thresholds(content.p_base_T, content.h_base_T)
     budget = _measured(policy, base, content, thresholds, policy.metrics)
-    full_alpha = policy.alpha / sum(look.full for look in looks)
+    full_looks = sum(look.full for look in looks)
     deciding = policy.deciding_in(primary_pack=primary_pack, strict=strict)
     # What is known before the first look: nothing.
     standing = {
         name: _unknown(policy, name, name in deciding) if name in budget else _inapplicable(policy, name)
         for name in policy.metrics
     }
+    levels = _levels(policy, best_of)
+    at_levels = [standing, standing]
     details: dict[str, Mapping[str, int | float]] = {}
     seen: list[PairedTokens] = []
     for look, part in zip(looks, parts, strict=False):
@@ -165,28 +198,25 @@ def judge_in_looks(
         if not len(tokens):  # blocks need not hold a counted token
             continue
         share = look.num_blocks / looks[-1].num_blocks
-
-        def width(metric: Metric, degrees_of_freedom: float, share: float = share) -> float:
-            if not metric.at_every_look:
-                return fixed_width(full_alpha, degrees_of_freedom)
-            return sequence_width(policy.alpha, degrees_of_freedom, share)
-
         asked = [
             name
             for name in budget
             if METRICS[name].at_every_look or (look.full and standing[name].verdict == "inconclusive")
         ]
         measured = _measured(policy, seen[0], tokens, thresholds, asked)
-        now = judge_intervals(
-            policy,
-            measured,
-            num_blocks=look.num_blocks,
-            width=width,
-            budget=budget,
-            deciding=deciding,
-            strict=strict,
-        )
-        standing |= {name: _standing(policy, name, standing[name], verdict) for name, verdict in now.items()}
+        for level, alpha in enumerate(levels):
+            now = judge_intervals(
+                policy,
+                measured,
+                num_blocks=look.num_blocks,
+                width=_at_look(alpha, share, full_looks),
+                budget=budget,
+                deciding=deciding,
+                strict=strict,
+            )
+            before = at_levels[level]
+            at_levels[level] = before | {n: _standing(policy, n, before[n], verdict) for n, verdict in now.items()}
+        standing = best_of_several(policy, *at_levels)
         details |= _details(measured)
         open_ = [verdict.verdict for verdict in standing.values() if verdict.decides]
         if "fail" in open_ or "inconclusive" not in open_:

@@ -196,6 +196,36 @@ def _lacking(
     return ", ".join(said), math.ceil(most) if math.isfinite(most) else None
 
 
+def best_of_several(
+    policy: IntervalPolicy, alone: Mapping[str, MetricVerdict], divided: Mapping[str, MetricVerdict]
+) -> dict[str, MetricVerdict]:
+    """The verdicts of one that may be chosen as the best of several candidates, from those of the same tokens at two
+    levels: at alpha, as if it stood `alone`, and at alpha `divided` by their number (Bonferroni).
+
+    A FAIL is that of one alone; a PASS needs the divided level. What is shown as a bound is the one that decides: where
+    only a loss counts, the bound on its side is at the divided level and the other at alpha; where both directions
+    count, both are at the divided level, and at alpha when that is enough to fail.
+    """
+    return {name: _best_of(METRICS[name], policy.rules[name], alone[name], divided[name]) for name in alone}
+
+
+def _best_of(metric: Metric, rule: IntervalRule, alone: MetricVerdict, divided: MetricVerdict) -> MetricVerdict:
+    if rule.margin is None or (rule.side == "both" and alone.verdict == "fail"):
+        return alone
+    lower, upper = divided.lower, divided.upper
+    if rule.side == "worse":
+        lower, upper = (lower, alone.upper) if metric.less_is_worse else (alone.lower, upper)
+    at = alone.estimate
+    would_fail = at is not None and decide_reported(metric, rule, at, at) == "fail"
+    return replace(
+        divided,
+        lower=lower,
+        upper=upper,
+        verdict="fail" if alone.verdict == "fail" else divided.verdict,
+        blocks_needed=(alone if would_fail else divided).blocks_needed,
+    )
+
+
 def _finite(reported: Callable[[float], float], value: float) -> float | None:
     return reported(value) if math.isfinite(value) else None
 

@@ -49,7 +49,8 @@ def budgets_of(
     there or not whole, or a budget has no counted token.
     """
     rows = []
-    for cell in read_parity(results).cells:
+    parity = read_parity(results)
+    for cell in parity.cells:
         tokens = pair(*(_collection(results, cell, role) for role in ("base", "checkpoint")))
         for blocks in budgets or _doubling(cell.num_blocks):
             seen = tokens.select(tokens.block_T < blocks)
@@ -59,7 +60,7 @@ def budgets_of(
                 raise UserError(
                     f"the first {blocks} blocks of {cell.label} hold no counted token: choose larger --blocks"
                 )
-            judged = judge_cell(policy, None, seen, blocks, strict=strict)
+            judged = judge_cell(policy, None, seen, blocks, strict=strict, best_of=parity.asked.best_of)
             rows.append(
                 BudgetRow(
                     checkpoint=cell.checkpoint,

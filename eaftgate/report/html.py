@@ -65,7 +65,7 @@ def render(parity: Parity) -> str:
 <title>eaftgate: {escape(verdict)}</title><style>{_STYLE}</style></head><body>
 <h1>Near-lossless gate: <span class="verdict {verdict}">{verdict.upper()}</span></h1>
 <p>Policy {policy}, regime {regime}. The rule on point estimates (near-lossless-v1) says
-<span class="verdict {parity.v1_verdict}">{parity.v1_verdict}</span>.</p>
+<span class="verdict {parity.v1_verdict}">{parity.v1_verdict}</span>.{_best_of(parity.asked.best_of)}</p>
 {judged}
 <p class="note">Differences are candidate minus base on the same tokens; only completion tokens count. A metric is
 shown with its one-sided 95 % bounds where the policy has them: it passes when they lie inside the margin, fails when
@@ -82,6 +82,15 @@ do not compare with those of keep 24. At 1024 tokens the worst pack of keep 24, 
 <p class="note">Written by eaftgate {escape(parity.eaftgate)}.</p>
 </body></html>
 """
+
+
+def _best_of(candidates: int) -> str:
+    if candidates == 1:
+        return ""
+    return (
+        f" Judged as the best of {candidates} candidates: the bounds that a pass needs are at alpha / {candidates}, "
+        "those that a fail needs at alpha."
+    )
 
 
 def _meanings(metrics: Sequence[str], *, interval: bool) -> str:

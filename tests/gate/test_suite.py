@@ -14,8 +14,11 @@ from prepared import SMALL, TINY
 from sglang_server import serving
 
 from eaftgate.errors import UserError
+from eaftgate.gate.results import read_parity
 from eaftgate.judge.policy import DEFAULT_GATES, load_gates
 from eaftgate.report.budgets import budgets_of
+from eaftgate.report.html import render
+from eaftgate.report.lock import make_lock
 
 METRICS = load_gates().policy(None)[1].metrics
 """Of the default policy."""
@@ -176,6 +179,35 @@ def test_an_advisory_failure_is_shown_and_decides_only_with_strict_cells(
     assert failures(strict).keys() == {f"test_near_lossless::test_near_lossless[random8-{worse}-64-ppl]"}
 
     assert before.items() <= collections_of(strict).items(), "a collection was measured again"
+
+
+def test_the_best_of_several_passes_by_bounds_at_a_part_of_alpha(
+    bad_run: Run, random8: Path, raised: Path, tmp_path: Path
+) -> None:
+    """Judged anew from what was collected: only the bounds towards a loss move, and a FAIL stays one."""
+    before = collections_of(bad_run)
+    results = shutil.copytree(bad_run.results, tmp_path / "run")
+    options = (*ON_GATE_PACKS, *TINY, f"--checkpoint={random8}", f"--checkpoint={raised}")
+    too_few = gate(results, *options, "--best-of=1")
+    assert too_few.code == 4
+    assert "--best-of is 1, and 2 checkpoints are given" in too_few.output
+    run = gate(results, *options, "--best-of=5")
+    assert (run.code, run.parity["asked"]["best_of"]) == (1, 5)
+    assert run.output.count("alpha / 5") == 2  # above and below the cases
+    assert "bounds that a pass needs are at alpha / 5" in render(read_parity(results))
+    assert make_lock(results, str(random8)).asked == read_parity(results).asked
+    for name in ("random8", "raised"):
+        one, best = (found.cells(name)["UNION-64"] for found in (bad_run, run))
+        assert (one["verdict"], best["verdict"]) == ("fail", "fail")
+        assert best["metrics"]["ppl"]["upper"] > one["metrics"]["ppl"]["upper"]
+        assert best["metrics"]["ppl"]["lower"] == one["metrics"]["ppl"]["lower"]
+        (row,) = [
+            row
+            for row in budgets_of(results, load_gates().policy(None)[1], [6])
+            if (row.name, row.pack) == (name, "UNION")
+        ]
+        assert asdict(row.metrics["ppl"]) == best["metrics"]["ppl"]
+    assert before.items() <= collections_of(run).items(), "a collection was measured again"
 
 
 # A run that is not whole

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from shipped_policies import V1, V2, V3
-from simulated import TOKENS_A_BLOCK, clustered_normal, documents, paired, simulated_cell
+from simulated import TOKENS_A_BLOCK, base_alone, clustered_normal, documents, paired, simulated_cell
 
 from eaftgate.judge.cell import JudgedCell, judge_cell, judge_in_looks, plan_looks
 from eaftgate.judge.metrics import METRICS
@@ -267,11 +267,6 @@ def test_a_permutation_that_leaves_the_histogram_alone_is_seen_by_the_paired_met
 
 
 # Stopping early
-
-
-def base_alone(tokens: PairedTokens) -> PairedTokens:
-    """The base paired with itself."""
-    return replace(tokens, logprob_T=tokens.logprob_base_T, p_T=tokens.p_base_T, h_T=tokens.h_base_T)
 
 
 def sequential(

@@ -1,15 +1,15 @@
 """What is known of a metric after every look of --sequential, against bounds worked out one look after the other."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
-from shipped_policies import V1, V2, V3
-from simulated import TOKENS_A_BLOCK, simulated_cell
+from shipped_policies import V1, V2, little_evidence
+from simulated import TOKENS_A_BLOCK, base_alone, parts_of, simulated_cell
 
-from eaftgate.judge.cell import JudgedCell, Look, judge_cell, judge_in_looks, plan_looks
+from eaftgate.judge.cell import JudgedCell, judge_cell, judge_in_looks, plan_looks
 from eaftgate.judge.metrics import METRICS
 from eaftgate.judge.policy import IntervalPolicy, SequentialSettings
 from eaftgate.judge.verdict import Verdict, decide, deciding_verdict, judge_points
@@ -35,18 +35,6 @@ def on_the_margin(tokens: PairedTokens) -> IntervalPolicy:
     moved = margin.model_copy(update={"value": float(np.mean(tokens.nll_delta_T))})
     rules["ppl"] = V2.rules["ppl"].model_copy(update={"margin": moved})
     return V2.model_copy(update={"rules": rules, "js2d": V2.js2d.model_copy(update={"swaps": 50})})
-
-
-def base_alone(tokens: PairedTokens) -> PairedTokens:
-    """The base paired with itself."""
-    return replace(tokens, logprob_T=tokens.logprob_base_T, p_T=tokens.p_base_T, h_T=tokens.h_base_T)
-
-
-def parts_of(tokens: PairedTokens, looks: Sequence[Look]) -> Iterator[PairedTokens]:
-    begin = 0
-    for look in looks:
-        yield tokens.select((tokens.block_T >= begin) & (tokens.block_T < look.num_blocks))
-        begin = look.num_blocks
 
 
 def in_looks(policy: IntervalPolicy, tokens: PairedTokens, **options: bool) -> JudgedCell:
@@ -124,18 +112,6 @@ def test_the_case_is_a_hard_one(tokens: PairedTokens) -> None:
     assert js2d is not None
     assert known["js2d_corrected"].verdict == "pass"
     assert known["js2d_corrected"].estimate != js2d.estimate.value
-
-
-def little_evidence() -> IntervalPolicy:
-    """near-lossless-v3 for cells of this size."""
-    assert V3.evidence is not None
-    least = {"min_documents": 10, "min_effective_documents": 10, "min_blocks": 10, "max_document_share": 0.5}
-    return V3.model_copy(
-        update={
-            "evidence": V3.evidence.model_copy(update=least),
-            "js2d": V3.js2d.model_copy(update={"swaps": 50}),
-        }
-    )
 
 
 @pytest.mark.parametrize(
