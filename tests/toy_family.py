@@ -51,6 +51,9 @@ class ToyFamily:
             raise UserError(f"{path}: {sorted(needed.items() ^ found.items())[0][0]} is not what {config} needs")
         return False
 
+    def needed(self, config: Mapping[str, Any], dimensions: Dimensions, **_: Any) -> dict[str, tuple[int, ...]]:  # noqa: ARG002
+        return shapes(dimensions.num_experts)
+
     def kept(self, tensor: StoredTensor, keep: Mapping[int, Sequence[int]]) -> Kept | None:
         if router := _ROUTER.fullmatch(tensor.name):
             return kept_rows(tensor, keep[int(router[1])])

@@ -66,8 +66,12 @@ def lock(
     from eaftgate.report.lock import write_lock
 
     pinned = write_lock(run_dir, checkpoint, out_file)
-    summary = {"out": str(out_file), "verdict": pinned.verdict}
-    result(as_json, summary, f"locked {pinned.checkpoint.name}, verdict {pinned.verdict}: {out_file}")
+    summary = {"out": str(out_file), "verdict": pinned.verdict, "candidate_kind": pinned.candidate_kind}
+    result(
+        as_json,
+        summary,
+        f"locked {pinned.checkpoint.name} ({pinned.candidate_kind}), verdict {pinned.verdict}: {out_file}",
+    )
     if pinned.verdict != "pass":
         raise typer.Exit(1)
 
@@ -83,10 +87,13 @@ def verify(
 
     Exits with 1 when not.
     """
-    from eaftgate.report.lock import verify_lock
+    from eaftgate.gate.candidates import kind_line
+    from eaftgate.report.lock import read_lock, verify_lock
 
     problems = verify_lock(lock_file, base=base, checkpoint=checkpoint)
-    result(as_json, {"verified": not problems, "problems": problems}, *(problems or ["verified"]))
+    kind = read_lock(lock_file).candidate_kind
+    summary = {"verified": not problems, "problems": problems, "candidate_kind": kind}
+    result(as_json, summary, *(problems or ["verified"]), kind_line(kind))
     if problems:
         raise typer.Exit(1)
 

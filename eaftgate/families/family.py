@@ -128,6 +128,13 @@ class Family(Protocol):
         """
         ...
 
+    def needed(
+        self, config: Mapping[str, Any], dimensions: Dimensions, *, is_mxfp4: bool, where: Path
+    ) -> dict[str, tuple[int, ...]]:
+        """Every tensor that the model class loads, with the shape that `config` (of the file `where`) says. Raises
+        UserError when a size is missing or no size."""
+        ...
+
     def kept(self, tensor: StoredTensor, keep: Mapping[int, Sequence[int]]) -> Kept | None:
         """What is kept of a tensor when the layer `l` of the model keeps the experts `keep[l]` (ascending ids); None
         when it goes with an expert that does."""

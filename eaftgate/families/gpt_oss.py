@@ -31,6 +31,9 @@ MXFP4_GROUP = 32
 """Weights that share one E8M0 scale (OCP Microscaling Formats v1.0)."""
 MXFP4_GROUP_BYTES = 16
 
+_DEFAULTS: dict[str, Any] = {"head_dim": 64, "attention_bias": True}
+"""What transformers takes where a config has none."""
+
 _LAYER = re.compile(r"model\.layers\.(0|[1-9][0-9]{0,5})\.(.+)", re.ASCII)
 _EXPERT_PART = re.compile(r"experts\.(gate_up_proj|down_proj)(_blocks|_scales|_bias)?|router\.(weight|bias)")
 _NORM = re.compile(r"model\.layers\.\d+\.(input|post_attention)_layernorm\.weight")
@@ -67,6 +70,34 @@ class GptOss:
         _check_vocabulary(tensors, dimensions, path)
         _check_layers(tensors, dimensions, is_mxfp4=is_mxfp4, path=path)
         return is_mxfp4
+
+    def needed(
+        self, config: Mapping[str, Any], dimensions: Dimensions, *, is_mxfp4: bool, where: Path
+    ) -> dict[str, tuple[int, ...]]:
+        said = {**_DEFAULTS, **config}
+        hidden, table = dimensions.hidden_size, (dimensions.vocab_size, dimensions.hidden_size)
+        heads, groups, width = (
+            _positive(said, key, where) for key in ("num_attention_heads", "num_key_value_heads", "head_dim")
+        )
+        of_layer = {
+            "input_layernorm.weight": (hidden,),
+            "post_attention_layernorm.weight": (hidden,),
+            "self_attn.sinks": (heads,),
+            "self_attn.o_proj.weight": (hidden, heads * width),
+        }
+        rows = {"q": heads * width, "k": groups * width, "v": groups * width}
+        of_layer |= {f"self_attn.{part}_proj.weight": (number, hidden) for part, number in rows.items()}
+        if said["attention_bias"]:
+            weights = [name for name in of_layer if name.endswith("_proj.weight")]
+            of_layer |= {f"{name.removesuffix('weight')}bias": of_layer[name][:1] for name in weights}
+        parts = (MXFP4_PARTS if is_mxfp4 else DENSE_PARTS) + ROUTER_PARTS
+        of_layer |= {f"mlp.{part}": _expected_shape(part, dimensions) for part in parts}
+        head = {} if config.get("tie_word_embeddings") else {HEAD: table}
+        return {EMBEDDING: table, "model.norm.weight": (hidden,), **head} | {
+            f"model.layers.{layer}.{name}": shape
+            for layer in range(dimensions.num_layers)
+            for name, shape in of_layer.items()
+        }
 
     def kept(self, tensor: StoredTensor, keep: Mapping[int, Sequence[int]]) -> Kept:
         found = expert_tensor(tensor.name)

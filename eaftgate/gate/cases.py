@@ -60,6 +60,8 @@ def cases(plan: Plan, kind: str) -> dict[str, Any]:
             return {f"{c.id}-{metric}": (c, metric) for c in cells for metric in metrics}
         case "checkpoint_case":
             return {name: name for name in plan.checkpoints}
+        case "disjoint_case":
+            return {name: name for name in plan.checkpoints if name not in plan.rows_unknown}
         case "stability_case":
             return {
                 f"{cell.id}-seed{cell.seed}-{metric}": (cell, metric)
@@ -122,7 +124,7 @@ def required_cases(plan: Plan) -> list[str]:
         ("test_must_decide::test_must_decide", cases(plan, "rule_case")),
         ("test_artifact::test_integrity", cases(plan, "checkpoint_case")),
         ("test_artifact::test_engine", cases(plan, "checkpoint_case")),
-        ("test_artifact::test_disjoint", cases(plan, "checkpoint_case")),
+        ("test_artifact::test_disjoint", cases(plan, "disjoint_case")),
         ("test_noise_floor::test_floor", cases(plan, "floor_case")),
         ("test_noise_floor::test_halves", cases(plan, "halves_case")),
         ("test_noop::test_metrics", cases(plan, "noop_case")),

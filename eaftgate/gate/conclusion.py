@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from eaftgate import __version__
+from eaftgate.gate.candidates import candidates_of
 from eaftgate.gate.plan import Cell, Plan
 from eaftgate.gate.results import Asked, CellRecord, FailedCase, Parity, ParityCell, RunVerdict, read_record
 from eaftgate.gate.stability import describe_stability
@@ -107,7 +108,9 @@ def conclude(
             sequential=options.sequential,
             allow_overlap=options.allow_overlap,
             best_of=plan.best_of,
+            candidate_kind=options.candidate_kind,
         ),
+        candidates=candidates_of(plan),
     )
 
 

@@ -9,14 +9,16 @@ from filelock import FileLock
 from eaftgate.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from eaftgate.checkpoint.digest import checkpoint_digest, tokenizer_digest
 from eaftgate.errors import UserError
+from eaftgate.gate.options import OTHER, PRUNED
 from eaftgate.gate.plan import BASE, FIXTURE_KEEP_N, NOOP, ULP, Plan
 from eaftgate.outputs import check_outside_checkpoints
 from eaftgate.profile.profile import open_profile
 from eaftgate.prune.checkpoint import PruneRequest, prune_checkpoint
-from eaftgate.rewrite.manifest import MANIFEST_FILE, Manifest, read_manifest
+from eaftgate.rewrite.manifest import MANIFEST_FILE, Manifest, own_manifest, read_manifest
 from eaftgate.rewrite.perturb import make_perturbed
 
 WORK_DIR = "work"
+OTHER_WEIGHTS = "a candidate with weights of its own is gated with --candidate-kind=other"
 _OURS = ".eaftgate"
 """Marks a work directory as a gate run's own, which may be taken away."""
 
@@ -70,7 +72,8 @@ class Models:
 
     def _manifest_of(self, name: str) -> Manifest:
         checkpoint = open_checkpoint(self.plan.checkpoints[name])
-        if not (checkpoint.path / MANIFEST_FILE).is_file():
+        pruned = self.plan.options.candidate_kind == PRUNED
+        if not (checkpoint.path / MANIFEST_FILE).is_file() or not (pruned or own_manifest(checkpoint.path)):
             raise UserError(f"{checkpoint.name} has no {MANIFEST_FILE} that names its base: pass --base")
         return read_manifest(checkpoint.path)
 
@@ -81,6 +84,7 @@ class Models:
             raise UserError(
                 f"{candidate.checkpoint.name} has another tokenizer.json than its base: tokens cannot be compared"
             )
+        _check_vocabulary(candidate.checkpoint, base.checkpoint)
         return candidate
 
     def _make_noop(self) -> Model:
@@ -127,16 +131,32 @@ class Models:
         return FileLock(self._work / f"{name}.lock")
 
     def manifest(self, name: str) -> Manifest | None:
-        """The manifest of a checkpoint; None for one that keeps all experts and was not made by eaftgate."""
+        """The manifest of a checkpoint; None for one that keeps all experts, or is of kind other, and was not made by
+        eaftgate."""
         candidate, base = self[name].checkpoint, self[BASE].checkpoint
+        if self.plan.options.candidate_kind == OTHER:
+            return own_manifest(candidate.path)
         if (candidate.path / MANIFEST_FILE).is_file():
             return read_manifest(candidate.path)
         if candidate.num_experts == base.num_experts:
             return None
         raise UserError(
             f"{candidate.name} has {candidate.num_experts} of {base.num_experts} experts and no {MANIFEST_FILE}: "
-            "nothing says which experts were kept"
+            f"nothing says which experts were kept; {OTHER_WEIGHTS}"
         )
+
+
+def _check_vocabulary(candidate: Checkpoint, base: Checkpoint) -> None:
+    """Raises UserError when the two put out probabilities over other tokens."""
+    for what, found, wanted in (
+        ("vocab_size", candidate.vocab_size, base.vocab_size),
+        ("hidden_size", candidate.hidden_size, base.hidden_size),
+    ):
+        if found != wanted:
+            raise UserError(
+                f"{candidate.name} has {what} {found} and its base {wanted}: "
+                "a candidate has the embedding and the head of its base in shape"
+            )
 
 
 def check_results(results: Path) -> None:

@@ -10,6 +10,9 @@ from typing import Any
 
 from eaftgate.collect.collectors import collector_kinds
 
+PRUNED, OTHER = CANDIDATE_KINDS = ("pruned", "other")
+"""What a candidate is: experts of the base, bit for bit; or any weights for the base's tokenizer and vocabulary."""
+
 
 def _integers(text: str) -> tuple[int, ...]:
     try:
@@ -28,6 +31,12 @@ def gate_options(option: Callable[..., object]) -> None:
     )
     option("--base", metavar="BASE", help="base checkpoint: directory or hub id (default: the manifest's)")
     option("--checkpoint", action="append", metavar="CKPT", help="candidate to gate; may be repeated")
+    option(
+        "--candidate-kind",
+        choices=list(CANDIDATE_KINDS),
+        help="pruned (default): the base's tensors, bit for bit, or less of its experts; other: any weights, rounded, "
+        "merged or fine-tuned, with the base's tokenizer and vocabulary",
+    )
     option("--packs", type=Path, metavar="DIR", help="directory of gate packs (*.parquet)")
     option("--gates", type=Path, metavar="FILE", help="policies and regimes")
     option("--policy", metavar="NAME", help="policy of the gates file (default: its default)")

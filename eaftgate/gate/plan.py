@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from eaftgate.collect.collector import Needs
 from eaftgate.collect.collectors import DEFAULT, collector_kinds, options_of
 from eaftgate.errors import UserError
+from eaftgate.gate.options import OTHER, PRUNED
 from eaftgate.gate.profiling_seeds import ProfilingGroup, local_manifests, profiling_groups
 from eaftgate.judge.policy import (
     DEFAULT_GATES,
@@ -20,6 +21,8 @@ from eaftgate.judge.policy import (
 )
 from eaftgate.judge.verdict import MetricVerdict, floor_problem
 from eaftgate.packs.pack import pack_paths
+
+CandidateKind = Literal["pruned", "other"]
 
 BASE = "base"
 NOOP = "noop"
@@ -40,6 +43,7 @@ class GateOptions:
     results: Path
     base: str | None = None
     checkpoints: tuple[str, ...] = ()
+    candidate_kind: CandidateKind = "pruned"
     packs: Path | None = None
     gates: Path = DEFAULT_GATES
     policy: str | None = None
@@ -109,6 +113,8 @@ class Plan:
     cells: tuple[Cell, ...]
     needs: Needs
     profiling_groups: tuple[ProfilingGroup, ...] = ()
+    rows_unknown: frozenset[str] = frozenset()
+    """The checkpoints of which nothing says what rows they were made on."""
 
     @property
     def batch_size(self) -> int:
@@ -204,6 +210,8 @@ def make_plan(options: GateOptions, *, fixture_packs: Path) -> Plan:
         raise UserError("--checkpoint and --base need --packs: the directory of Parquet packs to gate on")
     if options.packs is not None and options.base is None and not options.checkpoints:
         raise UserError("--packs needs --checkpoint or --base: the model to gate on them")
+    if options.candidate_kind != PRUNED and not options.checkpoints:
+        raise UserError(f"--candidate-kind={options.candidate_kind} needs --checkpoint: the candidate that is of it")
     needs = _needs(options)
     counts = {"--num-blocks": options.num_blocks, "--batch-size": options.batch_size, "--best-of": options.best_of}
     for name, value in counts.items():
@@ -233,7 +241,9 @@ def make_plan(options: GateOptions, *, fixture_packs: Path) -> Plan:
             f"--best-of is {options.best_of}, and {len(checkpoints)} checkpoints are given: it must count all of those "
             "that the best is chosen from"
         )
-    groups = profiling_groups(local_manifests(checkpoints))
+    manifests = local_manifests(checkpoints)
+    groups = profiling_groups(manifests)
+    unknown = checkpoints.keys() - manifests if options.candidate_kind == OTHER else frozenset()
     if options.embedded:
         checkpoints = {f"keep{FIXTURE_KEEP_N}": f"keep{FIXTURE_KEEP_N}"}
     cells = tuple(
@@ -256,7 +266,9 @@ def make_plan(options: GateOptions, *, fixture_packs: Path) -> Plan:
     v1 = gates.policies.get(V1)
     if v1 is not None and not isinstance(v1, PointPolicy):
         raise UserError(f"policy {V1} of {options.gates} must be a rule on point estimates: it is the origin's")
-    return Plan(options, policy_name, policy, v1, regime_name, regime, checkpoints, cells, needs, groups)
+    return Plan(
+        options, policy_name, policy, v1, regime_name, regime, checkpoints, cells, needs, groups, frozenset(unknown)
+    )
 
 
 def _needs(options: GateOptions) -> Needs:

@@ -11,6 +11,8 @@ from typing import Any, Literal
 from pydantic import Field
 
 from eaftgate.checkpoint.digest import ModelIdentity
+from eaftgate.gate.candidates import Candidate
+from eaftgate.gate.plan import CandidateKind
 from eaftgate.gate.stability import Stability
 from eaftgate.judge.cell import JudgedCell
 from eaftgate.judge.metrics import has_intervals
@@ -135,6 +137,7 @@ class Asked(Record):
     allow_overlap: bool
     best_of: int = 1
     """1 in files of earlier versions."""
+    candidate_kind: CandidateKind = "pruned"
 
 
 class Parity(Record):
@@ -154,6 +157,8 @@ class Parity(Record):
     not_run: tuple[str, ...]
     complete: bool
     asked: Asked
+    candidates: tuple[Candidate, ...] = ()
+    """None in files of earlier versions, whose candidates were of kind pruned."""
 
     @property
     def has_intervals(self) -> bool:

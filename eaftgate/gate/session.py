@@ -8,6 +8,7 @@ import pytest
 
 from eaftgate import __version__
 from eaftgate.errors import UserError
+from eaftgate.gate.candidates import kind_line, unknown_rows
 from eaftgate.gate.cases import required_cases
 from eaftgate.gate.conclusion import CaseOutcome, conclude, read_records
 from eaftgate.gate.models import clear_work, remove_copies
@@ -38,6 +39,7 @@ class SessionReport:
         )
         return [
             f"eaftgate {__version__}: {what}",
+            *([kind_line(plan.options.candidate_kind)] if plan.checkpoints else []),
             f"policy {plan.policy_name}, regime {plan.regime_name}, seq_len {lengths}",
             *several,
             f"results in {plan.options.results}",
@@ -96,7 +98,12 @@ class SessionReport:
         if parity.cells:
             width = shutil.get_terminal_size().columns
             write(render_cells(parity.cells, width=width, colour=terminalreporter.hasmarkup))
-        said = self._left_out() + remarks(parity.cells) + [f"not run: {case}" for case in parity.not_run]
+        said = (
+            unknown_rows(parity.candidates)
+            + self._left_out()
+            + remarks(parity.cells)
+            + [f"not run: {case}" for case in parity.not_run]
+        )
         stable = [] if parity.stability is None else stability_lines(parity.stability, interval=parity.has_intervals)
         for lines in (said, stable):
             for line in lines[:MAX_LINES]:

@@ -5,6 +5,7 @@ from html import escape
 from pathlib import Path
 
 from eaftgate.files import write_text
+from eaftgate.gate.candidates import kind_line, unknown_rows
 from eaftgate.gate.results import Parity, ParityCell, read_parity
 from eaftgate.gate.table import remarks
 from eaftgate.judge.metrics import METRICS, POINT_METRICS
@@ -72,7 +73,7 @@ shown with its one-sided 95 % bounds where the policy has them: it passes when t
 they lie outside, and is inconclusive in between. {_meanings(metrics, interval=parity.has_intervals)}
 js2d plug-in is the Jensen-Shannon divergence on 160 x 120 bins, which at a small budget is mostly bias. The metrics
 that have a margin are coloured by their verdict. Grey cells are advisory.</p>
-{_remarks(cells)}{_problems(parity)}
+{_candidates(parity)}{_remarks(cells)}{_problems(parity)}
 {stability_section(parity.stability, interval=parity.has_intervals)}
 <h2>Published figures of the origin, for comparison</h2>
 {origin}
@@ -126,6 +127,11 @@ def _metric(metric: str, verdict: MetricVerdict, *, interval: bool) -> Cell:
         verdict.verdict if verdict.decides and verdict.verdict else "",
         bounds_shown(metric, verdict) if bounded else "",
     )
+
+
+def _candidates(parity: Parity) -> str:
+    lines = [kind_line(parity.asked.candidate_kind), *unknown_rows(parity.candidates)] if parity.cells else []
+    return "".join(f'<p class="note">{escape(line[:1].upper() + line[1:])}.</p>' for line in lines)
 
 
 def _remarks(cells: Sequence[ParityCell]) -> str:

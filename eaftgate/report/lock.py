@@ -13,12 +13,14 @@ from eaftgate.checkpoint.digest import ModelIdentity, checkpoint_digest, tokeniz
 from eaftgate.errors import UserError
 from eaftgate.files import sha256_file
 from eaftgate.gate.conclusion import verdict_of
+from eaftgate.gate.options import OTHER
+from eaftgate.gate.plan import CandidateKind
 from eaftgate.gate.results import Asked, ParityCell, RunVerdict, Severity, read_parity
 from eaftgate.gate.stability import Stability
 from eaftgate.judge.verdict import MetricVerdict, Verdict
 from eaftgate.outputs import check_new_file
 from eaftgate.records import Record, read_model, write_model
-from eaftgate.rewrite.manifest import MANIFEST_FILE, read_manifest, verify_files
+from eaftgate.rewrite.manifest import MANIFEST_FILE, own_manifest, read_manifest, verify_files
 
 PINNED_LIBRARIES = ("numpy", "safetensors", "scipy", "tokenizers", "torch", "transformers")
 
@@ -69,6 +71,10 @@ class Lock(Record):
     libraries: dict[str, str]
     python: str
 
+    @property
+    def candidate_kind(self) -> CandidateKind:
+        return "pruned" if self.asked is None else self.asked.candidate_kind
+
 
 def make_lock(results: Path, checkpoint: str | None) -> Lock:
     """The lock of one checkpoint of a gate run. Raises UserError when it is not clear which, or none was judged."""
@@ -84,7 +90,9 @@ def make_lock(results: Path, checkpoint: str | None) -> Lock:
     digest = checkpoint_digest(found)
     if any(cell.inputs.checkpoint_digest != digest for cell in cells):
         raise UserError(f"{checkpoint} has changed since {results} judged it: run the gate again")
-    manifest = read_manifest(found.path) if (found.path / MANIFEST_FILE).is_file() else None
+    other = parity.asked.candidate_kind == OTHER
+    has_manifest = (found.path / MANIFEST_FILE).is_file()
+    manifest = own_manifest(found.path) if other else read_manifest(found.path) if has_manifest else None
     base = cells[0].inputs.base
     return Lock(
         schema="lock-1",
@@ -134,6 +142,10 @@ def write_lock(results: Path, checkpoint: str | None, out: Path) -> Lock:
     return lock
 
 
+def read_lock(path: Path) -> Lock:
+    return read_model(path, Lock, what="lockfile", remedy="make it again with eaftgate lock")
+
+
 def _manifest_problems(checkpoint: Checkpoint, sha256: str) -> list[str]:
     path = checkpoint.path / MANIFEST_FILE
     if not path.is_file() or sha256_file(path) != sha256:
@@ -146,7 +158,7 @@ def verify_lock(path: Path, *, base: str | None, checkpoint: str | None) -> list
 
     `base` and `checkpoint` say where the files are now, if not where they were.
     """
-    lock = read_model(path, Lock, what="lockfile", remedy="make it again with eaftgate lock")
+    lock = read_lock(path)
     problems = [] if lock.verdict == "pass" else [f"the locked verdict is {lock.verdict}"]
     for role, pinned, given in (("base", lock.base, base), ("checkpoint", lock.checkpoint, checkpoint)):
         found = open_checkpoint(given or pinned.name)

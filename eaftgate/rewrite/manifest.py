@@ -4,16 +4,18 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from eaftgate.errors import UserError
 from eaftgate.files import sha256_file
 from eaftgate.records import Record, first_problem, read_model
+from eaftgate.strict_json import read_object
 
 MANIFEST_FILE = "manifest.json"
 MAPPING_FILE = "expert_mapping.json"
+FORMAT: Final = "eaftgate-checkpoint"
 _UNLISTED_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".pkl", ".py")
 """What a loader may pick up by itself: nothing of the kind may lie in the directory unlisted."""
 
@@ -61,7 +63,7 @@ class Manifest(_Strict):
     """The manifest of a rewritten checkpoint."""
 
     schema_version: Literal[1] = 1
-    format: Literal["eaftgate-checkpoint"] = "eaftgate-checkpoint"
+    format: Literal["eaftgate-checkpoint"] = FORMAT
     base: BaseRecord
     keep_n: Count
     keep_frac: Annotated[float, Field(gt=0, le=1)]
@@ -102,6 +104,15 @@ def expert_mapping(manifest: Manifest, moe_layers: Sequence[int]) -> dict[str, A
 def read_manifest(directory: Path) -> Manifest:
     """The manifest of the rewritten checkpoint in `directory`. Raises UserError when missing or not valid."""
     return read_model(directory / MANIFEST_FILE, Manifest, what="the manifest", remedy="rewrite the checkpoint again")
+
+
+def own_manifest(directory: Path) -> Manifest | None:
+    """The same of a checkpoint that eaftgate need not have made: None unless the file says that it is of its format."""
+    try:
+        said = read_object(directory / MANIFEST_FILE, what="the manifest")
+    except UserError:
+        return None
+    return read_manifest(directory) if "keep" in said and said.get("format", FORMAT) == FORMAT else None
 
 
 def verify_files(directory: Path, manifest: Manifest, *, hash_contents: bool) -> list[str]:

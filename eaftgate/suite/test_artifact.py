@@ -5,23 +5,36 @@ from typing import Any
 
 import pytest
 
+from eaftgate.checkpoint.complete import tensor_problems
 from eaftgate.checkpoint.finite import check_finite
+from eaftgate.gate.models import OTHER_WEIGHTS
+from eaftgate.gate.options import OTHER
 from eaftgate.gate.plan import BASE
 from eaftgate.gate.run import GateRun
 from eaftgate.rewrite.integrity import check_artifact, compare_tensors
+from eaftgate.rewrite.manifest import verify_files
 
 
 def test_integrity(checkpoint_case: str, run: GateRun, record_property: Callable[[str, Any], None]) -> None:
     """Weights are finite; files, mapping, shards and configuration are the manifest's, kept tensors the base's.
 
-    Without a manifest, every tensor is the base's.
+    Without a manifest, every tensor is the base's. A candidate of kind other has the tensors that its model class
+    loads, of whatever weights, and if it has a manifest, the files are those that it names.
     """
     candidate, base = run.models[checkpoint_case].checkpoint, run.models[BASE].checkpoint
+    kind = run.plan.options.candidate_kind
+    record_property("candidate_kind", kind)
     check_finite(candidate)
     manifest = run.models.manifest(checkpoint_case)
     record_property("manifest", manifest is not None)
-    if manifest is None:  # all experts, and nothing that says what else was done to them
+    if kind == OTHER:
+        problems = tensor_problems(candidate)
+        if manifest is not None:
+            problems += verify_files(candidate.path, manifest, hash_contents=True)
+    elif manifest is None:  # all experts, and nothing that says what else was done to them
         problems = compare_tensors(candidate, base, [range(base.num_experts)] * base.num_layers)
+        if problems:
+            problems = [*problems[:4], OTHER_WEIGHTS]
     else:
         # Keep sets that the manifest contradicts itself about cannot be looked up in the base.
         problems = check_artifact(candidate, base, manifest, base_digest=run.models[BASE].digest) or compare_tensors(
@@ -37,9 +50,9 @@ def test_engine(checkpoint_case: str, run: GateRun) -> None:
     assert run.check_engine(checkpoint_case) > 0
 
 
-def test_disjoint(checkpoint_case: str, run: GateRun, record_property: Callable[[str, Any], None]) -> None:
-    """No row that the experts were chosen on is in a gate pack."""
-    overlap = {pack: rows for pack, rows in run.overlap(checkpoint_case).items() if rows}
+def test_disjoint(disjoint_case: str, run: GateRun, record_property: Callable[[str, Any], None]) -> None:
+    """No row that the experts were chosen on is in a gate pack. Where nothing says which those are, this is no case."""
+    overlap = {pack: rows for pack, rows in run.overlap(disjoint_case).items() if rows}
     for pack, rows in overlap.items():
         record_property(f"overlap_{pack}", rows)
     if overlap and not run.plan.options.allow_overlap:

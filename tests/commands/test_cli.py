@@ -549,7 +549,7 @@ def test_json_of_lock_and_verify(eaftgate: Command, copy_run: Run, tmp_path: Pat
     lock = tmp_path / "lock.json"
     assert json.loads(eaftgate("lock", copy_run.results, "--out", lock, "--json").out)["verdict"] == "pass"
     ended = eaftgate("verify", lock, "--json")
-    assert (ended.code, json.loads(ended.out)) == (0, {"verified": True, "problems": []})
+    assert (ended.code, json.loads(ended.out)) == (0, {"verified": True, "problems": [], "candidate_kind": "pruned"})
 
 
 def test_version(eaftgate: Command) -> None:

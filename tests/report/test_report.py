@@ -203,7 +203,8 @@ def test_a_lock_pins_what_was_judged_and_is_never_overwritten(copy_run: Run, bas
     assert pinned["checkpoint"]["digest"] == checkpoint_digest(open_checkpoint(base_copy))
     assert (pinned["verdict"], pinned["keep_n"], len(pinned["cells"])) == ("pass", 32, 8)
     assert all(len(cell["blocks_digest"]) == 64 for cell in pinned["cells"])
-    assert pinned["asked"] == {"seeds": [], "strict_cells": False, "sequential": False, "allow_overlap": False}
+    asked = {"seeds": [], "strict_cells": False, "sequential": False, "allow_overlap": False}
+    assert pinned["asked"] == asked | {"best_of": 1, "candidate_kind": "pruned"}
     assert pinned["stability"] == copy_run.parity["stability"]
     with pytest.raises(UserError, match="already exists"):
         write_lock(copy_run.results, None, lock)

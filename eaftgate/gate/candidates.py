@@ -1,0 +1,38 @@
+"""What kind of candidates a run had, and what cannot be known of them."""
+
+from collections.abc import Mapping, Sequence
+
+from eaftgate.gate.plan import CandidateKind, Plan
+from eaftgate.records import Record
+
+
+class Candidate(Record):
+    """`name` is the one in test ids. `rows_known` says whether it is known which rows it was made on, if any: only then
+    are gate rows among them found."""
+
+    name: str
+    kind: CandidateKind
+    rows_known: bool
+
+
+def candidates_of(plan: Plan) -> tuple[Candidate, ...]:
+    kind = plan.options.candidate_kind
+    return tuple(Candidate(name=name, kind=kind, rows_known=name not in plan.rows_unknown) for name in plan.checkpoints)
+
+
+KINDS: Mapping[CandidateKind, str] = {
+    "pruned": "kept tensors are the base's, bit for bit",
+    "other": "weights of their own, which were not compared with the base's",
+}
+
+
+def kind_line(kind: CandidateKind) -> str:
+    return f"kind {kind}: {KINDS[kind]}"
+
+
+def unknown_rows(candidates: Sequence[Candidate]) -> list[str]:
+    """One sentence, if there is one to say."""
+    unknown = [candidate.name for candidate in candidates if not candidate.rows_known]
+    if not unknown:
+        return []
+    return [f"{', '.join(unknown)}: nothing says which rows it was made on: gate rows among them cannot be found"]

@@ -1,0 +1,201 @@
+"""Candidates that eaftgate did not make: what --candidate-kind=other asks of them, and where it is said."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from gate_command import BASE, CALIBRATION_PACKS, GATE_PACKS, Run, gate
+from prepared import SMALL, TINY, copy_of_base, once
+from safetensors.torch import load_file, save_file
+
+from eaftgate.gate.cases import cases, required_cases
+from eaftgate.gate.plan import GateOptions, make_plan
+from eaftgate.report.html import write_report
+from eaftgate.report.lock import read_lock, verify_lock, write_lock
+
+OTHER = "--candidate-kind=other"
+ON_GATE_PACKS = (f"--base={BASE}", f"--packs={GATE_PACKS}")
+INTEGRITY = "test_artifact::test_integrity"
+Tensors = dict[str, torch.Tensor]
+
+
+def changed(path: Path, change: Callable[[Tensors], None]) -> Path:
+    """A copy of the base in one shard, as `change` leaves its tensors."""
+    copy_of_base(path)
+    tensors: Tensors = {}
+    for shard in path.glob("*.safetensors"):
+        tensors |= load_file(shard)
+        shard.unlink()
+    (path / "model.safetensors.index.json").unlink()
+    change(tensors)
+    save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
+    return path
+
+
+def tuned(path: Path) -> Path:
+    """A fine-tune of the mildest kind: every router's weight too large by 0.4 %."""
+
+    def change(tensors: Tensors) -> None:
+        for name in tensors:
+            if name.endswith("router.weight"):
+                tensors[name] = (tensors[name].float() * 1.004).bfloat16()
+
+    return changed(path, change)
+
+
+@pytest.fixture(scope="module")
+def tuned_candidate(made: Path) -> Path:
+    return once(made / "tuned", tuned)
+
+
+@pytest.fixture(scope="module")
+def other_run(made: Path, tuned_candidate: Path) -> Run:
+    return gate(made / "other-run", *ON_GATE_PACKS, f"--checkpoint={tuned_candidate}", *SMALL, OTHER)
+
+
+def test_weights_of_its_own_pass_as_other_and_fail_as_pruned(
+    other_run: Run, tuned_candidate: Path, tmp_path: Path
+) -> None:
+    """In the same results directory, whose collections serve both."""
+    assert other_run.code == 0, other_run.output
+    assert other_run.cells("tuned")["UNION-64"]["delta_ppl"] != 0
+    results = shutil.copytree(other_run.results, tmp_path / "run")
+    pruned = gate(results, *ON_GATE_PACKS, f"--checkpoint={tuned_candidate}", *SMALL)
+    assert pruned.code == 1
+    assert pruned.parity["asked"]["candidate_kind"] == "pruned"
+    reason = pruned.junit[f"{INTEGRITY}[tuned]"].reason
+    assert "differs from the base" in reason
+    assert reason.strip().endswith("a candidate with weights of its own is gated with --candidate-kind=other")
+    assert [case["case"].partition("::")[2] for case in pruned.parity["failed"]] == ["test_integrity[tuned]"]
+    assert pruned.cells("tuned") == other_run.cells("tuned")
+
+
+def test_every_place_says_which_kind_it_was(other_run: Run, copy_run: Run, tmp_path: Path) -> None:
+    said = "kind other: weights of their own, which were not compared with the base's"
+    assert said in other_run.output
+    assert "kind pruned: kept tensors are the base's" in copy_run.output
+    assert other_run.parity["asked"]["candidate_kind"] == "other"
+    assert copy_run.parity["asked"]["candidate_kind"] == "pruned"
+    assert other_run.parity["candidates"] == [{"name": "tuned", "kind": "other", "rows_known": False}]
+    assert other_run.junit[f"{INTEGRITY}[tuned]"].properties["candidate_kind"] == "other"
+    for run, kind in ((other_run, "other"), (copy_run, "pruned")):
+        write_report(run.results, tmp_path / f"{kind}.html")
+        assert f"Kind {kind}: " in (tmp_path / f"{kind}.html").read_text()
+        lock = tmp_path / f"{kind}.lock.json"
+        write_lock(run.results, None, lock)
+        assert read_lock(lock).candidate_kind == kind
+        assert verify_lock(lock, base=None, checkpoint=None) == []
+
+
+def test_that_no_overlap_can_be_known_is_said_once_and_is_no_green_case(other_run: Run) -> None:
+    assert other_run.output.count("tuned: nothing says which rows it was made on") == 1
+    assert not any("test_disjoint" in name for name in other_run.junit)
+
+
+def another_vocabulary(tensors: Tensors) -> None:
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        tensors[name] = torch.cat([tensors[name], tensors[name][:32]])
+
+
+def without_the_norm(tensors: Tensors) -> None:
+    del tensors["model.norm.weight"]
+
+
+def with_an_adapter(tensors: Tensors) -> None:
+    tensors["model.layers.0.self_attn.q_proj.lora_A.weight"] = torch.zeros(8, 128)
+
+
+def with_nan(tensors: Tensors) -> None:
+    tensors["model.layers.2.input_layernorm.weight"][3] = torch.nan
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (another_vocabulary, "has vocab_size 2080 and its base 2048"),
+        (without_the_norm, "tensor 'model.norm.weight' is missing, which the model needs"),
+        (with_an_adapter, "tensor 'model.layers.0.self_attn.q_proj.lora_A.weight' is none that the model has"),
+        (with_nan, "tensor 'model.layers.2.input_layernorm.weight' holds NaN or infinity at element 3"),
+    ],
+)
+def test_what_no_kind_may_be(change: Callable[[Tensors], None], said: str, tmp_path: Path) -> None:
+    path = changed(tmp_path / "broken", change)
+    if change is another_vocabulary:
+        config = json.loads((path / "config.json").read_text())
+        (path / "config.json").write_text(json.dumps(config | {"vocab_size": 2080}))
+    run = gate(tmp_path / "run", *ON_GATE_PACKS, f"--checkpoint={path}", *TINY, OTHER, "-k", "test_artifact")
+    assert run.code == 1
+    case = run.junit[f"{INTEGRITY}[broken]"]
+    assert (case.outcome, said in case.reason) == ("failure", True), case.reason
+    assert "Traceback" not in run.output
+
+
+def test_another_tokenizer_is_refused_for_every_kind(other_tokenizer: Path, tmp_path: Path) -> None:
+    options = (*ON_GATE_PACKS, f"--checkpoint={other_tokenizer}", *TINY, OTHER, "-k", "test_artifact")
+    run = gate(tmp_path / "run", *options)
+    assert "has another tokenizer.json than its base" in run.junit[f"{INTEGRITY}[other_tokenizer]"].reason
+
+
+def test_fewer_experts_without_a_manifest_are_of_kind_other(keep24: Path, tmp_path: Path) -> None:
+    bare = shutil.copytree(keep24, tmp_path / "bare")
+    (bare / "manifest.json").write_text('{"version": 1, "made by": "another tool"}')
+    options = (*ON_GATE_PACKS, f"--checkpoint={bare}", *TINY, "-k", "test_artifact")
+    assert gate(tmp_path / "other", *options, OTHER).junit[f"{INTEGRITY}[bare]"].outcome == "passed"
+    (bare / "manifest.json").unlink()
+    pruned = gate(tmp_path / "pruned", *options)
+    assert "gated with --candidate-kind=other" in pruned.junit[f"{INTEGRITY}[bare]"].reason
+
+
+def test_a_manifest_names_the_base_and_the_rows_and_must_be_true(keep24: Path, tmp_path: Path) -> None:
+    options = (f"--packs={CALIBRATION_PACKS}", *TINY, OTHER, "-k", "test_artifact")
+    run = gate(tmp_path / "run", f"--checkpoint={keep24}", *options)
+    assert run.junit[f"{INTEGRITY}[keep24]"].outcome == "passed"
+    assert "120 rows of UNION" in run.junit["test_artifact::test_disjoint[keep24]"].reason
+    assert "nothing says which rows" not in run.output
+
+    trained = shutil.copytree(keep24, tmp_path / "trained")
+    config = json.loads((trained / "config.json").read_text())
+    (trained / "config.json").write_text(json.dumps(config | {"note": "trained since"}))
+    reason = gate(tmp_path / "stale", f"--checkpoint={trained}", *options).junit[f"{INTEGRITY}[trained]"].reason
+    assert "config.json has" in reason
+    assert "where the manifest says" in reason
+
+
+def test_without_a_manifest_the_base_must_be_said(tuned_candidate: Path, tmp_path: Path) -> None:
+    run = gate(tmp_path / "run", f"--checkpoint={tuned_candidate}", f"--packs={GATE_PACKS}", *TINY, OTHER)
+    assert run.code == 1
+    assert "pass --base" in run.junit[f"{INTEGRITY}[tuned]"].reason
+
+
+def test_only_what_can_be_known_is_planned(tuned_candidate: Path, keep24: Path, tmp_path: Path) -> None:
+    given = (str(tuned_candidate), str(keep24))
+    pruned = GateOptions(results=tmp_path, packs=GATE_PACKS, base=str(BASE), checkpoints=given)
+    other = make_plan(replace(pruned, candidate_kind="other"), fixture_packs=GATE_PACKS)
+    assert list(cases(other, "disjoint_case")) == ["keep24"]
+    assert [case for case in required_cases(other) if "test_artifact" in case] == [
+        "test_artifact::test_integrity[tuned]",
+        "test_artifact::test_integrity[keep24]",
+        "test_artifact::test_engine[tuned]",
+        "test_artifact::test_engine[keep24]",
+        "test_artifact::test_disjoint[keep24]",
+    ]
+    assert list(cases(make_plan(pruned, fixture_packs=GATE_PACKS), "disjoint_case")) == ["tuned", "keep24"]
+
+
+def test_a_kind_without_a_candidate_is_a_usage_error(tmp_path: Path) -> None:
+    run = gate(tmp_path / "run", *ON_GATE_PACKS, OTHER)
+    assert run.code == 4
+    assert "--candidate-kind=other needs --checkpoint" in run.output
+
+
+def test_a_recipe_may_say_the_kind(tuned_candidate: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "eval.yaml"
+    recipe.write_text(f"gate: {{base: {BASE}, packs: {GATE_PACKS}, candidate_kind: other, num_blocks: 6}}\n")
+    options = (f"--recipe={recipe}", f"--checkpoint={tuned_candidate}", "--regime=fixture", "--seq-lens=64")
+    run = gate(tmp_path / "run", *options, "-k", "test_integrity")
+    assert run.parity["asked"]["candidate_kind"] == "other"
+    assert run.junit[f"{INTEGRITY}[tuned]"].outcome == "passed"
