@@ -19,20 +19,41 @@ LOGIT_BYTES = 1 << 28
 
 
 def token_stats(
-    hidden_TD: Tensor, target_T: Tensor, head_VD: Tensor, *, top_k: int
+    hidden_TD: Tensor, target_T: Tensor, head_VD: Tensor, *, top_k: int, apart_T: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """(logprob_T, entropy_T, top_ids_TK, top_logprobs_TK) on the hidden states' device, float32 and int32.
 
     `hidden_TD[i]` is the state that predicts `target_T[i]`. Entropy is that of the renormalised top-k
     probabilities over ln k (SPEC section 3).
     """
-    return stats_of_logits(hidden_TD, target_T, linear_logits(head_VD), vocab_size=len(head_VD), top_k=top_k)
+    logits = linear_logits(head_VD)
+    return stats_of_logits(hidden_TD, target_T, logits, vocab_size=len(head_VD), top_k=top_k, apart_T=apart_T)
 
 
 def stats_of_logits(
-    hidden_TD: Tensor, target_T: Tensor, logits: Logits, *, vocab_size: int, top_k: int
+    hidden_TD: Tensor,
+    target_T: Tensor,
+    logits: Logits,
+    *,
+    vocab_size: int,
+    top_k: int,
+    apart_T: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The same for whatever turns hidden states [T, D] into float32 logits [T, V]."""
+    """The same for whatever turns hidden states [T, D] into float32 logits [T, V].
+
+    The tokens `apart_T` go through the output matrix by themselves: how many rows a product has may decide the last bit
+    of each, and the others' are not to depend on whether these were asked for.
+    """
+    if apart_T is not None and apart_T.any() and not apart_T.all():
+        order_T = torch.cat([torch.nonzero(~apart_T)[:, 0], torch.nonzero(apart_T)[:, 0]])
+        sizes = [len(apart_T) - int(apart_T.sum()), int(apart_T.sum())]
+        both = [
+            stats_of_logits(hidden, target, logits, vocab_size=vocab_size, top_k=top_k)
+            for hidden, target in zip(hidden_TD[order_T].split(sizes), target_T[order_T].split(sizes), strict=True)
+        ]
+        place_T = order_T.argsort()
+        logprob, entropy, ids, logprobs = (torch.cat(column)[place_T] for column in zip(*both, strict=True))
+        return logprob, entropy, ids, logprobs
     chunk = max(1, LOGIT_BYTES // (4 * vocab_size))
     parts = [
         _chunk_stats(logits(hidden), target, top_k)

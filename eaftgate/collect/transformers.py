@@ -72,7 +72,12 @@ class TransformersCollector:
             try:
                 yield (
                     stop - start,
-                    score(model, blocks.token_ids_BS[start:stop], blocks.scored_BS[start:stop]),
+                    score(
+                        model,
+                        blocks.token_ids_BS[start:stop],
+                        blocks.scored_BS[start:stop],
+                        blocks.prompts_BS[start:stop],
+                    ),
                 )
             except torch.OutOfMemoryError:
                 raise UserError(
@@ -82,10 +87,16 @@ class TransformersCollector:
 
 
 @torch.inference_mode()
-def score(model: MoeModel, token_ids_BS: np.ndarray[Any, Any], scored_BS: np.ndarray[Any, Any]) -> TokenStats:
-    """Token statistics of the scored tokens of a batch, in block order."""
+def score(
+    model: MoeModel,
+    token_ids_BS: np.ndarray[Any, Any],
+    scored_BS: np.ndarray[Any, Any],
+    prompts_BS: np.ndarray[Any, Any] | None = None,
+) -> TokenStats:
+    """Token statistics of the scored tokens of a batch, in block order; `prompts_BS`, those of them that are not the
+    assistant's, change not a bit of the others'."""
     ids_BS = torch.from_numpy(token_ids_BS.astype(np.int64)).to(model.device)
-    return scored_stats(model, model.hidden_states(ids_BS), token_ids_BS, scored_BS)
+    return scored_stats(model, model.hidden_states(ids_BS), token_ids_BS, scored_BS, prompts_BS)
 
 
 @torch.inference_mode()
@@ -94,11 +105,13 @@ def scored_stats(
     hidden_BSD: torch.Tensor,
     token_ids_BS: np.ndarray[Any, Any],
     scored_BS: np.ndarray[Any, Any],
+    prompts_BS: np.ndarray[Any, Any] | None = None,
 ) -> TokenStats:
     """The same from the last hidden states of a batch, normalised."""
     # Flat positions of the scored tokens; the state one position before predicts them.
     position_T = np.flatnonzero(scored_BS)
     target_T = torch.from_numpy(token_ids_BS.ravel()[position_T].astype(np.int64)).to(hidden_BSD.device)
     hidden_TD = hidden_BSD.flatten(0, 1)[torch.from_numpy(position_T - 1).to(hidden_BSD.device)]
-    columns = token_stats(hidden_TD, target_T, model.head_VD, top_k=TOP_K)
+    apart_T = None if prompts_BS is None else torch.from_numpy(prompts_BS.ravel()[position_T]).to(hidden_BSD.device)
+    columns = token_stats(hidden_TD, target_T, model.head_VD, top_k=TOP_K, apart_T=apart_T)
     return TokenStats(*(column.cpu().numpy() for column in columns))

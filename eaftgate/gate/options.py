@@ -67,6 +67,11 @@ def gate_options(option: Callable[..., object]) -> None:
         metavar="K",
         help="candidates of which the best is to be chosen, those of other runs too: a PASS needs bounds at alpha / K",
     )
+    option(
+        "--whole-text",
+        action="store_true",
+        help="score prompts, too, and show what all tokens lose (ppl_all); changes no other figure",
+    )
     option("--strict-cells", action="store_true", help="advisory cells and underpowered metrics decide too")
     option(
         "--allow-overlap",

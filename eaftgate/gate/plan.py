@@ -32,6 +32,8 @@ DEFAULT_REGIME = "bigblocks"
 ORDER_SEED = 3407
 """Of the block order of --sequential and of the noise floor, and of its perturbation, when --seed says none."""
 V1 = "near-lossless-v1"
+ALL_TOKENS = "ppl_all"
+"""What is only known where prompts are scored."""
 FIXTURE_REGIME = "fixture"
 FIXTURE_KEEP_N = 24
 
@@ -57,6 +59,7 @@ class GateOptions:
     sequential: bool = False
     allow_overlap: bool = False
     best_of: int | None = None
+    whole_text: bool = False
     collector: str = DEFAULT
     of_collector: Mapping[str, Any] = field(default_factory=dict)
     """Its own options, by name: those that were given."""
@@ -229,6 +232,8 @@ def make_plan(options: GateOptions, *, fixture_packs: Path) -> Plan:
         raise UserError(f"--sequential needs a policy with confidence bounds: {policy_name} has none")
     if options.best_of is not None and not isinstance(policy, IntervalPolicy):
         raise UserError(f"--best-of needs a policy with confidence bounds: {policy_name} has none")
+    if options.whole_text and ALL_TOKENS not in policy.metrics:
+        raise UserError(f"--whole-text needs a policy with a rule for {ALL_TOKENS}: {policy_name} has none")
     regime_name = options.regime or (FIXTURE_REGIME if options.embedded else DEFAULT_REGIME)
     regime = gates.regime(regime_name)
     available = [path.stem for path in pack_paths(options.packs or fixture_packs)]

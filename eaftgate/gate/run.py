@@ -69,13 +69,14 @@ class GateRun:
     def blocks(self, cell: Cell) -> Blocks:
         key = (cell.pack, cell.seq_len, cell.num_blocks, cell.seed)
         if key not in self._blocks:
-            self._blocks[key] = build_blocks(
+            blocks = build_blocks(
                 self.packs(cell.seed)[cell.pack],
                 self._tokenizer.backend,
                 eos_id=self._tokenizer.eos_id,
                 seq_len=cell.seq_len,
                 num_blocks=cell.num_blocks,
             )
+            self._blocks[key] = blocks.scoring_everything() if self.plan.options.whole_text else blocks
         return self._blocks[key]
 
     def overlap(self, name: str) -> dict[str, int]:

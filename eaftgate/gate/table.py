@@ -4,6 +4,7 @@ import io
 from collections.abc import Callable, Iterator, Sequence
 
 from rich.console import Console
+from rich.text import Text
 
 from eaftgate.gate.results import ParityCell
 from eaftgate.judge.metrics import METRICS, POINT_METRICS, Column, PointMetric
@@ -13,7 +14,7 @@ from eaftgate.tables import terminal_table
 WIDE = 110
 COLOURS = {"pass": "green", "fail": "red", "inconclusive": "yellow", "incomplete": "yellow"}
 
-Shown = Callable[[ParityCell], str]
+Shown = Callable[[ParityCell], str | Text]
 
 
 def render_cells(cells: Sequence[ParityCell], *, width: int, colour: bool) -> str:
@@ -71,10 +72,10 @@ def _figure(metric: PointMetric) -> Shown:
     return lambda cell: metric.text(cell.figures)
 
 
-def _verdict(cell: ParityCell) -> str:
+def _verdict(cell: ParityCell) -> Text:
     if cell.severity != "primary":
-        return f"({cell.verdict})"
-    return f"[{COLOURS[cell.verdict]}]{cell.verdict.upper()}[/]"
+        return Text(f"({cell.verdict})")
+    return Text(cell.verdict.upper(), style=COLOURS[cell.verdict])
 
 
 def remarks(cells: Sequence[ParityCell]) -> list[str]:

@@ -117,6 +117,8 @@ METRICS = {
                 (TokenClass.FINAL, "the content of final answers"),
                 (TokenClass.ANALYSIS, "the content of analyses"),
                 (TokenClass.CLOSE, "the tokens that close a message"),
+                (TokenClass.COMMENTARY, "commentary that calls nothing"),
+                (TokenClass.OTHER, "the content of messages of no or an unknown channel"),
             )
         ),
         Metric(

@@ -50,10 +50,10 @@ class Roles:
 class Blocks:
     """Blocks of one pack.
 
-    `scored_BS[b, s]`: token s of block b is the assistant's to write and is not the block's first token; it is
-    predicted by position s - 1. In `roles`, [B, S], `message` is NO_MESSAGE but for messages that are closed and scored
-    whole, header to closing token, in one block. `row_BS` indexes `identities`, the sha256 of every row that the blocks
-    touch. `continued_B`: the block begins within a row.
+    `scored_BS[b, s]`: token s of block b is the assistant's to write (or any, where everything is scored) and is not
+    the block's first token; it is predicted by position s - 1. In `roles`, [B, S], `message` is NO_MESSAGE but for
+    messages that are closed and scored whole, header to closing token, in one block. `row_BS` indexes `identities`, the
+    sha256 of every row that the blocks touch. `continued_B`: the block begins within a row.
     """
 
     pack: str
@@ -96,8 +96,20 @@ class Blocks:
         scored_BS[self.scored_BS] = chosen_T
         return replace(self, scored_BS=scored_BS).reordered(np.flatnonzero(scored_BS.any(axis=1)))
 
+    def scoring_everything(self) -> "Blocks":
+        """The blocks with all tokens scored, prompts too, but for the first of each."""
+        scored_BS = np.ones_like(self.scored_BS)
+        scored_BS[:, 0] = False
+        return replace(self, scored_BS=scored_BS)
+
     def scoring_content(self) -> "Blocks":
         return self.scoring(self.roles.content[self.scored_BS])
+
+    @property
+    def prompts_BS(self) -> BoolArray:
+        """Scored tokens that are not the assistant's."""
+        prompts_BS: BoolArray = self.scored_BS & (self.roles.kind == TokenClass.NONE)
+        return prompts_BS
 
     @property
     def digest_of_content(self) -> str:

@@ -29,7 +29,8 @@ def shuffle_key(seed: int, identity: str) -> str:
 class Pack:
     """Rows of one pack in the order they are used.
 
-    `identities[i]` is the sha256 of `texts[i]`, `sources[i]` the pack file that row i comes from (in UNION they mix).
+    `identities[i]` is the sha256 of `texts[i]`, `sources[i]` the pack file that row i comes from (in UNION they mix),
+    `domains[i]` what the file's column of that name says of it, "" where it has none.
     `left_out` says which rows of the file are no Harmony conversations, and so not here; empty when all are.
     """
 
@@ -37,16 +38,17 @@ class Pack:
     texts: tuple[str, ...]
     identities: tuple[str, ...]
     sources: tuple[str, ...]
+    domains: tuple[str, ...]
     left_out: str = ""
 
     def __len__(self) -> int:
         return len(self.texts)
 
     def reordered(self, order: Sequence[int]) -> "Pack":
-        texts, identities, sources = (
-            tuple(column[i] for i in order) for column in (self.texts, self.identities, self.sources)
+        texts, identities, sources, domains = (
+            tuple(column[i] for i in order) for column in (self.texts, self.identities, self.sources, self.domains)
         )
-        return Pack(self.name, texts, identities, sources, self.left_out)
+        return Pack(self.name, texts, identities, sources, domains, self.left_out)
 
     def shuffled(self, seed: int | None) -> "Pack":
         """Rows sorted by sha256(seed : identity); `None` keeps file order."""
@@ -96,7 +98,9 @@ def read_table(path: Path) -> pa.Table:
 
 def read_pack(path: Path) -> Pack:
     """The well-formed rows of a pack. Raises UserError when more than MAX_MALFORMED of its rows are not."""
-    rows: list[str] = read_table(path)["text"].to_pylist()
+    found = read_table(path)
+    rows: list[str] = found["text"].to_pylist()
+    named = found["domain"].to_pylist() if "domain" in found.column_names else [None] * len(rows)
     malformed = {number: reason for number, text in enumerate(rows) if (reason := _malformed(text))}
     left_out = ""
     if malformed:
@@ -107,8 +111,10 @@ def read_pack(path: Path) -> Pack:
         )
         if len(malformed) > MAX_MALFORMED * len(rows):
             raise UserError(f"{left_out}: correct them, or leave them out of {path}")
-    texts = tuple(text for number, text in enumerate(rows) if number not in malformed)
-    return Pack(path.stem, texts, tuple(map(row_identity, texts)), (path.stem,) * len(texts), left_out)
+    kept = [number for number in range(len(rows)) if number not in malformed]
+    texts = tuple(rows[number] for number in kept)
+    domains = tuple("" if named[number] is None else str(named[number]) for number in kept)
+    return Pack(path.stem, texts, tuple(map(row_identity, texts)), (path.stem,) * len(texts), domains, left_out)
 
 
 def _malformed(text: str) -> str:
@@ -133,6 +139,7 @@ def union(packs: Sequence[Pack]) -> Pack:
         tuple(pack.texts[i] for pack, i in picks),
         tuple(pack.identities[i] for pack, i in picks),
         tuple(pack.sources[i] for pack, i in picks),
+        tuple(pack.domains[i] for pack, i in picks),
         "; ".join(pack.left_out for pack in packs if pack.left_out),
     )
 

@@ -199,7 +199,10 @@ def nll_delta_of_everything(cell: PairedCell) -> Measured | None:
 
 
 def _nll_delta_where(cell: PairedCell, chosen_T: NDArray[np.bool_]) -> Measured | None:
-    return nll_delta(replace(cell, tokens=cell.scored.select(chosen_T))) if chosen_T.any() else None
+    if not chosen_T.any():
+        return None
+    measured = nll_delta(replace(cell, tokens=cell.scored.select(chosen_T)))
+    return replace(measured, details={"tokens": int(chosen_T.sum())})
 
 
 def exact_loss(kind: TokenClass) -> Statistic:

@@ -5,6 +5,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,16 @@ def test_blocks_that_were_cut_up_come_back_with_the_transformers_collectors_numb
     np.testing.assert_allclose(stats.entropy_T, expected.entropy_T, atol=2e-4)
     np.testing.assert_allclose(stats.top_logprobs_TK, expected.top_logprobs_TK, atol=1e-3)
     assert (stats.top_ids_TK[:, 0] == expected.top_ids_TK[:, 0]).mean() > 0.999
+
+
+def test_prompts_that_are_scored_too_change_no_bit_of_the_others(blocks: Blocks, running: SglangCollector) -> None:
+    everything = blocks.scoring_everything()
+    found = concatenate([stats for _, stats in running.batches(everything, 0)])
+    assert len(found) == 11 * 71
+    written = found.select(~everything.prompts_BS[everything.scored_BS])
+    expected = concatenate([stats for _, stats in running.batches(blocks, 0)])
+    for field in fields(TokenStats):
+        np.testing.assert_array_equal(getattr(written, field.name), getattr(expected, field.name))
 
 
 def test_it_resumes_at_a_block_and_an_abandoned_run_leaves_the_engine_usable(
@@ -193,11 +204,12 @@ def test_a_part_that_is_missing_is_an_error(tmp_path: Path) -> None:
     directory = tmp_path / spool.MARK
     directory.mkdir()
     counted = np.array([False, True, True, False, True])
-    rid = spool.write_request(directory / "000000000", np.arange(5), counted)
+    prompts = np.array([False, False, True, False, False])
+    rid = spool.write_request(directory / "000000000", np.arange(5), counted, prompts)
     assert spool.is_ours(rid)
     assert not spool.is_ours("4f5e")
-    position, target = spool.wanted(rid, 0, 2)
-    assert (position.tolist(), target.tolist()) == ([0, 1], [1, 2])
+    position, target, prompt = spool.wanted(rid, 0, 2)
+    assert (position.tolist(), target.tolist(), prompt.tolist()) == ([0, 1], [1, 2], [False, True])
     none_T, none_TK = np.zeros(2, np.float32), np.zeros((2, 20), np.float32)
     stats = TokenStats(none_T, none_T, none_TK.astype(np.int32), none_TK)
     spool.write_part(rid, 0, stats)

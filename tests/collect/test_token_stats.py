@@ -70,6 +70,21 @@ def test_no_more_logits_at_a_time_than_allowed(
     assert sum(sizes) == TOKENS
 
 
+@pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
+def test_tokens_that_go_apart_change_no_bit_of_the_others(lm_head: nn.Linear, share: float) -> None:
+    """With an output matrix whose products depend on how many rows they have."""
+    hidden, target = inputs()
+    apart = torch.rand(TOKENS, generator=torch.Generator().manual_seed(0)) < share
+
+    def logits(rows: torch.Tensor) -> torch.Tensor:
+        return rows @ lm_head.weight.T + 1e-3 * len(rows) * torch.arange(VOCAB)
+
+    both = module.stats_of_logits(hidden, target, logits, vocab_size=VOCAB, top_k=20, apart_T=apart)
+    for chosen in (apart, ~apart):
+        alone = module.stats_of_logits(hidden[chosen], target[chosen], logits, vocab_size=VOCAB, top_k=20)
+        assert all(torch.equal(found[chosen], expected) for found, expected in zip(both, alone, strict=True))
+
+
 def test_no_tokens(lm_head: nn.Linear) -> None:
     columns = token_stats(torch.empty(0, HIDDEN), torch.empty(0, dtype=torch.int64), lm_head.weight, top_k=20)
     assert [tuple(column.shape) for column in columns] == [(0,), (0,), (0, 20), (0, 20)]

@@ -143,6 +143,16 @@ def test_bfloat16_runs_and_differs_by_its_rounding(path: Path, blocks: Blocks) -
     assert 1e-3 < difference.mean() < 0.5
 
 
+def test_prompts_that_are_scored_too_change_no_bit_of_the_others(path: Path, blocks: Blocks) -> None:
+    everything = blocks.scoring_everything()
+    found = collect(path, everything, batch_size=4)
+    assert len(found) == blocks.num_blocks * (blocks.seq_len - 1)
+    alone = dataclasses.replace(blocks, scored_BS=everything.scored_BS & ~everything.prompts_BS)
+    written, expected = found.select(~everything.prompts_BS[everything.scored_BS]), collect(path, alone, batch_size=4)
+    for field in dataclasses.fields(TokenStats):
+        np.testing.assert_array_equal(getattr(written, field.name), getattr(expected, field.name))
+
+
 def test_one_model_at_a_time(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loads: list[str] = []
 

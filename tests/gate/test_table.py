@@ -1,5 +1,6 @@
 """The table fits the terminal, and says the verdict in words."""
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -55,6 +56,14 @@ def test_remarks_say_what_keeps_a_cell_from_passing() -> None:
 def test_colour_only_when_asked() -> None:
     assert "\x1b[" in render_cells([CELL], width=120, colour=True)
     assert "\x1b[" not in render_cells([CELL], width=120, colour=False)
+
+
+@pytest.mark.parametrize("colour", [False, True])
+def test_names_are_shown_as_they_are_whatever_is_in_them(colour: bool) -> None:
+    """No markup, no escape sequence, no line break."""
+    text = render_cells([changed(name="[red]a[/]", pack="b\x1b[31m\n[b]\\c")], width=200, colour=colour)
+    assert re.search(r"^\[red\]a\[/\] +b\\x1b\[31m\\n\[b\]\\\\c +2048 ", text, re.M)
+    assert text.count("\n") == 1
 
 
 def test_a_cell_that_was_decided_before_the_first_look_at_js2d_has_none() -> None:

@@ -45,7 +45,7 @@ TOKENIZERS = {
 
 
 def pack_of(texts: Sequence[str]) -> Pack:
-    return Pack("p", tuple(texts), tuple(map(row_identity, texts)), ("p",) * len(texts))
+    return Pack("p", tuple(texts), tuple(map(row_identity, texts)), ("p",) * len(texts), ("",) * len(texts))
 
 
 Slow = tuple[int, TokenClass, bool, bool, int | None, str]
@@ -334,6 +334,11 @@ def test_blocks_reordered_and_scored_in_part_keep_what_is_theirs() -> None:
         strict=True,
     ):
         np.testing.assert_array_equal(of_picked, [of_all[block] for block in order])
+    everything = blocks.scoring_everything()
+    np.testing.assert_array_equal(everything.scored_BS, np.arange(16) > np.zeros((blocks.num_blocks, 1)))
+    np.testing.assert_array_equal(everything.prompts_BS, everything.scored_BS & ~blocks.scored_BS)
+    assert everything.digest != blocks.digest  # nor is its collection the same
+    assert not blocks.prompts_BS.any()
     content = blocks.scoring_content()
     scored_BS = blocks.scored_BS & blocks.roles.content
     assert 0 < scored_BS.sum() < blocks.scored_BS.sum()

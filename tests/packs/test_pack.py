@@ -19,7 +19,7 @@ def sha256(text: str) -> str:
 
 
 def pack_of(name: str, texts: list[str]) -> Pack:
-    return Pack(name, tuple(texts), tuple(map(row_identity, texts)), (name,) * len(texts))
+    return Pack(name, tuple(texts), tuple(map(row_identity, texts)), (name,) * len(texts), ("",) * len(texts))
 
 
 def write(path: Path, **columns: object) -> Path:
@@ -62,6 +62,20 @@ def test_union_is_round_robin_over_packs_that_are_not_exhausted(lengths: list[in
     assert list(zip(result.texts, result.sources, strict=True)) == slow_union(packs)
     assert list(result.identities) == [sha256(text) for text in result.texts]
     assert (result.name, len(result)) == (UNION, sum(lengths))
+
+
+def test_domains_go_with_their_rows_into_every_order_and_into_union(tmp_path: Path) -> None:
+    write(
+        tmp_path / "a.parquet",
+        text=["a0", "<|start|>user<|end|>", *(f"a{i}" for i in range(1, 120))],
+        domain=[3, 4, *[None] * 119],
+    )
+    write(tmp_path / "b.parquet", text=["b0", "b1"])
+    a, b = read_packs(tmp_path)
+    assert (a.domains[:2], set(a.domains[2:]), b.domains) == (("3", ""), {""}, ("", ""))
+    named = {text: domain for pack in (a, b) for text, domain in zip(pack.texts, pack.domains, strict=True)}
+    for pack in (a.shuffled(3), union([b, a]), a.head(1)):
+        assert pack.domains == tuple(named[text] for text in pack.texts)
 
 
 def test_named_packs_are_union_first_then_packs_by_file_name(tmp_path: Path) -> None:

@@ -173,7 +173,12 @@ class SglangCollector:
     def _submit(engine: Engine, blocks: Blocks, start: int, size: int, directory: Path) -> None:
         engine.submit(
             [
-                spool.write_request(directory / f"{block:09d}", blocks.token_ids_BS[block], blocks.scored_BS[block])
+                spool.write_request(
+                    directory / f"{block:09d}",
+                    blocks.token_ids_BS[block],
+                    blocks.scored_BS[block],
+                    blocks.prompts_BS[block],
+                )
                 for block in range(start, min(start + size, blocks.num_blocks))
             ]
         )

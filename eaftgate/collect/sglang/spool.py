@@ -19,10 +19,13 @@ MARK = "eaftgate-spool"
 _TOKENS, _SCORED = "tokens.npy", "scored.npy"
 
 
-def write_request(request: Path, token_ids_S: NDArray[Any], scored_S: NDArray[np.bool_]) -> str:
-    """Write a block and which of its tokens count; returns the request's id."""
+def write_request(
+    request: Path, token_ids_S: NDArray[Any], scored_S: NDArray[np.bool_], prompts_S: NDArray[np.bool_]
+) -> str:
+    """Write a block, which of its tokens are scored, and which of those are not the assistant's; returns the request's
+    id."""
     np.save(request.with_suffix(f".{_TOKENS}"), token_ids_S.astype(np.int64))
-    np.save(request.with_suffix(f".{_SCORED}"), scored_S)
+    np.save(request.with_suffix(f".{_SCORED}"), scored_S.astype(np.uint8) + prompts_S)
     return str(request)
 
 
@@ -35,11 +38,12 @@ def read_tokens(rid: str) -> NDArray[np.int64]:
     return tokens
 
 
-def wanted(rid: str, start: int, stop: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """(position, target) of every scored token that positions `start` to `stop` of the block predict."""
-    predicting = np.flatnonzero(np.load(f"{rid}.{_SCORED}")) - 1
+def wanted(rid: str, start: int, stop: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
+    """(position, target, is not the assistant's) of every scored token that positions `start` to `stop` predict."""
+    scored_S = np.load(f"{rid}.{_SCORED}")
+    predicting = np.flatnonzero(scored_S) - 1
     predicting = predicting[(predicting >= start) & (predicting < stop)]
-    return predicting, read_tokens(rid)[predicting + 1]
+    return predicting, read_tokens(rid)[predicting + 1], scored_S[predicting + 1] > 1
 
 
 def write_part(rid: str, start: int, stats: TokenStats) -> None:

@@ -64,28 +64,29 @@ class Scoring:
         )
         for rid, start, length in spans:
             if spool.is_ours(str(rid)):
-                position, target = spool.wanted(rid, start, start + length)
-                pieces.append((rid, start, begin + position - start, target))
+                position, target, prompt = spool.wanted(rid, start, start + length)
+                pieces.append((rid, start, begin + position - start, target, prompt))
             begin += length
         if not pieces:
             return
         device = hidden_ND.device
-        place_T = torch.from_numpy(np.concatenate([place for _, _, place, _ in pieces])).to(device)
-        target_T = torch.from_numpy(np.concatenate([target for *_, target in pieces])).to(device)
+        _, _, *columns = zip(*pieces, strict=True)
+        place_T, target_T, prompt_T = (torch.from_numpy(np.concatenate(column)).to(device) for column in columns)
         if len(place_T):
-            columns = stats_of_logits(
+            found = stats_of_logits(
                 hidden_ND[place_T],
                 target_T,
                 self._logits(forward_batch),
                 vocab_size=self.config.vocab_size,
                 top_k=TOP_K,
+                apart_T=prompt_T,
             )
-            stats = TokenStats(*(column.cpu().numpy() for column in columns))
+            stats = TokenStats(*(column.cpu().numpy() for column in found))
         else:
             stats = TokenStats(*(np.zeros((0, *shape), kind) for shape, kind in _EMPTY))
         if get_tensor_model_parallel_rank() == 0:
             done = 0
-            for rid, start, place, _ in pieces:
+            for rid, start, place, *_ in pieces:
                 spool.write_part(rid, start, stats.select(np.s_[done : done + len(place)]))
                 done += len(place)
 
