@@ -16,8 +16,8 @@ FRESH_COPY = "take a fresh copy of the file"
 _SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
-def parse_object(data: bytes, *, what: str, remedy: str = FRESH_COPY) -> dict[str, Any]:
-    """Parse a UTF-8 JSON object. `what` names the thing in the sentence, `remedy` says what to do. Raises UserError."""
+def parse_json(data: bytes, *, what: str, remedy: str = FRESH_COPY) -> Any:
+    """Parse a UTF-8 JSON value. `what` names the thing in the sentence, `remedy` says what to do. Raises UserError."""
     try:
         value = json.loads(
             data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite
@@ -28,6 +28,12 @@ def parse_object(data: bytes, *, what: str, remedy: str = FRESH_COPY) -> dict[st
         raise UserError(f"{what} is nested too deeply to be read; {remedy}") from None
     except ValueError as error:  # JSONDecodeError, UnicodeError and over-long integers are all ValueErrors
         raise UserError(f"{what} is not valid JSON ({_one_line(error)}); {remedy}") from None
+    return value
+
+
+def parse_object(data: bytes, *, what: str, remedy: str = FRESH_COPY) -> dict[str, Any]:
+    """The same, for what must be an object."""
+    value = parse_json(data, what=what, remedy=remedy)
     if not isinstance(value, dict):
         kind = type(value).__name__
         raise UserError(f"{what} must be a JSON object, not a {kind}; {remedy}")

@@ -30,15 +30,32 @@ if TYPE_CHECKING:  # the table's names, which no type checker sees
 else:
     MethodChoice = StrEnum("MethodChoice", {name: name for name in METHODS})
 _DEFAULT = MethodChoice(DEFAULT_METHOD)
+_BESIDE_KEEP_SETS = {"base", "out_dir", "keep_sets", "keep_n", "keep_frac", "allow_any_keep_n", "as_json", "recipe"}
+
+
+def _check_nothing_else(ctx: typer.Context) -> None:
+    """Raises UserError for an option that has no say where the keep sets are given."""
+    for parameter in ctx.command.params:
+        name = str(parameter.name)
+        source = ctx.get_parameter_source(name)
+        if name not in _BESIDE_KEEP_SETS and source is not None and source.name != "DEFAULT":
+            raise UserError(f"--keep-sets says which experts are kept: leave {parameter.opts[0]} out")
 
 
 @COMMANDS.command()
 def prune(
+    ctx: typer.Context,
     base: BaseArgument,
     out_dir: Annotated[Path, typer.Option("--out", help="Checkpoint directory to make; an unfinished one is resumed.")],
     profile_dir: Annotated[Path | None, typer.Option("--profile", help="Profile of BASE (eaftgate profile).")] = None,
     scores_file: Annotated[
         Path | None, typer.Option("--scores", help="Instead of a profile: the reap-scores.yaml of a pruned checkpoint.")
+    ] = None,
+    keep_sets: Annotated[
+        Path | None,
+        typer.Option(
+            help="Which experts to keep, instead of a choice: an expert_mapping.json, or ids by layer, [[0, 3], ...]."
+        ),
     ] = None,
     keep_n: KeepNOption = None,
     keep_frac: KeepFracOption = None,
@@ -89,6 +106,8 @@ def prune(
     from eaftgate.select.saliency import EaftWeights
     from eaftgate.select.scores import open_scores
 
+    if keep_sets is not None:
+        _check_nothing_else(ctx)
     checkpoint = open_checkpoint(base)
     check_new_directory(out_dir)  # before the base is hashed, which may take minutes
     if pre_gate and packs is None:
@@ -108,6 +127,7 @@ def prune(
         classes=parse_class_weights(class_weight) if class_weight else ClassWeights(),
         allow_any_keep_n=allow_any_keep_n,
         run=run,
+        keep_sets=keep_sets,
     )
     read = None if profile_dir is None else open_profile(profile_dir)
     scores = None if scores_file is None else open_scores(scores_file)

@@ -21,6 +21,7 @@ from eaftgate.judge.policy import (
 )
 from eaftgate.judge.verdict import MetricVerdict, floor_problem
 from eaftgate.packs.pack import pack_paths
+from eaftgate.prune.methods import KEEP_SETS
 
 CandidateKind = Literal["pruned", "other"]
 
@@ -248,7 +249,9 @@ def make_plan(options: GateOptions, *, fixture_packs: Path) -> Plan:
         )
     manifests = local_manifests(checkpoints)
     groups = profiling_groups(manifests)
-    unknown = checkpoints.keys() - manifests if options.candidate_kind == OTHER else frozenset()
+    unknown = {name for name, manifest in manifests.items() if manifest.provenance.get("method") == KEEP_SETS.name}
+    if options.candidate_kind == OTHER:
+        unknown |= checkpoints.keys() - manifests
     if options.embedded:
         checkpoints = {f"keep{FIXTURE_KEEP_N}": f"keep{FIXTURE_KEEP_N}"}
     cells = tuple(

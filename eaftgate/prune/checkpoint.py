@@ -13,8 +13,10 @@ from eaftgate.errors import UserError
 from eaftgate.outputs import check_new_directory
 from eaftgate.profile.profile import Profile, ProfileDescription
 from eaftgate.progress import progress_bar
+from eaftgate.prune.keep_sets import GivenKeepSets, read_keep_sets
 from eaftgate.prune.methods import (
     DEFAULT_METHOD,
+    KEEP_SETS,
     NO_OP,
     Choice,
     Method,
@@ -50,7 +52,8 @@ class ModelRun:
 
 @dataclass(frozen=True)
 class PruneRequest:
-    """`alignment` None takes the profile's."""
+    """`alignment` None takes the profile's. `keep_sets` is a file that says which experts are kept; then no method is
+    asked."""
 
     keep_n: int | None = None
     keep_frac: float | None = None
@@ -61,6 +64,7 @@ class PruneRequest:
     classes: ClassWeights = field(default_factory=ClassWeights)
     allow_any_keep_n: bool = False
     run: ModelRun | None = None
+    keep_sets: Path | None = None
 
 
 def prune_checkpoint(
@@ -78,21 +82,26 @@ def prune_checkpoint(
     `scores` (of a checkpoint pruned before) take the place of the profile. Raises UserError; see rewrite_checkpoint
     for what is left behind.
     """
-    keep_n = resolve_keep_n(
-        base.num_experts, base.top_k, request.keep_n, request.keep_frac, allow_any=request.allow_any_keep_n
-    )
+    given = None
+    if request.keep_sets is not None:
+        if profile is not None or scores is not None or request.run is not None:
+            raise UserError("--keep-sets says which experts are kept: leave --profile, --scores and --packs out")
+        given = read_keep_sets(request.keep_sets, base, allow_any_keep_n=request.allow_any_keep_n)
+    keep_n = _keep_n(base, request, given)
     check_new_directory(out)
     if profile is not None and scores is not None:
         raise UserError("--profile and --scores say the same twice: leave one of them out")
     method = method_named(request.method)
-    if keep_n == base.num_experts:
+    if given is not None:
+        method = KEEP_SETS
+    elif keep_n == base.num_experts:
         method = NO_OP
     if profile is not None:
         check_profile(base, base_digest, profile)
     if scores is not None and scores.description.base.digest != base_digest:
         raise UserError(f"--scores are of another checkpoint ({scores.description.base.name}) than {base.name}")
     source = profile or scores
-    settings = Settings(keep_n, request.weights, request.search, request.classes, request.alignment)
+    settings = Settings(keep_n, request.weights, request.search, request.classes, request.alignment, given)
     if request.run is None:
         _check_needs(base, method, source)
         choice = method.choose(Sight(base.num_layers, base.num_experts, source), settings)
@@ -102,7 +111,7 @@ def prune_checkpoint(
         if judged is not None and show is not None:
             show(judged)
     description = None if source is None else source.description
-    recipe = checkpoint_recipe(description, _options(base, method, request, keep_n, choice))
+    recipe = checkpoint_recipe(description, _options(base, method, request, keep_n, choice), choice.notes)
     with progress_bar("rewrite", None, unit="B") as bar:
         rewrite_checkpoint(
             base,
@@ -115,6 +124,18 @@ def prune_checkpoint(
             progress=bar.show,
         )
     journal_path(out).unlink(missing_ok=True)
+
+
+def _keep_n(base: Checkpoint, request: PruneRequest, given: GivenKeepSets | None) -> int:
+    """What is asked for, which keep sets that are given must not contradict."""
+    if given is not None and request.keep_n is None and request.keep_frac is None:
+        return given.keep_n
+    keep_n = resolve_keep_n(
+        base.num_experts, base.top_k, request.keep_n, request.keep_frac, allow_any=request.allow_any_keep_n
+    )
+    if given is not None and given.keep_n != keep_n:
+        raise UserError(f"{given.path} keeps {given.keep_n} experts a layer, not {keep_n}: leave --keep-n out")
+    return keep_n
 
 
 def check_profile(base: Checkpoint, base_digest: str, profile: Profile) -> None:
@@ -193,8 +214,8 @@ def _options(base: Checkpoint, method: Method, request: PruneRequest, keep_n: in
     options: dict[str, Any] = {"base": base.name, "keep_n": keep_n}
     if request.allow_any_keep_n:
         options["allow_any_keep_n"] = True
-    if method is NO_OP:
-        return options
+    if method in (NO_OP, KEEP_SETS):
+        return options | choice.options
     options["method"] = method.name
     if method.needs != "model" or request.run is None:
         return options | choice.options

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from eaftgate.families.model import MoeModel
     from eaftgate.packs.blocks import Blocks
     from eaftgate.profile.profile import Profile
+    from eaftgate.prune.keep_sets import GivenKeepSets
     from eaftgate.search.journal import Journal
     from eaftgate.search.search import Found, Progress
     from eaftgate.select.class_weights import ClassWeights
@@ -39,6 +40,7 @@ class Settings:
     search: SearchSettings
     classes: "ClassWeights"
     alignment: str | None = None
+    given: "GivenKeepSets | None" = None
 
 
 @dataclass(frozen=True)
@@ -66,13 +68,14 @@ class Sight:
 class Choice:
     """Keep sets and how they came about: `provenance` for the manifest, `options` of eaftgate prune for the recipe.
 
-    `scores` is what a scorer chose by; None for all other methods.
+    `scores` is what a scorer chose by; None for all other methods. `notes` are lines for the recipe's comment.
     """
 
     keep: "KeepSets"
     provenance: dict[str, Any]
     options: dict[str, Any]
     scores: "Scores | None" = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -192,6 +195,14 @@ def _all_of_them(sight: Sight, _: Settings) -> Choice:
     return Choice([list(range(sight.num_experts))] * sight.num_layers, {}, {})
 
 
+def _given(_: Sight, settings: Settings) -> Choice:
+    given = settings.given
+    assert given is not None  # without a file this method is not asked
+    said = {"file": str(given.path), "sha256": given.sha256}
+    note = f"The sha256 of {given.path} is {given.sha256}."
+    return Choice(given.keep, {"keep_sets": said}, {"keep_sets": str(given.path)}, notes=(note,))
+
+
 METHODS = {
     method.name: method
     for method in (
@@ -204,6 +215,8 @@ METHODS = {
 """By what --method calls them. A scorer has its entry in eaftgate.select.scorers."""
 NO_OP = Method("no-op", "nothing", _all_of_them)
 """Whatever --method says, when all experts are kept."""
+KEEP_SETS = Method("keep-sets", "nothing", _given)
+"""Where a file says which experts are kept: --keep-sets, and no --method."""
 
 
 def method_named(name: str) -> Method:

@@ -1,6 +1,6 @@
 """reap-recipe.yaml of a pruned checkpoint: the commands that make the same one again."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from eaftgate import __version__
@@ -8,9 +8,9 @@ from eaftgate.profile.profile import ProfileDescription
 from eaftgate.recipes.recipe import RECIPE_FILE, recipe_text
 
 
-def checkpoint_recipe(profiled: ProfileDescription | None, prune: Mapping[str, Any]) -> str:
+def checkpoint_recipe(profiled: ProfileDescription | None, prune: Mapping[str, Any], notes: Sequence[str] = ()) -> str:
     """Every option that has a say in the checkpoint, none left to a default. `profiled` describes the profile, if one
-    was looked at; `prune` are the options of eaftgate prune.
+    was looked at; `prune` are the options of eaftgate prune; `notes` are further lines of the comment.
 
     Names of directories are as they were given. That of the profile is not there: it is the other command's output.
     """
@@ -22,7 +22,7 @@ def checkpoint_recipe(profiled: ProfileDescription | None, prune: Mapping[str, A
     comment = f"What eaftgate {__version__} made this checkpoint with. The same checkpoint again:\n" + "\n".join(
         f"  {command} {output}" for command, output in zip(commands, outputs, strict=True)
     )
-    return recipe_text(sections, comment=comment)
+    return recipe_text(sections, comment="\n".join([comment, *notes]))
 
 
 def _profile_options(profiled: ProfileDescription) -> dict[str, Any]:
