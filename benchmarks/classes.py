@@ -92,6 +92,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="where the profile is, or is made")
     parser.add_argument("--rows", type=int, help="of UNION, to calibrate on; default: all")
     parser.add_argument("--seq-len", type=int, default=1024)
+    parser.add_argument("--gate-seq-len", type=int, help="default: --seq-len")
     parser.add_argument("--blocks", type=int, default=512)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--max-positions", type=int, default=65_536)
@@ -115,7 +116,9 @@ def main() -> None:
     searched = model if searching == settings else load_model(base.path, searching)
     judged_on: dict[str, tuple[Blocks, Collection]] = {
         name: (blocks, collected(model, blocks, **at))
-        for name, blocks in gate_blocks(given.gate, tokenizer, given.seq_len, given.blocks, given.seed)
+        for name, blocks in gate_blocks(
+            given.gate, tokenizer, given.gate_seq_len or given.seq_len, given.blocks, given.seed
+        )
     }
     results = read_object(given.out, what="results")["results"] if given.out.exists() else {}
     for case in given.cases:
