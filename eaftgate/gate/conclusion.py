@@ -9,7 +9,9 @@ from eaftgate import __version__
 from eaftgate.gate.candidates import candidates_of
 from eaftgate.gate.plan import Cell, Plan
 from eaftgate.gate.results import Asked, CellRecord, FailedCase, Parity, ParityCell, RunVerdict, read_record
-from eaftgate.gate.stability import describe_stability
+from eaftgate.gate.stability import agreement, describe_stability
+from eaftgate.judge.metrics import METRICS
+from eaftgate.judge.policy import IntervalPolicy
 from eaftgate.judge.verdict import worst
 
 _OVERLAPPING = re.compile(r"::test_disjoint\[(?P<checkpoint>.+)\]$")
@@ -97,6 +99,7 @@ def conclude(
         regime=plan.regime_name,
         verdict=run_verdict(failed, missing, cells, complete=complete),
         v1_verdict=worst(known) if known and len(known) == len(v1) and not missing else "incomplete",
+        v2_verdict=_v2_verdict(plan, records, failed, missing, complete=complete),
         cells=tuple(cells),
         stability=describe_stability(plan, records),
         failed=tuple(failed),
@@ -112,6 +115,44 @@ def conclude(
         ),
         candidates=candidates_of(plan),
     )
+
+
+def _v2_verdict(
+    plan: Plan,
+    records: Mapping[Cell, CellRecord],
+    failed: Sequence[FailedCase],
+    missing: Sequence[str],
+    *,
+    complete: bool,
+) -> RunVerdict | None:
+    """What the run would have been under near-lossless-v2: its verdicts take the place of the cases that the policy
+    decides."""
+    deciding = [cell for cell in plan.cells if plan.cell_decides(cell)]
+    deciding += [cell for _, *further in plan.seed_cells for cell in further]
+    v2 = {cell: record.v2_verdict for cell in deciding if (record := records.get(cell)) is not None}
+    if plan.v2 is None or not v2:
+        return None
+    known = {cell: verdict for cell, verdict in v2.items() if verdict is not None}
+    if len(known) < len(v2):
+        return None
+    said = list(known.values())
+    said += [
+        agreement([known[cell] for cell in cells])
+        for group in plan.profiling_groups
+        for cells in plan.group_cells(group)
+        if known.keys() >= set(cells)
+    ]
+    others = [case for case in failed if not _decided_by_policy(case, plan.v2)]
+    others += [FailedCase(case="", reason="", verdict=verdict) for verdict in said if verdict != "pass"]
+    return run_verdict(others, missing, [], complete=complete)
+
+
+def _decided_by_policy(case: FailedCase, other: IntervalPolicy) -> bool:
+    """Whether a case fails by a rule of the policy, or measures the floor of a metric that another does not judge."""
+    test, metric = case.case.partition("[")[0].rpartition("::")[2], case.case.rpartition("-")[2].rstrip("]")
+    if test in ("test_near_lossless", "test_must_decide", "test_stability", "test_profiling_seeds"):
+        return case.verdict is not None  # else it could not be judged
+    return metric in METRICS and metric not in other.rules
 
 
 def _overlap(outcome: CaseOutcome) -> dict[str, int]:
@@ -157,6 +198,7 @@ def _cell(plan: Plan, cell: Cell, record: CellRecord, calibrated_rows: int) -> P
         severity="primary" if plan.cell_decides(cell) else "advisory",
         verdict=record.verdict,
         v1_verdict=record.v1_verdict,
+        v2_verdict=record.v2_verdict,
         flags=tuple(flag for flag, holds in flags.items() if holds),
         metrics=dict(record.verdicts),
         inputs=record.inputs,

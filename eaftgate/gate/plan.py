@@ -32,7 +32,7 @@ RERUN, BATCH, ULP = "rerun", "batch", "ulp"
 DEFAULT_REGIME = "bigblocks"
 ORDER_SEED = 3407
 """Of the block order of --sequential and of the noise floor, and of its perturbation, when --seed says none."""
-V1 = "near-lossless-v1"
+V1, V2 = "near-lossless-v1", "near-lossless-v2"
 ALL_TOKENS = "ppl_all"
 """What is only known where prompts are scored."""
 FIXTURE_REGIME = "fixture"
@@ -102,15 +102,16 @@ class Cell:
 class Plan:
     """`checkpoints` maps a unique short name (the one in test ids) to the directory or hub id as given.
 
-    `needs` are those of the collector. `v1` is the origin's policy, whose verdict is reported beside that of `policy`;
-    None when the file has none. `profiling_groups` are checkpoints that differ only in their profiling seed, as their
-    manifests say.
+    `needs` are those of the collector. `v1` is the origin's policy and `v2` the one before there were classes, whose
+    verdicts are reported beside that of `policy`; None when the file has none. `profiling_groups` are checkpoints that
+    differ only in their profiling seed, as their manifests say.
     """
 
     options: GateOptions
     policy_name: str
     policy: PointPolicy | IntervalPolicy
     v1: PointPolicy | None
+    v2: IntervalPolicy | None
     regime_name: str
     regime: Regime
     checkpoints: dict[str, str]
@@ -274,8 +275,20 @@ def make_plan(options: GateOptions, *, fixture_packs: Path) -> Plan:
     v1 = gates.policies.get(V1)
     if v1 is not None and not isinstance(v1, PointPolicy):
         raise UserError(f"policy {V1} of {options.gates} must be a rule on point estimates: it is the origin's")
+    v2 = gates.policies.get(V2)
     return Plan(
-        options, policy_name, policy, v1, regime_name, regime, checkpoints, cells, needs, groups, frozenset(unknown)
+        options=options,
+        policy_name=policy_name,
+        policy=policy,
+        v1=v1,
+        v2=v2 if isinstance(v2, IntervalPolicy) else None,
+        regime_name=regime_name,
+        regime=regime,
+        checkpoints=checkpoints,
+        cells=cells,
+        needs=needs,
+        profiling_groups=groups,
+        rows_unknown=frozenset(unknown),
     )
 
 

@@ -92,6 +92,8 @@ class ParityCell(Record):
     severity: Severity
     verdict: Verdict
     v1_verdict: Verdict | None
+    v2_verdict: Verdict | None = None
+    """None too where a run stopped early by another policy: v2's own looks would have stopped elsewhere."""
     flags: tuple[str, ...]
     metrics: dict[str, MetricVerdict]
     inputs: CellInputs
@@ -150,6 +152,8 @@ class Parity(Record):
     regime: str
     verdict: RunVerdict
     v1_verdict: RunVerdict
+    v2_verdict: RunVerdict | None = None
+    """Of the same run under near-lossless-v2; None where it was not judged by it."""
     cells: tuple[ParityCell, ...]
     stability: Stability | None = None
     """None in files of earlier versions."""

@@ -169,6 +169,7 @@ class GateRun:
             strict=plan.options.strict_cells,
             primary_pack=plan.is_primary_pack(cell.pack),
             best_of=plan.best_of,
+            v2=plan.v2 if cell.checkpoint in plan.checkpoints else None,
         )
 
     def _in_looks(self, cell: Cell) -> JudgedCell:
@@ -185,7 +186,7 @@ class GateRun:
                 candidate = self.collection(cell.checkpoint, cell, order=chosen)
                 yield pair(base.select(np.isin(base.block_T, chosen)), candidate)
 
-        return judge_in_looks(
+        judged = judge_in_looks(
             policy,
             plan.v1,
             pair(base, base),
@@ -195,6 +196,7 @@ class GateRun:
             primary_pack=plan.is_primary_pack(cell.pack),
             best_of=plan.best_of,
         )
+        return replace(judged, v2_verdict=judged.verdict if policy == plan.v2 else None)
 
     def _order(self, cell: Cell) -> Order:
         return np.random.default_rng(self.plan.order_seed).permutation(cell.num_blocks)

@@ -12,7 +12,7 @@ from eaftgate.gate.candidates import kind_line, unknown_rows
 from eaftgate.gate.cases import required_cases
 from eaftgate.gate.conclusion import CaseOutcome, conclude, read_records
 from eaftgate.gate.models import clear_work, remove_copies
-from eaftgate.gate.plan import V1, Plan
+from eaftgate.gate.plan import V1, V2, Plan
 from eaftgate.gate.pytest_internals import add_junit_property
 from eaftgate.gate.results import PARITY_FILE, Parity, write_parity
 from eaftgate.gate.stability import stability_lines, stability_note
@@ -114,6 +114,8 @@ class SessionReport:
             write(f"best of {parity.asked.best_of}: the bounds that a pass needs are at alpha / {parity.asked.best_of}")
         if parity.cells and self._plan.policy_name != V1:
             write(f"{V1}, the rule on point estimates, would say: {parity.v1_verdict}")
+        if self._plan.policy_name != V2 and parity.v2_verdict not in (None, parity.verdict):
+            write(f"{V2} would have said: {parity.v2_verdict} (--policy={V2} asks it, and is how to pin a policy)")
         write(
             f"verdict: {parity.verdict.upper()}   ({self._plan.options.results / PARITY_FILE})",
             **{COLOURS[parity.verdict]: True},

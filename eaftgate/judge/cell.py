@@ -25,7 +25,8 @@ from eaftgate.parity.paired import PairedTokens, concatenate_pairs
 
 @dataclass(frozen=True)
 class JudgedCell:
-    """`num_blocks` were seen. `details` says by metric how a value came about, where there is something to say."""
+    """`num_blocks` were seen. `details` says by metric how a value came about, where there is something to say.
+    `v1_verdict` and `v2_verdict` are what those policies say of the same tokens, None where they were not asked."""
 
     num_blocks: int
     metrics: CellMetrics
@@ -34,6 +35,7 @@ class JudgedCell:
     v1_verdict: Verdict | None
     cc_events_base: int
     details: Mapping[str, Mapping[str, int | float]]
+    v2_verdict: Verdict | None = None
 
     @property
     def estimates(self) -> dict[str, float | None]:
@@ -53,32 +55,54 @@ def judge_cell(
     strict: bool,
     primary_pack: bool = True,
     best_of: int = 1,
+    v2: IntervalPolicy | None = None,
 ) -> JudgedCell:
     """All of a cell's tokens, at a size that was fixed beforehand. Perplexity and its like are of content alone.
 
-    `best_of`: the number of candidates of which this one may be chosen as the best.
+    `best_of`: the number of candidates of which this one may be chosen as the best. `v1` and `v2`: whose verdicts are
+    to be known besides.
     """
+
+    def judged(by: IntervalPolicy, found: Mapping[str, Measured]) -> dict[str, MetricVerdict]:
+        alone, divided = (
+            judge_intervals(
+                by,
+                found,
+                num_blocks=num_blocks,
+                width=_fixed(alpha),
+                budget=found,
+                deciding=by.deciding_in(primary_pack=primary_pack, strict=strict),
+                strict=strict,
+            )
+            for alpha in _levels(by, best_of)
+        )
+        return best_of_several(by, alone, divided)
+
     tokens = scored.content()
     thresholds = base_thresholds(tokens.p_base_T, tokens.h_base_T)
+    metrics = _metrics(tokens, thresholds)
     if isinstance(policy, PointPolicy):
-        metrics = _metrics(tokens, thresholds)
-        return _judged(num_blocks, metrics, judge_points(policy, metrics), v1, {})
-    measured = _measured(policy, scored, tokens, thresholds, policy.metrics)
-    alone, divided = (
-        judge_intervals(
-            policy,
-            measured,
-            num_blocks=num_blocks,
-            width=_fixed(alpha),
-            budget=measured,
-            deciding=policy.deciding_in(primary_pack=primary_pack, strict=strict),
-            strict=strict,
-        )
-        for alpha in _levels(policy, best_of)
-    )
-    verdicts = best_of_several(policy, alone, divided)
-    verdicts = {name: verdicts.get(name) or _inapplicable(policy, name) for name in policy.metrics}
-    return _judged(num_blocks, _metrics(tokens, thresholds), verdicts, v1, _details(measured))
+        measured: Mapping[str, Measured] = {}
+        verdicts = judge_points(policy, metrics)
+    else:
+        measured = _measured(policy, scored, tokens, thresholds, policy.metrics)
+        verdicts = judged(policy, measured)
+        verdicts = {name: verdicts.get(name) or _inapplicable(policy, name) for name in policy.metrics}
+    cell = _judged(num_blocks, metrics, verdicts, v1, _details(measured))
+    if v2 is None or v2 == policy:
+        return replace(cell, v2_verdict=None if v2 is None else cell.verdict)
+    known = _measured_alike(policy, v2, measured)
+    asked = [name for name in v2.metrics if name in v2.deciding and name not in known]
+    beside = judged(v2, known | _measured(v2, scored, tokens, thresholds, asked))
+    return replace(cell, v2_verdict=deciding_verdict(beside))
+
+
+def _measured_alike(
+    policy: PointPolicy | IntervalPolicy, other: IntervalPolicy, measured: Mapping[str, Measured]
+) -> dict[str, Measured]:
+    """What another policy would measure just so, and takes long: JS2D, whose standard error is made in one way only."""
+    alike = isinstance(policy, IntervalPolicy) and policy.js2d == other.js2d
+    return {name: measured[name] for name in ("js2d_corrected",) if alike and name in measured and name in other.rules}
 
 
 def _levels(policy: IntervalPolicy, best_of: int) -> tuple[float, float]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from eaftgate.files import write_text
 from eaftgate.gate.candidates import kind_line, unknown_rows
-from eaftgate.gate.results import Parity, ParityCell, read_parity
+from eaftgate.gate.results import Parity, ParityCell, RunVerdict, read_parity
 from eaftgate.gate.table import remarks
 from eaftgate.judge.metrics import METRICS, POINT_METRICS
 from eaftgate.judge.verdict import MetricVerdict
@@ -66,7 +66,8 @@ def render(parity: Parity) -> str:
 <title>eaftgate: {escape(verdict)}</title><style>{_STYLE}</style></head><body>
 <h1>Near-lossless gate: <span class="verdict {verdict}">{verdict.upper()}</span></h1>
 <p>Policy {policy}, regime {regime}. The rule on point estimates (near-lossless-v1) says
-<span class="verdict {parity.v1_verdict}">{parity.v1_verdict}</span>.{_best_of(parity.asked.best_of)}</p>
+<span class="verdict {parity.v1_verdict}">{parity.v1_verdict}</span>.{_v2(parity.v2_verdict)}
+{_best_of(parity.asked.best_of)}</p>
 {judged}
 <p class="note">Differences are candidate minus base on the same tokens; only completion tokens count. A metric is
 shown with its one-sided 95 % bounds where the policy has them: it passes when they lie inside the margin, fails when
@@ -85,11 +86,23 @@ do not compare with those of keep 24. At 1024 tokens the worst pack of keep 24, 
 """
 
 
+def _v2(verdict: RunVerdict | None) -> str:
+    if verdict is None:
+        return ""
+    return f' near-lossless-v2 says <span class="verdict {verdict}">{verdict}</span>.'
+
+
+def _beside(cell: ParityCell) -> str:
+    """What the earlier policies say of a cell."""
+    said = {"v1": cell.v1_verdict, "v2": cell.v2_verdict}
+    return ", ".join(f"{name} {verdict}" for name, verdict in said.items() if verdict is not None)
+
+
 def _best_of(candidates: int) -> str:
     if candidates == 1:
         return ""
     return (
-        f" Judged as the best of {candidates} candidates: the bounds that a pass needs are at alpha / {candidates}, "
+        f"Judged as the best of {candidates} candidates: the bounds that a pass needs are at alpha / {candidates}, "
         "those that a fail needs at alpha."
     )
 
@@ -102,11 +115,12 @@ def _meanings(metrics: Sequence[str], *, interval: bool) -> str:
 
 def _cell_row(cell: ParityCell) -> str:
     advisory = cell.severity != "primary"
+    verdict = Cell(f"({cell.verdict})", cell.verdict) if advisory else verdict_cell(cell.verdict)
     values: list[str | Cell] = [
         cell.name,
         cell.pack,
         str(cell.seq_len),
-        Cell(f"({cell.verdict})", cell.verdict) if advisory else verdict_cell(cell.verdict),
+        verdict._replace(below=_beside(cell)),
         *(_metric(metric, verdict, interval=cell.has_intervals) for metric, verdict in cell.metrics.items()),
         f"{cell.js2d:.4f}",
         f"{cell.ppl_base:.4f}",

@@ -11,6 +11,7 @@ from results import INPUTS, parity_cell, parity_of
 from eaftgate.errors import UserError
 from eaftgate.gate.conclusion import CaseOutcome, conclude, verdict_of
 from eaftgate.gate.plan import GateOptions, make_plan
+from eaftgate.gate.profiling_seeds import ProfilingGroup
 from eaftgate.gate.results import CellRecord, FailedCase, read_record, write_record
 from eaftgate.judge.verdict import MetricVerdict
 from eaftgate.parity.metrics import CellMetrics, Thresholds
@@ -75,6 +76,66 @@ def test_v1_says_nothing_of_a_run_that_it_has_not_judged_whole(tmp_path: Path) -
     assert said(RECORD, replace(RECORD, v1_verdict="fail")) == "fail"
     assert said(RECORD, replace(RECORD, v1_verdict=None)) == "incomplete"
     assert said() == "incomplete"
+
+
+V3_CASE = "gates/test_near_lossless.py::test_near_lossless[a-UNION-1024-exact_calls]"
+FLOOR = "gates/test_noise_floor.py::test_floor[base-UNION-1024-ulp-{}]"
+SEED = "gates/test_stability.py::test_stability[a-UNION-1024-seed1-nll_call]"
+
+
+@pytest.mark.parametrize(
+    ("failed", "v2", "seed_v2", "said"),
+    [
+        ([], "pass", "pass", "pass"),
+        ([], "fail", "pass", "fail"),
+        ([], "inconclusive", "pass", "inconclusive"),
+        ([], "pass", "fail", "fail"),
+        ([], None, "pass", None),
+        ([], "pass", None, None),
+        ([replace(FAILED, id=V3_CASE)], "pass", "pass", "pass"),
+        ([replace(FAILED, id=V3_CASE)], "inconclusive", "pass", "inconclusive"),
+        ([replace(FAILED, id="gates/test_must_decide.py::test_must_decide[a-ppl]")], "pass", "pass", "pass"),
+        ([replace(FAILED, id=SEED)], "pass", "pass", "pass"),
+        ([replace(BROKEN, id=V3_CASE)], "pass", "pass", "incomplete"),  # it could not be judged by either
+        ([replace(FAILED, id="gates/test_artifact.py::test_integrity[a]")], "pass", "pass", "fail"),
+        ([replace(BROKEN, id=FLOOR.format("exact_calls"))], "pass", "pass", "pass"),  # a metric of v3 alone
+        ([replace(BROKEN, id=FLOOR.format("ppl"))], "pass", "pass", "incomplete"),
+        ([replace(BROKEN, id="gates/test_noop.py::test_tensors")], "pass", "pass", "incomplete"),
+    ],
+)
+def test_v2_takes_the_place_of_the_cases_that_the_policy_decides(
+    failed: list[CaseOutcome], v2: Any, seed_v2: Any, said: str | None, tmp_path: Path
+) -> None:
+    (tmp_path / "chat.parquet").touch()
+    given: dict[str, Any] = {"packs": tmp_path, "checkpoints": ("a",), "seq_lens": (1024,), "seeds": (1,)}
+    plan = make_plan(GateOptions(results=tmp_path, policy="near-lossless-v3", **given), fixture_packs=tmp_path)
+    (cells,) = plan.seed_cells
+    records = {cell: replace(RECORD, v2_verdict=found) for cell, found in zip(cells, (v2, seed_v2), strict=True)}
+    assert conclude(plan, records, outcomes=failed, missing=[], complete=True).v2_verdict == said
+    late = conclude(plan, records, outcomes=failed, missing=["x"], complete=True).v2_verdict
+    assert late == (said if said in (None, "fail") else "incomplete")
+    none = replace(plan, v2=None)
+    assert conclude(none, records, outcomes=failed, missing=[], complete=True).v2_verdict is None
+    assert conclude(plan, {}, outcomes=failed, missing=[], complete=True).v2_verdict is None
+
+
+def test_profiling_seeds_agree_by_the_verdicts_of_v2(tmp_path: Path) -> None:
+    (tmp_path / "chat.parquet").touch()
+    options = GateOptions(results=tmp_path, packs=tmp_path, checkpoints=("a", "b"), seq_lens=(1024,))
+    group = ProfilingGroup(("a", "b"), (1, 2), ((1.0,),), 1.0)
+    plan = replace(make_plan(options, fixture_packs=tmp_path), profiling_groups=(group,))
+    case = "gates/test_stability.py::test_profiling_seeds[a+b-UNION-1024]"
+
+    def said(*verdicts: Any) -> str | None:
+        records = {
+            cell: replace(RECORD, v2_verdict=verdict)
+            for cell, verdict in zip(plan.primary_cells, verdicts, strict=True)
+        }
+        outcomes = [replace(FAILED, id=case)]
+        return conclude(plan, records, outcomes=outcomes, missing=[], complete=True).v2_verdict
+
+    assert said("pass", "pass") == "pass"
+    assert said("pass", "fail") == "fail"
 
 
 def test_a_cell_is_read_back_in_its_session_only(tmp_path: Path) -> None:

@@ -210,6 +210,32 @@ def test_the_best_of_several_passes_by_bounds_at_a_part_of_alpha(
     assert before.items() <= collections_of(run).items(), "a collection was measured again"
 
 
+def test_what_v2_would_have_said_is_a_line_where_it_differs(copy_run: Run, base_copy: Path, tmp_path: Path) -> None:
+    """48 blocks of 64 tokens have too few calls for near-lossless-v3."""
+    before = collections_of(copy_run)
+    results = shutil.copytree(copy_run.results, tmp_path / "run")
+    options = (*ON_GATE_PACKS, *SMALL, f"--checkpoint={base_copy}")
+    line = "near-lossless-v2 would have said: pass (--policy=near-lossless-v2"
+    v2 = gate(results, *options, "--policy=near-lossless-v2")
+    assert (v2.parity["verdict"], v2.parity["v2_verdict"]) == ("pass", "pass")
+    assert "would have said" not in v2.output
+    cells = v2.cells("copy")
+    v3 = gate(results, *options, "--policy=near-lossless-v3")
+    assert (v3.parity["verdict"], v3.parity["v2_verdict"]) == ("inconclusive", "pass")
+    assert line in v3.output
+    assert all(cell["v2_verdict"] == cells[name]["verdict"] == "pass" for name, cell in v3.cells("copy").items())
+    assert 'near-lossless-v2 says <span class="verdict pass">pass</span>' in render(read_parity(results))
+    assert before.items() <= collections_of(v3).items(), "a collection was measured again"
+    gates = json.loads(DEFAULT_GATES.read_text(encoding="utf-8"))
+    del gates["policies"]["near-lossless-v2"]
+    gates["default"] = "near-lossless-v3"
+    path = tmp_path / "gates.json"
+    path.write_text(json.dumps(gates), encoding="utf-8")
+    own = gate(results, *options, f"--gates={path}")
+    assert (own.parity["verdict"], own.parity["v2_verdict"]) == ("inconclusive", None)
+    assert "near-lossless-v2" not in own.output
+
+
 # A run that is not whole
 
 

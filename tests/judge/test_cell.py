@@ -4,13 +4,14 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from shipped_policies import V1, V2, V3
+from shipped_policies import V1, V2, V3, little_evidence
 from simulated import TOKENS_A_BLOCK, base_alone, clustered_normal, documents, paired, simulated_cell
 
 from eaftgate.judge.cell import JudgedCell, judge_cell, judge_in_looks, plan_looks
@@ -18,7 +19,7 @@ from eaftgate.judge.metrics import METRICS
 from eaftgate.judge.policy import IntervalPolicy, PointPolicy, Threshold
 from eaftgate.judge.verdict import Verdict, decide, deciding_verdict, judge_points
 from eaftgate.parity.bounds import farther_bounds, fixed_width
-from eaftgate.parity.estimates import PairedCell
+from eaftgate.parity.estimates import Measured, PairedCell
 from eaftgate.parity.js2d import Bins
 from eaftgate.parity.metrics import base_thresholds, cell_metrics
 from eaftgate.parity.paired import PairedTokens
@@ -264,6 +265,47 @@ def test_a_permutation_that_leaves_the_histogram_alone_is_seen_by_the_paired_met
     lower = result.verdicts["rms_dp"].lower
     assert lower is not None
     assert lower > 0.3
+
+
+# What the policy before would have said
+
+
+@pytest.mark.parametrize("swaps", [50, 60])
+@pytest.mark.parametrize("loss", [0.0, 0.04, 0.2, -0.2])
+@pytest.mark.parametrize(("strict", "best_of"), [(False, 1), (True, 1), (False, 100)])
+def test_beside_another_policy_v2_says_what_it_says_alone(swaps: int, loss: float, strict: bool, best_of: int) -> None:
+    """Where JS2D is the same for both it is measured once; a better model fails under v2."""
+    tokens = cell(np.random.default_rng(21), 60, loss, spread=0.2)
+    options: dict[str, Any] = {"strict": strict, "best_of": best_of}
+    other = FEW_SWAPS.model_copy(update={"js2d": V2.js2d.model_copy(update={"swaps": swaps})})
+    alone = judge_cell(other, None, tokens, 60, **options)
+    for policy in (little_evidence(), V1):
+        beside = judge_cell(policy, V1, tokens, 60, v2=other, **options)
+        assert beside.v2_verdict == alone.verdict
+        assert replace(beside, v2_verdict=None) == judge_cell(policy, V1, tokens, 60, **options)
+    assert judge_cell(other, None, tokens, 60, v2=other, **options) == replace(alone, v2_verdict=alone.verdict)
+
+
+def test_v2_fails_a_better_model_and_v3_does_not() -> None:
+    tokens = cell(np.random.default_rng(21), 60, -0.2, spread=0.2)
+    found = judge_cell(little_evidence(), V1, tokens, 60, strict=False, v2=FEW_SWAPS)
+    assert found.v2_verdict == "fail"
+    assert found.verdicts["mean_p"].verdict == "pass"
+
+
+def test_js2d_that_two_policies_measure_alike_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    metric = METRICS["js2d_corrected"]
+
+    def measured(of: PairedCell) -> Measured | None:
+        asked.append(of.swaps)
+        return metric.measure(of)
+
+    monkeypatch.setitem(METRICS, "js2d_corrected", replace(metric, measure=measured))
+    tokens = cell(np.random.default_rng(21), 8, 0.0)
+    for v2 in (FEW_SWAPS, V2):
+        judge_cell(little_evidence(), None, tokens, 8, strict=False, v2=v2)
+    assert asked == [50, 50, 200]
 
 
 # Stopping early

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -123,7 +124,7 @@ def test_the_case_is_a_hard_one(tokens: PairedTokens) -> None:
     ],
 )
 def test_in_looks_the_same_rules_decide_as_at_once(
-    tokens: PairedTokens, options: dict[str, bool], deciding: set[str]
+    tokens: PairedTokens, options: dict[str, Any], deciding: set[str]
 ) -> None:
     """The cell has content of no channel only, so that no rule of a class applies."""
     policy = little_evidence()
