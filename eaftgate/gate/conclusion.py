@@ -8,7 +8,7 @@ from typing import Any
 from eaftgate import __version__
 from eaftgate.gate.candidates import candidates_of
 from eaftgate.gate.plan import Cell, Plan
-from eaftgate.gate.results import Asked, CellRecord, FailedCase, Parity, ParityCell, RunVerdict, read_record
+from eaftgate.gate.results import Asked, CellRecord, FailedCase, Luck, Parity, ParityCell, RunVerdict, read_record
 from eaftgate.gate.stability import agreement, describe_stability
 from eaftgate.judge.metrics import METRICS
 from eaftgate.judge.policy import IntervalPolicy
@@ -73,11 +73,12 @@ def conclude(
     outcomes: Sequence[CaseOutcome],
     missing: Sequence[str],
     complete: bool,
+    luck: Sequence[Luck] = (),
 ) -> Parity:
     """What parity.json is to say; the plan's cells are in its order, and those of packs that their checkpoint was
     calibrated on are flagged.
 
-    `missing` are the deciding cases that were planned and did not run.
+    `missing` are the deciding cases that were planned and did not run; `luck` is that of several candidates.
     """
     failed = [
         FailedCase(case=o.id, reason=o.reason, verdict=o.properties.get("verdict")) for o in outcomes if not o.passed
@@ -114,6 +115,7 @@ def conclude(
             candidate_kind=options.candidate_kind,
         ),
         candidates=candidates_of(plan),
+        luck=tuple(luck),
     )
 
 

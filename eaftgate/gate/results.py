@@ -23,6 +23,7 @@ from eaftgate.strict_json import read_object
 
 PARITY_FILE = "parity.json"
 CELLS_DIR = "cells"
+COLLECTIONS_DIR = "collections"
 
 RunVerdict = Literal["pass", "fail", "inconclusive", "incomplete"]
 Severity = Literal["primary", "advisory"]
@@ -130,6 +131,19 @@ class FailedCase(Record):
     verdict: Verdict | None
 
 
+class Luck(Record):
+    """How often, on documents drawn from those of a primary cell, at least one of its candidates `passes` ppl although
+    every one of them lies exactly on the margin, and how often one of them `alone` does, on average."""
+
+    pack: str
+    seq_len: int
+    candidates: int
+    documents: int
+    draws: int
+    passes: float
+    alone: float
+
+
 class Asked(Record):
     """Options that change what a pass means. `best_of`: how many candidates the best was to be chosen from."""
 
@@ -163,6 +177,8 @@ class Parity(Record):
     asked: Asked
     candidates: tuple[Candidate, ...] = ()
     """None in files of earlier versions, whose candidates were of kind pruned."""
+    luck: tuple[Luck, ...] = ()
+    """Of a run with several candidates that were judged in full, by primary cell."""
 
     @property
     def has_intervals(self) -> bool:

@@ -20,7 +20,7 @@ from eaftgate.collect.collectors import collector_kinds
 from eaftgate.collect.store import CollectionStore, OpenBar, Request, no_bar
 from eaftgate.gate.models import Models
 from eaftgate.gate.plan import BASE, BATCH, NOOP, RERUN, ULP, Cell, Plan
-from eaftgate.gate.results import CellInputs, CellRecord, write_record
+from eaftgate.gate.results import COLLECTIONS_DIR, CellInputs, CellRecord, write_record
 from eaftgate.judge.cell import JudgedCell, judge_cell, judge_in_looks, plan_looks
 from eaftgate.judge.policy import IntervalPolicy
 from eaftgate.packs.blocks import Blocks, build_blocks
@@ -28,8 +28,6 @@ from eaftgate.packs.pack import Pack, named_packs
 from eaftgate.packs.tokenizer import PackTokenizer, load_tokenizer
 from eaftgate.parity.metrics import halves_wobble
 from eaftgate.parity.paired import PairedTokens, pair
-
-COLLECTIONS_DIR = "collections"
 
 Order = NDArray[np.intp]
 

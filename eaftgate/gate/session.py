@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from collections.abc import Mapping
 from contextlib import suppress
 
 import pytest
@@ -11,10 +12,11 @@ from eaftgate.errors import UserError
 from eaftgate.gate.candidates import kind_line, unknown_rows
 from eaftgate.gate.cases import required_cases
 from eaftgate.gate.conclusion import CaseOutcome, conclude, read_records
+from eaftgate.gate.luck import luck_line, luck_of
 from eaftgate.gate.models import clear_work, remove_copies
-from eaftgate.gate.plan import V1, V2, Plan
+from eaftgate.gate.plan import V1, V2, Cell, Plan
 from eaftgate.gate.pytest_internals import add_junit_property
-from eaftgate.gate.results import PARITY_FILE, Parity, write_parity
+from eaftgate.gate.results import PARITY_FILE, CellRecord, Luck, Parity, write_parity
 from eaftgate.gate.stability import stability_lines, stability_note
 from eaftgate.gate.table import COLOURS, remarks, render_cells
 
@@ -68,16 +70,24 @@ class SessionReport:
         executed = {_short(nodeid) for nodeid in self._outcomes}
         missing = [case for case in required_cases(self._plan) if case not in executed]
         complete = session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
+        records = read_records(self._plan, self._session)
         self._parity = conclude(
             self._plan,
-            read_records(self._plan, self._session),
+            records,
             outcomes=list(self._outcomes.values()),
             missing=missing,
             complete=complete,
+            luck=self._luck(records),
         )
         write_parity(results, self._parity)
         if session.exitstatus == pytest.ExitCode.OK and self._parity.verdict != "pass":
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def _luck(self, records: Mapping[Cell, CellRecord]) -> tuple[Luck, ...]:
+        """It is shown only, and no verdict waits for it."""
+        with suppress(UserError):
+            return luck_of(self._plan, records)
+        return ()
 
     def _left_out(self) -> list[str]:
         """Which rows of the packs are no conversations; what keeps a pack from being read, its cases say."""
@@ -112,6 +122,8 @@ class SessionReport:
                 write(f"and {len(lines) - MAX_LINES} further ones, in {PARITY_FILE}")
         if parity.asked.best_of > 1:
             write(f"best of {parity.asked.best_of}: the bounds that a pass needs are at alpha / {parity.asked.best_of}")
+        if (luck := luck_line(parity)) is not None:
+            write(luck)
         if parity.cells and self._plan.policy_name != V1:
             write(f"{V1}, the rule on point estimates, would say: {parity.v1_verdict}")
         if self._plan.policy_name != V2 and parity.v2_verdict not in (None, parity.verdict):

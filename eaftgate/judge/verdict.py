@@ -123,12 +123,16 @@ def judge_intervals(
     return verdicts
 
 
+def bounds_by(policy: IntervalPolicy, estimate: Estimate, width: float) -> tuple[float, float]:
+    """(lower, upper), as the policy makes them of an estimate."""
+    return (farther_bounds if policy.bounds == "jackknife" else bounds)(estimate, width)
+
+
 def _interval_verdict(
     policy: IntervalPolicy, metric: Metric, rule: IntervalRule, found: Measured, num_blocks: int, width: Width
 ) -> MetricVerdict:
     estimate = found.estimate
-    bounded = farther_bounds if policy.bounds == "jackknife" else bounds
-    lower, upper = bounded(estimate, width(metric, estimate.degrees_of_freedom))
+    lower, upper = bounds_by(policy, estimate, width(metric, estimate.degrees_of_freedom))
     verdict, needed = None, None
     if rule.margin is not None:
         limit = metric.limit(rule.margin.value)

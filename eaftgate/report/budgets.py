@@ -11,8 +11,7 @@ from rich.table import Table
 
 from eaftgate.collect.collection import Collection, load_collection
 from eaftgate.errors import UserError
-from eaftgate.gate.results import ParityCell, Severity, read_parity
-from eaftgate.gate.run import COLLECTIONS_DIR
+from eaftgate.gate.results import COLLECTIONS_DIR, ParityCell, Severity, read_parity
 from eaftgate.judge.cell import judge_cell
 from eaftgate.judge.metrics import has_intervals
 from eaftgate.judge.policy import IntervalPolicy, PointPolicy

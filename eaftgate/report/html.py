@@ -6,6 +6,7 @@ from pathlib import Path
 
 from eaftgate.files import write_text
 from eaftgate.gate.candidates import kind_line, unknown_rows
+from eaftgate.gate.luck import luck_line
 from eaftgate.gate.results import Parity, ParityCell, RunVerdict, read_parity
 from eaftgate.gate.table import remarks
 from eaftgate.judge.metrics import METRICS, POINT_METRICS
@@ -75,7 +76,7 @@ they lie outside, and is inconclusive in between. {_meanings(metrics, interval=p
 js2d plug-in is the Jensen-Shannon divergence on 160 x 120 bins, which at a small budget is mostly bias. The metrics
 that have a margin are coloured by their verdict. Grey cells are advisory.</p>
 {_candidates(parity)}{_remarks(cells)}{_problems(parity)}
-{stability_section(parity.stability, interval=parity.has_intervals)}
+{_luck(parity)}{stability_section(parity.stability, interval=parity.has_intervals)}
 <h2>Published figures of the origin, for comparison</h2>
 {origin}
 <p class="note">keep 20 ran on other blocks, with base PPL 5.718 and 4.671: it loses 8.5 and 8.2 %, and its rows
@@ -151,6 +152,25 @@ def _candidates(parity: Parity) -> str:
 def _remarks(cells: Sequence[ParityCell]) -> str:
     said = "".join(f"<li>{escape(line)}</li>" for line in remarks(cells))
     return f"<h2>What limits the cells, and keeps deciding ones from a pass</h2><ul>{said}</ul>" if said else ""
+
+
+def _luck(parity: Parity) -> str:
+    line = luck_line(parity)
+    if line is None:
+        return ""
+    body = [
+        row(
+            "td",
+            (found.pack, str(found.seq_len), str(found.documents), f"{found.alone:.1%}", f"{found.passes:.1%}"),
+        )
+        for found in parity.luck
+    ]
+    return f"""<h2>The best of {parity.luck[0].candidates} candidates</h2>
+{table(("pack", "seq_len", "documents", "one passes by luck", "at least one of all does"), body)}
+<p class="note">The documents of the cell are drawn anew, the same for all candidates, whose differences are moved so
+that each lies exactly on the margin of ppl; judged by the policy's bounds, by document.
+{escape(line[0].upper() + line[1:])}.</p>
+"""
 
 
 def _problems(parity: Parity) -> str:

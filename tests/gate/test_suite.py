@@ -7,15 +7,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from gate_command import BASE, CALIBRATION_PACKS, GATE_PACKS, Case, Run, gate, pytest_command
 from prepared import SMALL, TINY
 from sglang_server import serving
 
+from eaftgate.collect.collection import load_collection
 from eaftgate.errors import UserError
 from eaftgate.gate.results import read_parity
-from eaftgate.judge.policy import DEFAULT_GATES, load_gates
+from eaftgate.judge.luck import passes_by_luck
+from eaftgate.judge.policy import DEFAULT_GATES, IntervalPolicy, load_gates
+from eaftgate.parity.paired import pair
 from eaftgate.report.budgets import budgets_of
 from eaftgate.report.html import render
 from eaftgate.report.lock import make_lock
@@ -181,6 +185,24 @@ def test_an_advisory_failure_is_shown_and_decides_only_with_strict_cells(
     assert before.items() <= collections_of(strict).items(), "a collection was measured again"
 
 
+def luck_by_tokens(results: Path, names: tuple[str, ...], *, best_of: int) -> tuple[int, float, float]:
+    """Documents, and the shares of passes of any and of one, by way of the tokens' own sums."""
+    cells = [c for c in read_parity(results).cells if c.name in names and c.pack == "UNION"]
+    paired = [
+        pair(
+            *(load_collection(results / "collections" / c.inputs.collections[role]) for role in ("base", "checkpoint"))
+        )
+        for c in sorted(cells, key=lambda c: names.index(c.name))
+    ]
+    rows, weight_C = np.unique(paired[0].content().row_T, return_counts=True)
+    tokens = [found.content() for found in paired]
+    delta_KC = np.array([[found.nll_delta_T[found.row_T == row].sum() for row in rows] for found in tokens])
+    policy = load_gates().policy(None)[1]
+    assert isinstance(policy, IntervalPolicy)
+    passes_KB = passes_by_luck(policy, delta_KC, weight_C, best_of=best_of, draws=2_000, seed=3407)
+    return len(rows), float(passes_KB.any(axis=0).mean()), float(passes_KB.mean())
+
+
 def test_the_best_of_several_passes_by_bounds_at_a_part_of_alpha(
     bad_run: Run, random8: Path, raised: Path, tmp_path: Path
 ) -> None:
@@ -208,6 +230,28 @@ def test_the_best_of_several_passes_by_bounds_at_a_part_of_alpha(
         ]
         assert asdict(row.metrics["ppl"]) == best["metrics"]["ppl"]
     assert before.items() <= collections_of(run).items(), "a collection was measured again"
+    assert run.parity["luck"] == []  # its few documents say nothing of how others would differ
+
+
+def test_how_often_one_of_several_would_pass_by_luck(random8: Path, raised: Path, tmp_path: Path) -> None:
+    options = (
+        *ON_GATE_PACKS, f"--checkpoint={random8}", f"--checkpoint={raised}", "--regime=fixture", "--seq-lens=64",
+        "--num-blocks=192", "-k", "near_lossless and UNION",
+    )  # fmt: skip
+    one = gate(tmp_path / "run", *options)
+    (luck,) = one.parity["luck"]
+    assert (luck["pack"], luck["seq_len"], luck["candidates"], luck["draws"]) == ("UNION", 64, 2, 2_000)
+    assert "if all 2 candidates lay at the margin of ppl, one would pass by luck in" in one.output
+    assert "to choose the best, give --best-of=2 or gate the winner on fresh rows" in one.output
+    assert "<h2>The best of 2 candidates</h2>" in render(read_parity(one.results))
+    best = gate(one.results, *options, "--best-of=5")
+    (stricter,) = best.parity["luck"]
+    assert 0 < stricter["alone"] < stricter["passes"] < luck["passes"] < 0.3
+    expected = luck_by_tokens(best.results, ("random8", "raised"), best_of=5)
+    assert (stricter["documents"], stricter["passes"], stricter["alone"]) == pytest.approx(expected, abs=1 / 2_000)
+    assert "documents drawn 2,000 times), judged as the best of 5\n" in best.output
+    early = gate(tmp_path / "early", *options, "--sequential")
+    assert early.parity["luck"] == []
 
 
 def test_what_v2_would_have_said_is_a_line_where_it_differs(copy_run: Run, base_copy: Path, tmp_path: Path) -> None:
