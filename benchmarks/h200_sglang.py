@@ -6,9 +6,10 @@ parity: the fixture checkpoint, and --model's if given: cells of the SGLang coll
 (MXFP4 experts with --sglang-kernels, dequantised ones, float32), against transformers on the CPU in float32. record:
 what an engine answers for a short block of the fixture, to --record (fixtures/sglang). server: the fixture's cell by
 the URL of an SGLang server. speed: the 20B shape with generated weights: engine alone (k = 0: given tokens'
-log-probabilities; k = 20), the collector in its own process, transformers with dequantised experts. long: one block of
-131,072 tokens through both collectors. decode: tokens/s of the base, keep 24 and keep 20 with CUDA graphs. large: the
-120B shape, its rewrite to keep 96 and a collection of either, over all GPUs; takes 115 GB of disk, so only when named.
+log-probabilities; k = 20), the collector in its own process, transformers with dequantised experts. classes: what the
+positions besides content cost either collector, where tool_agentic has them. long: one block of 131,072 tokens through
+both collectors. decode: tokens/s of the base, keep 24 and keep 20 with CUDA graphs. large: the 120B shape, its rewrite
+to keep 96 and a collection of either, over all GPUs; takes 115 GB of disk, so only when named.
 Medians of 3.
 """
 
@@ -294,6 +295,31 @@ def engine_alone(results: Results, path: Path, shapes: list[Blocks]) -> dict[int
     return rates
 
 
+def classes(results: Results, given: argparse.Namespace) -> None:
+    """Headers and closing tokens besides content: the 20B shape, with the roles of tool_agentic's tokens."""
+    path, tokenizer = generated(given), load_tokenizer(FIXTURE / "checkpoint")
+    pack = named_packs(FIXTURE / "packs" / "gate", seed=3407)["tool_agentic"]
+    shape = {"eos_id": tokenizer.eos_id, "seq_len": 1024, "num_blocks": given.blocks}
+    real = build_blocks(pack, tokenizer.backend, **shape)
+    ids_BS = np.random.default_rng(0).integers(201_088, size=real.token_ids_BS.shape, dtype=np.int32)
+    scored = replace(real, token_ids_BS=ids_BS)
+    content = scored.scoring_content()
+    tokens = real.token_ids_BS.size
+
+    def compare_speed(name: str, collector: Collector) -> None:
+        # In turns, because a GPU's clock drifts by more than what is looked for.
+        seconds = [[timed(partial(collected, collector, b), repeats=1) for b in (content, scored)] for _ in range(3)]
+        alone, both = np.median(seconds, axis=0)
+        results.add(
+            "classes", name, content=content.num_scored / tokens, scored=scored.num_scored / tokens,
+            tokens_per_second_content=tokens / alone, tokens_per_second=tokens / both, slower=both / alone - 1,
+        )  # fmt: skip
+
+    with engines_of(given) as engines:
+        compare_speed("sglang 1024", sglang_collector(engines, path))
+    compare_speed("transformers 1024", transformers_collector(LoadedModel(), path, "cuda", "bfloat16", batch_size=8))
+
+
 # Long blocks
 
 
@@ -408,6 +434,7 @@ SECTIONS: dict[str, Callable[[Results, argparse.Namespace], None]] = {
     "record": record,
     "server": by_server,
     "speed": speed,
+    "classes": classes,
     "long": long,
     "decode": decode,
     "large": large,
