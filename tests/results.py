@@ -3,6 +3,7 @@
 from typing import Any
 
 from eaftgate.checkpoint.digest import ModelIdentity
+from eaftgate.gate.messages import LostMessage
 from eaftgate.gate.results import Asked, CellInputs, Parity, ParityCell
 from eaftgate.judge.verdict import MetricVerdict
 
@@ -53,6 +54,15 @@ def parity_cell(**changes: Any) -> ParityCell:
         "inputs": INPUTS,
     }  # fmt: skip
     return ParityCell(**(values | changes))
+
+
+def lost_message(**changes: Any) -> LostMessage:
+    values: dict[str, Any] = {
+        "kind": "final", "pack": "chat", "domain": "verse", "row": "a" * 64, "offset": 7, "seq_len": 256, "block": 3,
+        "prompt_cut": False, "close": False, "tokens": 9, "right": 4, "reference": "<|channel|>final<|message|>so",
+        "before": "say ", "expected": "yes", "written": "no",
+    }  # fmt: skip
+    return LostMessage(**(values | changes))
 
 
 def parity_of(*cells: ParityCell, **changes: Any) -> Parity:

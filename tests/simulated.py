@@ -75,6 +75,7 @@ def paired(
         same_top1_T=np.ones(len(row_T), np.bool_),
         first_base_T=np.ones(len(row_T), np.bool_),
         first_T=np.ones(len(row_T), np.bool_),
+        choice_T=np.zeros(len(row_T), np.int32),
         close_T=np.zeros(len(row_T), np.bool_),
         row_T=row_T,
         block_T=block_T,

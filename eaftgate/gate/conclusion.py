@@ -7,6 +7,7 @@ from typing import Any
 
 from eaftgate import __version__
 from eaftgate.gate.candidates import candidates_of
+from eaftgate.gate.messages import first_lost
 from eaftgate.gate.plan import Cell, Plan
 from eaftgate.gate.results import Asked, CellRecord, FailedCase, Luck, Parity, ParityCell, RunVerdict, read_record
 from eaftgate.gate.stability import agreement, describe_stability
@@ -102,6 +103,12 @@ def conclude(
         v1_verdict=worst(known) if known and len(known) == len(v1) and not missing else "incomplete",
         v2_verdict=_v2_verdict(plan, records, failed, missing, complete=complete),
         cells=tuple(cells),
+        lost_messages={
+            name: first_lost(
+                records[cell].lost for cell in plan.primary_cells if cell.checkpoint == name and cell in records
+            )
+            for name in plan.checkpoints
+        },
         stability=describe_stability(plan, records),
         failed=tuple(failed),
         not_run=tuple(missing),
@@ -205,4 +212,5 @@ def _cell(plan: Plan, cell: Cell, record: CellRecord, calibrated_rows: int) -> P
         metrics=dict(record.verdicts),
         inputs=record.inputs,
         calibrated_rows=calibrated_rows,
+        messages=record.messages,
     )

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from eaftgate.checkpoint.digest import ModelIdentity
 from eaftgate.gate.candidates import Candidate
+from eaftgate.gate.messages import LostMessage, MessageCounts
 from eaftgate.gate.plan import CandidateKind
 from eaftgate.gate.stability import Stability
 from eaftgate.judge.cell import JudgedCell
@@ -42,10 +43,12 @@ class CellInputs(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class CellRecord(JudgedCell):
-    """A file of RUN_DIR/cells; `session` is the run that judged it."""
+    """A file of RUN_DIR/cells; `session` is the run that judged it. `lost`: the first messages, of a primary cell."""
 
     session: str
     inputs: CellInputs
+    messages: tuple[MessageCounts, ...] = ()
+    lost: tuple[LostMessage, ...] = ()
 
 
 def write_record(results: Path, file: str, record: CellRecord) -> None:
@@ -99,6 +102,8 @@ class ParityCell(Record):
     metrics: dict[str, MetricVerdict]
     inputs: CellInputs
     calibrated_rows: int = 0
+    messages: tuple[MessageCounts, ...] = ()
+    """What was scored whole; none in files of earlier versions."""
 
     @property
     def label(self) -> str:
@@ -169,6 +174,9 @@ class Parity(Record):
     v2_verdict: RunVerdict | None = None
     """Of the same run under near-lossless-v2; None where it was not judged by it."""
     cells: tuple[ParityCell, ...]
+    lost_messages: Mapping[str, tuple[LostMessage, ...]] = Field(default_factory=dict)
+    """By the checkpoint's name: the first calls and final answers of its primary cells that the base writes exactly as
+    they stand, and it does not, each once."""
     stability: Stability | None = None
     """None in files of earlier versions."""
     failed: tuple[FailedCase, ...]

@@ -18,6 +18,7 @@ from eaftgate.collect.collection import Collection, check_stats, restored
 from eaftgate.collect.collector import Collector, ScoredModel, Scorer
 from eaftgate.collect.collectors import collector_kinds
 from eaftgate.collect.store import CollectionStore, OpenBar, Request, no_bar
+from eaftgate.gate.messages import lost_messages, message_counts
 from eaftgate.gate.models import Models
 from eaftgate.gate.plan import BASE, BATCH, NOOP, RERUN, ULP, Cell, Plan
 from eaftgate.gate.results import COLLECTIONS_DIR, CellInputs, CellRecord, write_record
@@ -27,7 +28,7 @@ from eaftgate.packs.blocks import Blocks, build_blocks
 from eaftgate.packs.pack import Pack, named_packs
 from eaftgate.packs.tokenizer import PackTokenizer, load_tokenizer
 from eaftgate.parity.metrics import halves_wobble
-from eaftgate.parity.paired import PairedTokens, pair
+from eaftgate.parity.paired import PairedTokens, concatenate_pairs, pair
 
 Order = NDArray[np.intp]
 
@@ -127,9 +128,19 @@ class GateRun:
     def cell(self, cell: Cell) -> JudgedCell:
         """A cell of a candidate, or of the no-op rewrite; its result is also left in RUN_DIR/cells."""
         if cell not in self._cells:
-            early = self.stops_early(cell)
-            judged = self._in_looks(cell) if early else self._judge(cell, self._pairs(cell))
-            record = CellRecord(**vars(judged), session=self.session, inputs=self._inputs(cell))
+            if self.stops_early(cell):
+                judged, tokens = self._in_looks(cell)
+            else:
+                tokens = self._pairs(cell)
+                judged = self._judge(cell, tokens)
+            blocks, pack = self.blocks(cell), self.packs(cell.seed)[cell.pack]
+            record = CellRecord(
+                **vars(judged),
+                session=self.session,
+                inputs=self._inputs(cell),
+                messages=message_counts(tokens, pack),
+                lost=lost_messages(tokens, blocks, pack, self._tokenizer.backend) if cell.primary else (),
+            )
             write_record(self.results, cell.record_file, record)
             self._cells[cell] = record
         return self._cells[cell]
@@ -170,19 +181,22 @@ class GateRun:
             v2=plan.v2 if cell.checkpoint in plan.checkpoints else None,
         )
 
-    def _in_looks(self, cell: Cell) -> JudgedCell:
-        """The base in full, then the candidate on blocks in random order until the cell is decided."""
+    def _in_looks(self, cell: Cell) -> tuple[JudgedCell, PairedTokens]:
+        """The base in full, then the candidate on blocks in random order until the cell is decided; and what was seen
+        of it."""
         policy, plan = self.plan.policy, self.plan
         assert isinstance(policy, IntervalPolicy)  # make_plan has refused --sequential otherwise
         base, order = self.collection(BASE, cell), self._order(cell)
         looks = plan_looks(policy.sequential, cell.num_blocks)
         ends = [look.num_blocks for look in looks]
+        seen: list[PairedTokens] = []
 
         def parts() -> Iterator[PairedTokens]:
             for begin, end in zip([0, *ends], ends, strict=False):
                 chosen = np.sort(order[begin:end])
                 candidate = self.collection(cell.checkpoint, cell, order=chosen)
-                yield pair(base.select(np.isin(base.block_T, chosen)), candidate)
+                seen.append(pair(base.select(np.isin(base.block_T, chosen)), candidate))
+                yield seen[-1]
 
         judged = judge_in_looks(
             policy,
@@ -194,7 +208,7 @@ class GateRun:
             primary_pack=plan.is_primary_pack(cell.pack),
             best_of=plan.best_of,
         )
-        return replace(judged, v2_verdict=judged.verdict if policy == plan.v2 else None)
+        return replace(judged, v2_verdict=judged.verdict if policy == plan.v2 else None), concatenate_pairs(seen)
 
     def _order(self, cell: Cell) -> Order:
         return np.random.default_rng(self.plan.order_seed).permutation(cell.num_blocks)

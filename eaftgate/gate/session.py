@@ -11,6 +11,7 @@ from eaftgate import __version__
 from eaftgate.errors import UserError
 from eaftgate.gate.candidates import kind_line, unknown_rows
 from eaftgate.gate.cases import required_cases
+from eaftgate.gate.classes import class_lines
 from eaftgate.gate.conclusion import CaseOutcome, conclude, read_records
 from eaftgate.gate.luck import luck_line, luck_of
 from eaftgate.gate.models import clear_work, remove_copies
@@ -107,7 +108,10 @@ class SessionReport:
         terminalreporter.section(f"parity with the base, {self._plan.policy_name}")
         if parity.cells:
             width = shutil.get_terminal_size().columns
-            write(render_cells(parity.cells, width=width, colour=terminalreporter.hasmarkup))
+            colour = terminalreporter.hasmarkup
+            write(render_cells(parity.cells, width=width, colour=colour))
+            for line in class_lines(parity, width=width, colour=colour):
+                write(line)
         said = (
             unknown_rows(parity.candidates)
             + self._left_out()

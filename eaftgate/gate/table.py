@@ -4,6 +4,7 @@ import io
 from collections.abc import Callable, Iterator, Sequence
 
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from eaftgate.gate.results import ParityCell
@@ -42,6 +43,11 @@ def render_cells(cells: Sequence[ParityCell], *, width: int, colour: bool) -> st
         folded={"checkpoint": 6, "pack": 5, "decides": 1},
         collapse_padding=True,
     )
+    return rendered(table, width=width, colour=colour)
+
+
+def rendered(table: Table, *, width: int, colour: bool) -> str:
+    """A table as text of at most `width` columns."""
     output = io.StringIO()
     Console(file=output, width=width, force_terminal=colour, color_system="standard" if colour else None).print(table)
     return "\n".join(line.rstrip() for line in output.getvalue().splitlines())

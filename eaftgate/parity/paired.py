@@ -25,8 +25,9 @@ class PairedTokens:
 
     `top_jsd_T` (nats): Jensen-Shannon divergence over the ids in both models' top 20 and one bucket for all others, a
     lower bound of that over the whole vocabulary. `first_T`: the reference is the model's first choice, or as good as
-    it. `close_T`: in either model the first two choices lie less than CLOSE apart. `row_T` and `block_T` name a token's
-    clusters, `roles` says what it is to the assistant's messages, `cut_T` that its block lacks a part of its prompt.
+    it; `choice_T` is the candidate's. `close_T`: in either model the first two choices lie less than CLOSE apart.
+    `row_T` and `block_T` name a token's clusters, `roles` says what it is to the assistant's messages, `cut_T` that its
+    block lacks a part of its prompt.
     """
 
     logprob_base_T: FloatArray
@@ -39,6 +40,7 @@ class PairedTokens:
     same_top1_T: NDArray[np.bool_]
     first_base_T: NDArray[np.bool_]
     first_T: NDArray[np.bool_]
+    choice_T: NDArray[np.int32]
     close_T: NDArray[np.bool_]
     row_T: NDArray[np.int32]
     block_T: NDArray[np.int32]
@@ -92,6 +94,7 @@ def pair(base: Collection, candidate: Collection) -> PairedTokens:
         same_top1_T=base.stats.top_ids_TK[:, 0] == candidate.stats.top_ids_TK[:, 0],
         first_base_T=first_choice(base.stats),
         first_T=first_choice(candidate.stats),
+        choice_T=candidate.stats.top_ids_TK[:, 0],
         close_T=_close(base.stats) | _close(candidate.stats),
         row_T=base.row_T,
         block_T=base.block_T,

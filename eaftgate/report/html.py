@@ -6,6 +6,7 @@ from pathlib import Path
 
 from eaftgate.files import write_text
 from eaftgate.gate.candidates import kind_line, unknown_rows
+from eaftgate.gate.classes import EXACT, LOSSES
 from eaftgate.gate.luck import luck_line
 from eaftgate.gate.results import Parity, ParityCell, RunVerdict, read_parity
 from eaftgate.gate.table import remarks
@@ -13,6 +14,7 @@ from eaftgate.judge.metrics import METRICS, POINT_METRICS
 from eaftgate.judge.verdict import MetricVerdict
 from eaftgate.judge.wording import bounds_shown, shown
 from eaftgate.outputs import check_new_file
+from eaftgate.report.classes import STYLE, classes_section
 from eaftgate.report.rows import Cell, row, table, verdict_cell
 from eaftgate.report.stability import stability_section
 
@@ -52,9 +54,12 @@ def write_report(results: Path, out: Path) -> None:
 def render(parity: Parity) -> str:
     cells = parity.cells
     metrics = list(cells[0].metrics) if cells else []
+    by_class = {*EXACT, *LOSSES} - {"ppl"}  # in tables of their own
+    elsewhere = [metric for metric in metrics if metric not in by_class]
     columns = ("js2d plug-in", "PPL base", "PPL", "dPPL", "blocks", "tokens")
     judged = table(
-        ("checkpoint", "pack", "seq_len", "verdict", *metrics, *columns), [_cell_row(cell) for cell in cells]
+        ("checkpoint", "pack", "seq_len", "verdict", *elsewhere, *columns),
+        [_cell_row(cell, elsewhere) for cell in cells],
     )
     origin = table(
         ("run (20B)", "cell", "dPPL", "dCC (pp)", "d mean p", "JS2D", "verdict"),
@@ -64,7 +69,7 @@ def render(parity: Parity) -> str:
     policy, regime = escape(parity.policy), escape(parity.regime)
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>eaftgate: {escape(verdict)}</title><style>{_STYLE}</style></head><body>
+<title>eaftgate: {escape(verdict)}</title><style>{_STYLE}{STYLE}</style></head><body>
 <h1>Near-lossless gate: <span class="verdict {verdict}">{verdict.upper()}</span></h1>
 <p>Policy {policy}, regime {regime}. The rule on point estimates (near-lossless-v1) says
 <span class="verdict {parity.v1_verdict}">{parity.v1_verdict}</span>.{_v2(parity.v2_verdict)}
@@ -72,9 +77,10 @@ def render(parity: Parity) -> str:
 {judged}
 <p class="note">Differences are candidate minus base on the same tokens; only completion tokens count. A metric is
 shown with its one-sided 95 % bounds where the policy has them: it passes when they lie inside the margin, fails when
-they lie outside, and is inconclusive in between. {_meanings(metrics, interval=parity.has_intervals)}
+they lie outside, and is inconclusive in between. {_meanings(elsewhere, interval=parity.has_intervals)}
 js2d plug-in is the Jensen-Shannon divergence on 160 x 120 bins, which at a small budget is mostly bias. The metrics
 that have a margin are coloured by their verdict. Grey cells are advisory.</p>
+{classes_section(parity)}
 {_candidates(parity)}{_remarks(cells)}{_problems(parity)}
 {_luck(parity)}{stability_section(parity.stability, interval=parity.has_intervals)}
 <h2>Published figures of the origin, for comparison</h2>
@@ -114,7 +120,7 @@ def _meanings(metrics: Sequence[str], *, interval: bool) -> str:
     return escape("; ".join(said)) + "." if said else ""
 
 
-def _cell_row(cell: ParityCell) -> str:
+def _cell_row(cell: ParityCell, metrics: Sequence[str]) -> str:
     advisory = cell.severity != "primary"
     verdict = Cell(f"({cell.verdict})", cell.verdict) if advisory else verdict_cell(cell.verdict)
     values: list[str | Cell] = [
@@ -122,7 +128,7 @@ def _cell_row(cell: ParityCell) -> str:
         cell.pack,
         str(cell.seq_len),
         verdict._replace(below=_beside(cell)),
-        *(_metric(metric, verdict, interval=cell.has_intervals) for metric, verdict in cell.metrics.items()),
+        *(_metric(metric, cell.metrics.get(metric), interval=cell.has_intervals) for metric in metrics),
         f"{cell.js2d:.4f}",
         f"{cell.ppl_base:.4f}",
         f"{cell.ppl:.4f}",
@@ -133,7 +139,9 @@ def _cell_row(cell: ParityCell) -> str:
     return row("td", values, advisory=advisory)
 
 
-def _metric(metric: str, verdict: MetricVerdict, *, interval: bool) -> Cell:
+def _metric(metric: str, verdict: MetricVerdict | None, *, interval: bool) -> Cell:
+    if verdict is None:
+        return Cell("-")
     if verdict.estimate is None:
         return Cell("underpowered" if verdict.underpowered else "-")
     bounded = verdict.lower is not None or verdict.upper is not None

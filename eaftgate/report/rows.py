@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from html import escape
 from typing import NamedTuple
 
+from eaftgate.tables import visible
+
 
 class Cell(NamedTuple):
-    """Text, the CSS class that colours it, and a smaller line below."""
+    """Text, the CSS class that colours it, and smaller lines below."""
 
     text: str
     colour: str = ""
@@ -19,8 +21,9 @@ def row(tag: str, values: Sequence[str | Cell], *, advisory: bool = False) -> st
     for index, value in enumerate(values):
         cell = value if isinstance(value, Cell) else Cell(value, "name" if index < 2 else "")
         attribute = f' class="{cell.colour}"' if cell.colour else ""
-        below = f"<br><small>{escape(cell.below)}</small>" if cell.below else ""
-        tds.append(f"<{tag}{attribute}>{escape(cell.text)}{below}</{tag}>")
+        lines = "<br>".join(escape(visible(line)) for line in cell.below.split("\n"))
+        below = f"<br><small>{lines}</small>" if cell.below else ""
+        tds.append(f"<{tag}{attribute}>{escape(visible(cell.text))}{below}</{tag}>")
     return f"<tr{' class=advisory' if advisory else ''}>{''.join(tds)}</tr>"
 
 
@@ -28,6 +31,6 @@ def verdict_cell(verdict: str) -> Cell:
     return Cell(verdict, f"verdict {verdict}")
 
 
-def table(head: Sequence[str], body: Sequence[str]) -> str:
+def table(head: Sequence[str | Cell], body: Sequence[str]) -> str:
     """`body` are finished rows."""
     return f'<div class="scroll"><table>{row("th", head)}{"".join(body)}</table></div>'

@@ -1,6 +1,7 @@
 """--whole-text: what all tokens lose is shown, and nothing else moves by one bit."""
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,9 @@ def test_all_tokens_are_shown_and_every_other_figure_is_the_same_to_the_bit(rand
     # In the directory of the one without: other collections, and the same figures as in one of its own.
     again = judged(without.results, random8, "--whole-text")
     assert without.code == with_prompts.code == again.code == 1
-    assert "all tokens" in with_prompts.output
+    assert re.search(r"^all tokens +64 +378 ", with_prompts.output, re.M)
+    assert not re.search(r"^all tokens", without.output, re.M)
+    assert re.search(r"^header +64 ", without.output, re.M)
     for run in (with_prompts, again):
         for place, cell in run.cells("random8").items():
             everything = cell["metrics"].pop("ppl_all")

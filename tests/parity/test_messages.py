@@ -12,7 +12,7 @@ from eaftgate.packs.harmony import TokenClass
 from eaftgate.parity.clusters import clusters_by, jackknifed
 from eaftgate.parity.estimates import PairedCell, exact_loss
 from eaftgate.parity.js2d import Bins
-from eaftgate.parity.messages import paired_messages
+from eaftgate.parity.messages import NO_CHOICE, paired_messages
 from eaftgate.parity.metrics import Thresholds
 from eaftgate.parity.paired import PairedTokens
 
@@ -46,7 +46,10 @@ def tokens_of(rows: list[list[Message]]) -> PairedTokens:
     )
     base_T, first_T = np.array(first, bool).reshape(-1, 2).T
     tokens = paired(nothing, nothing, nothing, nothing, np.array(row, np.int32), np.array(block, np.int32))
-    return replace(tokens, roles=roles, first_base_T=base_T, first_T=first_T, cut_T=np.array(cut, bool))
+    choice_T = np.arange(size, dtype=np.int32) + 100
+    return replace(
+        tokens, roles=roles, first_base_T=base_T, first_T=first_T, choice_T=choice_T, cut_T=np.array(cut, bool)
+    )
 
 
 CHOICES = st.tuples(st.sampled_from([True, True, True, False]), st.sampled_from([True, True, True, False]))
@@ -63,6 +66,20 @@ def test_a_message_is_exact_when_every_token_of_it_is_the_first_choice(
         (all(base for base, _ in choices), all(own for _, own in choices), cut, place, number // 2, number)
         for number, (place, (content, choices, whole, cut)) in enumerate(flat)
         if content == kind and whole
+    ]
+    starts = np.cumsum([0, *(len(choices) for _, (_, choices, _, _) in flat)]).tolist()
+    right = [
+        [own for _, own in choices].index(False) if not all(own for _, own in choices) else len(choices)
+        for _, (content, choices, whole, _) in flat
+        if content == kind and whole
+    ]
+    begins = [
+        start for start, (_, (content, _, whole, _)) in zip(starts, flat, strict=False) if content == kind and whole
+    ]
+    assert found.right_M.tolist() == right
+    exact_M = found.exact_M.tolist()
+    assert found.choice_M.tolist() == [
+        NO_CHOICE if exact else 100 + begin + at for exact, begin, at in zip(exact_M, begins, right, strict=True)
     ]
     columns = (found.exact_base_M, found.exact_M, found.cut_M, found.row_M, found.block_M, found.number_M)
     assert list(zip(*(column.tolist() for column in columns), strict=True)) == expected

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 import shutil
 from html import escape
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 from gate_command import BASE, Run
 from prepared import pruned
+from results import lost_message
 
 from eaftgate.checkpoint.checkpoint import open_checkpoint
 from eaftgate.checkpoint.digest import checkpoint_digest, tokenizer_digest
@@ -100,6 +102,69 @@ def test_stability_is_shown_with_ranges_and_overlap(copy_run: Run) -> None:
 def test_a_run_of_an_earlier_version_has_a_report(copy_run: Run) -> None:
     older = {key: value for key, value in copy_run.parity.items() if key != "stability"}
     assert "Stability" not in rendered(older)
+
+
+MESSAGES = {
+    "kind": "call", "pack": "tool", "domain": "[red]<b>\x1b[31m", "messages": 9, "exact": 8, "lost": 3, "gained": 1,
+    "close": 2, "close_lost": 1, "close_gained": 0,
+}  # fmt: skip
+EXACT = {
+    "estimate": 0.25,
+    "lower": 0.1,
+    "upper": 0.4,
+    "margin": 0.03,
+    "verdict": "fail",
+    "documents": 9,
+    "unit": "share",
+}
+HEADER = {
+    "estimate": 0.01,
+    "lower": 0.0,
+    "upper": 0.02,
+    "margin": 0.05,
+    "verdict": "pass",
+    "documents": 9,
+    "unit": "nats",
+}
+
+
+def with_classes(parity: dict[str, Any], **lost: Any) -> str:
+    parity = copy.deepcopy(parity)
+    for cell in parity["cells"]:
+        cell["metrics"] = {"nll_header": HEADER, **cell["metrics"], "exact_calls": EXACT}
+        cell["details"] = {"nll_header": {"tokens": 1234}}
+        cell["messages"] = [{**MESSAGES, "prompt_cut": cut} for cut in (False, True)]
+    parity["lost_messages"] = {"copy": [lost_message(**lost).model_dump(mode="json")] * 2}
+    return rendered(parity)
+
+
+def test_classes_messages_and_those_lost_have_sections_of_their_own(copy_run: Run) -> None:
+    page = with_classes(copy_run.parity, prompt_cut=True)
+    assert "<h2>copy, by class</h2>" in page
+    header = '<td class="pass">+1.01%<br><small>[+0.00%, +2.02%]<br>1,234 tokens</small></td>'
+    assert page.count(header) == 8
+    assert "nll_header" not in page  # in the table of all metrics
+    assert "<h2>copy, whole messages</h2>" in page
+    net = '<td class="fail">+25.00%<br><small>[+10.00%, +40.00%]</small></td><td class="fail">FAIL</td>'
+    counts = "<td>18</td><td>16</td><td>6</td><td>2</td>"
+    close = "<td>4</td><td>2</td><td>0</td><td>9, 8, 3, 1</td><td>9, 8, 3, 1</td></tr>"
+    assert page.count(f'<td class="name">UNION 64</td><td class="name">call</td>{counts}{net}{close}') == 1
+    domain = '<td class="name">tool</td><td class="name">[red]&lt;b&gt;\\x1b[31m</td><td>call</td>'
+    assert page.count(f"{domain}{counts}<td>+25.00%</td><td>4</td><td>9</td></tr>") == 2  # the cells that decide
+    assert "<summary>copy UNION 64: by pack, domain and class</summary>" in page
+    assert "prompt cut off by the block, seq_len 256, 4 of 9 tokens right" in page
+    assert "the candidate would write `no` instead of `yes` after `say `" in page
+    assert page.count("<code>&lt;|channel|&gt;final&lt;|message|&gt;so</code>") == 2
+    older = rendered({key: value for key, value in copy_run.parity.items() if key != "lost_messages"})
+    assert "the first messages lost" not in older
+
+
+def test_what_a_conversation_says_is_text_on_the_page(copy_run: Run) -> None:
+    evil = "<script>[red]\x1b[31m\u202e\\"
+    texts = ("pack", "domain", "reference", "before", "expected", "written")
+    page = with_classes(copy_run.parity, **dict.fromkeys(texts, evil))
+    assert page.count("&lt;script&gt;[red]\\x1b[31m\\u202e\\\\") == 2 * len(texts)
+    assert not re.search(r"<script|\x1b|\u202e", page)
 
 
 def test_a_directory_without_a_run_has_no_report(tmp_path: Path) -> None:
