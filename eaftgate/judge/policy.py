@@ -68,7 +68,8 @@ class IntervalRule(_Strict):
 
     The margin is in the unit of the metric (eaftgate.judge.metrics): of ppl in nats a token (ln of the ratio of
     perplexities), of cc_ratio a ratio. A metric that counts events is underpowered below `min_base_events` of the base,
-    and does not decide. `cells`: where a rule decides, in every pack's cells or in those of the regime's primary packs
+    and does not decide. `min_effective_documents` of a rule that needs more of them than the policy's evidence asks for
+    all. `cells`: where a rule decides, in every pack's cells or in those of the regime's primary packs
     (under --strict-cells in all).
     """
 
@@ -76,6 +77,7 @@ class IntervalRule(_Strict):
     role: Literal["decides", "advisory"]
     margin: Threshold | None
     min_base_events: PositiveInt | None = None
+    min_effective_documents: PositiveInt | None = None
     cells: Literal["primary", "every"] = "primary"
 
     @model_validator(mode="after")
@@ -154,6 +156,8 @@ class IntervalPolicy(_Strict):
         counting = [name for name, metric in METRICS.items() if metric.counts_events]
         if misplaced := [name for name, rule in self.rules.items() if rule.min_base_events and name not in counting]:
             raise ValueError(f"rules.{misplaced[0]}: min_base_events is for {', '.join(counting)} only")
+        if self.evidence is None and (alone := [n for n, rule in self.rules.items() if rule.min_effective_documents]):
+            raise ValueError(f"rules.{alone[0]}: min_effective_documents is for a policy that has evidence")
         return self
 
     @property

@@ -183,9 +183,10 @@ def _lacking(
     """What is missing before a rule may decide, in words, and how many blocks would have it; None: it is not known, for
     these blocks have nothing of it."""
     evidence = found.evidence
+    effective = max(least.min_effective_documents, rule.min_effective_documents or 0)
     counts = [
         (evidence.documents, least.min_documents, "documents"),
-        (round(evidence.effective, 1), least.min_effective_documents, "effective documents"),
+        (round(evidence.effective, 1), effective, "effective documents"),
         (num_blocks, least.min_blocks, "blocks"),
     ]
     if rule.min_base_events is not None and metric.events is not None:

@@ -122,7 +122,8 @@ def jackknifed(
     as real documents: delete-one-cluster jackknife, and degrees of freedom by Kish's effective number of clusters.
 
     A cluster that holds a fifth of all tokens pulls the mean towards itself and hides its own deviation from it;
-    leaving it out does not. The skewness is that of the left-out values. `rare` as in `clustered`.
+    leaving it out does not. The skewness is that of the left-out values. `rare` as in `clustered`: the two made-up
+    clusters, one up and one down, widen the standard error and so make the skewness less.
     """
     weight_T = np.ones(len(numerator_T)) if denominator_T is None else denominator_T
     total, weight = float(np.sum(numerator_T, dtype=np.float64)), float(np.sum(weight_T, dtype=np.float64))
@@ -138,10 +139,10 @@ def jackknifed(
             continue
         deviation_C = value - (total - sum_C) / left_C
         squares = float(deviation_C @ deviation_C)
-        skewness = float(((deviation_C / math.sqrt(squares)) ** 3).sum()) * math.sqrt(count) if squares else 0.0
         if rare:
             event_C = np.abs(sum_C[sum_C != 0])
             squares += 2 * (max(1.0, float(event_C.mean()) if len(event_C) else 1.0) / weight) ** 2
+        skewness = float(((deviation_C / math.sqrt(squares)) ** 3).sum()) * math.sqrt(count) if squares else 0.0
         effective = weight**2 / float(weight_C @ weight_C)
         error = math.sqrt((count - 1) / count * squares)
         found.append(Estimate(value, error, min(effective, count) - 1, skewness, count))

@@ -18,7 +18,13 @@ from eaftgate.parity.clusters import Estimate, Evidence
 from eaftgate.parity.estimates import Measured
 
 ENOUGH = Measured(Estimate(0.0, 0.001, 99, skewness=0.0), Evidence(100, 60.0, 0.1), base_events=200, lost=4, gained=3)
-"""Just enough of everything for every rule, at 30 blocks."""
+"""Just enough of everything for every rule of means, at 30 blocks."""
+ENOUGH_EXACT = replace(ENOUGH, evidence=Evidence(100, 160.0, 0.1))
+"""The same for exact messages, whose effective documents would be fewer than documents, were they real."""
+
+
+def enough(metric: str) -> Measured:
+    return ENOUGH_EXACT if V3.rules[metric].min_effective_documents else ENOUGH
 
 
 def width(_: Metric, degrees_of_freedom: float) -> float:
@@ -27,13 +33,14 @@ def width(_: Metric, degrees_of_freedom: float) -> float:
 
 def judged(
     metric: str,
-    seen: Measured = ENOUGH,
+    seen: Measured | None = None,
     budget: Measured | None = None,
     *,
     blocks: int = 30,
     deciding: frozenset[str] = V3.deciding,
     strict: bool = False,
 ) -> MetricVerdict:
+    seen = seen or enough(metric)
     (verdict,) = judge_intervals(
         V3,
         {metric: seen},
@@ -50,14 +57,15 @@ def judged(
 def test_just_enough_of_everything_decides(metric: str) -> None:
     found = judged(metric)
     assert (found.verdict, found.decides, found.underpowered, found.lacks) == ("pass", True, False, "")
-    assert (found.documents, found.effective_documents, found.events) == (100, 60.0, 200)
+    effective = 160.0 if metric in ("exact_calls", "exact_finals") else 60.0
+    assert (found.documents, found.effective_documents, found.events) == (100, effective, 200)
     assert (found.lost, found.gained) == (4, 3)
     assert (found.unit, found.side) == (METRICS[metric].unit, "worse")
 
 
 SHORT: dict[str, tuple[dict[str, Any], dict[str, Any], int, str, int | None]] = {
     "documents": ({"documents": 99}, {}, 30, "99 of 100 documents", 31),
-    "effective documents": ({"effective": 59.9}, {}, 30, "59.9 of 60 effective documents", 31),
+    "effective documents": ({"effective": 159.9}, {}, 30, "159.9 of 160 effective documents", 31),
     "an even spread": ({"largest": 0.11}, {}, 30, "one document holds 11% of its call messages", 33),
     "blocks": ({}, {}, 29, "29 of 30 blocks", 30),
     "exact messages": ({}, {"base_events": 199}, 30, "199 of 200 exact calls", 31),
@@ -81,7 +89,7 @@ SHORT: dict[str, tuple[dict[str, Any], dict[str, Any], int, str, int | None]] = 
 def test_too_little_in_the_whole_budget_is_underpowered_and_says_what_is_missing(name: str, strict: bool) -> None:
     """`blocks_needed` is for what more blocks bring, in proportion; the scarcest counts."""
     evidence, measured, blocks, lacks, needed = SHORT[name]
-    seen = replace(ENOUGH, evidence=replace(ENOUGH.evidence, **evidence), **measured)
+    seen = replace(ENOUGH_EXACT, evidence=replace(ENOUGH_EXACT.evidence, **evidence), **measured)
     found = judged("exact_calls", seen, blocks=blocks, strict=strict)
     assert (found.verdict, found.underpowered, found.decides) == ("inconclusive", True, False)
     assert (found.lacks, found.blocks_needed) == (lacks, needed)
@@ -89,8 +97,8 @@ def test_too_little_in_the_whole_budget_is_underpowered_and_says_what_is_missing
 
 
 def test_too_little_so_far_is_not_yet_known_and_goes_on() -> None:
-    for seen in (replace(ENOUGH, evidence=Evidence(99, 60.0, 0.1)), replace(ENOUGH, base_events=0)):
-        found = judged("exact_calls", seen, ENOUGH)
+    for seen in (replace(ENOUGH_EXACT, evidence=Evidence(100, 159.0, 0.1)), replace(ENOUGH_EXACT, base_events=0)):
+        found = judged("exact_calls", seen, ENOUGH_EXACT)
         assert (found.verdict, found.underpowered, found.decides, found.lacks) == ("inconclusive", False, True, "")
         assert (found.lower, found.upper) == (None, None)
         assert found.estimate == 0

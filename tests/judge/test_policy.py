@@ -94,6 +94,7 @@ def broken(raw: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
         ("policies/near-lossless-v2/rules/ppl/margin/origin", None, "origin"),
         ("policies/near-lossless-v2/rules/ppl/side", "up", "side"),
         ("policies/near-lossless-v2/rules/ppl/min_base_events", 5, "min_base_events"),
+        ("policies/near-lossless-v2/rules/ppl/min_effective_documents", 5, "a policy that has evidence"),
         (
             "policies/near-lossless-v2/rules/luck",
             {"side": "worse", "role": "advisory", "margin": None},

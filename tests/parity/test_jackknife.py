@@ -35,10 +35,10 @@ def slow_jackknife(numerator: list[float], weight: list[float], label: list[int]
     moved = [total / whole - (total - value) / (whole - counted) for value, counted in there]
     count = len(there)
     squares = sum(x**2 for x in moved)
-    skewness = math.sqrt(count) * sum(x**3 for x in moved) / squares**1.5 if squares else 0.0
     if rare:
         events = [abs(value) for value, _ in there if value]
         squares += 2 * (max(1.0, sum(events) / len(events) if events else 1.0) / whole) ** 2
+    skewness = math.sqrt(count) * sum(x**3 for x in moved) / squares**1.5 if squares else 0.0
     effective = whole**2 / sum(counted**2 for _, counted in there)
     error = math.sqrt((count - 1) / count * squares)
     return Estimate(total / whole, error, min(effective, count) - 1, skewness, count)
