@@ -43,11 +43,12 @@ def test_two_equal_models_have_what_the_table_calls_unchanged(name: str) -> None
 
 
 def of_every_class(tokens: PairedTokens) -> PairedTokens:
-    """Messages of four tokens: header, content, content, closing token; every third one is a call, and so on. Every
+    """Messages of four tokens: header, content, content, closing token; every fifth one is a call, and so on. Every
     eighth token is a prompt's."""
     number = np.arange(len(tokens))
-    contents = np.array([TokenClass.CALL, TokenClass.FINAL, TokenClass.ANALYSIS], np.uint8)
-    kind_T = np.choose(number % 4, [np.full(len(tokens), TokenClass.HEADER), *[contents[number // 4 % 3]] * 2,
+    kinds = TokenClass.CALL, TokenClass.FINAL, TokenClass.ANALYSIS, TokenClass.COMMENTARY, TokenClass.OTHER
+    contents = np.array(kinds, np.uint8)
+    kind_T = np.choose(number % 4, [np.full(len(tokens), TokenClass.HEADER), *[contents[number // 4 % 5]] * 2,
                                     np.full(len(tokens), TokenClass.CLOSE)]).astype(np.uint8)  # fmt: skip
     prompt_T = number % 32 < 4
     kind_T[prompt_T] = TokenClass.NONE
