@@ -163,6 +163,12 @@ class Cell:
         row_X, block_X = (np.flatnonzero(np.diff(label_X, prepend=-1)) for label_X in (self.row_X, self.block_X))
         return row_X, block_X
 
+    def evidence(self, rule: str) -> Evidence | None:
+        """What a rule of means rests on; None where there are none of its tokens."""
+        begin_X, end_X = self.pieces(rule)
+        count_C = np.add.reduceat(end_X - begin_X, self.first_places[0])
+        return evidence_of(count_C, clusters_by(np.arange(len(count_C)))) if count_C.any() else None
+
     def head(self, num_blocks: int) -> "Cell":
         """Its first blocks."""
         pieces, messages = (int(np.searchsorted(block, num_blocks)) for block in (self.block_X, self.block_M))

@@ -49,7 +49,7 @@ from benchmarks.resampling_tables import Where, write_tables
 from eaftgate.judge.cell import plan_looks
 from eaftgate.judge.metrics import METRICS, Metric
 from eaftgate.judge.policy import IntervalPolicy, load_gates
-from eaftgate.judge.verdict import MetricVerdict, decide, judge_intervals
+from eaftgate.judge.verdict import MANY, MetricVerdict, decide, judge_intervals
 from eaftgate.packs.harmony import TokenClass
 from eaftgate.packs.pack import UNION
 from eaftgate.parity.bounds import bounds, fixed_width, sequence_width
@@ -63,7 +63,7 @@ CHUNKS = {"margin": 250, "exact": 250, "looks": 250, "several": 500, "needed": 1
 """Cells of a job."""
 CALLS = "tool_agentic"
 """The pack of calls."""
-LONG = ((65_536, 16), (65_536, 32), (131_072, 8), (131_072, 32))
+LONG = ((65_536, 16), (65_536, 64), (131_072, 8), (131_072, 32))
 CELLS, MORE_CELLS = 2_000, 10_000
 DOUBT = (0.055, 0.075)
 """Shares that get more cells."""
@@ -122,9 +122,9 @@ def limit_of(policy: IntervalPolicy, rule: str) -> float:
     return METRICS[rule].limit(margin.value)
 
 
-def may_decide(estimate: Estimate, limit: float) -> bool:
-    """Whether any bound of v3 can lie on this side of the limit: none is nearer than a normal one."""
-    return abs(estimate.value - limit) > NORMAL * estimate.standard_error
+def may_decide(estimate: Estimate, limit: float, least: float = NORMAL) -> bool:
+    """Whether a bound of v3 can lie on this side of the limit: none is nearer than `least` standard errors."""
+    return abs(estimate.value - limit) > least * estimate.standard_error
 
 
 def verdict_v3(policy: IntervalPolicy, rule: str, estimate: Estimate, num_blocks: int, alpha: float) -> str:
@@ -368,11 +368,13 @@ def _at_look(
 ) -> Iterator[tuple[str, str, IntervalPolicy, Measured]]:
     """(candidate, rule, policy to judge by, what was found) of the rules that may decide."""
     for case in means:
-        sums = case.sums(head) if case.rule in rules else None
-        if sums is None or not admitted(policy, case.rule, sums.evidence, None, head.num_blocks):
+        evidence = head.evidence(case.rule) if case.rule in rules else None
+        if evidence is None or not admitted(policy, case.rule, evidence, None, head.num_blocks):
             continue
+        sums = case.sums(head)
+        assert sums is not None
         for candidate, estimate in zip(case.candidates, case.at_margin(sums.jackknifed()), strict=True):
-            yield candidate.name, case.rule, unasked, Measured(estimate, sums.evidence)
+            yield candidate.name, case.rule, unasked, Measured(estimate, evidence)
     for candidate, rule, messages, own in exact:
         found = messages.measured(head) if rule in rules else None
         if found is not None and admitted(policy, rule, found.evidence, found.base_events, head.num_blocks):
@@ -380,13 +382,20 @@ def _at_look(
 
 
 def _passes_at(policy: IntervalPolicy, rule: str, found: Measured, num_blocks: int, budget: int) -> bool:
-    if not may_decide(found.estimate, limit_of(policy, rule)):
+    share = num_blocks / budget
+    if not may_decide(found.estimate, limit_of(policy, rule), _least_width(policy.alpha, share)):
         return False
 
     def width(_: Metric, degrees_of_freedom: float) -> float:
-        return sequence_width(policy.alpha, degrees_of_freedom, num_blocks / budget)
+        return sequence_width(policy.alpha, degrees_of_freedom, share)
 
     return judged(policy, rule, found, num_blocks, width).verdict == "pass"
+
+
+@cache
+def _least_width(alpha: float, share: float) -> float:
+    """Of a sequence whose standard error is known."""
+    return sequence_width(alpha, MANY, share)
 
 
 def several_job(job: Job) -> Counts:
@@ -542,7 +551,8 @@ def margin_jobs(pools: Sequence[Pool]) -> list[Job]:
             settings += [Setting(pool.name, pack, 256, 256) for pack in (UNION, CALLS)]
         else:
             settings += [Setting(pool.name, UNION, *shape) for shape in LONG]
-    exact = [where for pool in pools for where in settings_of(pool, (UNION, CALLS), EXACT_BUDGETS)]
+    exact = [where for pool in pools for where in settings_of(pool, (CALLS,), EXACT_BUDGETS)]
+    exact += [where for pool in pools for where in settings_of(pool, (UNION,), EXACT_BUDGETS[4:])]
     exact += [where for where in settings if where.seq_len == 256]  # the embedded checkpoint's other length
     jobs = [("exact", where) for where in exact] + [("margin", where) for where in settings]
     return [Job(kind, where, chunk) for kind, where in jobs for chunk in range(CELLS // CHUNKS[kind])]
@@ -582,7 +592,7 @@ def simulate(given: argparse.Namespace) -> None:
     first = margin_jobs(pools)
     other = [
         *(Job("several", w, c) for p in pools for w in settings_of(p, (UNION,), (128, 512)) for c in range(4)),
-        *(Job("needed", w, c) for p in pools for w in settings_of(p, (UNION, CALLS), FINE_BUDGETS) for c in range(4)),
+        *(Job("needed", w, c) for p in pools for w in settings_of(p, (UNION, CALLS), FINE_BUDGETS) for c in range(2)),
         *(Job("looks", w, c) for p in pools for w in settings_of(p, (UNION,), (128, 256, 512)) for c in range(8)),
         *(Job("looks", w, c) for p in pools for w in settings_of(p, (CALLS,), (256, 512)) for c in range(8)),
     ]
