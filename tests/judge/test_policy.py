@@ -54,6 +54,14 @@ def test_long_regimes_keep_the_token_budget_constant(name: str) -> None:
     assert len({length * regime.blocks_for(length) for length in regime.seq_lens}) == 1
 
 
+@pytest.mark.parametrize("name", sorted(load_gates().regimes))
+def test_a_regime_has_the_blocks_without_which_nothing_may_decide(name: str) -> None:
+    regime, policy = load_gates().regime(name), load_gates().policies["near-lossless-v3"]
+    assert isinstance(policy, IntervalPolicy)
+    assert policy.evidence is not None
+    assert min(map(regime.blocks_for, regime.seq_lens)) >= policy.evidence.min_blocks
+
+
 def test_a_seq_len_the_regime_does_not_name_keeps_its_budget() -> None:
     regime = load_gates().regime("longseq-1m")
     assert regime.blocks_for(2048) == 2 * regime.blocks_for(4096)
