@@ -22,6 +22,7 @@ from eaftgate.prune.checkpoint import PruneRequest
 from eaftgate.report.cost import estimate_cost
 from eaftgate.report.html import render, write_report
 from eaftgate.report.lock import verify_lock, write_lock
+from eaftgate.report.rows import Cell, row
 
 METRICS = {
     "ppl": {"count": 2, "min": 0.01, "max": 0.02, "std": 0.007},
@@ -157,6 +158,11 @@ def test_classes_messages_and_those_lost_have_sections_of_their_own(copy_run: Ru
     assert page.count("<code>&lt;|channel|&gt;final&lt;|message|&gt;so</code>") == 2
     older = rendered({key: value for key, value in copy_run.parity.items() if key != "lost_messages"})
     assert "the first messages lost" not in older
+
+
+def test_every_line_of_an_entry_is_text() -> None:
+    entry = '<td class="fail">&lt;a&gt;<br><small>&lt;b&gt;<br>&lt;i&gt;</small></td>'
+    assert row("td", ["x", Cell("<a>", "fail", "<b>\n<i>")]) == f'<tr><td class="name">x</td>{entry}</tr>'
 
 
 def test_what_a_conversation_says_is_text_on_the_page(copy_run: Run) -> None:
