@@ -7,7 +7,6 @@ from rich.text import Text
 from eaftgate.gate.messages import LostMessage
 from eaftgate.gate.results import Parity, ParityCell
 from eaftgate.gate.table import COLOURS, rendered
-from eaftgate.judge.verdict import MetricVerdict
 from eaftgate.judge.wording import shown
 from eaftgate.tables import terminal_table, visible
 
@@ -36,10 +35,9 @@ def has_classes(cell: ParityCell) -> bool:
     return any(metric in cell.metrics for metric in (*EXACT, *LOSSES) if metric != "ppl")
 
 
-def measured(cell: ParityCell, metric: str) -> list[MetricVerdict]:
-    """The verdict of a metric of a class, if that was asked and occurs in the cell."""
-    verdict = cell.metrics.get(metric)
-    return [] if verdict is None or verdict.documents is None else [verdict]
+def measured(cell: ParityCell, metric: str) -> bool:
+    """Whether a metric of a class was judged, and the class occurs in the cell."""
+    return metric in cell.metrics and cell.metrics[metric].documents is not None
 
 
 def tokens_of(cell: ParityCell, metric: str) -> int:
@@ -64,17 +62,17 @@ def class_lines(parity: Parity, *, width: int, colour: bool) -> list[str]:
 def class_tables(cells: Sequence[ParityCell], *, width: int, colour: bool) -> list[str]:
     """Of one candidate's cells: its loss by class of tokens, and what it loses of the base's exact messages."""
     tokens: list[Sequence[str | Text]] = [
-        (kind, str(cell.seq_len), f"{tokens_of(cell, metric):,}", *_loss(metric, verdict))
+        (kind, str(cell.seq_len), f"{tokens_of(cell, metric):,}", *_loss(cell, metric))
         for metric, kind in LOSSES.items()
         for cell in cells
-        for verdict in measured(cell, metric)
+        if measured(cell, metric)
     ]
     wide = width >= _WIDE
     messages: list[Sequence[str | Text]] = [
-        (kind, str(cell.seq_len), *_flips(cell, metric, verdict, wide=wide), *_loss(metric, verdict))
+        (kind, str(cell.seq_len), *_flips(cell, metric, wide=wide), *_loss(cell, metric))
         for metric, kind in EXACT.items()
         for cell in cells
-        for verdict in measured(cell, metric)
+        if measured(cell, metric)
     ]
     counts = ("exact", "lost", "gained", "close") if wide else ("lost", "gained")
     return [
@@ -88,25 +86,28 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str | Text]], width: int
     return [rendered(table, width=width, colour=colour)] if rows else []
 
 
-def _loss(metric: str, verdict: MetricVerdict) -> tuple[str, str, Text]:
+def _loss(cell: ParityCell, metric: str) -> tuple[str, str, Text]:
+    verdict = cell.metrics[metric]
     estimate, upper = (shown(metric, value, interval=True) for value in (verdict.estimate, verdict.upper))
-    return estimate, upper, verdict_text(verdict)
+    return estimate, upper, verdict_text(cell, metric)
 
 
-def _flips(cell: ParityCell, metric: str, verdict: MetricVerdict, *, wide: bool) -> list[str]:
+def _flips(cell: ParityCell, metric: str, *, wide: bool) -> list[str]:
+    verdict = cell.metrics[metric]
     lost, gained = (f"{number or 0:,}" for number in (verdict.lost, verdict.gained))
     if not wide:
         return [lost, gained]
     return [f"{verdict.events or 0:,}", lost, gained, f"{cell.details.get(metric, {}).get('close', 0):,}"]
 
 
-def verdict_text(verdict: MetricVerdict) -> Text:
+def verdict_text(cell: ParityCell, metric: str) -> Text:
     """In capitals where it decides, in brackets where it is shown only; a dash without a margin."""
+    verdict = cell.metrics[metric]
     if verdict.verdict is None:
         return Text("-")
     if verdict.underpowered:
         return Text("(underpowered)")
-    if not verdict.decides:
+    if not cell.decides(metric):
         return Text(f"({verdict.verdict})")
     return Text(verdict.verdict.upper(), style=COLOURS[verdict.verdict])
 
@@ -114,10 +115,10 @@ def verdict_text(verdict: MetricVerdict) -> Text:
 def red_by_exactness(cells: Sequence[ParityCell]) -> bool:
     """Whether a loss of messages keeps one of these cells from a pass."""
     return any(
-        verdict.decides and verdict.verdict not in (None, "pass")
+        cell.decides(metric) and cell.metrics[metric].verdict not in (None, "pass")
         for cell in cells
         for metric in EXACT
-        for verdict in measured(cell, metric)
+        if measured(cell, metric)
     )
 
 

@@ -213,4 +213,7 @@ def _cell(plan: Plan, cell: Cell, record: CellRecord, calibrated_rows: int) -> P
         inputs=record.inputs,
         calibrated_rows=calibrated_rows,
         messages=record.messages,
+        deciding=tuple(
+            metric for metric, verdict in record.verdicts.items() if verdict.decides and plan.decides(cell, metric)
+        ),
     )

@@ -104,6 +104,19 @@ class ParityCell(Record):
     calibrated_rows: int = 0
     messages: tuple[MessageCounts, ...] = ()
     """What was scored whole; none in files of earlier versions."""
+    deciding: tuple[str, ...] | None = None
+    """Metrics that are a part of the run's verdict here, also in an advisory cell where the policy has rules for every
+    pack; None in files of earlier versions."""
+
+    def decides(self, metric: str) -> bool:
+        """Whether a metric is a part of the run's verdict."""
+        if self.deciding is None:
+            return self.severity == "primary" and self.metrics[metric].decides
+        return metric in self.deciding
+
+    @property
+    def decides_something(self) -> bool:
+        return self.severity == "primary" or any(map(self.decides, self.metrics))
 
     @property
     def label(self) -> str:

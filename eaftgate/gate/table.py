@@ -10,7 +10,7 @@ from rich.text import Text
 from eaftgate.gate.results import ParityCell
 from eaftgate.judge.metrics import METRICS, POINT_METRICS, Column, PointMetric
 from eaftgate.judge.wording import describe
-from eaftgate.tables import terminal_table
+from eaftgate.tables import terminal_table, visible
 
 WIDE = 110
 COLOURS = {"pass": "green", "fail": "red", "inconclusive": "yellow", "incomplete": "yellow"}
@@ -34,7 +34,7 @@ def render_cells(cells: Sequence[ParityCell], *, width: int, colour: bool) -> st
         }
     columns |= dict(_metric_columns(cells[0]))
     if wide:
-        columns["decides"] = lambda cell: cell.severity
+        columns["decides"] = lambda cell: "partly" if _is_partly_deciding(cell) else cell.severity
     columns["verdict"] = _verdict
     table = terminal_table(
         list(columns),
@@ -79,22 +79,32 @@ def _figure(metric: PointMetric) -> Shown:
 
 
 def _verdict(cell: ParityCell) -> Text:
-    if cell.severity != "primary":
+    if not cell.decides_something:
         return Text(f"({cell.verdict})")
     return Text(cell.verdict.upper(), style=COLOURS[cell.verdict])
 
 
+def _is_partly_deciding(cell: ParityCell) -> bool:
+    """A cell of which some rules decide, as those for every pack."""
+    return cell.severity != "primary" and cell.decides_something
+
+
 def remarks(cells: Sequence[ParityCell]) -> list[str]:
-    """One sentence each: rows that were calibrated on, what keeps deciding cells from a pass, what they cannot tell."""
+    """One sentence each: rows that were calibrated on, what keeps deciding cells from a pass, what they cannot tell; a
+    fail before what is not decided, and that before what there is too little for."""
     overlapping = [
-        f"{cell.label}: {cell.calibrated_rows} of its rows were calibrated on"
+        f"{visible(cell.label)}: {cell.calibrated_rows} of its rows were calibrated on"
         for cell in cells
         if "overlap" in cell.flags
     ]
-    return overlapping + [
-        f"{cell.label}: {describe(metric, verdict, cell.tokens, interval=cell.has_intervals)}"
+    said = [
+        (
+            (verdict.underpowered, verdict.verdict != "fail"),
+            f"{visible(cell.label)}: {describe(metric, verdict, cell.tokens, interval=cell.has_intervals)}",
+        )
         for cell in cells
-        if cell.severity == "primary"
         for metric, verdict in cell.metrics.items()
-        if verdict.underpowered or (verdict.decides and verdict.verdict in ("fail", "inconclusive"))
+        if (verdict.underpowered and cell.severity == "primary")
+        or (cell.decides(metric) and verdict.verdict in ("fail", "inconclusive"))
     ]
+    return overlapping + [line for _, line in sorted(said, key=lambda found: found[0])]

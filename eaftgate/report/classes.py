@@ -7,7 +7,6 @@ from itertools import groupby
 from eaftgate.gate.classes import EXACT, LOSSES, has_classes, instead, measured, tokens_of, verdict_text, where
 from eaftgate.gate.messages import LostMessage, MessageCounts
 from eaftgate.gate.results import Parity, ParityCell
-from eaftgate.judge.verdict import MetricVerdict
 from eaftgate.judge.wording import bounds_shown, shown
 from eaftgate.report.rows import Cell, row, table
 from eaftgate.tables import visible
@@ -67,11 +66,11 @@ def _loss(cell: ParityCell, metric: str) -> Cell:
     verdict = cell.metrics[metric]
     bounds = bounds_shown(metric, verdict) if verdict.lower is not None or verdict.upper is not None else ""
     below = (bounds, f"{tokens_of(cell, metric):,} tokens", "underpowered" if verdict.underpowered else "")
-    return Cell(shown(metric, verdict.estimate, interval=True), _colour(verdict), "\n".join(filter(None, below)))
+    return Cell(shown(metric, verdict.estimate, interval=True), _colour(cell, metric), "\n".join(filter(None, below)))
 
 
-def _colour(verdict: MetricVerdict) -> str:
-    return verdict.verdict if verdict.decides and verdict.verdict else ""
+def _colour(cell: ParityCell, metric: str) -> str:
+    return (cell.metrics[metric].verdict or "") if cell.decides(metric) else ""
 
 
 _COUNTS = ("messages", "exact", "lost", "gained")
@@ -96,8 +95,8 @@ def _figures(cell: ParityCell, kind: str, counts: Sequence[MessageCounts]) -> li
     for metric in (metric for metric, of in EXACT.items() if of == kind and metric in cell.metrics):
         judged = cell.metrics[metric]
         bounds = "" if judged.lower is None and judged.upper is None else bounds_shown(metric, judged)
-        net = Cell(net.text, _colour(judged), bounds)
-        verdict = Cell(verdict_text(judged).plain, _colour(judged))
+        net = Cell(net.text, _colour(cell, metric), bounds)
+        verdict = Cell(verdict_text(cell, metric).plain, _colour(cell, metric))
     by_prompt = (
         ", ".join(_sum([count for count in counts if count.prompt_cut is cut], name) for name in _COUNTS)
         for cut in (False, True)

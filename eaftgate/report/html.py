@@ -121,7 +121,7 @@ def _meanings(metrics: Sequence[str], *, interval: bool) -> str:
 
 
 def _cell_row(cell: ParityCell, metrics: Sequence[str]) -> str:
-    advisory = cell.severity != "primary"
+    advisory = not cell.decides_something
     verdict = Cell(f"({cell.verdict})", cell.verdict) if advisory else verdict_cell(cell.verdict)
     values: list[str | Cell] = [
         cell.name,

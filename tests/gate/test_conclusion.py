@@ -36,6 +36,29 @@ RECORD = CellRecord(
 
 
 @pytest.mark.parametrize(
+    ("policy", "deciding"),
+    [
+        ("near-lossless-v2", {("UNION", 1024): ("ppl",), ("chat", 1024): ()}),
+        ("near-lossless-v3", {("UNION", 1024): ("ppl", "rms_dp"), ("chat", 1024): ("ppl",)}),
+    ],
+)
+def test_a_cell_says_which_metrics_are_a_part_of_the_runs_verdict(
+    policy: str, deciding: dict[tuple[str, int], tuple[str, ...]], tmp_path: Path
+) -> None:
+    """v3 has rules for every pack; no length but the regime's decides, and nothing that is underpowered."""
+    (tmp_path / "chat.parquet").touch()
+    options = GateOptions(results=tmp_path, packs=tmp_path, checkpoints=("a",), seq_lens=(512, 1024), policy=policy)
+    plan = make_plan(options, fixture_packs=tmp_path)
+    ppl = RECORD.verdicts["ppl"]
+    verdicts = {"ppl": ppl, "rms_dp": ppl, "mean_p": replace(ppl, decides=False)}
+    records = {cell: replace(RECORD, verdicts=verdicts) for cell in plan.cells}
+    found = conclude(plan, records, outcomes=[PASSED], missing=[], complete=True)
+    assert {(cell.pack, cell.seq_len): cell.deciding for cell in found.cells} == {
+        ("UNION", 512): (), ("chat", 512): (), **deciding
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
     ("outcomes", "missing", "complete", "verdict"),
     [
         ([PASSED], [], True, "pass"),

@@ -53,6 +53,29 @@ def test_remarks_say_what_keeps_a_cell_from_passing() -> None:
     assert "1234 blocks would have enough" in line
 
 
+def test_an_advisory_cell_in_which_a_rule_for_every_pack_decides_is_shown_as_deciding() -> None:
+    failing = replace(PPL, estimate=0.06, lower=0.055, verdict="fail")
+    judged = {"ppl": failing, "js2d_corrected": replace(PPL, estimate=0.1), "cc_rate": replace(PPL, underpowered=True)}
+    pack = changed(severity="advisory", verdict="fail", metrics=judged, deciding=("ppl",))
+    assert re.search(r" partly +FAIL$", render_cells([pack], width=200, colour=False), re.M)
+    (line,) = remarks([pack])
+    assert "ppl +6.18% [+5.65%, +6.18%] is outside" in line
+    silent = pack.model_copy(update={"deciding": ()})
+    assert re.search(r" advisory \(fail\)$", render_cells([silent], width=200, colour=False), re.M)
+    assert remarks([silent]) == []
+
+
+def test_remarks_begin_with_what_fails() -> None:
+    failing = replace(PPL, verdict="fail")
+    weak = replace(PPL, underpowered=True, decides=False)
+    first = changed(metrics={"cc_ratio": weak, "ppl": PPL}, pack="a")
+    second = changed(
+        metrics={"ppl": failing, "js2d_corrected": CORRECTED}, pack="b", severity="advisory", deciding=("ppl",)
+    )
+    said = [line.split(": ")[1].split()[0] + line.split()[1] for line in remarks([first, second])]
+    assert said == ["pplb", "ppla", "cc_ratioa"]
+
+
 def test_colour_only_when_asked() -> None:
     assert "\x1b[" in render_cells([CELL], width=120, colour=True)
     assert "\x1b[" not in render_cells([CELL], width=120, colour=False)

@@ -133,6 +133,7 @@ def with_classes(parity: dict[str, Any], **lost: Any) -> str:
     parity = copy.deepcopy(parity)
     for cell in parity["cells"]:
         cell["metrics"] = {"nll_header": HEADER, **cell["metrics"], "exact_calls": EXACT}
+        cell["deciding"] = ["nll_header", "exact_calls"]
         cell["details"] = {"nll_header": {"tokens": 1234}}
         cell["messages"] = [{**MESSAGES, "prompt_cut": cut} for cut in (False, True)]
     parity["lost_messages"] = {"copy": [lost_message(**lost).model_dump(mode="json")] * 2}
