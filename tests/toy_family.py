@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tiny_checkpoint import Tensor, write_shard
 
 from eaftgate.errors import UserError
-from eaftgate.families.family import Dimensions, Kept, StoredTensor, kept_rows, kept_whole
+from eaftgate.families.family import Dimensions, ExpertWeight, Kept, StoredTensor, kept_rows, kept_whole
 
 if TYPE_CHECKING:
     from toy_model import ToyModel
@@ -77,6 +77,15 @@ class ToyFamily:
 
     def pruned_config(self, config: Mapping[str, Any], keep_n: int) -> dict[str, Any]:
         return {**config, "experts": keep_n}
+
+    def plain_config(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        return dict(config)
+
+    def expert_weights(self, dimensions: Dimensions, tensors: Mapping[str, StoredTensor]) -> Sequence[ExpertWeight]:  # noqa: ARG002
+        """Of rows by columns, the columns are the inputs."""
+        return [
+            ExpertWeight(name, tensor.shape, 1, name) for name, tensor in tensors.items() if _EXPERT.fullmatch(name)
+        ]
 
     def holds_experts(self, name: str) -> bool:
         return _EXPERT.fullmatch(name) is not None or _ROUTER.fullmatch(name) is not None

@@ -6,7 +6,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from eaftgate import __version__
-from eaftgate.commands import gate, packs, profile, prune, report, study
+from eaftgate.commands import gate, packs, profile, prune, report, study, yardstick
 from eaftgate.errors import UserError
 from eaftgate.recipes.command_line import UsageError, take_recipes
 
@@ -20,7 +20,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 app.add_typer(packs.COMMANDS, name="packs")
-for group in (profile, prune, gate, report, study):
+for group in (profile, prune, yardstick, gate, report, study):
     app.add_typer(group.COMMANDS)
 
 

@@ -86,6 +86,22 @@ def kept_rows(tensor: StoredTensor, rows: Sequence[int]) -> Kept:
     return Kept(tensor.name, (len(rows), *tensor.shape[1:]), spans)
 
 
+@dataclass(frozen=True, slots=True)
+class ExpertWeight:
+    """Weights of experts: the plain tensor that the model class loads, and where they are stored."""
+
+    name: str
+    """Of the plain tensor."""
+    shape: tuple[int, ...]
+    input_axis: int
+    """Dimension of `shape` that the product with a token's hidden state sums over."""
+    stored: str
+    """Name of the stored tensor: the plain one, or MXFP4 blocks [experts, outputs, inputs / 32, 16], of which the plain
+    tensor is [experts, inputs, outputs]."""
+    scales: str | None = None
+    """Those of MXFP4 blocks, [experts, outputs, inputs / 32]."""
+
+
 class Family(Protocol):
     """One family of mixture-of-experts models. Names are those of stored tensors."""
 
@@ -151,6 +167,14 @@ class Family(Protocol):
 
     def pruned_config(self, config: Mapping[str, Any], keep_n: int) -> dict[str, Any]:
         """config.json of the checkpoint whose layers keep `keep_n` experts each."""
+        ...
+
+    def plain_config(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """config.json of the checkpoint whose experts are stored plain."""
+        ...
+
+    def expert_weights(self, dimensions: Dimensions, tensors: Mapping[str, StoredTensor]) -> Sequence[ExpertWeight]:
+        """The weights of every expert, without biases and routers."""
         ...
 
     def holds_experts(self, name: str) -> bool:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eaftgate.errors import UserError
-from eaftgate.families.family import Dimensions, Kept, StoredTensor, kept_rows, kept_whole
+from eaftgate.families.family import Dimensions, ExpertWeight, Kept, StoredTensor, kept_rows, kept_whole
 from eaftgate.strict_json import is_count, shown
 
 if TYPE_CHECKING:
@@ -121,6 +121,18 @@ class GptOss:
 
     def pruned_config(self, config: Mapping[str, Any], keep_n: int) -> dict[str, Any]:
         return {**config, "num_local_experts": keep_n}
+
+    def plain_config(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in config.items() if key != "quantization_config"}
+
+    def expert_weights(self, dimensions: Dimensions, tensors: Mapping[str, StoredTensor]) -> Sequence[ExpertWeight]:
+        parts = [(layer, f"experts.{projection}") for layer in dimensions.moe_layers for projection in PROJECTIONS]
+        found = []
+        for layer, part in parts:
+            name = f"model.layers.{layer}.mlp.{part}"
+            stored, scales = (name, None) if name in tensors else (f"{name}_blocks", f"{name}_scales")
+            found.append(ExpertWeight(name, _expected_shape(part, dimensions), 1, stored, scales))
+        return found
 
     def holds_experts(self, name: str) -> bool:
         return expert_tensor(name) is not None

@@ -13,11 +13,20 @@ class Candidate(Record):
     name: str
     kind: CandidateKind
     rows_known: bool
+    yardstick_bits: int | None = None
+    """Of the base with rounded experts."""
 
 
 def candidates_of(plan: Plan) -> tuple[Candidate, ...]:
-    kind = plan.options.candidate_kind
-    return tuple(Candidate(name=name, kind=kind, rows_known=name not in plan.rows_unknown) for name in plan.checkpoints)
+    return tuple(
+        Candidate(
+            name=name,
+            kind=plan.options.candidate_kind,
+            rows_known=name not in plan.rows_unknown,
+            yardstick_bits=plan.yardsticks.get(name),
+        )
+        for name in plan.checkpoints
+    )
 
 
 KINDS: Mapping[CandidateKind, str] = {

@@ -7,15 +7,16 @@ from pathlib import Path
 from filelock import FileLock
 
 from eaftgate.checkpoint.checkpoint import Checkpoint, open_checkpoint
-from eaftgate.checkpoint.digest import checkpoint_digest, tokenizer_digest
+from eaftgate.checkpoint.digest import ModelIdentity, checkpoint_digest, tokenizer_digest
 from eaftgate.errors import UserError
-from eaftgate.gate.options import OTHER, PRUNED
+from eaftgate.gate.options import OTHER
 from eaftgate.gate.plan import BASE, FIXTURE_KEEP_N, NOOP, ULP, Plan
 from eaftgate.outputs import check_outside_checkpoints
 from eaftgate.profile.profile import open_profile
 from eaftgate.prune.checkpoint import PruneRequest, prune_checkpoint
-from eaftgate.rewrite.manifest import MANIFEST_FILE, Manifest, own_manifest, read_manifest
+from eaftgate.rewrite.manifest import MANIFEST_FILE, BaseRecord, Manifest, own_manifest, read_manifest
 from eaftgate.rewrite.perturb import make_perturbed
+from eaftgate.rewrite.yardstick import Yardstick, own_yardstick
 
 WORK_DIR = "work"
 OTHER_WEIGHTS = "a candidate with weights of its own is gated with --candidate-kind=other"
@@ -57,8 +58,7 @@ class Models:
             return self._open(self._fixture / "checkpoint")
         if options.base is not None:
             return self._open(options.base)
-        manifests = [self._manifest_of(name) for name in self.plan.checkpoints]
-        named = {manifest.base.digest: manifest.base.name for manifest in manifests}
+        named = {base.digest: base.name for base in map(self._base_of, self.plan.checkpoints)}
         if len(named) != 1:
             raise UserError("the checkpoints were made from different bases: gate them one at a time, or pass --base")
         (digest, source), *_ = named.items()
@@ -70,12 +70,17 @@ class Models:
             )
         return base
 
-    def _manifest_of(self, name: str) -> Manifest:
+    def _base_of(self, name: str) -> BaseRecord | ModelIdentity:
+        """The base that a checkpoint names."""
         checkpoint = open_checkpoint(self.plan.checkpoints[name])
-        pruned = self.plan.options.candidate_kind == PRUNED
-        if not (checkpoint.path / MANIFEST_FILE).is_file() or not (pruned or own_manifest(checkpoint.path)):
+        if self.plan.options.candidate_kind == OTHER:
+            record: Manifest | Yardstick | None = own_manifest(checkpoint.path) or own_yardstick(checkpoint.path)
+        else:
+            has_manifest = (checkpoint.path / MANIFEST_FILE).is_file()
+            record = read_manifest(checkpoint.path) if has_manifest else None
+        if record is None:
             raise UserError(f"{checkpoint.name} has no {MANIFEST_FILE} that names its base: pass --base")
-        return read_manifest(checkpoint.path)
+        return record.base
 
     def _open_candidate(self, name: str) -> Model:
         source = self._make_fixture_candidate() if self.plan.options.embedded else self.plan.checkpoints[name]
@@ -144,6 +149,10 @@ class Models:
             f"{candidate.name} has {candidate.num_experts} of {base.num_experts} experts and no {MANIFEST_FILE}: "
             f"nothing says which experts were kept; {OTHER_WEIGHTS}"
         )
+
+    def yardstick(self, name: str) -> Yardstick | None:
+        """What a checkpoint says of itself, if it says that it is a yardstick."""
+        return own_yardstick(self[name].checkpoint.path)
 
 
 def _check_vocabulary(candidate: Checkpoint, base: Checkpoint) -> None:

@@ -1,6 +1,7 @@
 """What a gate run will evaluate, decided before anything runs: models, packs, cells, and which cells decide."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +23,7 @@ from eaftgate.judge.policy import (
 from eaftgate.judge.verdict import MetricVerdict, floor_problem
 from eaftgate.packs.pack import pack_paths
 from eaftgate.prune.methods import KEEP_SETS
+from eaftgate.rewrite.yardstick import own_yardstick
 
 CandidateKind = Literal["pruned", "other"]
 
@@ -120,6 +122,8 @@ class Plan:
     profiling_groups: tuple[ProfilingGroup, ...] = ()
     rows_unknown: frozenset[str] = frozenset()
     """The checkpoints of which nothing says what rows they were made on."""
+    yardsticks: Mapping[str, int] = field(default_factory=dict)
+    """Those that say that they are the base with rounded experts, and to how many bits."""
 
     @property
     def batch_size(self) -> int:
@@ -251,8 +255,9 @@ def make_plan(options: GateOptions, *, fixture_packs: Path) -> Plan:
     manifests = local_manifests(checkpoints)
     groups = profiling_groups(manifests)
     unknown = {name for name, manifest in manifests.items() if manifest.provenance.get("method") == KEEP_SETS.name}
+    yardsticks = local_yardsticks(checkpoints) if options.candidate_kind == OTHER else {}
     if options.candidate_kind == OTHER:
-        unknown |= checkpoints.keys() - manifests
+        unknown |= checkpoints.keys() - manifests.keys() - yardsticks.keys()
     if options.embedded:
         checkpoints = {f"keep{FIXTURE_KEEP_N}": f"keep{FIXTURE_KEEP_N}"}
     cells = tuple(
@@ -289,6 +294,7 @@ def make_plan(options: GateOptions, *, fixture_packs: Path) -> Plan:
         needs=needs,
         profiling_groups=groups,
         rows_unknown=frozenset(unknown),
+        yardsticks=yardsticks,
     )
 
 
@@ -301,6 +307,16 @@ def _needs(options: GateOptions) -> Needs:
         if options.collector not in owners:
             raise UserError(f"{option} is for --collector={' or '.join(owners)}")
     return kinds[options.collector].needs(options.given_to_collector)
+
+
+def local_yardsticks(checkpoints: Mapping[str, str]) -> dict[str, int]:
+    """Of those that are directories, by name; one that is damaged is for the checkpoint's own cases to report."""
+    found = {}
+    for name, source in checkpoints.items():
+        with suppress(UserError, OSError):
+            if record := own_yardstick(Path(source)):
+                found[name] = record.bits
+    return found
 
 
 def _short_names(given: tuple[str, ...]) -> dict[str, str]:

@@ -23,8 +23,8 @@ RECIPE_FILE = "reap-recipe.yaml"
 EXTENDS = "extends"
 SHIPPED = Path(__file__).parent / "shipped"
 SECTIONS = (
-    "packs split", "profile", "prune", "sweep", "diagnose", "overlap", "gate", "report", "budgets", "lock", "verify",
-    "cost",
+    "packs split", "profile", "prune", "yardstick", "sweep", "diagnose", "overlap", "gate", "report", "budgets", "lock",
+    "verify", "cost",
 )  # fmt: skip
 """Every command of `eaftgate`, and the gate, which is pytest's."""
 

@@ -17,6 +17,7 @@ from eaftgate.outputs import check_new_file
 from eaftgate.report.classes import STYLE, classes_section
 from eaftgate.report.rows import Cell, row, table, verdict_cell
 from eaftgate.report.stability import stability_section
+from eaftgate.report.yardstick import yardstick_lines
 
 ORIGIN_ROWS = (
     ("base against base, no-op rewrite", "UNION 1024, PPL 5.449", "0", "0", "0", "0", "pass"),
@@ -153,7 +154,8 @@ def _metric(metric: str, verdict: MetricVerdict | None, *, interval: bool) -> Ce
 
 
 def _candidates(parity: Parity) -> str:
-    lines = [kind_line(parity.asked.candidate_kind), *unknown_rows(parity.candidates)] if parity.cells else []
+    said = [kind_line(parity.asked.candidate_kind), *unknown_rows(parity.candidates), *yardstick_lines(parity)]
+    lines = said if parity.cells else []
     return "".join(f'<p class="note">{escape(line[:1].upper() + line[1:])}.</p>' for line in lines)
 
 

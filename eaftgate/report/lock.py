@@ -150,7 +150,7 @@ def _manifest_problems(checkpoint: Checkpoint, sha256: str) -> list[str]:
     path = checkpoint.path / MANIFEST_FILE
     if not path.is_file() or sha256_file(path) != sha256:
         return [f"{checkpoint.name} does not have the manifest.json that was locked"]
-    return verify_files(checkpoint.path, read_manifest(checkpoint.path), hash_contents=True)
+    return verify_files(checkpoint.path, read_manifest(checkpoint.path).files, hash_contents=True)
 
 
 def verify_lock(path: Path, *, base: str | None, checkpoint: str | None) -> list[str]:

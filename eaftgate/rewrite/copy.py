@@ -43,7 +43,7 @@ def copy_shard(plan: ShardPlan, source: Path, target: Path, on_bytes: Callable[[
                 if hashed is not None:
                     hashed.result()
                 filled = buffer[: min(CHUNK_BYTES, item.end - begin)]
-                _read_all(files[item.shard], begin, filled)
+                read_all(files[item.shard], begin, filled)
                 write_all(out, filled)
                 ring.append((buffer, hasher.submit(digest.update, filled)))
                 on_bytes(len(filled))
@@ -64,7 +64,8 @@ def _open(path: Path) -> BinaryIO:
     return path.open("rb", buffering=0)
 
 
-def _read_all(file: BinaryIO, begin: int, view: memoryview) -> None:
+def read_all(file: BinaryIO, begin: int, view: memoryview) -> None:
+    """Fill `view` from the byte `begin` of a file on. Raises UserError when that has become shorter."""
     while view:
         count = os.preadv(file.fileno(), [view], begin)
         if count == 0:

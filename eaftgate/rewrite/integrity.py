@@ -29,7 +29,7 @@ def check_artifact(
     `compare_tensors`' job.
     """
     return [
-        *verify_files(candidate.path, manifest, hash_contents=hash_contents),
+        *verify_files(candidate.path, manifest.files, hash_contents=hash_contents),
         *_keep_problems(candidate, manifest),
         *_mapping_problems(candidate, manifest),
         *_shard_problems(candidate),

@@ -1,7 +1,7 @@
 """manifest.json: what a rewritten checkpoint was made from, with which choices, and every file's sha256."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -115,32 +115,34 @@ def own_manifest(directory: Path) -> Manifest | None:
     return read_manifest(directory) if "keep" in said and said.get("format", FORMAT) == FORMAT else None
 
 
-def verify_files(directory: Path, manifest: Manifest, *, hash_contents: bool) -> list[str]:
-    """What differs between the files of `directory` and the manifest, one sentence each; empty if nothing.
+def verify_files(
+    directory: Path, files: Mapping[str, FileRecord], *, hash_contents: bool, record: str = "the manifest"
+) -> list[str]:
+    """What differs between the files of `directory` and those that `record` lists, one sentence each; empty if nothing.
 
     Without `hash_contents` only presence and sizes are compared.
     """
     problems = [
-        f"{path.name} is not in the manifest"
+        f"{path.name} is not in {record}"
         for path in sorted(directory.iterdir())
-        if path.suffix in _UNLISTED_SUFFIXES and path.name not in manifest.files
+        if path.suffix in _UNLISTED_SUFFIXES and path.name not in files
     ]
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         found = pool.map(
-            lambda item: _problem(directory / item[0], item[1], hash_contents), sorted(manifest.files.items())
+            lambda item: _problem(directory / item[0], item[1], hash_contents, record), sorted(files.items())
         )
         return problems + [problem for problem in found if problem]
 
 
-def _problem(path: Path, record: FileRecord, hash_contents: bool) -> str | None:
+def _problem(path: Path, listed: FileRecord, hash_contents: bool, record: str) -> str | None:
     if not path.is_file():
         return f"{path.name} is missing"
     try:
         size = path.stat().st_size
-        if size != record.size:
-            return f"{path.name} has {size} bytes where the manifest says {record.size}"
-        if hash_contents and sha256_file(path) != record.sha256:
-            return f"{path.name} does not have the sha256 of the manifest"
+        if size != listed.size:
+            return f"{path.name} has {size} bytes where {record} says {listed.size}"
+        if hash_contents and sha256_file(path) != listed.sha256:
+            return f"{path.name} does not have the sha256 of {record}"
     except OSError as error:
         return f"{path.name} cannot be read ({error.strerror})"
     return None

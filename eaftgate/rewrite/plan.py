@@ -78,14 +78,21 @@ def joined(ranges: Iterable[ByteRange]) -> list[ByteRange]:
 
 
 def plan_shards(base: Checkpoint, keep: Sequence[Sequence[int]], *, max_shard_bytes: int) -> list[ShardPlan]:
-    """Plan the output shards, each at most `max_shard_bytes` with its header.
+    """The output shards of the checkpoint `base` with only the experts of `keep`; see `plan_pieces`."""
+    return plan_pieces(kept_pieces(base, keep), base.family.shard_group, max_shard_bytes=max_shard_bytes)
+
+
+def plan_pieces(
+    pieces: Iterable[Piece], shard_group: Callable[[str], tuple[int, int, str]], *, max_shard_bytes: int
+) -> list[ShardPlan]:
+    """Plan the output shards, each at most `max_shard_bytes` with its header. `shard_group` is the family's.
 
     Tensors follow each other as their family has them, and what it keeps in one shard is never parted (a loader
     rejects a checkpoint that splits it). The shards are as few as they can be, and then the largest as small as it
     can be: each is copied by one thread. Raises UserError when a tensor is too large.
     """
     limit = max_shard_bytes - _EMPTY_HEADER_BYTES
-    groups = _groups(kept_pieces(base, keep), base.family.shard_group)
+    groups = _groups(pieces, shard_group)
     sizes = [sum(piece.kept.nbytes + _entry_size(piece) for piece in group) for group in groups]
     for group, size in zip(groups, sizes, strict=True):
         if size > limit:
@@ -95,8 +102,8 @@ def plan_shards(base: Checkpoint, keep: Sequence[Sequence[int]], *, max_shard_by
             )
     shards = [[piece for group in groups[cut] for piece in group] for cut in balanced(sizes, limit)]
     return [
-        _shard_plan(f"model-{number:05d}-of-{len(shards):05d}.safetensors", pieces)
-        for number, pieces in enumerate(shards, start=1)
+        _shard_plan(f"model-{number:05d}-of-{len(shards):05d}.safetensors", together)
+        for number, together in enumerate(shards, start=1)
     ]
 
 

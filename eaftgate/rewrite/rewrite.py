@@ -89,19 +89,27 @@ def rewrite_checkpoint(
     total = sum(plan.size for plan in plans)
     with build(out, request, needs=f"whose shards take {total} bytes") as work:
         finished = finished_shards(work)
-        _write_shards(plans, base, work.payload, finished, progress)
+        write_shards(
+            plans,
+            work.payload,
+            finished,
+            lambda plan, target, on_bytes: copy_shard(plan, base.path, target, on_bytes),
+            progress,
+        )
         for name, content in (carried or {}).items():
             (work.payload / name).write_bytes(content)
         _write_companions(plans, base, manifest, work.payload, finished)
 
 
-def _write_shards(
+def write_shards(
     plans: list[ShardPlan],
-    base: Checkpoint,
     payload: Path,
     finished: FinishedShards,
+    write_one: Callable[[ShardPlan, Path, Callable[[int], None]], str],
     progress: Callable[[int, int], None] | None,
 ) -> None:
+    """Write the shards that are not finished, in threads. `write_one(plan, target, on_bytes)` is such as
+    `copy.copy_shard`: it returns the new file's sha256, and an exception of `on_bytes` stops it."""
     total = sum(plan.size for plan in plans)
     missing = [plan for plan in plans if plan.name not in finished.records]
     done = total - sum(plan.size for plan in missing)
@@ -117,7 +125,7 @@ def _write_shards(
                 progress(done, total)
 
     def write(plan: ShardPlan) -> None:
-        sha256 = copy_shard(plan, base.path, payload / plan.name, on_bytes)
+        sha256 = write_one(plan, payload / plan.name, on_bytes)
         finished.add(plan.name, FileRecord(sha256=sha256, size=plan.size))
 
     with ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1)) as pool:
@@ -135,20 +143,33 @@ def _write_companions(
     plans: list[ShardPlan], base: Checkpoint, manifest: Manifest, payload: Path, finished: FinishedShards
 ) -> None:
     """Every file that is not a shard; the manifest last."""
+    copy_companions(base, payload)
+    write_json(payload / CONFIG_FILE, base.family.pruned_config(base.config, manifest.keep_n))
+    write_index(plans, payload)
+    write_json(payload / MAPPING_FILE, expert_mapping(manifest, base.dimensions.moe_layers))
+    listed = manifest.model_copy(update={"files": file_records(payload, finished)})
+    write_json(payload / MANIFEST_FILE, listed.model_dump())
+
+
+def copy_companions(base: Checkpoint, payload: Path) -> None:
     for path in sorted(base.path.iterdir()):
         if path.is_file() and any(fnmatchcase(path.name, pattern) for pattern in COMPANIONS):
             shutil.copyfile(path, payload / path.name)  # follows a link: the copy is a file of its own
-    write_json(payload / CONFIG_FILE, base.family.pruned_config(base.config, manifest.keep_n))
+
+
+def write_index(plans: list[ShardPlan], payload: Path) -> None:
     weight_map = {tensor: plan.name for plan in plans for tensor in plan.tensors}
     total_size = sum(plan.size - len(plan.header) for plan in plans)
     write_json(
         payload / INDEX_FILE,
         {"metadata": {"total_size": total_size}, "weight_map": dict(sorted(weight_map.items()))},
     )
-    write_json(payload / MAPPING_FILE, expert_mapping(manifest, base.dimensions.moe_layers))
+
+
+def file_records(payload: Path, finished: FinishedShards) -> dict[str, FileRecord]:
+    """Of every file that is there, by name; shards are not hashed again."""
     files = dict(finished.records)
     for path in payload.iterdir():
         if path.name not in files:
             files[path.name] = FileRecord(sha256=sha256_file(path), size=path.stat().st_size)
-    listed = manifest.model_copy(update={"files": dict(sorted(files.items()))})
-    write_json(payload / MANIFEST_FILE, listed.model_dump())
+    return dict(sorted(files.items()))

@@ -13,13 +13,14 @@ from eaftgate.gate.plan import BASE
 from eaftgate.gate.run import GateRun
 from eaftgate.rewrite.integrity import check_artifact, compare_tensors
 from eaftgate.rewrite.manifest import verify_files
+from eaftgate.rewrite.yardstick import check_yardstick
 
 
 def test_integrity(checkpoint_case: str, run: GateRun, record_property: Callable[[str, Any], None]) -> None:
     """Weights are finite; files, mapping, shards and configuration are the manifest's, kept tensors the base's.
 
     Without a manifest, every tensor is the base's. A candidate of kind other has the tensors that its model class
-    loads, of whatever weights, and if it has a manifest, the files are those that it names.
+    loads, of whatever weights, and if it has a manifest or says that it is a yardstick, the files are as that says.
     """
     candidate, base = run.models[checkpoint_case].checkpoint, run.models[BASE].checkpoint
     kind = run.plan.options.candidate_kind
@@ -30,7 +31,9 @@ def test_integrity(checkpoint_case: str, run: GateRun, record_property: Callable
     if kind == OTHER:
         problems = tensor_problems(candidate)
         if manifest is not None:
-            problems += verify_files(candidate.path, manifest, hash_contents=True)
+            problems += verify_files(candidate.path, manifest.files, hash_contents=True)
+        if yardstick := run.models.yardstick(checkpoint_case):
+            problems += check_yardstick(candidate, yardstick, base_digest=run.models[BASE].digest)
     elif manifest is None:  # all experts, and nothing that says what else was done to them
         problems = compare_tensors(candidate, base, [range(base.num_experts)] * base.num_layers)
         if problems:

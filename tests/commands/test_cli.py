@@ -49,8 +49,8 @@ from eaftgate.select.saliency import EaftWeights
 from eaftgate.study import sweep as sweeping
 from eaftgate.study.holdout import hold_out
 
-COMMANDS = (("packs", "split"), ("profile",), ("prune",), ("report",), ("lock",), ("verify",), ("cost",),
-            ("sweep",), ("diagnose",), ("overlap",))  # fmt: skip
+COMMANDS = (("packs", "split"), ("profile",), ("prune",), ("yardstick",), ("report",), ("lock",), ("verify",),
+            ("cost",), ("sweep",), ("diagnose",), ("overlap",))  # fmt: skip
 
 
 def pack_of(directory: Path, **columns: list[str]) -> Path:

@@ -12,10 +12,14 @@ from gate_command import BASE, CALIBRATION_PACKS, GATE_PACKS, Run, gate
 from prepared import SMALL, TINY, copy_of_base, once
 from safetensors.torch import load_file, save_file
 
+from eaftgate.checkpoint.checkpoint import open_checkpoint
+from eaftgate.checkpoint.digest import checkpoint_digest
 from eaftgate.gate.cases import cases, required_cases
 from eaftgate.gate.plan import GateOptions, make_plan
-from eaftgate.report.html import write_report
+from eaftgate.gate.results import read_parity
+from eaftgate.report.html import render, write_report
 from eaftgate.report.lock import read_lock, verify_lock, write_lock
+from eaftgate.rewrite.yardstick import write_yardstick
 
 OTHER = "--candidate-kind=other"
 ON_GATE_PACKS = (f"--base={BASE}", f"--packs={GATE_PACKS}")
@@ -80,7 +84,9 @@ def test_every_place_says_which_kind_it_was(other_run: Run, copy_run: Run, tmp_p
     assert "kind pruned: kept tensors are the base's" in copy_run.output
     assert other_run.parity["asked"]["candidate_kind"] == "other"
     assert copy_run.parity["asked"]["candidate_kind"] == "pruned"
-    assert other_run.parity["candidates"] == [{"name": "tuned", "kind": "other", "rows_known": False}]
+    assert other_run.parity["candidates"] == [
+        {"name": "tuned", "kind": "other", "rows_known": False, "yardstick_bits": None}
+    ]
     assert other_run.junit[f"{INTEGRITY}[tuned]"].properties["candidate_kind"] == "other"
     for run, kind in ((other_run, "other"), (copy_run, "pruned")):
         write_report(run.results, tmp_path / f"{kind}.html")
@@ -199,3 +205,42 @@ def test_a_recipe_may_say_the_kind(tuned_candidate: Path, tmp_path: Path) -> Non
     run = gate(tmp_path / "run", *options, "-k", "test_integrity")
     assert run.parity["asked"]["candidate_kind"] == "other"
     assert run.junit[f"{INTEGRITY}[tuned]"].outcome == "passed"
+
+
+# The base with rounded experts
+
+
+@pytest.fixture(scope="module")
+def yardstick(made: Path) -> Path:
+    def make(path: Path) -> None:
+        base = open_checkpoint(BASE)
+        write_yardstick(base, path, bits=4, base_digest=checkpoint_digest(base))
+
+    return once(made / "rtn4", make)
+
+
+def test_a_yardstick_passes_beside_a_pruned_one_and_measures_it(yardstick: Path, keep24: Path, tmp_path: Path) -> None:
+    """Both name the base, and of both it is known which rows they saw: 120, and none."""
+    candidates = (f"--checkpoint={yardstick}", f"--checkpoint={keep24}")
+    budget = ("--regime=fixture", "--policy=near-lossless-v2", "--seq-lens=128", "--num-blocks=128")
+    only = ("-k", "test_artifact or (test_near_lossless and UNION)")
+    run = gate(tmp_path / "run", *candidates, f"--packs={GATE_PACKS}", *budget, OTHER, *only)
+    assert run.parity["failed"] == [], run.output
+    assert run.cells("rtn4")["UNION-128"]["verdict"] == "pass"
+    assert run.cells("rtn4")["UNION-128"]["delta_ppl"] != 0
+    assert {c["name"]: (c["yardstick_bits"], c["rows_known"]) for c in run.parity["candidates"]} == {
+        "rtn4": (4, True), "keep24": (None, True),
+    }  # fmt: skip
+    assert run.junit["test_artifact::test_disjoint[rtn4]"].outcome == "passed"
+    assert "rounding the experts to 4 bits costs" in render(read_parity(run.results))
+
+
+def test_a_yardstick_that_is_not_what_it_says_fails(yardstick: Path, tmp_path: Path) -> None:
+    sharpened = shutil.copytree(yardstick, tmp_path / "sharpened")
+    entry = open_checkpoint(sharpened).tensors["model.norm.weight"]
+    with (sharpened / entry.shard).open("r+b") as shard:
+        shard.seek(entry.begin)
+        shard.write(b"\x80\x3f")
+    options = (*ON_GATE_PACKS, f"--checkpoint={sharpened}", *TINY, OTHER, "-k", "test_integrity")
+    reason = gate(tmp_path / "run", *options).junit[f"{INTEGRITY}[sharpened]"].reason
+    assert "does not have the sha256 of yardstick.json" in reason

@@ -107,7 +107,7 @@ def test_missing_manifest(out: Path) -> None:
 
 def test_tampered_files_are_named(out: Path) -> None:
     manifest = read_manifest(out)
-    assert verify_files(out, manifest, hash_contents=True) == []
+    assert verify_files(out, manifest.files, hash_contents=True) == []
     flip(out / SHARD, -1)
     with (out / "tokenizer.json").open("a") as stream:
         stream.write(" ")
@@ -115,14 +115,14 @@ def test_tampered_files_are_named(out: Path) -> None:
     (out / "extra.safetensors").touch()
     (out / "modeling.py").touch()
     (out / "README.md").touch()
-    shallow = verify_files(out, manifest, hash_contents=False)
+    shallow = verify_files(out, manifest.files, hash_contents=False)
     assert [problem.split()[0] for problem in shallow] == [
         "extra.safetensors",
         "modeling.py",
         "generation_config.json",
         "tokenizer.json",
     ]
-    deep = set(verify_files(out, manifest, hash_contents=True)) - set(shallow)
+    deep = set(verify_files(out, manifest.files, hash_contents=True)) - set(shallow)
     assert deep == {f"{SHARD} does not have the sha256 of the manifest"}
 
 
