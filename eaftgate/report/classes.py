@@ -115,21 +115,29 @@ def _net(counts: Sequence[MessageCounts]) -> str:
 
 
 def _breakdown(cells: Sequence[ParityCell]) -> str:
-    """By class, pack and domain, a table to open for every primary cell."""
+    """By pack and class, and those by domain, a table to open for every primary cell."""
     head = ("pack", "domain", "class", *_COUNTS, "net", "close", "prompt cut")
     said = ""
     for cell in (cell for cell in cells if cell.severity == "primary"):
-        body = []
-        by_place = sorted(cell.messages, key=lambda count: (count.pack, count.domain, count.kind))
-        for _, counts in groupby(by_place, key=lambda count: (count.pack, count.domain, count.kind)):
-            both = list(counts)
-            cut = _sum([count for count in both if count.prompt_cut], "messages")
-            whole = (_sum(both, name) for name in _COUNTS)
-            named = (both[0].pack, both[0].domain, both[0].kind)
-            body.append(row("td", (*named, *whole, _net(both), _sum(both, "close"), cut)))
+        of_packs = [((count.pack, "all", count.kind), count) for count in cell.messages]
+        of_domains = [((count.pack, count.domain, count.kind), count) for count in cell.messages if count.domain]
+        body = [
+            row("td", (*names, *_totals([count for _, count in counts])))
+            for keyed in (of_packs, of_domains)
+            for names, counts in groupby(sorted(keyed, key=_names), key=_names)
+        ]
         title = f"{cell.name} {cell.pack} {cell.seq_len}: by pack, domain and class"
         said += f"<details><summary>{escape(visible(title))}</summary>{table(head, body)}</details>"
     return said
+
+
+def _names(keyed: tuple[tuple[str, str, str], MessageCounts]) -> tuple[str, str, str]:
+    return keyed[0]
+
+
+def _totals(counts: Sequence[MessageCounts]) -> list[str]:
+    cut = _sum([count for count in counts if count.prompt_cut], "messages")
+    return [*(_sum(counts, name) for name in _COUNTS), _net(counts), _sum(counts, "close"), cut]
 
 
 def _lost(title: str, messages: Sequence[LostMessage]) -> str:

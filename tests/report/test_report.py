@@ -153,6 +153,8 @@ def test_classes_messages_and_those_lost_have_sections_of_their_own(copy_run: Ru
     assert page.count(f'<td class="name">UNION 64</td><td class="name">call</td>{counts}{net}{close}') == 1
     domain = '<td class="name">tool</td><td class="name">[red]&lt;b&gt;\\x1b[31m</td><td>call</td>'
     assert page.count(f"{domain}{counts}<td>+25.00%</td><td>4</td><td>9</td></tr>") == 2  # the cells that decide
+    whole_pack = '<td class="name">tool</td><td class="name">all</td><td>call</td>'
+    assert page.count(f"{whole_pack}{counts}<td>+25.00%</td><td>4</td><td>9</td></tr>") == 2
     assert "<summary>copy UNION 64: by pack, domain and class</summary>" in page
     assert "prompt cut off by the block, seq_len 256, 4 of 9 tokens right" in page
     assert "the candidate would write `no` instead of `yes` after `say `" in page
