@@ -259,7 +259,9 @@ class Sums:
             if count == 1:
                 return [Estimate(float(value), math.inf, 0, clusters=1) for value in value_K]
             deviation_KC = value_K[:, None] - (total_K[:, None] - value_KC) / (weight - count_C)
-            squares_K, skewness_K = _moments(deviation_KC)
+            place_K = np.abs(deviation_KC).argmax(axis=1)
+            farthest_K1 = np.take_along_axis(deviation_KC, place_K[:, None], axis=1)
+            squares_K, skewness_K = _moments(np.hstack([deviation_KC, farthest_K1, farthest_K1]), count)
             degrees = min(weight**2 / float(count_C @ count_C), count) - 1
             error_K = np.sqrt((count - 1) / count * squares_K)
             rows = _rows(value_K, error_K, skewness_K)
@@ -273,7 +275,7 @@ class Sums:
             tokens, count = count_C.sum(), len(count_C)
             if count == 1:
                 return [Estimate(float(value), math.inf, 0) for value in value_K]
-            squares_K, skewness_K = _moments(value_KC - value_K[:, None] * count_C)
+            squares_K, skewness_K = _moments(value_KC - value_K[:, None] * count_C, count)
             error_K = np.sqrt(count / (count - 1) * squares_K) / tokens
             rows = _rows(value_K, error_K, skewness_K)
             found.append([Estimate(value, error, count - 1, skew) for value, error, skew in rows])
@@ -286,11 +288,11 @@ def _summed(value_KX: FloatArray, count_X: FloatArray, first_C: IntArray) -> tup
     return np.add.reduceat(value_KX, first_C, axis=1)[:, there_C], count_C[there_C]
 
 
-def _moments(deviation_KC: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Sum of squares, and skewness."""
+def _moments(deviation_KC: FloatArray, count: int) -> tuple[FloatArray, FloatArray]:
+    """Sum of squares, and skewness of so many clusters."""
     squares_K = np.einsum("kc,kc->k", deviation_KC, deviation_KC)
     scaled_KC = deviation_KC / np.sqrt(np.maximum(squares_K, np.finfo(float).tiny))[:, None]
-    return squares_K, np.einsum("kc,kc,kc->k", scaled_KC, scaled_KC, scaled_KC) * math.sqrt(deviation_KC.shape[1])
+    return squares_K, np.einsum("kc,kc,kc->k", scaled_KC, scaled_KC, scaled_KC) * math.sqrt(count)
 
 
 def _rows(*columns: FloatArray) -> Iterator[tuple[float, ...]]:

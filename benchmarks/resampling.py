@@ -596,14 +596,22 @@ def simulate(given: argparse.Namespace) -> None:
         *(Job("looks", w, c) for p in pools for w in settings_of(p, (UNION,), (128, 256, 512)) for c in range(8)),
         *(Job("looks", w, c) for p in pools for w in settings_of(p, (CALLS,), (256, 512)) for c in range(8)),
     ]
-    done = finished(first, given.work, given.processes)
-    jobs = [*first, *doubtful_jobs(first, done), *other]
+    jobs = [*first, *other]
     done = finished(jobs, given.work, given.processes)
+    _write(given.out, jobs, done)
+    jobs += doubtful_jobs(first, done)
+    _write(given.out, jobs, finished(jobs, given.work, given.processes))
+
+
+def _write(out: Path, jobs: Sequence[Job], done: Mapping[str, Counts]) -> None:
+    parts: dict[tuple[str, Where], list[Counts]] = defaultdict(list)
+    for job in jobs:
+        where = job.setting
+        parts[job.kind, (where.pool, where.pack, where.seq_len, where.num_blocks)].append(done[job.key])
     found: dict[str, dict[Where, Counts]] = defaultdict(dict)
-    for kind, where in dict.fromkeys((job.kind, job.setting) for job in jobs):
-        place = (where.pool, where.pack, where.seq_len, where.num_blocks)
-        found[kind][place] = added(done[job.key] for job in jobs if (job.kind, job.setting) == (kind, where))
-    write_tables(given.out, found, BUDGETS, MEANS)
+    for (kind, place), counts in parts.items():
+        found[kind][place] = added(counts)
+    write_tables(out, found, BUDGETS, MEANS)
 
 
 def main() -> None:

@@ -122,8 +122,11 @@ def jackknifed(
     as real documents: delete-one-cluster jackknife, and degrees of freedom by Kish's effective number of clusters.
 
     A cluster that holds a fifth of all tokens pulls the mean towards itself and hides its own deviation from it;
-    leaving it out does not. The skewness is that of the left-out values. `rare` as in `clustered`: the two made-up
-    clusters, one up and one down, widen the standard error and so make the skewness less.
+    leaving it out does not. The skewness is that of the left-out values.
+
+    Two made-up clusters are added. What a sample of documents knows least is its tail: those that pass at the margin
+    are mostly those that happen to lack the few documents that carry the loss, and a sample without them is sure of
+    itself. So the cluster that deviates farthest counts three times. `rare`: as in `clustered`, one up and one down.
     """
     weight_T = np.ones(len(numerator_T)) if denominator_T is None else denominator_T
     total, weight = float(np.sum(numerator_T, dtype=np.float64)), float(np.sum(weight_T, dtype=np.float64))
@@ -138,10 +141,13 @@ def jackknifed(
             found.append(Estimate(value, math.inf, 0, clusters=count))
             continue
         deviation_C = value - (total - sum_C) / left_C
-        squares = float(deviation_C @ deviation_C)
         if rare:
             event_C = np.abs(sum_C[sum_C != 0])
-            squares += 2 * (max(1.0, float(event_C.mean()) if len(event_C) else 1.0) / weight) ** 2
+            made_up = max(1.0, float(event_C.mean()) if len(event_C) else 1.0) / weight * np.array([1.0, -1.0])
+        else:
+            made_up = np.repeat(deviation_C[np.abs(deviation_C).argmax()], 2)
+        deviation_C = np.concatenate([deviation_C, made_up])
+        squares = float(deviation_C @ deviation_C)
         skewness = float(((deviation_C / math.sqrt(squares)) ** 3).sum()) * math.sqrt(count) if squares else 0.0
         effective = weight**2 / float(weight_C @ weight_C)
         error = math.sqrt((count - 1) / count * squares)

@@ -57,6 +57,11 @@ def _estimates(
         times_square_BC = times_BC * deviation_BC**2
         squares_KB[k] = times_square_BC.sum(axis=1)
         cubes_KB[k] = (times_square_BC * deviation_BC).sum(axis=1)
+        if jackknife:  # whose farthest document counts three times
+            place_B1 = np.where(times_BC > 0, np.abs(deviation_BC), -1).argmax(axis=1)[:, None]
+            farthest_B = np.take_along_axis(deviation_BC, place_B1, axis=1)[:, 0]
+            squares_KB[k] += 2 * farthest_B**2
+            cubes_KB[k] += 2 * farthest_B**3
     factor = (count - 1) / count if jackknife else count / (count - 1)
     effective_B = (
         np.minimum(total_B**2 / (times_BC @ weight_C**2), count) if jackknife else np.full(len(total_B), count)
