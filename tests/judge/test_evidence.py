@@ -17,9 +17,9 @@ from eaftgate.parity.bounds import fixed_width
 from eaftgate.parity.clusters import Estimate, Evidence
 from eaftgate.parity.estimates import Measured
 
-ENOUGH = Measured(Estimate(0.0, 0.001, 99, skewness=0.0), Evidence(100, 60.0, 0.1), base_events=200, lost=4, gained=3)
+ENOUGH = Measured(Estimate(0.0, 0.001, 99, skewness=0.0), Evidence(300, 60.0, 0.1), base_events=200, lost=4, gained=3)
 """Just enough of everything for every rule of means, at 30 blocks."""
-ENOUGH_EXACT = replace(ENOUGH, evidence=Evidence(100, 160.0, 0.1))
+ENOUGH_EXACT = replace(ENOUGH, evidence=Evidence(300, 160.0, 0.1))
 """The same for exact messages, whose effective documents would be fewer than documents, were they real."""
 
 
@@ -58,13 +58,13 @@ def test_just_enough_of_everything_decides(metric: str) -> None:
     found = judged(metric)
     assert (found.verdict, found.decides, found.underpowered, found.lacks) == ("pass", True, False, "")
     effective = 160.0 if metric in ("exact_calls", "exact_finals") else 60.0
-    assert (found.documents, found.effective_documents, found.events) == (100, effective, 200)
+    assert (found.documents, found.effective_documents, found.events) == (300, effective, 200)
     assert (found.lost, found.gained) == (4, 3)
     assert (found.unit, found.side) == (METRICS[metric].unit, "worse")
 
 
 SHORT: dict[str, tuple[dict[str, Any], dict[str, Any], int, str, int | None]] = {
-    "documents": ({"documents": 99}, {}, 30, "99 of 100 documents", 31),
+    "documents": ({"documents": 299}, {}, 30, "299 of 300 documents", 31),
     "effective documents": ({"effective": 159.9}, {}, 30, "159.9 of 160 effective documents", 31),
     "an even spread": ({"largest": 0.11}, {}, 30, "one document holds 11% of its call messages", 33),
     "blocks": ({}, {}, 29, "29 of 30 blocks", 30),
@@ -72,14 +72,14 @@ SHORT: dict[str, tuple[dict[str, Any], dict[str, Any], int, str, int | None]] = 
     "any exact message": ({}, {"base_events": 0}, 30, "0 of 200 exact calls", None),
     "a count of them": ({}, {"base_events": None}, 30, "0 of 200 exact calls", None),
     "documents and messages": (
-        {"documents": 80}, {"base_events": 50}, 30, "80 of 100 documents, 50 of 200 exact calls", 120,
+        {"documents": 240}, {"base_events": 50}, 30, "240 of 300 documents, 50 of 200 exact calls", 120,
     ),
     "documents, and an even spread": (
-        {"documents": 80, "largest": 0.4}, {}, 30, "80 of 100 documents, one document holds 40% of its call messages",
+        {"documents": 240, "largest": 0.4}, {}, 30, "240 of 300 documents, one document holds 40% of its call messages",
         120,
     ),
     "messages, and documents of which more would come": (
-        {"documents": 50}, {"base_events": 0}, 30, "50 of 100 documents, 0 of 200 exact calls", None,
+        {"documents": 150}, {"base_events": 0}, 30, "150 of 300 documents, 0 of 200 exact calls", None,
     ),
 }  # fmt: skip
 
@@ -97,7 +97,7 @@ def test_too_little_in_the_whole_budget_is_underpowered_and_says_what_is_missing
 
 
 def test_too_little_so_far_is_not_yet_known_and_goes_on() -> None:
-    for seen in (replace(ENOUGH_EXACT, evidence=Evidence(100, 159.0, 0.1)), replace(ENOUGH_EXACT, base_events=0)):
+    for seen in (replace(ENOUGH_EXACT, evidence=Evidence(300, 159.0, 0.1)), replace(ENOUGH_EXACT, base_events=0)):
         found = judged("exact_calls", seen, ENOUGH_EXACT)
         assert (found.verdict, found.underpowered, found.decides, found.lacks) == ("inconclusive", False, True, "")
         assert (found.lower, found.upper) == (None, None)
@@ -106,7 +106,7 @@ def test_too_little_so_far_is_not_yet_known_and_goes_on() -> None:
 
 @pytest.mark.parametrize(("effective", "enough"), [(59.96, True), (59.94, False)])
 def test_effective_documents_are_compared_as_they_are_shown(effective: float, enough: bool) -> None:
-    found = judged("ppl", replace(ENOUGH, evidence=Evidence(100, effective, 0.1)))
+    found = judged("ppl", replace(ENOUGH, evidence=Evidence(300, effective, 0.1)))
     assert found.lacks == ("" if enough else "59.9 of 60 effective documents")
 
 
