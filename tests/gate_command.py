@@ -73,11 +73,10 @@ class Case:
     properties: dict[str, str]
 
 
-def gate(results: Path, *options: str | Path) -> Run:
+def gate(results: Path, *options: str | Path, timeout: float = TIMEOUT_SECONDS) -> Run:
     """`python -m pytest gates/ OPTIONS --results RESULTS --junitxml RESULTS.xml` from the repository root."""
-    return pytest_command(
-        "gates/", *options, f"--results={results}", f"--junitxml={results.with_suffix('.xml')}", results=results
-    )
+    given = (*options, f"--results={results}", f"--junitxml={results.with_suffix('.xml')}")
+    return _command("pytest", "gates/", *given, results=results, directory=ROOT, timeout=timeout)
 
 
 def eaftgate_gate(results: Path, *options: str | Path, directory: Path) -> Run:
@@ -90,9 +89,9 @@ def pytest_command(*arguments: str | Path, results: Path, directory: Path = ROOT
     return _command("pytest", *arguments, results=results, directory=directory)
 
 
-def _command(*words: str | Path, results: Path, directory: Path) -> Run:
+def _command(*words: str | Path, results: Path, directory: Path, timeout: float = TIMEOUT_SECONDS) -> Run:
     log = results.parent / f"{results.name}-{time.monotonic_ns()}.log"
-    return Run(*start(*words, log=log, directory=directory).end(), results)
+    return Run(*start(*words, log=log, directory=directory).end(timeout), results)
 
 
 @dataclass(frozen=True)
@@ -101,9 +100,9 @@ class Started:
     process: BaseProcess
     log: Path
 
-    def end(self) -> tuple[int, str]:
+    def end(self, timeout: float = TIMEOUT_SECONDS) -> tuple[int, str]:
         """Exit code and terminal output."""
-        self.process.join(TIMEOUT_SECONDS)
+        self.process.join(timeout)
         if self.process.exitcode is None:
             self.process.kill()
             raise TimeoutError(f"{self.words} has not ended: {self.log.read_text()}")
