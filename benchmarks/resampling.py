@@ -448,7 +448,8 @@ def needed_job(job: Job) -> Counts:
         count["cells"] += 1
         count["events"] += found.base_events or 0
         count[str(verdict.verdict)] += 1
-        if where.num_blocks in SMALL_BUDGETS and verdict.verdict == "inconclusive":
+        open_ = verdict.verdict == "inconclusive" and not verdict.underpowered
+        if where.num_blocks in SMALL_BUDGETS and open_:
             count[f"needs {verdict.blocks_needed or 0}"] += 1
 
     for cell in population.cells(job):

@@ -23,6 +23,8 @@ Row = dict[str, Any]
 
 COMMAND = "PYTHONPATH=. python benchmarks/resampling.py simulate DIR... --work FILE --out docs/data"
 LIMITS = 0.99
+FEW_CELLS = 50
+"""That are inconclusive, below which their quartiles are not told."""
 FEW = 0.2
 """Of a budget's cells: where a rule may decide in fewer, it is not said how often it passes in those."""
 
@@ -56,17 +58,18 @@ def shares(count: Counter[str]) -> Row:
         for name in ("admitted_pass", "third_pass", "half_pass", "twice_fail")
         if name in count or name == "admitted_pass"
     }
-    return {
-        "cells": cells,
-        "documents": round(count["documents"] / cells),
-        "effective": round(count["effective"] / cells),
-        "events": round(count["events"] / cells),
+    found = {
         "may_decide": may / cells,
         "v2": count["v2_pass"] / cells,
         "v3": count["pass"] / cells,
         **of_may,
         "lower": lower,
         "upper": upper,
+    }
+    return {
+        "cells": cells,
+        **{name: round(count[name] / cells) for name in ("documents", "effective", "events") if count[name]},
+        **{name: None if value is None else round(value, 4) for name, value in found.items()},
     }
 
 
@@ -111,7 +114,7 @@ def write_tables(
     """`found[kind][where]` has the counts by case."""
     _margin(out, found["margin"], budgets, rules)
     _exact(out, found["exact"])
-    _looks(out, found["looks"], rules)
+    _looks(out, found["looks"], (*rules, "exact_calls", "exact_finals"))
     _several(out, found["several"])
     _needed(out, found["needed"])
     _long(out, found["margin"])
@@ -124,8 +127,8 @@ def _margin(out: Path, found: Mapping[Where, Counts], budgets: Sequence[int], ru
     for place in places:
         for rule in rules:
             by_budget = {blocks: cases.get(((*place, blocks), rule), []) for blocks in budgets}
-            if not any(by_budget.values()):
-                continue
+            if not any(worst(found_, "admitted_pass") is not None for found_ in by_budget.values()):
+                continue  # at no budget of these may it decide
             first: Row = {"documents": documents_of((*place, 0)), "rule": rule}
             cases_of: Row = {str(blocks): found_ for blocks, found_ in by_budget.items()}
             pairs = [(f"at{blocks}", found_) for blocks, found_ in by_budget.items()]
@@ -166,7 +169,7 @@ def _exact(out: Path, found: Mapping[Where, Counts]) -> None:
                 "documents": documents_of(where),
                 "rule": rule,
                 "blocks": where[3],
-                "events": round(np.mean([case["events"] for case in cases])),
+                "events": round(np.mean([case.get("events", 0) for case in cases])),
                 "v2": percent(worst(cases, "v2")),
                 "v3": percent(worst(cases, "admitted_pass")),
                 "lower": percent(worst(cases, "lower")),
@@ -265,39 +268,40 @@ def _needed(out: Path, found: Mapping[Where, Counts]) -> None:
             needs = [(int(name[6:]) or math.inf, n) for name, n in count.items() if re.fullmatch(r"needs \d+", name)]
             if needs:
                 foretold[key][where[3]] = needs
-    rows = []
-    for key, share in decided.items():
+    ratios: dict[tuple[str, str, int], list[list[float]]] = defaultdict(list)
+    for (documents, case), share in decided.items():
         enough = crossing(share, 0.8)
-        for blocks, needs in sorted(foretold[key].items()):
-            number = sum(n for _, n in needs)
-            if enough is None or number < 50 or enough <= blocks:
-                continue
-            candidate, rule, level = key[1].split(" ")
-            ratios = np.repeat([need / enough for need, _ in needs], [n for _, n in needs])
-            low, middle, high = np.quantile(ratios, (0.25, 0.5, 0.75), method="nearest").tolist()
-            rows.append(
-                {
-                    "documents": key[0], "candidate": candidate, "rule": rule, "level": float(level), "blocks": blocks,
-                    "enough": round(enough), "cells": number, "low": _finite(low), "middle": _finite(middle),
-                    "high": _finite(high),
-                }
-            )  # fmt: skip
-    rows.sort(key=lambda row: (row["documents"], row["rule"], row["level"], row["candidate"], row["blocks"]))
+        for blocks, needs in foretold[documents, case].items():
+            number = [n for _, n in needs]
+            if enough is not None and enough > blocks and sum(number) >= FEW_CELLS:
+                of_case = np.repeat([need / enough for need, _ in needs], number)
+                quartiles = np.quantile(of_case, (0.25, 0.5, 0.75), method="nearest").tolist()
+                ratios[documents, case.split(" ")[1], blocks].append(quartiles)
+    rows = []
+    for (documents, rule, blocks), of_cases in sorted(ratios.items()):
+        low, middle, high = np.median(of_cases, axis=0).tolist()
+        rows.append(
+            {
+                "documents": documents, "rule": rule, "blocks": blocks, "cases": len(of_cases), "low": _finite(low),
+                "middle": _finite(middle), "high": _finite(high),
+                "least": _finite(min(case[1] for case in of_cases)),
+                "most": _finite(max(case[1] for case in of_cases)),
+            }
+        )  # fmt: skip
     table(
         out,
         "needed",
-        "Blocks said to be needed by inconclusive cells of few blocks, over those at which 80 % of cells are decided "
-        "the right way: quartiles",
+        "Blocks that an inconclusive cell of few blocks says would decide it, over those at which 80 % of cells are "
+        "decided the right way: quartiles, median over the cases (candidates whose truth is 0.33 to 2 times the "
+        "margin)",
         [
             ("documents of", "{documents}"),
-            ("candidate", "{candidate}"),
             ("rule", "{rule}"),
-            ("truth / margin", "{level:.2f}"),
             ("blocks", "{blocks}"),
-            ("80 % at", "{enough}"),
-            ("quartile", "{low:.2f}"),
-            ("median", "{middle:.2f}"),
-            ("quartile", "{high:.2f}"),
+            ("cases", "{cases}"),
+            ("lower quartile", "{low:.2f}"),
+            ("median (least and most of a case)", "{middle:.2f} ({least:.2f}, {most:.2f})"),
+            ("upper quartile", "{high:.2f}"),
         ],
         rows,
     )
