@@ -71,8 +71,8 @@ docs: $(READY)
 # Everything that needs a GPU (an H100 or H200, SGLang installed); fails without one.
 gpu-test: $(READY)
 	mkdir -p $(OUT)
-	PYTHONPATH=. $(BIN)/python benchmarks/h200.py --device cuda --work $(OUT)/gpu --out $(OUT)/gpu.jsonl
-	PYTHONPATH=. $(BIN)/python benchmarks/h200_sglang.py --work $(OUT)/gpu --out $(OUT)/gpu.jsonl --record $(OUT)/answer.json
+	PYTHONPATH=.:tests $(BIN)/python benchmarks/h200.py --device cuda --work $(OUT)/gpu --out $(OUT)/gpu.jsonl
+	PYTHONPATH=.:tests $(BIN)/python benchmarks/h200_sglang.py --work $(OUT)/gpu --out $(OUT)/gpu.jsonl --record $(OUT)/answer.json
 	$(BIN)/python -m pytest gates/ -q --collector=sglang --results=$(OUT)/gpu-gate
 
 clean:

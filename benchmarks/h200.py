@@ -1,6 +1,6 @@
 """Everything that is measured on a large GPU, in one run that needs no pytest and no packs.
 
-    PYTHONPATH=. python benchmarks/h200.py --work DIR --out results.jsonl
+    PYTHONPATH=.:tests python benchmarks/h200.py --work DIR --out results.jsonl
 
 Sections, in this order: generate, rewrite, load, correctness, speed. A section that fails says why in one line, the
 others go on, and the exit code is 1. Token ids are random, and so is which of them count.

@@ -1,6 +1,6 @@
 """The SGLang collector on a large GPU, beside the engine's own speed and the transformers collector, in one run.
 
-    PYTHONPATH=. python benchmarks/h200_sglang.py --work DIR --out results.jsonl [--sections parity record ...]
+    PYTHONPATH=.:tests python benchmarks/h200_sglang.py --work DIR --out results.jsonl [--sections parity record ...]
 
 parity: the fixture checkpoint, and --model's if given: cells of the SGLang collector and of transformers on the GPU
 (MXFP4 experts with --sglang-kernels, dequantised ones, float32), against transformers on the CPU in float32. record:
