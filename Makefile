@@ -29,8 +29,8 @@ $(OUT)/profile: | $(READY)
 	$(BIN)/eaftgate profile fixtures/checkpoint --packs fixtures/packs/calibration --seq-len 512 --batch-size 8 --out $@
 
 $(OUT)/keep24: | $(OUT)/profile
-	@echo '== 2 of 3: keep 24 of 32 experts in every layer'
-	$(BIN)/eaftgate prune fixtures/checkpoint --profile $(OUT)/profile --keep-n 24 --out $@
+	@echo '== 2 of 3: keep 24 of 32 experts in every layer, rare tokens and calls weighed up'
+	$(BIN)/eaftgate prune fixtures/checkpoint --profile $(OUT)/profile --keep-n 24 --class-weight balanced --out $@
 
 gate: $(OUT)/keep24 | $(READY)
 	@echo '== 3 of 3: gate it against its base, a minute or two'

@@ -10,13 +10,14 @@ from eaftgate.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from eaftgate.checkpoint.digest import ModelIdentity, checkpoint_digest, tokenizer_digest
 from eaftgate.errors import UserError
 from eaftgate.gate.options import OTHER
-from eaftgate.gate.plan import BASE, FIXTURE_KEEP_N, NOOP, ULP, Plan
+from eaftgate.gate.plan import BASE, NOOP, ULP, Plan
 from eaftgate.outputs import check_outside_checkpoints
 from eaftgate.profile.profile import open_profile
 from eaftgate.prune.checkpoint import PruneRequest, prune_checkpoint
 from eaftgate.rewrite.manifest import MANIFEST_FILE, BaseRecord, Manifest, own_manifest, read_manifest
 from eaftgate.rewrite.perturb import make_perturbed
 from eaftgate.rewrite.yardstick import Yardstick, own_yardstick
+from eaftgate.select.class_weights import BALANCED_WEIGHTS
 
 WORK_DIR = "work"
 OTHER_WEIGHTS = "a candidate with weights of its own is gated with --candidate-kind=other"
@@ -111,12 +112,13 @@ class Models:
         return self._open(out)
 
     def _make_fixture_candidate(self) -> Path:
-        """The main job on the embedded checkpoint: profile its calibration packs, prune to 24."""
+        """The main job on the embedded checkpoint: profile its calibration packs, prune as `make gate` does."""
         from eaftgate.model.load import default_settings
         from eaftgate.profile.profiler import ProfileRequest, profile_checkpoint
 
         base = self[BASE]
-        profile_dir, out = self._work / "profile", self._work / f"keep{FIXTURE_KEEP_N}"
+        keep_n = self.plan.regime.keep_n
+        profile_dir, out = self._work / "profile", self._work / f"keep{keep_n}"
         with self._lock("fixture"):
             if not out.exists():
                 packs = self._fixture / "packs" / "calibration"
@@ -127,7 +129,8 @@ class Models:
                     options = self.plan.options  # dequantised, also where the gate scores MXFP4 as it is
                     plain = default_settings(device=options.device, dtype=options.dtype, dequantize=True)
                     profile = profile_checkpoint(base.checkpoint, base.digest, request, profile_dir, plain)
-                prune_checkpoint(base.checkpoint, base.digest, profile, PruneRequest(keep_n=FIXTURE_KEEP_N), out)
+                pruning = PruneRequest(keep_n=keep_n, classes=BALANCED_WEIGHTS)
+                prune_checkpoint(base.checkpoint, base.digest, profile, pruning, out)
         return out
 
     def _lock(self, name: str) -> FileLock:

@@ -38,7 +38,6 @@ V1, V2 = "near-lossless-v1", "near-lossless-v2"
 ALL_TOKENS = "ppl_all"
 """What is only known where prompts are scored."""
 FIXTURE_REGIME = "fixture"
-FIXTURE_KEEP_N = 24
 
 
 @dataclass(frozen=True)
@@ -259,7 +258,9 @@ def make_plan(options: GateOptions, *, fixture_packs: Path) -> Plan:
     if options.candidate_kind == OTHER:
         unknown |= checkpoints.keys() - manifests.keys() - yardsticks.keys()
     if options.embedded:
-        checkpoints = {f"keep{FIXTURE_KEEP_N}": f"keep{FIXTURE_KEEP_N}"}
+        if regime.keep_n is None:
+            raise UserError(f"regime {regime_name} says no keep_n, which the embedded checkpoint is pruned to")
+        checkpoints = {f"keep{regime.keep_n}": f"keep{regime.keep_n}"}
     cells = tuple(
         Cell(
             checkpoint=checkpoint,

@@ -62,7 +62,7 @@ class ClassWeights:
         return TokenWeights(self, key_X, factor_X / factor_X[place_T[content_T]].mean())
 
 
-BALANCED_WEIGHTS = ClassWeights(header=1.0, call=8.0, close=1.0, type_power=0.5)
+BALANCED_WEIGHTS = ClassWeights(header=1.0, call=8.0, close=1.0, type_power=0.75)
 """Chosen on calibration rows of two models (docs/selection.md)."""
 
 

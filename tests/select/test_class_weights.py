@@ -84,7 +84,7 @@ def test_a_profile_of_before_classes_has_plain_weights_only() -> None:
     [
         ("balanced", BALANCED_WEIGHTS),
         ("call=8,header=4", ClassWeights(call=8, header=4)),
-        ("balanced, call=2", ClassWeights(header=1, call=2, close=1, type_power=0.5)),
+        ("balanced, call=2", ClassWeights(header=1, call=2, close=1, type_power=0.75)),
     ],
 )
 def test_parsing(text: str, weights: ClassWeights) -> None:
