@@ -28,6 +28,8 @@ PRELOAD = [
 TIMEOUT_SECONDS = 120
 ALREADY_IMPORTED = ("-W", "ignore::pytest.PytestAssertRewriteWarning")
 """The libraries are imported before pytest, which warns that it cannot rewrite the assertions of one of them."""
+POLICY = "--policy=near-lossless-v2"
+"""What the machinery is tried with: it decides on blocks that take seconds. A test that is about another names it."""
 ENVIRONMENT: dict[str, str] = {}
 """Of the command, besides what it inherits; variables of pytest are not inherited."""
 
@@ -74,15 +76,21 @@ class Case:
 
 
 def gate(results: Path, *options: str | Path, timeout: float = TIMEOUT_SECONDS) -> Run:
-    """`python -m pytest gates/ OPTIONS --results RESULTS --junitxml RESULTS.xml` from the repository root."""
-    given = (*options, f"--results={results}", f"--junitxml={results.with_suffix('.xml')}")
+    """`python -m pytest gates/ OPTIONS --results RESULTS --junitxml RESULTS.xml` from the repository root; of POLICY, if
+    OPTIONS name none."""
+    given = _written(results, options)
     return _command("pytest", "gates/", *given, results=results, directory=ROOT, timeout=timeout)
 
 
 def eaftgate_gate(results: Path, *options: str | Path, directory: Path) -> Run:
-    """`eaftgate gate OPTIONS --results RESULTS --junitxml RESULTS.xml` from `directory`."""
-    given = (*options, f"--results={results}", f"--junitxml={results.with_suffix('.xml')}")
-    return _command("eaftgate", "gate", *given, results=results, directory=directory)
+    """The same by `eaftgate gate`, from `directory`."""
+    return _command("eaftgate", "gate", *_written(results, options), results=results, directory=directory)
+
+
+def _written(results: Path, options: tuple[str | Path, ...]) -> tuple[str | Path, ...]:
+    named = any(str(option).startswith("--policy") for option in options)
+    policy = () if named else (POLICY,)
+    return (*options, *policy, f"--results={results}", f"--junitxml={results.with_suffix('.xml')}")
 
 
 def pytest_command(*arguments: str | Path, results: Path, directory: Path = ROOT) -> Run:

@@ -13,7 +13,7 @@ from eaftgate.gate.plan import GateOptions, Plan, make_plan
 from eaftgate.judge.policy import load_gates
 
 METRICS = load_gates().policy(None)[1].metrics
-"""Of the default policy."""
+"""Of near-lossless-v2, which `plan_of` takes."""
 
 DECIDING = ("ppl", "mean_p", "cc_rate", "cc_ratio", "js2d_corrected")
 
@@ -28,7 +28,7 @@ def packs(tmp_path: Path) -> Path:
 
 
 def plan_of(directory: Path, **options: object) -> Plan:
-    defaults = {"results": directory.parent / "run", "packs": directory}
+    defaults = {"results": directory.parent / "run", "packs": directory, "policy": "near-lossless-v2"}
     return make_plan(GateOptions(**{**defaults, **options}), fixture_packs=directory)  # type: ignore[arg-type]
 
 
