@@ -76,8 +76,8 @@ class Case:
 
 
 def gate(results: Path, *options: str | Path, timeout: float = TIMEOUT_SECONDS) -> Run:
-    """`python -m pytest gates/ OPTIONS --results RESULTS --junitxml RESULTS.xml` from the repository root; of POLICY, if
-    OPTIONS name none."""
+    """`python -m pytest gates/ OPTIONS --results RESULTS --junitxml RESULTS.xml` from the repository root; with
+    POLICY where OPTIONS name neither one nor a gates file."""
     given = _written(results, options)
     return _command("pytest", "gates/", *given, results=results, directory=ROOT, timeout=timeout)
 
@@ -88,7 +88,7 @@ def eaftgate_gate(results: Path, *options: str | Path, directory: Path) -> Run:
 
 
 def _written(results: Path, options: tuple[str | Path, ...]) -> tuple[str | Path, ...]:
-    named = any(str(option).startswith("--policy") for option in options)
+    named = any(str(option).startswith(("--policy", "--gates")) for option in options)
     policy = () if named else (POLICY,)
     return (*options, *policy, f"--results={results}", f"--junitxml={results.with_suffix('.xml')}")
 

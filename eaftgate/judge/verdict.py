@@ -7,7 +7,7 @@ from typing import Literal
 
 from scipy.stats import norm
 
-from eaftgate.judge.metrics import METRICS, POINT_METRICS, Metric
+from eaftgate.judge.metrics import METRICS, POINT_METRICS, Metric, Side
 from eaftgate.judge.policy import EvidenceSettings, IntervalPolicy, IntervalRule, PointPolicy
 from eaftgate.parity.bounds import bounds, farther_bounds
 from eaftgate.parity.clusters import Estimate
@@ -51,7 +51,7 @@ class MetricVerdict:
     underpowered: bool = False
     blocks_needed: int | None = None
     unit: str = ""
-    side: str = ""
+    side: Side | Literal[""] = ""
     documents: int | None = None
     effective_documents: float | None = None
     events: int | None = None
@@ -76,6 +76,15 @@ def decide_reported(metric: Metric, rule: IntervalRule, lower: float, upper: flo
         return None
     lower, upper = metric.estimated(lower), metric.estimated(upper)
     return decide(lower, upper, metric.limit(rule.margin.value), rule.side, less_is_worse=metric.less_is_worse)
+
+
+def lies_outside(name: str, verdict: MetricVerdict) -> bool:
+    """Whether the estimate of a metric with a margin lies beyond it, whatever its bounds are."""
+    metric, found, margin = METRICS[name], verdict.estimate, verdict.margin
+    if found is None or margin is None:
+        return False
+    value, side = metric.estimated(found), verdict.side or "worse"
+    return decide(value, value, metric.limit(margin), side, less_is_worse=metric.less_is_worse) == "fail"
 
 
 def judge_points(policy: PointPolicy, cell: CellMetrics) -> dict[str, MetricVerdict]:

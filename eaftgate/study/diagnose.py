@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from eaftgate.collect.collection import Collection
 from eaftgate.families.model import MoeModel
 from eaftgate.judge.cell import JudgedCell
-from eaftgate.judge.verdict import MetricVerdict
+from eaftgate.judge.verdict import MetricVerdict, lies_outside
 from eaftgate.packs.blocks import Blocks
 from eaftgate.parity.clusters import Estimate
 from eaftgate.parity.paired import pair
@@ -47,9 +47,14 @@ class CellLoss:
 
     @property
     def missed(self) -> list[str]:
-        """The deciding metrics that do not pass."""
-        verdicts = self.cell.verdicts.items()
-        return [name for name, verdict in verdicts if verdict.decides and verdict.verdict not in (None, "pass")]
+        """The deciding metrics that do not pass; of those that rest on too little to decide, which lie beyond their
+        margin."""
+        return [
+            name
+            for name, verdict in self.cell.verdicts.items()
+            if (verdict.decides and verdict.verdict not in (None, "pass"))
+            or (verdict.underpowered and lies_outside(name, verdict))
+        ]
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from eaftgate.gate.cases import MODULES, cases, has_cases, required_cases
 from eaftgate.gate.plan import GateOptions, Plan, make_plan
 from eaftgate.judge.policy import load_gates
 
-METRICS = load_gates().policy(None)[1].metrics
+METRICS = load_gates().policy("near-lossless-v2")[1].metrics
 """Of near-lossless-v2, which `plan_of` takes."""
 
 DECIDING = ("ppl", "mean_p", "cc_rate", "cc_ratio", "js2d_corrected")

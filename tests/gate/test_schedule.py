@@ -23,7 +23,8 @@ def plan(tmp_path: Path) -> Callable[..., Plan]:
     """A plan of candidates, keep24 if none is named, on the fixture's packs."""
 
     def plan(*checkpoints: str, **options: Any) -> Plan:
-        given = GateOptions(results=tmp_path, checkpoints=checkpoints or ("keep24",), packs=GATE_PACKS, **options)
+        defaults: dict[str, Any] = {"checkpoints": checkpoints or ("keep24",), "policy": "near-lossless-v2"}
+        given = GateOptions(results=tmp_path, packs=GATE_PACKS, **{**defaults, **options})
         return make_plan(given, fixture_packs=GATE_PACKS)
 
     return plan

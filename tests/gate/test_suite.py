@@ -24,8 +24,8 @@ from eaftgate.report.budgets import budgets_of
 from eaftgate.report.html import render
 from eaftgate.report.lock import make_lock
 
-METRICS = load_gates().policy(None)[1].metrics
-"""Of the default policy."""
+METRICS = load_gates().policy("near-lossless-v2")[1].metrics
+"""Of the policy that `gate` takes."""
 
 ON_GATE_PACKS = (f"--base={BASE}", f"--packs={GATE_PACKS}")
 CELL_KEYS = {
@@ -197,7 +197,7 @@ def luck_by_tokens(results: Path, names: tuple[str, ...], *, best_of: int) -> tu
     rows, weight_C = np.unique(paired[0].content().row_T, return_counts=True)
     tokens = [found.content() for found in paired]
     delta_KC = np.array([[found.nll_delta_T[found.row_T == row].sum() for row in rows] for found in tokens])
-    policy = load_gates().policy(None)[1]
+    policy = load_gates().policy("near-lossless-v2")[1]
     assert isinstance(policy, IntervalPolicy)
     passes_KB = passes_by_luck(policy, delta_KC, weight_C, best_of=best_of, draws=2_000, seed=3407)
     return len(rows), float(passes_KB.any(axis=0).mean()), float(passes_KB.mean())
@@ -225,7 +225,7 @@ def test_the_best_of_several_passes_by_bounds_at_a_part_of_alpha(
         assert best["metrics"]["ppl"]["lower"] == one["metrics"]["ppl"]["lower"]
         (row,) = [
             row
-            for row in budgets_of(results, load_gates().policy(None)[1], [6])
+            for row in budgets_of(results, load_gates().policy("near-lossless-v2")[1], [6])
             if (row.name, row.pack) == (name, "UNION")
         ]
         assert asdict(row.metrics["ppl"]) == best["metrics"]["ppl"]
@@ -400,6 +400,7 @@ def test_a_margin_below_three_times_the_floor_is_no_pass(base_copy: Path, copy_r
         if re.fullmatch(r"test_noise_floor::test_floor\[base-UNION-\d+-ulp-ppl\]", name)
     ]
     assert min(moved) > 0, "one ulp changes nothing: the floor measures nothing"
+    gates["default"] = "near-lossless-v2"
     gates["policies"][gates["default"]]["rules"]["ppl"]["margin"]["value"] = 2 * min(moved)
     path = tmp_path / "gates.json"
     path.write_text(json.dumps(gates), encoding="utf-8")
@@ -414,8 +415,8 @@ def test_a_margin_below_three_times_the_floor_is_no_pass(base_copy: Path, copy_r
 
 def test_budgets_show_what_fewer_blocks_would_have_said(copy_run: Run, base_copy: Path, tmp_path: Path) -> None:
     """The first rows of `eaftgate budgets` are the cells of a run with as many blocks."""
-    gates = load_gates()
-    rows = budgets_of(copy_run.results, gates.policy(None)[1], [8, 48])
+    _, policy = load_gates().policy("near-lossless-v2")
+    rows = budgets_of(copy_run.results, policy, [8, 48])
     small = gate(
         tmp_path / "run", *ON_GATE_PACKS, f"--checkpoint={base_copy}", "--regime=fixture", "--seq-lens=64",
         "--num-blocks=8", "-k", "test_near_lossless",
@@ -430,7 +431,7 @@ def test_budgets_show_what_fewer_blocks_would_have_said(copy_run: Run, base_copy
         assert row.verdict == "inconclusive"
     assert all(row.verdict == "pass" for row in rows if row.num_blocks == 48)
     with pytest.raises(UserError, match="judged on 48 blocks"):
-        budgets_of(copy_run.results, gates.policy(None)[1], [49])
+        budgets_of(copy_run.results, policy, [49])
 
 
 # Scoring somewhere else

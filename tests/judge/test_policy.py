@@ -128,7 +128,7 @@ def test_a_policy_judges_what_its_rules_name_in_the_order_of_the_table(raw: dict
     for rule in chosen.values():
         del rule["side"]
     raw["policies"]["near-lossless-v2"]["rules"] = chosen
-    _, policy = load_gates(saved(tmp_path, raw)).policy(None)
+    _, policy = load_gates(saved(tmp_path, raw)).policy("near-lossless-v2")
     assert isinstance(policy, IntervalPolicy)
     assert policy.metrics == ("ppl", "mean_p", "cc_ratio", "rms_dp")
     assert policy.deciding == {"ppl", "mean_p", "cc_ratio"}
@@ -139,7 +139,7 @@ def test_a_policy_judges_what_its_rules_name_in_the_order_of_the_table(raw: dict
 
 def test_a_rule_has_the_side_that_it_names(raw: dict[str, Any], tmp_path: Path) -> None:
     raw["policies"]["near-lossless-v2"]["rules"]["ppl"]["side"] = "both"
-    _, policy = load_gates(saved(tmp_path, raw)).policy(None)
+    _, policy = load_gates(saved(tmp_path, raw)).policy("near-lossless-v2")
     assert isinstance(policy, IntervalPolicy)
     assert policy.rules["ppl"].side == "both" != METRICS["ppl"].side
 
