@@ -136,11 +136,19 @@ def _measured(
     thresholds: Thresholds,
     metrics: Sequence[str],
 ) -> dict[str, Measured]:
-    """By metric; those that the cell has nothing of are not there."""
+    """By metric; those that the cell has nothing of are not there.
+
+    A policy that asks for evidence is not silent on events that the base has none of in a whole cell, as of confident
+    conflicts: no number of blocks would be enough to judge their ratio.
+    """
     bins = Bins(policy.js2d.p_bins, policy.js2d.h_bins)
     cell = PairedCell(tokens, scored, thresholds, bins, policy.js2d.swaps, jackknife=policy.bounds == "jackknife")
     measured = {name: METRICS[name].measure(cell) for name in metrics}
-    return {name: found for name, found in measured.items() if found is not None}
+    return {
+        name: found
+        for name, found in measured.items()
+        if found is not None and not (policy.evidence and found.base_events == 0 and METRICS[name].counts_the_base)
+    }
 
 
 def _judged(
@@ -251,7 +259,9 @@ def judge_in_looks(
 
 def _inapplicable(policy: IntervalPolicy, name: str) -> MetricVerdict:
     """Of a cell that has nothing of what the metric speaks of."""
-    lacks = f"{METRICS[name].over} do not occur"
+    metric = METRICS[name]
+    speaks_of = metric.events.name if metric.events is not None and metric.counts_the_base else metric.over
+    lacks = f"{speaks_of} do not occur"
     return replace(_unknown(policy, name, deciding=False), verdict=None, lacks=lacks)
 
 

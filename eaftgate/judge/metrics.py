@@ -77,6 +77,11 @@ class Metric:
     def counts_events(self) -> bool:
         return self.events is not None
 
+    @property
+    def counts_the_base(self) -> bool:
+        """Whether its events are the base's alone: without any there is nothing to compare with."""
+        return self.events is not None and self.events.count is not None
+
     def limit(self, margin: float) -> float:
         """The value, on the scale on which it is estimated, that a margin of its rule allows."""
         return -margin if self.less_is_worse and self.change else self.estimated(margin)

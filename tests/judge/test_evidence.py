@@ -152,6 +152,17 @@ def test_what_does_not_occur_in_a_cell_is_not_judged_there() -> None:
             assert found.margin == (margin.value if (margin := V3.rules[name].margin) else None)
 
 
+def test_a_base_that_is_never_sure_and_wrong_has_no_ratio_to_judge() -> None:
+    """Of a policy that may not be silent no number of blocks would be enough; near-lossless-v2 asks for more."""
+    tokens = simulated_cell(np.random.default_rng(0), 3_000)
+    low_T = np.asarray(tokens.p_base_T) < np.quantile(tokens.p_base_T, 0.3)
+    never = replace(tokens, h_base_T=np.where(low_T, 1.0, tokens.h_base_T), h_T=np.where(low_T, 0.0, tokens.h_T))
+    found = judge_cell(V3, V1, never, 10, strict=False).verdicts["cc_ratio"]
+    assert (found.verdict, found.underpowered, found.lacks) == (None, False, "confident conflicts do not occur")
+    before = judge_cell(V2, V1, never, 10, strict=False).verdicts["cc_ratio"]
+    assert (before.verdict, before.underpowered, before.events) == ("inconclusive", True, 0)
+
+
 # Where a rule decides
 
 
