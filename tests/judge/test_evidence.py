@@ -148,6 +148,7 @@ def test_what_does_not_occur_in_a_cell_is_not_judged_there() -> None:
         assert found.decides is False
         if not occurs:
             assert found.lacks == f"{METRICS[name].over} do not occur"
+            assert floor_problem(V3, name, found) is None  # of the base against itself, too
             assert (found.estimate, found.unit, found.side) == (None, METRICS[name].unit, "worse")
             assert found.margin == (margin.value if (margin := V3.rules[name].margin) else None)
 
