@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from gate_command import ROOT
+from gate_command import POLICY, ROOT
 from gate_project import hostile_project
 
 pytestmark = pytest.mark.slow
 
-BUDGET = ("--regime=fixture", "--seq-lens=256", "--num-blocks=48")
+BUDGET = (POLICY, "--regime=fixture", "--seq-lens=256", "--num-blocks=48")
 SOURCES = ("pyproject.toml", "README.md", "LICENSE", "near_lossless_gates.json")
 
 
@@ -159,7 +159,7 @@ def test_the_main_job_passes_and_a_random_keep_8_fails(pruned: Product) -> None:
     assert "verdict: PASS" in good.stdout
     assert json.loads((pruned.empty / "good" / "parity.json").read_text())["verdict"] == "pass"
     assert 'failures="0"' in (pruned.empty / "good.xml").read_text()
-    few = ("--regime=fixture", "--seq-lens=64", "--num-blocks=6", "-n", "2")
+    few = (POLICY, "--regime=fixture", "--seq-lens=64", "--num-blocks=6", "-n", "2")
     bad = pruned.gate("random8", *few, "--results=bad", where=pruned.project)
     assert bad.returncode == 1, bad.stdout + bad.stderr
     assert "verdict: FAIL" in bad.stdout
@@ -167,7 +167,7 @@ def test_the_main_job_passes_and_a_random_keep_8_fails(pruned: Product) -> None:
 
 
 def test_pyargs_in_a_project_with_gates_of_its_own_has_the_same_cases(pruned: Product) -> None:
-    few = ("--regime=fixture", "--seq-lens=64", "--num-blocks=6", "--collect-only", "-q")
+    few = (POLICY, "--regime=fixture", "--seq-lens=64", "--num-blocks=6", "--collect-only", "-q")
     cases = [line for line in succeeded(pruned.gate("keep24", *few, where=pruned.empty)).splitlines() if "::" in line]
     assert len(cases) > 70
     given = (f"--base={pruned.project / 'base'}", f"--packs={pruned.project / 'packs' / 'gate'}", *few)

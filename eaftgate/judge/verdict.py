@@ -291,7 +291,7 @@ def floor_problem(policy: PointPolicy | IntervalPolicy, metric: str, measured: M
         if measured.verdict == "pass":
             return None
         return f"{metric} moves by {measured.estimate:+.5g}, more than its margin {measured.margin:.5g}"
-    if measured.verdict is None or measured.underpowered:  # no margin, or nothing of what the metric speaks of
+    if measured.margin is None or measured.verdict is None or measured.underpowered:  # or nothing of it occurs
         return None
     shown, known = measured.estimate, METRICS[metric]
     if shown is not None:
