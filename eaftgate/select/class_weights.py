@@ -4,7 +4,11 @@ A mean over all content tokens hardly sees what decides whether a call can be ca
 the header, an argument is a few tokens among many, and those that go wrong first are rare ones, carried by experts that
 do little else. So classes can be weighed, and within a class tokens by how rare their type is:
 
-    weight = w[class] * (count of its (class, type), at least 3) ^ -type_power, that power's mean over content being 1
+    weight = w[class] * (count of its (class, type), at least 3) ^ -type_power, that power's mean over the class being 1
+
+so that w[class] is what a token of the class counts on average. Headers and closing tokens are of few types, each of
+which is frequent: beside rare words of content, by one mean for all classes, they would count next to nothing, and a
+search then gives them up (docs/log/2026-11-26-near-lossless-v3.md).
 
 Counts are the profile's. Weights of 1 for content and 0 for header and close are the plain selection of every token of
 content alike.
@@ -26,6 +30,7 @@ FloatArray = NDArray[np.float64]
 FEWEST = 3
 """Types that occur less often weigh no more: of one or two tokens, chance decides which expert carries them."""
 BALANCED = "balanced"
+_TYPE_BITS = 32
 
 
 @dataclass(frozen=True)
@@ -52,14 +57,19 @@ class ClassWeights:
     def token_weights(self, trace: Trace) -> "TokenWeights":
         """Raises UserError for a profile that does not say what its tokens are, unless that does not matter."""
         if self == ClassWeights():
-            return TokenWeights(self, np.zeros(0, np.int64), np.zeros(0))
+            return TokenWeights(self, np.zeros(0, np.int64), np.zeros(0), np.zeros(0))
         if not trace.knows_classes:
             raise UserError("--class-weight needs a profile that says what its tokens are: profile again")
-        key_T = _key(trace.column("kind_T"), trace.column("token_T"))
-        key_X, place_T, count_X = np.unique(key_T, return_inverse=True, return_counts=True)
+        kind_T = trace.column("kind_T")
+        key_X, count_X = np.unique(_key(kind_T, trace.column("token_T")), return_counts=True)
+        kind_X = key_X >> _TYPE_BITS
         factor_X = np.maximum(count_X, FEWEST) ** -float(self.type_power)
-        content_T = trace.column("content_T")
-        return TokenWeights(self, key_X, factor_X / factor_X[place_T[content_T]].mean())
+        tokens_C, sum_C = (
+            np.bincount(kind_X, weights=weight_X, minlength=len(TokenClass))
+            for weight_X in (count_X, count_X * factor_X)
+        )
+        mean_C = np.where(tokens_C > 0, sum_C / np.maximum(tokens_C, 1), 1.0)
+        return TokenWeights(self, key_X, factor_X / mean_C[kind_X], FEWEST**-self.type_power / mean_C)
 
 
 BALANCED_WEIGHTS = ClassWeights(header=1.0, call=8.0, close=1.0, type_power=0.75)
@@ -68,12 +78,13 @@ BALANCED_WEIGHTS = ClassWeights(header=1.0, call=8.0, close=1.0, type_power=0.75
 
 @dataclass(frozen=True)
 class TokenWeights:
-    """`factor_X` by (class, type), of which `key_X` ascends; a type that the profile has not seen weighs as one that it
-    saw least often."""
+    """`factor_X` by (class, type), of which `key_X` ascends; a type that the profile has not seen weighs as one of its
+    class that it saw least often, `rarest_C`."""
 
     classes: ClassWeights
     key_X: NDArray[np.int64]
     factor_X: FloatArray
+    rarest_C: FloatArray
 
     def of(self, kind_T: NDArray[np.integer], token_T: NDArray[np.integer], content_T: NDArray[np.bool_]) -> FloatArray:
         """The weight of every token, [T]."""
@@ -84,7 +95,7 @@ class TokenWeights:
             of_class[kind] = getattr(self.classes, kind.name.lower(), 0.0)
         key_T = _key(kind_T, token_T)
         place_T = np.minimum(np.searchsorted(self.key_X, key_T), len(self.key_X) - 1)
-        factor_T = np.where(self.key_X[place_T] == key_T, self.factor_X[place_T], self.factor_X.max())
+        factor_T = np.where(self.key_X[place_T] == key_T, self.factor_X[place_T], self.rarest_C[kind_T])
         weight_T: FloatArray = of_class[kind_T] * factor_T
         return weight_T
 
@@ -116,4 +127,4 @@ def parse_class_weights(text: str) -> ClassWeights:
 
 
 def _key(kind_T: NDArray[np.integer], token_T: NDArray[np.integer]) -> NDArray[np.int64]:
-    return (kind_T.astype(np.int64) << 32) | token_T.astype(np.int64)
+    return (kind_T.astype(np.int64) << _TYPE_BITS) | token_T.astype(np.int64)

@@ -49,8 +49,11 @@ def test_plain_weights_are_those_of_content_alike() -> None:
 def test_weights_are_those_of_counting(weights: ClassWeights) -> None:
     count = Counter(zip(KIND, TOKEN, strict=True))
     power = [max(count[key], 3) ** -weights.type_power for key in zip(KIND, TOKEN, strict=True)]
-    mean = np.mean([value for value, content in zip(power, CONTENT, strict=True) if content])
-    expected = [getattr(weights, kind.name.lower()) * value / mean for kind, value in zip(KIND, power, strict=True)]
+    of_class = {kind: [value for value, other in zip(power, KIND, strict=True) if other == kind] for kind in KIND}
+    expected = [
+        getattr(weights, kind.name.lower()) * value / np.mean(of_class[kind])
+        for kind, value in zip(KIND, power, strict=True)
+    ]
     assert weights.token_weights(trace()).of_trace(trace()).tolist() == pytest.approx(expected)
 
 
