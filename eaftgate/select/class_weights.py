@@ -72,7 +72,7 @@ class ClassWeights:
         return TokenWeights(self, key_X, factor_X / mean_C[kind_X], FEWEST**-self.type_power / mean_C)
 
 
-BALANCED_WEIGHTS = ClassWeights(header=1.0, call=8.0, close=1.0, type_power=0.75)
+BALANCED_WEIGHTS = ClassWeights(header=1.0, call=16.0, close=1.0, type_power=0.75)
 """Chosen on calibration rows of two models (docs/selection.md)."""
 
 
