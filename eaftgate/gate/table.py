@@ -90,8 +90,15 @@ def _is_partly_deciding(cell: ParityCell) -> bool:
 
 
 def remarks(cells: Sequence[ParityCell]) -> list[str]:
-    """One sentence each: rows that were calibrated on, what keeps deciding cells from a pass, what they cannot tell; a
-    fail before what is not decided, and that before what there is too little for."""
+    """One sentence each: rows that were calibrated on, what keeps deciding cells from a pass, what no cell of a
+    checkpoint has enough of to tell. A fail before what is not decided, and that before what there is too little for.
+    """
+    decided = {
+        (cell.name, metric)
+        for cell in cells
+        for metric, verdict in cell.metrics.items()
+        if cell.decides(metric) and verdict.decides
+    }
     overlapping = [
         f"{visible(cell.label)}: {cell.calibrated_rows} of its rows were calibrated on"
         for cell in cells
@@ -104,7 +111,7 @@ def remarks(cells: Sequence[ParityCell]) -> list[str]:
         )
         for cell in cells
         for metric, verdict in cell.metrics.items()
-        if (verdict.underpowered and cell.severity == "primary")
+        if (verdict.underpowered and cell.severity == "primary" and (cell.name, metric) not in decided)
         or (cell.decides(metric) and verdict.verdict in ("fail", "inconclusive"))
     ]
     return overlapping + [line for _, line in sorted(said, key=lambda found: found[0])]

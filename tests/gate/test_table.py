@@ -50,6 +50,8 @@ def test_remarks_say_what_keeps_a_cell_from_passing() -> None:
     weak = replace(PPL, estimate=None, lower=None, upper=None, underpowered=True, decides=False)
     (line,) = remarks([changed(metrics={"cc_ratio": weak, "js2d_corrected": CORRECTED})])
     assert "cc_ratio is underpowered" in line
+    elsewhere = changed(pack="chat", metrics={"cc_ratio": replace(PPL, verdict="pass")})
+    assert remarks([changed(metrics={"cc_ratio": weak, "js2d_corrected": CORRECTED}), elsewhere]) == []
     assert "1234 blocks would have enough" in line
 
 
