@@ -29,6 +29,7 @@ from eaftgate.packs.pack import Pack, named_packs
 from eaftgate.packs.tokenizer import PackTokenizer, load_tokenizer
 from eaftgate.parity.metrics import halves_wobble
 from eaftgate.parity.paired import PairedTokens, concatenate_pairs, pair
+from eaftgate.prune.methods import KEEP_SETS
 
 Order = NDArray[np.intp]
 
@@ -84,6 +85,11 @@ class GateRun:
         calibrated = set() if manifest is None else set(manifest.selection.calibration_rows)
         packs = self.packs(self.plan.options.seed)
         return {pack.name: sum(i in calibrated for i in pack.identities) for pack in packs.values()}
+
+    def chosen_elsewhere(self, name: str) -> bool:
+        """Whether nothing says which rows the experts of the checkpoint were chosen on."""
+        manifest = self.models.manifest(name)
+        return manifest is not None and manifest.selection.method == KEEP_SETS.name
 
     # Collections and cells
 

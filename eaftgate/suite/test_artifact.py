@@ -54,7 +54,15 @@ def test_engine(checkpoint_case: str, run: GateRun) -> None:
 
 
 def test_disjoint(disjoint_case: str, run: GateRun, record_property: Callable[[str, Any], None]) -> None:
-    """No row that the experts were chosen on is in a gate pack. Where nothing says which those are, this is no case."""
+    """No row that the experts were chosen on is in a gate pack. Where nothing says which those are, this is no case; of
+    a checkpoint on a hub that is only known when it is here."""
+    if run.chosen_elsewhere(disjoint_case) and not run.plan.options.allow_overlap:
+        record_property("verdict", "fail")
+        pytest.fail(
+            "nothing says which rows its experts were chosen on: give its directory instead of its name on the hub, "
+            "or pass --allow-overlap",
+            pytrace=False,
+        )
     overlap = {pack: rows for pack, rows in run.overlap(disjoint_case).items() if rows}
     for pack, rows in overlap.items():
         record_property(f"overlap_{pack}", rows)

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,11 @@ from eaftgate.errors import UserError
 from eaftgate.families.registry import FAMILIES
 from eaftgate.files import sha256_file
 from eaftgate.gate.plan import GateOptions, make_plan
+from eaftgate.gate.run import GateRun
 from eaftgate.prune.keep_sets import read_keep_sets
 from eaftgate.recipes.recipe import RECIPE_FILE, read_section
 from eaftgate.rewrite.manifest import read_manifest
+from eaftgate.suite import test_artifact as suite
 
 KEEP = [[0, 1, 4, 6], [2, 3, 4, 5], [1, 3, 5, 7]]
 
@@ -200,3 +203,25 @@ def test_the_gate_does_not_claim_to_know_the_rows(eaftgate: Command, tmp_path: P
     copy = shutil.copytree(BASE, tmp_path / "copy")
     options = GateOptions(results=tmp_path, packs=GATE_PACKS, checkpoints=(str(out), str(copy)))
     assert make_plan(options, fixture_packs=GATE_PACKS).rows_unknown == {"given"}
+
+
+def test_what_is_only_known_when_it_is_here_is_no_pass(eaftgate: Command, base: Checkpoint, tmp_path: Path) -> None:
+    """Of a checkpoint on a hub planning does not know that nothing says which rows it was chosen on."""
+    file = tmp_path / "keep.json"
+    file.write_text(json.dumps(KEEP))
+    assert eaftgate("prune", base.path, "--keep-sets", file, "--out", tmp_path / "given").code == 0
+    said: dict[str, object] = {}
+    for allowed in (False, True):
+        options = GateOptions(
+            results=tmp_path / f"run{allowed}", base=str(base.path), checkpoints=(str(tmp_path / "given"),),
+            packs=GATE_PACKS, regime="fixture", allow_overlap=allowed,
+        )  # fmt: skip
+        plan = make_plan(options, fixture_packs=GATE_PACKS)
+        assert plan.rows_unknown == {"given"}
+        run = GateRun(replace(plan, rows_unknown=frozenset()), session="s", fixture=tmp_path)
+        if allowed:
+            suite.test_disjoint("given", run, said.__setitem__)
+        else:
+            with pytest.raises(pytest.fail.Exception, match="nothing says which rows its experts were chosen on"):
+                suite.test_disjoint("given", run, said.__setitem__)
+    assert said == {"verdict": "fail"}
