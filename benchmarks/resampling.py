@@ -101,6 +101,7 @@ def judged(policy: IntervalPolicy, rule: str, found: Measured, num_blocks: int, 
         num_blocks=num_blocks,
         width=width,
         budget=measured,
+        budget_blocks=num_blocks,
         deciding=frozenset(measured),
         strict=False,
     )[rule]

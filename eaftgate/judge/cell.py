@@ -71,6 +71,7 @@ def judge_cell(
                 num_blocks=num_blocks,
                 width=_fixed(alpha),
                 budget=found,
+                budget_blocks=num_blocks,
                 deciding=by.deciding_in(primary_pack=primary_pack, strict=strict),
                 strict=strict,
             )
@@ -243,6 +244,7 @@ def judge_in_looks(
                 num_blocks=look.num_blocks,
                 width=_at_look(alpha, share, full_looks),
                 budget=budget,
+                budget_blocks=looks[-1].num_blocks,
                 deciding=deciding,
                 strict=strict,
             )

@@ -109,14 +109,15 @@ def judge_intervals(
     num_blocks: int,
     width: Width,
     budget: Mapping[str, Measured],
+    budget_blocks: int,
     deciding: frozenset[str],
     strict: bool,
 ) -> dict[str, MetricVerdict]:
     """The verdict of every metric of a cell by non-inferiority (Schuirmann's TOST, one-sided where only a loss counts).
 
-    `budget` is what the whole cell will rest on, of which `measured` may have seen a part, by metric. `deciding` are
-    the metrics that make the cell's verdict. `strict`: where the policy asks for no evidence, an underpowered metric
-    decides too. A metric that was not measured is not judged.
+    `budget` is what the whole cell of `budget_blocks` will rest on, of which `measured` may have seen the first
+    `num_blocks`, by metric. `deciding` are the metrics that make the cell's verdict. `strict`: where the policy asks
+    for no evidence, an underpowered metric decides too. A metric that was not measured is not judged.
     """
     verdicts = {}
     for name, found in measured.items():
@@ -124,7 +125,9 @@ def judge_intervals(
         judged = _interval_verdict(policy, METRICS[name], rule, found, num_blocks, width)
         judged = replace(judged, decides=judged.decides and name in deciding)
         if policy.evidence is not None and rule.margin is not None:
-            judged = _with_evidence(judged, policy.evidence, rule, found, budget[name], METRICS[name], num_blocks)
+            whole = _lacking(policy.evidence, rule, budget[name], METRICS[name], budget_blocks)
+            so_far = _lacking(policy.evidence, rule, found, METRICS[name], num_blocks)
+            judged = _with_evidence(judged, whole, so_far)
         elif rule.min_base_events is not None and found.base_events is not None:
             events = (rule.min_base_events, found.base_events, budget[name].base_events or 0)
             judged = _with_events(judged, *events, num_blocks, strict=strict)
@@ -167,21 +170,15 @@ def _interval_verdict(
 
 
 def _with_evidence(
-    judged: MetricVerdict,
-    least: EvidenceSettings,
-    rule: IntervalRule,
-    found: Measured,
-    budget: Measured,
-    metric: Metric,
-    num_blocks: int,
+    judged: MetricVerdict, whole: tuple[str, int | None], so_far: tuple[str, int | None]
 ) -> MetricVerdict:
-    """Underpowered: the whole budget rests on too little. Not yet decided: what was seen of it does."""
-    lacks, needed = _lacking(least, rule, budget, metric, num_blocks)
+    """Underpowered: the `whole` budget rests on too little. Not yet decided: what was seen of it does."""
+    lacks, needed = whole
     if lacks:
         return replace(
             judged, verdict="inconclusive", underpowered=True, decides=False, blocks_needed=needed, lacks=lacks
         )
-    if _lacking(least, rule, found, metric, num_blocks)[0]:
+    if so_far[0]:
         return replace(judged, lower=None, upper=None, verdict="inconclusive")
     return judged
 

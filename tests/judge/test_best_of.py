@@ -48,6 +48,7 @@ def judged(kind: str, value: float, error: float, clusters: int, candidates: int
             num_blocks=100,
             width=lambda _, df, alpha=alpha: fixed_width(alpha, df),  # type: ignore[misc]
             budget=measured,
+            budget_blocks=100,
             deciding=policy.deciding,
             strict=False,
         )

@@ -47,6 +47,7 @@ def judged(
         num_blocks=blocks,
         width=width,
         budget={metric: budget or seen},
+        budget_blocks=blocks,
         deciding=deciding,
         strict=strict,
     ).values()
@@ -126,7 +127,14 @@ def test_the_farther_of_two_upper_bounds_counts() -> None:
     seen = replace(ENOUGH, estimate=Estimate(0.0, 0.001, 99, skewness=-3.0))
     symmetric = float(fixed_width(0.05, 99)) * 0.001
     v2 = judge_intervals(
-        V2, {"ppl": seen}, num_blocks=30, width=width, budget={"ppl": seen}, deciding=V2.deciding, strict=False
+        V2,
+        {"ppl": seen},
+        num_blocks=30,
+        width=width,
+        budget={"ppl": seen},
+        budget_blocks=30,
+        deciding=V2.deciding,
+        strict=False,
     )["ppl"]
     assert v2.upper is not None
     assert v2.upper < symmetric

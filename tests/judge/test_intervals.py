@@ -36,7 +36,14 @@ def judged(
     estimate = Estimate(value, error, clusters - 1)
     measured, whole = ({metric: Measured(estimate, MANY_DOCUMENTS, base_events=number)} for number in (events, budget))
     (verdict,) = judge_intervals(
-        V2, measured, num_blocks=blocks, width=width, budget=whole, deciding=V2.deciding, strict=strict
+        V2,
+        measured,
+        num_blocks=blocks,
+        width=width,
+        budget=whole,
+        budget_blocks=blocks,
+        deciding=V2.deciding,
+        strict=strict,
     ).values()
     return verdict
 
