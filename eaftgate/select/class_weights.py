@@ -54,6 +54,14 @@ class ClassWeights:
     def as_dict(self) -> dict[str, float]:
         return asdict(self)
 
+    @property
+    def of_class(self) -> FloatArray:
+        """By TokenClass."""
+        weight_C = np.zeros(len(TokenClass))
+        for kind in TokenClass:
+            weight_C[kind] = getattr(self, kind.name.lower(), 0.0)
+        return weight_C
+
     def token_weights(self, trace: Trace) -> "TokenWeights":
         """Raises UserError for a profile that does not say what its tokens are, unless that does not matter."""
         if self == ClassWeights():
@@ -68,6 +76,14 @@ class ClassWeights:
             np.bincount(kind_X, weights=weight_X, minlength=len(TokenClass))
             for weight_X in (count_X, count_X * factor_X)
         )
+        with np.errstate(over="ignore"):
+            total = float(sum(tokens_C[kind] * self.of_class[kind] for kind in TokenClass))
+        if not (0 < total < math.inf and np.all(sum_C[tokens_C > 0] > 0)):
+            raise UserError(
+                f"--class-weight gives the tokens of this profile a total weight of {total:g}, with type_power "
+                f"{self.type_power:g}, by which experts cannot be ranked: choose weights near 1, above 0 for a class "
+                "that the profile has"
+            )
         mean_C = np.where(tokens_C > 0, sum_C / np.maximum(tokens_C, 1), 1.0)
         return TokenWeights(self, key_X, factor_X / mean_C[kind_X], FEWEST**-self.type_power / mean_C)
 
@@ -90,13 +106,10 @@ class TokenWeights:
         """The weight of every token, [T]."""
         if not len(self.key_X):
             return content_T.astype(np.float64)
-        of_class = np.zeros(len(TokenClass))
-        for kind in TokenClass:
-            of_class[kind] = getattr(self.classes, kind.name.lower(), 0.0)
         key_T = _key(kind_T, token_T)
         place_T = np.minimum(np.searchsorted(self.key_X, key_T), len(self.key_X) - 1)
         factor_T = np.where(self.key_X[place_T] == key_T, self.factor_X[place_T], self.rarest_C[kind_T])
-        weight_T: FloatArray = of_class[kind_T] * factor_T
+        weight_T: FloatArray = self.classes.of_class[kind_T] * factor_T
         return weight_T
 
     def of_trace(self, trace: Trace) -> FloatArray:
@@ -110,6 +123,7 @@ def parse_class_weights(text: str) -> ClassWeights:
     if parts[0] == BALANCED:
         weights, parts = BALANCED_WEIGHTS, parts[1:]
     names = [field.name for field in fields(ClassWeights)]
+    given: set[str] = set()
     for part in parts:
         name, found, value = part.partition("=")
         name = name.strip().replace("-", "_")
@@ -122,6 +136,9 @@ def parse_class_weights(text: str) -> ClassWeights:
                 f"--class-weight is {text!r}: it must be {BALANCED}, or weights like call=8,header=4, of "
                 f"{', '.join(names)}"
             )
+        if name in given:
+            raise UserError(f"--class-weight is {text!r}: it gives {name} twice")
+        given.add(name)
         weights = replace(weights, **{name: number})
     return weights
 

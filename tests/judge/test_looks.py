@@ -147,13 +147,15 @@ def test_a_cell_that_has_passed_or_failed_is_not_looked_at_again(tokens: PairedT
 
 def test_a_look_at_too_few_blocks_decides_nothing_and_the_next_is_asked(tokens: PairedTokens) -> None:
     """Underpowered is what the whole budget is too small for: a look at 18 of 48 blocks is none of those."""
-    policy = little_evidence()
-    assert policy.evidence is not None
-    policy = policy.model_copy(update={"evidence": policy.evidence.model_copy(update={"min_blocks": 30})})
+    little = little_evidence()
+    assert little.evidence is not None
+    policy, beyond = (
+        little.model_copy(update={"evidence": little.evidence.model_copy(update={"min_blocks": blocks})})
+        for blocks in (30, 96)
+    )
     same = base_alone(tokens)
     found = in_looks(policy, same)
     assert (found.verdict, found.num_blocks >= 30, found.underpowered) == ("pass", True, False)
-    beyond = policy.model_copy(update={"evidence": policy.evidence.model_copy(update={"min_blocks": 96})})
     ppl = in_looks(beyond, same).verdicts["ppl"]
     assert (ppl.underpowered, ppl.lacks, ppl.blocks_needed) == (True, "48 of 96 blocks", 96)
 

@@ -98,3 +98,22 @@ def test_parsing(text: str, weights: ClassWeights) -> None:
 def test_what_is_no_weight_is_refused(text: str) -> None:
     with pytest.raises(UserError, match="--class-weight"):
         parse_class_weights(text)
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        ClassWeights(header=0, analysis=0, final=0, commentary=0, call=0, other=0, close=0),
+        ClassWeights(final=0, call=0),  # others do not occur
+        ClassWeights(call=1e308),
+        ClassWeights(type_power=1000),
+    ],
+)
+def test_weights_that_rank_nothing_are_refused(weights: ClassWeights) -> None:
+    with pytest.raises(UserError, match="cannot be ranked"):
+        weights.token_weights(trace())
+
+
+def test_a_class_is_given_once() -> None:
+    with pytest.raises(UserError, match="gives call twice"):
+        parse_class_weights("balanced,call=2,call=3")
