@@ -11,6 +11,7 @@ MODULES = (
     "test_collection",
     "test_near_lossless",
     "test_must_decide",
+    "test_something_decides",
     "test_noise_floor",
     "test_noop",
     "test_stability",
@@ -23,6 +24,8 @@ def has_cases(plan: Plan, module: str) -> bool:
         return bool(plan.checkpoints)
     if module == "test_must_decide":
         return bool(plan.checkpoints and plan.must_decide)
+    if module == "test_something_decides":
+        return bool(plan.checkpoints) and plan.may_be_silent
     if module == "test_stability":
         return plan.plans_stability
     return True
@@ -46,6 +49,8 @@ def cases(plan: Plan, kind: str) -> dict[str, Any]:
                 for name in plan.checkpoints
                 for metric in plan.must_decide
             }
+        case "deciding_case":
+            return {cell.id: cell for cell in plan.cells if plan.cell_decides(cell) and plan.may_be_silent}
         case "floor_case":
             return {
                 f"{cell.id}-{tier}-{metric}": (cell, tier, metric)
@@ -122,6 +127,7 @@ def required_cases(plan: Plan) -> list[str]:
     suite = [
         ("test_near_lossless::test_near_lossless", deciding),
         ("test_must_decide::test_must_decide", cases(plan, "rule_case")),
+        ("test_something_decides::test_something_decides", cases(plan, "deciding_case")),
         ("test_artifact::test_integrity", cases(plan, "checkpoint_case")),
         ("test_artifact::test_engine", cases(plan, "checkpoint_case")),
         ("test_artifact::test_disjoint", cases(plan, "disjoint_case")),

@@ -174,6 +174,11 @@ class Plan:
         """Metrics that have to decide in one cell of every checkpoint at least: a run is not to be silent on them."""
         return self.policy.must_decide(self.regime.must_decide)
 
+    @property
+    def may_be_silent(self) -> bool:
+        """Whether the policy asks for so much that nothing may be left to decide a cell."""
+        return isinstance(self.policy, IntervalPolicy) and self.policy.evidence is not None
+
     def is_primary_pack(self, pack: str) -> bool:
         return pack in self.regime.primary.packs
 

@@ -209,6 +209,13 @@ class Regime(_Strict):
     keep_n: PositiveInt | None = None
     """Of the embedded checkpoint's regime: how many experts the run's own candidate keeps."""
 
+    @field_validator("must_decide")
+    @classmethod
+    def _names_metrics(cls, value: Literal["all"] | list[str]) -> Literal["all"] | list[str]:
+        if unknown := [name for name in value if value != "all" and name not in METRICS]:
+            raise ValueError(f"there is no metric {unknown[0]!r}: there are {', '.join(METRICS)}")
+        return value
+
     @model_validator(mode="after")
     def _decides_on_what_it_evaluates(self) -> Self:
         if isinstance(self.num_blocks, dict) and (missing := set(self.seq_lens) - set(self.num_blocks)):

@@ -57,6 +57,9 @@ def test_where_there_is_too_little_to_decide_on_nothing_passes_and_the_run_says_
         assert (case.outcome, case.properties["verdict"]) == ("failure", "inconclusive")
         assert "decides nowhere: nll_header is underpowered:" in case.reason
         assert f" of {V3.evidence.min_documents} documents" in case.reason
+        case = run.junit[f"test_something_decides::test_something_decides[{name}-UNION-64]"]
+        assert (case.outcome, case.properties["verdict"]) == ("failure", "inconclusive")
+        assert "no rule decides in this cell: ppl has " in case.reason
         assert not any(metric["decides"] for cell in run.cells(name).values() for metric in cell["metrics"].values())
 
 

@@ -96,6 +96,7 @@ def broken(raw: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
         ("regimes/bigblocks/typo", 1, "typo"),
         ("regimes/bigblocks/primary/seq_lens", [512], "512"),
         ("regimes/bigblocks/packs", ["chat"], "UNION"),
+        ("regimes/bigblocks/must_decide", ["ppl", "exact_call"], "no metric 'exact_call'"),
         ("policies/near-lossless-v2/alpha", 0.5, "alpha"),
         ("policies/near-lossless-v2/rules", {}, "no metric that decides"),
         ("policies/near-lossless-v2/rules/ppl/margin", None, "margin"),

@@ -1,0 +1,18 @@
+"""A cell in which nothing decides is no pass, and says why."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from eaftgate.gate.plan import Cell
+from eaftgate.gate.run import GateRun
+
+
+def test_something_decides(deciding_case: Cell, run: GateRun, record_property: Callable[[str, Any], None]) -> None:
+    """A rule decides in the cell, whose whole verdict is a part of the run's."""
+    verdicts = run.cell(deciding_case).verdicts
+    if not any(verdict.decides and verdict.verdict for verdict in verdicts.values()):
+        record_property("verdict", "inconclusive")
+        lacking = next((f": {name} has {v.lacks}" for name, v in verdicts.items() if v.underpowered), "")
+        pytest.fail(f"no rule decides in this cell{lacking}", pytrace=False)

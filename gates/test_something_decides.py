@@ -1,0 +1,1 @@
+from eaftgate.suite.test_something_decides import *  # noqa: F403
