@@ -169,6 +169,14 @@ def _check_vocabulary(candidate: Checkpoint, base: Checkpoint) -> None:
                 f"{candidate.name} has {what} {found} and its base {wanted}: "
                 "a candidate has the embedding and the head of its base in shape"
             )
+    stops = [checkpoint.config.get("eos_token_id") for checkpoint in (candidate, base)]
+    if stops[0] != stops[1]:
+        raise UserError(
+            f"{candidate.name} has eos_token_id {stops[0]} in config.json and its base {stops[1]}: it would stop "
+            "elsewhere when it is served, whatever is measured here"
+        )
+    if candidate.top_k != base.top_k:
+        raise UserError(f"{candidate.name} routes to {candidate.top_k} experts a token and its base to {base.top_k}")
 
 
 def check_results(results: Path) -> None:

@@ -97,6 +97,22 @@ def test_every_place_says_which_kind_it_was(other_run: Run, copy_run: Run, tmp_p
         assert verify_lock(lock, base=None, checkpoint=None) == []
 
 
+@pytest.mark.parametrize(
+    ("changed_config", "said"),
+    [
+        ({"eos_token_id": 5}, "has eos_token_id 5 in config.json and its base"),
+        ({"num_experts_per_tok": 2, "experts_per_token": 2}, "routes to 2 experts a token and its base to 4"),
+    ],
+)
+def test_it_stops_and_routes_as_its_base(changed_config: dict[str, int], said: str, tmp_path: Path) -> None:
+    path = shutil.copytree(BASE, tmp_path / "other")
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(config | changed_config))
+    run = gate(tmp_path / "run", *ON_GATE_PACKS, f"--checkpoint={path}", *TINY, OTHER, "-k", "test_integrity")
+    assert run.code == 1
+    assert said in run.junit[f"{INTEGRITY}[other]"].reason
+
+
 def test_that_no_overlap_can_be_known_is_said_once_and_is_no_green_case(other_run: Run) -> None:
     assert other_run.output.count("tuned: nothing says which rows it was made on") == 1
     assert not any("test_disjoint" in name for name in other_run.junit)
