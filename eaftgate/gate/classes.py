@@ -1,6 +1,6 @@
 """What a candidate loses by class, and of whole messages: which figures there are, and how a terminal shows them."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from rich.text import Text
 
@@ -54,25 +54,50 @@ def class_lines(parity: Parity, *, width: int, colour: bool) -> list[str]:
         for pack in dict.fromkeys(cell.pack for cell in primary):
             tables = class_tables([cell for cell in primary if cell.pack == pack], width=width, colour=colour)
             lines += ["", f"{visible(name)} on {visible(pack)}, by class:", *tables]
+        lines += _elsewhere(name, primary, [cell for cell in cells if cell not in primary], width=width, colour=colour)
         if red_by_exactness(cells):
             lines += lost_lines(parity, name)
     return lines
 
 
-def class_tables(cells: Sequence[ParityCell], *, width: int, colour: bool) -> list[str]:
-    """Of one candidate's cells: its loss by class of tokens, and what it loses of the base's exact messages."""
+def _elsewhere(
+    name: str, primary: Sequence[ParityCell], others: Sequence[ParityCell], *, width: int, colour: bool
+) -> list[str]:
+    """Tables of the classes that have too little to decide on in the primary cells, from the packs that decide them."""
+
+    def decided(cells: Sequence[ParityCell]) -> list[str]:
+        return [
+            metric
+            for metric in (*LOSSES, *EXACT)
+            if any(measured(c, metric) and c.decides(metric) and c.metrics[metric].decides for c in cells)
+        ]
+
+    lines, known = [], decided(primary) if primary else [*LOSSES, *EXACT]
+    for pack in dict.fromkeys(cell.pack for cell in others):
+        cells = [cell for cell in others if cell.pack == pack]
+        if metrics := [metric for metric in decided(cells) if metric not in known]:
+            tables = class_tables(cells, width=width, colour=colour, metrics=metrics)
+            lines += ["", f"{visible(name)} on {visible(pack)}, which decides these:", *tables]
+    return lines
+
+
+def class_tables(
+    cells: Sequence[ParityCell], *, width: int, colour: bool, metrics: Collection[str] = (*LOSSES, *EXACT)
+) -> list[str]:
+    """Of one candidate's cells: its loss by class of tokens, and what it loses of the base's exact messages; of all
+    classes, or of these metrics."""
     tokens: list[Sequence[str | Text]] = [
         (kind, str(cell.seq_len), f"{tokens_of(cell, metric):,}", *_loss(cell, metric))
         for metric, kind in LOSSES.items()
         for cell in cells
-        if measured(cell, metric)
+        if metric in metrics and measured(cell, metric)
     ]
     wide = width >= _WIDE
     messages: list[Sequence[str | Text]] = [
         (kind, str(cell.seq_len), *_flips(cell, metric, wide=wide), *_loss(cell, metric))
         for metric, kind in EXACT.items()
         for cell in cells
-        if measured(cell, metric)
+        if metric in metrics and measured(cell, metric)
     ]
     counts = ("exact", "lost", "gained", "close") if wide else ("lost", "gained")
     return [

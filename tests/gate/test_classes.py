@@ -14,6 +14,7 @@ from eaftgate.judge.verdict import MetricVerdict
 HEADER = MetricVerdict(0.01, 0.005, 0.02, 0.0488, "pass", documents=120, effective_documents=90.0)
 CALL = replace(HEADER, estimate=0.09, lower=0.07, upper=0.11, verdict="fail")
 FEW = replace(HEADER, verdict="inconclusive", underpowered=True, decides=False, lacks="20 of 100 documents")
+FEW_CALLS: dict[str, Any] = {"verdict": "inconclusive", "underpowered": True, "decides": False}
 SHOWN = replace(HEADER, margin=None, verdict=None, decides=False)
 ABSENT = MetricVerdict(None, None, None, None, None, decides=False, lacks="other tokens do not occur")
 EXACT = replace(CALL, estimate=0.2, lower=0.18, upper=0.23, margin=0.03, events=1761, lost=1353, gained=12)
@@ -73,6 +74,20 @@ def test_every_candidate_has_its_tables_of_the_packs_that_decide() -> None:
     assert [line for line in lines if line.endswith("by class:")] == [
         "a on UNION, by class:", f"{SAFE} on UNION, by class:"
     ]  # fmt: skip
+
+
+def test_what_the_primary_pack_has_too_little_of_is_shown_of_the_pack_that_decides_it() -> None:
+    """UNION holds a third of every pack: a PASS of calls is often decided in the pack that is full of them."""
+    union = cell(metrics={**METRICS, "nll_call": FEW, "exact_calls": replace(EXACT, **FEW_CALLS)})
+    tools = cell(pack="tools", severity="advisory", deciding=("nll_header", "nll_call", "exact_calls"))
+    lines = class_lines(parity_of(union, tools), width=80, colour=False)
+    (place,) = [i for i, line in enumerate(lines) if line == "keep24 on tools, which decides these:"]
+    shown = "\n".join(lines[place:])
+    assert re.search(r"^call +1024 +1,000 +\+9.42% +\+11.63% FAIL$", shown, re.M)
+    assert re.search(r"^call +1024 +1,761 1,353 +12 +17 \+20.00% \+23.00% FAIL$", shown, re.M)
+    assert "header" not in shown, "UNION decides it"
+    silent = tools.model_copy(update={"deciding": ()})
+    assert not any("decides these" in line for line in class_lines(parity_of(union, silent), width=80, colour=False))
 
 
 @pytest.mark.parametrize(
