@@ -1,0 +1,1 @@
+from prepared import made  # noqa: F401

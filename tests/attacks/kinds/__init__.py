@@ -1,0 +1,1 @@
+"""A module for each kind of input that is attacked; its `attacks()` yields what is tried."""
