@@ -1,9 +1,15 @@
-"""What a collector knows about every scored token of one model on one set of blocks.
+"""What a collector knows about every scored token of one model on one set of blocks, and the file that holds it.
+
+A file carries the sha256 of all its other bytes, and in `meta` what it is of. It is read whole and by both, or it is
+damaged: its name says nothing.
 
 Shapes: T scored tokens in block order, K = 20 alternatives.
 """
 
+import hashlib
 import json
+import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -11,20 +17,34 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors import SafetensorError
+from safetensors.numpy import load, save_file
 
 from eaftgate.errors import UserError
 from eaftgate.files import atomic_path, write_failure
 from eaftgate.packs.blocks import Blocks, Roles
+from eaftgate.strict_json import parse_object
 
 TOP_K = 20
-SCHEMA = "collection-2"
+SCHEMA = "collection-3"
+_UNSEALED = "0" * 64
+_SEAL = re.compile(rb'(?<!\\)"sha256":"([0-9a-f]{64})"')
+"""In a header; a quote within the `meta` there has a backslash before it."""
 LOGPROB_TOLERANCE = 1e-3
 """How far rounding may lift a log-probability above 0, or a sum of probabilities above 1."""
 
+_OTHER = {"checkpoint": "another checkpoint", "blocks": "other blocks", "settings": "other settings of the collector"}
+
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int32]
+
+
+class Unusable(UserError):
+    """A saved file that is damaged, or of something else than was asked; `reason` says why."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"saved collection {path} is damaged ({reason}): remove it and run again")
+        self.reason = reason
 
 
 @dataclass(frozen=True)
@@ -81,26 +101,38 @@ class Collection:
 
 _COLUMNS = ("token_T", "row_T", "block_T", "cut_T")
 _ROLES = tuple(field.name for field in fields(Roles))
+_FORMS = {
+    "logprob_T": ("f4", 1), "entropy_T": ("f4", 1), "top_ids_TK": ("i4", 2), "top_logprobs_TK": ("f4", 2),
+    "token_T": ("i4", 1), "row_T": ("i4", 1), "block_T": ("i4", 1), "cut_T": ("?", 1),
+    "role_kind_T": ("u1", 1), "role_content_T": ("?", 1), "role_recipient_T": ("?", 1), "role_message_T": ("i4", 1),
+}  # fmt: skip
+"""Type and dimensions of every array in a file."""
 
 
-def check_stats(stats: TokenStats, expected_tokens: int, *, where: str) -> None:
+def check_stats(stats: TokenStats, expected_tokens: int, *, where: str, vocab_size: int | None = None) -> None:
     """The invariants of a collector's output. Raises UserError naming `where` when one is broken."""
-    problem = None
-    lengths = {len(getattr(stats, field.name)) for field in fields(TokenStats)}
-    if lengths != {expected_tokens}:
-        problem = f"{' or '.join(map(str, sorted(lengths)))} tokens came back for {expected_tokens} scored ones"
-    elif bad := _non_finite(stats):
-        problem = f"{bad} of {expected_tokens} scored tokens have a log-probability or entropy that is not finite"
-    elif stats.logprob_T.size and stats.logprob_T.max() > LOGPROB_TOLERANCE:
-        problem = "a log-probability is above 0"
-    elif ((stats.entropy_T < 0) | (stats.entropy_T > 1)).any():
-        problem = "an entropy lies outside 0 to 1"
-    elif (np.diff(stats.top_logprobs_TK, axis=1) > 0).any():
-        problem = "top log-probabilities are not in descending order"
-    elif (np.exp(stats.top_logprobs_TK, dtype=np.float64).sum(axis=1) > 1 + LOGPROB_TOLERANCE).any():
-        problem = "probabilities of the top 20 sum to more than 1"
-    if problem:
+    if problem := _problem(stats, expected_tokens, vocab_size):
         raise UserError(f"{where}: {problem}; the model or its engine is broken")
+
+
+def _problem(stats: TokenStats, expected_tokens: int, vocab_size: int | None) -> str | None:
+    lengths = {len(getattr(stats, field.name)) for field in fields(TokenStats)}
+    ids_TK, logprobs_TK = stats.top_ids_TK, stats.top_logprobs_TK
+    if lengths != {expected_tokens}:
+        return f"{' or '.join(map(str, sorted(lengths)))} tokens came back for {expected_tokens} scored ones"
+    if bad := _non_finite(stats):
+        return f"{bad} of {expected_tokens} scored tokens have a log-probability or entropy that is not finite"
+    if stats.logprob_T.size and stats.logprob_T.max() > LOGPROB_TOLERANCE:
+        return "a log-probability is above 0"
+    if ((stats.entropy_T < 0) | (stats.entropy_T > 1)).any():
+        return "an entropy lies outside 0 to 1"
+    if (np.diff(logprobs_TK, axis=1) > 0).any():
+        return "top log-probabilities are not in descending order"
+    if (np.exp(logprobs_TK, dtype=np.float64).sum(axis=1) > 1 + LOGPROB_TOLERANCE).any():
+        return "probabilities of the top 20 sum to more than 1"
+    if ids_TK.size and not 0 <= ids_TK.min() <= ids_TK.max() < (vocab_size or math.inf):
+        return "one of the top 20 is no token of the vocabulary"
+    return None
 
 
 def _non_finite(stats: TokenStats) -> int:
@@ -123,6 +155,13 @@ def make_collection(stats: TokenStats, blocks: Blocks, meta: Mapping[str, Any]) 
     )
 
 
+def same_tokens(a: Collection, b: Collection) -> bool:
+    """Whether two collections are of the same tokens in the same places, whatever was measured of them."""
+    columns = [(getattr(a, name), getattr(b, name)) for name in _COLUMNS]
+    columns += zip(a.roles.columns, b.roles.columns, strict=True)
+    return a.identities == b.identities and all(np.array_equal(*column) for column in columns)
+
+
 def restored(collection: Collection, order: NDArray[np.intp]) -> Collection:
     """A collection of `blocks.reordered(order)` as one of `blocks`: its tokens in the order of those blocks."""
     original = replace(collection, block_T=order[collection.block_T].astype(np.int32))
@@ -132,11 +171,40 @@ def restored(collection: Collection, order: NDArray[np.intp]) -> Collection:
 def save_stats(path: Path, stats: TokenStats, extra: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]) -> None:
     """Raises UserError when the disk fails."""
     arrays = {field.name: np.ascontiguousarray(getattr(stats, field.name)) for field in fields(TokenStats)}
+    metadata = {"schema": SCHEMA, "meta": json.dumps(meta), "sha256": _UNSEALED}
     try:
         with atomic_path(path) as temporary:
-            save_file({**arrays, **extra}, temporary, metadata={"schema": SCHEMA, "meta": json.dumps(meta)})
+            save_file({**arrays, **extra}, temporary, metadata=metadata)
+            _seal(temporary)
     except (OSError, SafetensorError) as error:
         raise write_failure(error, path) from None
+
+
+def _seal(path: Path) -> None:
+    data = path.read_bytes()
+    place, _ = _seal_of(data)
+    with path.open("r+b") as stream:
+        stream.seek(place.start)
+        stream.write(_sha256_but(data, place).encode())
+
+
+def _header(data: bytes) -> bytes:
+    return data[8 : 8 + int.from_bytes(data[:8], "little")]
+
+
+def _seal_of(data: bytes) -> tuple[slice, str]:
+    """Where the checksum is in a file's bytes, and what it says. Raises ValueError without one."""
+    found = list(_SEAL.finditer(_header(data)))
+    if len(found) != 1:
+        raise ValueError("it has no checksum, as in earlier versions")
+    return slice(8 + found[0].start(1), 8 + found[0].end(1)), found[0][1].decode()
+
+
+def _sha256_but(data: bytes, place: slice) -> str:
+    view = memoryview(data)
+    digest = hashlib.sha256(view[: place.start])
+    digest.update(view[place.stop :])
+    return digest.hexdigest()
 
 
 def save_collection(path: Path, collection: Collection) -> None:
@@ -145,39 +213,56 @@ def save_collection(path: Path, collection: Collection) -> None:
     save_stats(path, collection.stats, extra, {**collection.meta, "identities": list(collection.identities)})
 
 
-def load_arrays(path: Path) -> tuple[TokenStats, dict[str, NDArray[Any]], dict[str, Any]]:
-    """Token statistics, any further arrays and the meta data of a saved file. Raises UserError when it is damaged."""
+def load_arrays(
+    path: Path, of: Mapping[str, Any] | None = None
+) -> tuple[TokenStats, dict[str, NDArray[Any]], dict[str, Any]]:
+    """Token statistics, any further arrays and the meta data of a saved file.
+
+    Raises Unusable when it is damaged, or does not say of itself what `of` does.
+    """
     try:
-        with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        names = [field.name for field in fields(TokenStats)]
-        stats = TokenStats(*(arrays.pop(name) for name in names))
-        if metadata.get("schema") != SCHEMA:
-            raise KeyError(f"schema {metadata.get('schema')}")
-        meta = json.loads(metadata["meta"])
-        if not isinstance(meta, dict):
-            raise ValueError("its meta data are no object")
-        return stats, arrays, meta
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
-        raise _damaged(path, error) from None
+        if not path.is_file():
+            raise ValueError("there is no such file")
+        data = path.read_bytes()
+        place, said = _seal_of(data)
+        if _sha256_but(data, place) != said:
+            raise ValueError("its checksum does not hold")
+        metadata = parse_object(_header(data), what="its header")["__metadata__"]
+        if metadata["schema"] != SCHEMA:
+            raise ValueError(f"it is of schema {metadata['schema']}")
+        meta = parse_object(metadata["meta"].encode(), what="what it says of itself")
+        arrays = load(data)
+        for name, array in arrays.items():
+            if (array.dtype, array.ndim) != (np.dtype(_FORMS[name][0]), _FORMS[name][1]):
+                raise ValueError(f"{name} is of another type")
+        stats = TokenStats(*(arrays.pop(field.name) for field in fields(TokenStats)))
+        if stats.top_ids_TK.shape[1:] != (TOP_K,) or stats.top_logprobs_TK.shape[1:] != (TOP_K,):
+            raise ValueError("its top 20 are another number")
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, UserError) as error:
+        raise Unusable(path, str(error)) from None
+    for key, asked in (of or {}).items():
+        if meta.get(key) != json.loads(json.dumps(asked)):
+            raise Unusable(path, f"it is of {_OTHER.get(key, f'another {key}')}")
+    return stats, arrays, meta
 
 
-def load_collection(path: Path) -> Collection:
-    """Raises UserError when the file is damaged."""
-    stats, extra, meta = load_arrays(path)
+def load_collection(path: Path, of: Mapping[str, Any] | None = None, *, vocab_size: int | None = None) -> Collection:
+    """Raises Unusable when the file is damaged, or does not say of itself what `of` does."""
+    stats, extra, meta = load_arrays(path, of)
     identities = meta.pop("identities", None)
     roles = {name: extra.pop(f"role_{name}_T", None) for name in _ROLES}
     missing = [*({*_COLUMNS} - extra.keys()), *(f"role_{name}_T" for name, column in roles.items() if column is None)]
     if missing:
-        raise _damaged(path, f"it lacks {' and '.join(sorted(missing))}")
+        raise Unusable(path, f"it lacks {' and '.join(sorted(missing))}")
     if not isinstance(identities, list) or not all(isinstance(identity, str) for identity in identities):
-        raise _damaged(path, "it lacks the identities of its rows")
+        raise Unusable(path, "it lacks the identities of its rows")
     columns = [*(getattr(stats, field.name) for field in fields(TokenStats)), *extra.values(), *roles.values()]
     if {column.shape[:1] for column in columns if column is not None} != {(len(stats),)}:
-        raise _damaged(path, "its columns differ in length")
+        raise Unusable(path, "its columns differ in length")
     if len(stats) and not 0 <= extra["row_T"].min() <= extra["row_T"].max() < len(identities):
-        raise _damaged(path, f"a token is of a row that is none of its {len(identities)}")
+        raise Unusable(path, f"a token is of a row that is none of its {len(identities)}")
+    if problem := _problem(stats, len(stats), vocab_size):
+        raise Unusable(path, problem)
     return Collection(
         stats=stats,
         roles=Roles(**roles),  # type: ignore[arg-type]
@@ -185,7 +270,3 @@ def load_collection(path: Path) -> Collection:
         meta=meta,
         **{name: extra[name] for name in _COLUMNS},
     )
-
-
-def _damaged(path: Path, reason: object) -> UserError:
-    return UserError(f"saved collection {path} is damaged ({reason}): remove it and run again")

@@ -23,12 +23,14 @@ from eaftgate.gate.plan import GateOptions, Plan, make_plan
 from eaftgate.gate.plugin import DIRECTORY, SUITE, SUITE_DIR, is_case
 from eaftgate.gate.recipe import gate_settings
 from eaftgate.gate.run import GateRun
-from eaftgate.gate.session import SessionReport
+from eaftgate.gate.session import COLLECTED_AGAIN, SessionReport
 from eaftgate.progress import Bar, progress_bar
 
 _FIELDS = {field.name for field in fields(GateOptions)}
 PLAN = pytest.StashKey[Plan]()
 SESSION = pytest.StashKey[str]()
+_SAID = pytest.StashKey[list[str]]()
+"""Lines for the user that a process has for the case that is running."""
 
 
 def start(config: pytest.Config) -> None:
@@ -41,6 +43,7 @@ def start(config: pytest.Config) -> None:
     except UserError as error:
         raise pytest.UsageError(str(error)) from None
     config.stash[PLAN] = plan
+    config.stash[_SAID] = []
     if worker_input is None:
         _check_gpus(plan, workers=int(getattr(config.option, "numprocesses", None) or 1))
         config.stash[SESSION] = uuid.uuid4().hex
@@ -81,6 +84,7 @@ def open_run(config: pytest.Config) -> AbstractContextManager[GateRun]:
             session=config.stash[SESSION],
             fixture=_fixtures(config),
             open_bar=lambda title: _bar(config, title),
+            say=config.stash[_SAID].append,
         )
     )
 
@@ -184,6 +188,10 @@ class GateSession:
             if not _is_gate(item):
                 raise
             reason = str(error)
+        finally:
+            if said := item.config.stash[_SAID]:
+                item.user_properties.append((COLLECTED_AGAIN, "; ".join(said)))
+                said.clear()
         # Outside the handler: pytest shows the exceptions that one was raised in the handling of.
         pytest.fail(reason, pytrace=False)
 

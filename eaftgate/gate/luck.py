@@ -4,9 +4,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from eaftgate.collect.collection import Collection, load_collection
+from eaftgate.collect.collection import Collection
 from eaftgate.gate.plan import Cell, Plan
-from eaftgate.gate.results import COLLECTIONS_DIR, CellRecord, Luck, Parity
+from eaftgate.gate.results import CellRecord, Luck, Parity
 from eaftgate.judge.luck import METRIC, passes_by_luck
 from eaftgate.judge.policy import IntervalPolicy
 from eaftgate.parity.clusters import FloatArray, clusters_by
@@ -38,8 +38,8 @@ def _can_be_drawn(record: CellRecord) -> bool:
 
 
 def _luck(plan: Plan, policy: IntervalPolicy, shape: Cell, records: list[CellRecord]) -> Luck | None:
-    directory = plan.options.results / COLLECTIONS_DIR
-    base = load_collection(directory / records[0].inputs.collections["base"])
+    results = plan.options.results
+    base = records[0].inputs.saved(results, "base")
     content_T = base.roles.content
     documents = clusters_by(base.row_T[content_T])
     if len(documents) < LEAST_DOCUMENTS:
@@ -49,8 +49,7 @@ def _luck(plan: Plan, policy: IntervalPolicy, shape: Cell, records: list[CellRec
         nll_delta_T = base.stats.logprob_T.astype(np.float64) - candidate.stats.logprob_T
         return documents.sums(nll_delta_T[content_T])
 
-    names = [record.inputs.collections["checkpoint"] for record in records]
-    delta_KC = np.stack([sums_C(load_collection(directory / name)) for name in names])
+    delta_KC = np.stack([sums_C(record.inputs.saved(results, "checkpoint")) for record in records])
     passes_KB = passes_by_luck(policy, delta_KC, documents.size_C, best_of=plan.best_of, draws=DRAWS, seed=SEED)
     return Luck(
         pack=shape.pack,

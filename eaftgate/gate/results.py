@@ -11,6 +11,8 @@ from typing import Any, Literal
 from pydantic import Field
 
 from eaftgate.checkpoint.digest import ModelIdentity
+from eaftgate.collect.collection import Collection, load_collection
+from eaftgate.errors import UserError
 from eaftgate.gate.candidates import Candidate
 from eaftgate.gate.messages import LostMessage, MessageCounts
 from eaftgate.gate.plan import CandidateKind
@@ -39,6 +41,15 @@ class CellInputs(Record):
     blocks_digest: str
     collector: dict[str, Any]
     collections: dict[str, str]
+
+    def saved(self, results: Path, role: str) -> Collection:
+        """The collection of a role. Raises UserError when the file is gone, damaged or of something else."""
+        path = results / COLLECTIONS_DIR / self.collections[role]
+        if not path.is_file():
+            raise UserError(f"{path} is gone: run the gate again")
+        digest = self.base.digest if role == "base" else self.checkpoint_digest
+        of = {"checkpoint": digest, "blocks": self.blocks_digest, "replicate": ""}
+        return load_collection(path, of | ({"settings": self.collector} if role == "base" else {}))
 
 
 @dataclass(frozen=True, kw_only=True)

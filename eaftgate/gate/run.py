@@ -17,7 +17,7 @@ from eaftgate.checkpoint.digest import ModelIdentity
 from eaftgate.collect.collection import Collection, check_stats, restored
 from eaftgate.collect.collector import Collector, ScoredModel, Scorer
 from eaftgate.collect.collectors import collector_kinds
-from eaftgate.collect.store import CollectionStore, OpenBar, Request, no_bar
+from eaftgate.collect.store import CollectionStore, OpenBar, Request, Say, no_bar
 from eaftgate.gate.messages import lost_messages, message_counts
 from eaftgate.gate.models import Models
 from eaftgate.gate.plan import BASE, BATCH, NOOP, RERUN, ULP, Cell, Plan
@@ -35,16 +35,23 @@ Order = NDArray[np.intp]
 
 
 class GateRun:
-    """`session` names the run; `fixture` is the folder of the embedded checkpoint; `open_bar(title)` shows progress."""
+    """`session` names the run; `fixture` is the folder of the embedded checkpoint; `open_bar(title)` shows progress,
+    `say` takes lines for the user."""
 
     def __init__(
-        self, plan: Plan, *, session: str, fixture: Path, open_bar: Callable[[str], OpenBar] | None = None
+        self,
+        plan: Plan,
+        *,
+        session: str,
+        fixture: Path,
+        open_bar: Callable[[str], OpenBar] | None = None,
+        say: Say = lambda _: None,
     ) -> None:
         self.plan, self.session = plan, session
         self.models = Models(plan, fixture)
         self._fixture = fixture
         self._open_bar = open_bar or (lambda _: no_bar)
-        self._store = CollectionStore(plan.options.results / COLLECTIONS_DIR, session=session)
+        self._store = CollectionStore(plan.options.results / COLLECTIONS_DIR, session=session, say=say)
         self._blocks: dict[tuple[str, int, int, int | None], Blocks] = {}
         self._packs: dict[int | None, dict[str, Pack]] = {}
         self._cells: dict[Cell, JudgedCell] = {}
@@ -110,7 +117,8 @@ class GateRun:
 
     def _request(self, model: str, blocks: Blocks, replicate: str = "", *, other_batches: bool = False) -> Request:
         collector = self._collector(model, other_batches=other_batches)
-        return Request(self.models[model].digest, blocks, collector, replicate)
+        found = self.models[model]
+        return Request(found.digest, blocks, collector, replicate, found.checkpoint.vocab_size)
 
     @cached_property
     def _scorer(self) -> Scorer:

@@ -22,6 +22,8 @@ from eaftgate.gate.stability import stability_lines, stability_note
 from eaftgate.gate.table import COLOURS, remarks, render_cells
 
 MAX_LINES = 8
+COLLECTED_AGAIN = "collected_again"
+"""The property of a case that says which saved files it could not use."""
 _NODEID = re.compile(r"(?P<module>test_\w+)\.py(?P<case>::\w+(?:\[.*\])?)$")
 
 
@@ -115,6 +117,7 @@ class SessionReport:
         said = (
             unknown_rows(parity.candidates)
             + self._left_out()
+            + [str(again) for o in self._outcomes.values() if (again := o.properties.get(COLLECTED_AGAIN))]
             + remarks(parity.cells)
             + [f"not run: {case}" for case in parity.not_run]
         )

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from rich.table import Table
 
-from eaftgate.collect.collection import Collection, load_collection
+from eaftgate.collect.collection import Collection
 from eaftgate.errors import UserError
-from eaftgate.gate.results import COLLECTIONS_DIR, ParityCell, Severity, read_parity
+from eaftgate.gate.results import ParityCell, Severity, read_parity
 from eaftgate.judge.cell import judge_cell
 from eaftgate.judge.metrics import has_intervals
 from eaftgate.judge.policy import IntervalPolicy, PointPolicy
@@ -78,13 +78,9 @@ def budgets_of(
 
 
 def _collection(results: Path, cell: ParityCell, role: str) -> Collection:
-    name = cell.inputs.collections.get(role)
-    if name is None:
+    if role not in cell.inputs.collections:
         raise UserError(f"{results} stopped early (--sequential): run the gate without it to compare budgets")
-    path = results / COLLECTIONS_DIR / name
-    if not path.is_file():
-        raise UserError(f"{path} is gone: run the gate again")
-    return load_collection(path)
+    return cell.inputs.saved(results, role)
 
 
 def _doubling(num_blocks: int) -> list[int]:

@@ -16,6 +16,7 @@ from eaftgate.collect import collection as module
 from eaftgate.collect.collection import (
     Collection,
     TokenStats,
+    Unusable,
     check_stats,
     concatenate,
     load_arrays,
@@ -65,6 +66,7 @@ BROKEN = {
     "entropy above 1": (with_value("entropy_T", 1, 1.01), "an entropy lies outside 0 to 1"),
     "unsorted top 20": (with_value("top_logprobs_TK", (4, 7), -50.0), "not in descending order"),
     "sum above 1": (with_value("top_logprobs_TK", (4, slice(0, 2)), -0.68), "top 20 sum to more than 1"),
+    "a negative token": (with_value("top_ids_TK", (4, 7), -1), "one of the top 20 is no token of the vocabulary"),
     "one token more": (stats_of(7), "7 tokens came back for 6 scored ones"),
     "one token less": (stats_of(5), "5 tokens came back for 6 scored ones"),
     "no tokens": (stats_of(0), "0 tokens came back for 6 scored ones"),
@@ -176,7 +178,7 @@ def test_damaged_files(collection: Collection, tmp_path: Path) -> None:
     whole = path.read_bytes()
     foreign = tmp_path / "foreign.safetensors"
     save_file({"x": np.zeros(3)}, foreign)
-    other_schema = whole.replace(b"collection-2", b"collection-9")
+    other_schema = whole.replace(b"collection-3", b"collection-9")
     assert other_schema != whole
     truncations = [whole[:cut] for cut in (0, 4, 8, 100, len(whole) // 2, len(whole) - 1)]
     for bad in (*truncations, b"\xff" * 50, whole + b"x", foreign.read_bytes(), other_schema):
@@ -202,6 +204,9 @@ INCONSISTENT: dict[str, tuple[Change, str]] = {
     "no identities": (lambda _, meta: meta.pop("identities"), "it lacks the identities of its rows"),
     "identities of another type": (lambda _, meta: meta.update(identities=[1]), "it lacks the identities of its rows"),
     "fewer blocks": (lambda arrays, _: arrays.update(block_T=arrays["block_T"][1:]), "its columns differ in length"),
+    "another type": (lambda arrays, _: arrays.update(row_T=arrays["row_T"].astype("i8")), "row_T is of another type"),
+    "another shape": (lambda arrays, _: arrays.update(cut_T=arrays["cut_T"][None]), "cut_T is of another type"),
+    "an array more": (lambda arrays, _: arrays.update(more=arrays["row_T"]), "'more'"),
     "a row too many": (lambda _, meta: meta.update(identities=["row 0"]), "a token is of a row that is none of its 1"),
 }
 
@@ -216,6 +221,56 @@ def test_what_does_not_belong_together_is_damaged(collection: Collection, tmp_pa
     save_stats(tmp_path / "c.safetensors", collection.stats, arrays, meta)
     with pytest.raises(UserError, match=rf"is damaged \({message}\): remove it and run again"):
         load_collection(tmp_path / "c.safetensors")
+
+
+def test_no_byte_of_a_file_can_change(collection: Collection, tmp_path: Path) -> None:
+    path = tmp_path / "c.safetensors"
+    save_collection(path, collection)
+    whole = path.read_bytes()
+    header = 8 + int.from_bytes(whole[:8], "little")
+    rng = np.random.default_rng(17)
+    for place in [*range(header), *rng.integers(header, len(whole), 500).tolist()]:
+        flipped = bytearray(whole)
+        flipped[place] ^= 1 << int(rng.integers(8))
+        path.write_bytes(flipped)
+        with pytest.raises(Unusable):
+            load_collection(path)
+    path.write_bytes(whole)
+    load_collection(path)
+
+
+def test_a_file_is_of_what_it_says_or_is_not_used(collection: Collection, tmp_path: Path) -> None:
+    path = tmp_path / "c.safetensors"
+    save_collection(path, dataclasses.replace(collection, meta={"checkpoint": "a", "settings": {"sizes": [1, 2]}}))
+    load_collection(path, {"checkpoint": "a", "settings": {"sizes": (1, 2)}})  # as JSON has it
+    for of, reason in (
+        ({"checkpoint": "b"}, "it is of another checkpoint"),
+        ({"settings": {"sizes": (1, 3)}}, "it is of other settings of the collector"),
+        ({"blocks": "b"}, "it is of other blocks"),
+        ({"replicate": ""}, "it is of another replicate"),
+    ):
+        with pytest.raises(Unusable) as caught:
+            load_collection(path, of)
+        assert caught.value.reason == reason
+
+
+@pytest.mark.parametrize("name", [name for name in BROKEN if "token" not in name and "column" not in name])
+def test_no_sound_model_can_have_saved_it(collection: Collection, tmp_path: Path, name: str) -> None:
+    """Values are looked at again, whatever checksum stands beside them."""
+    bad, message = BROKEN[name]
+    saved = collection.select(np.arange(6) % len(collection.stats))
+    save_collection(tmp_path / "c.safetensors", dataclasses.replace(saved, stats=bad))
+    with pytest.raises(Unusable, match=message):
+        load_collection(tmp_path / "c.safetensors")
+
+
+def test_a_token_of_the_top_20_is_of_the_vocabulary(collection: Collection, tmp_path: Path) -> None:
+    path = tmp_path / "c.safetensors"
+    save_collection(path, collection)
+    last = int(collection.stats.top_ids_TK.max())
+    load_collection(path, vocab_size=last + 1)
+    with pytest.raises(Unusable, match="no token of the vocabulary"):
+        load_collection(path, vocab_size=last)
 
 
 def test_statistics_of_different_lengths_are_damaged(collection: Collection, tmp_path: Path) -> None:

@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 from content import content_blocks
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
 from eaftgate.collect import store as module
-from eaftgate.collect.collection import Collection, TokenStats
+from eaftgate.collect.collection import Collection, TokenStats, load_collection, save_collection
 from eaftgate.collect.store import CollectionStore, Request
 from eaftgate.errors import UserError
 from eaftgate.packs.blocks import Blocks
@@ -336,12 +338,122 @@ def test_an_unforeseen_error_passes_through_and_is_not_remembered(store: Collect
     assert_right(store.get(request()))
 
 
-def test_a_damaged_collection_is_refused(store: CollectionStore) -> None:
+# Nothing is believed by its name.
+
+
+def cut_short(path: Path, _: CollectionStore) -> None:
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+def rotten(path: Path, _: CollectionStore) -> None:
+    data = bytearray(path.read_bytes())
+    data[-60] ^= 1
+    path.write_bytes(data)
+
+
+def emptied(path: Path, _: CollectionStore) -> None:
+    path.write_bytes(b"")
+
+
+def of_an_earlier_version(path: Path, _: CollectionStore) -> None:
+    with safe_open(path, framework="numpy") as file:
+        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        meta = file.metadata()["meta"]
+    save_file(arrays, path, metadata={"schema": "collection-2", "meta": meta})
+
+
+def copied_from(**changes: Any) -> Callable[[Path, CollectionStore], None]:
+    def copy(path: Path, store: CollectionStore) -> None:
+        other = request(**changes)
+        store.get(other)
+        shutil.copyfile(store.path(other), path)
+
+    return copy
+
+
+def of_other_tokens(path: Path, _: CollectionStore) -> None:
+    """It says what was asked of itself, and is not that."""
+    saved = load_collection(path)
+    save_collection(path, dataclasses.replace(saved, token_T=saved.token_T + 1))
+
+
+def of_another_order(path: Path, _: CollectionStore) -> None:
+    saved = load_collection(path)
+    save_collection(path, saved.select(np.arange(len(saved.stats))[::-1]))
+
+
+UNUSABLE: dict[str, tuple[Callable[[Path, CollectionStore], None], str]] = {
+    "cut short": (cut_short, "its checksum does not hold"),
+    "bit rot": (rotten, "its checksum does not hold"),
+    "empty": (emptied, "it has no checksum"),
+    "of an earlier version": (of_an_earlier_version, "it has no checksum, as in earlier versions"),
+    "another checkpoint's": (copied_from(checkpoint_digest="other"), "it is of another checkpoint"),
+    "of other blocks": (copied_from(blocks=make_blocks(seed=1)), "it is of other blocks"),
+    "of other settings": (copied_from(collector=FakeCollector(batch_size=4)), "it is of other settings"),
+    "a repetition": (copied_from(replicate="rerun"), "it is of another replicate"),
+    "of other tokens": (of_other_tokens, "its tokens are not those of the blocks"),
+    "of another order": (of_another_order, "its tokens are not those of the blocks"),
+}
+
+
+@pytest.mark.parametrize("name", UNUSABLE)
+def test_what_cannot_be_used_is_collected_again_and_said_once(tmp_path: Path, name: str) -> None:
+    spoil_file, reason = UNUSABLE[name]
+    said: list[str] = []
+    store = CollectionStore(tmp_path / "store", session="one", say=said.append)
     store.get(request())
     path = store.path(request())
-    path.write_bytes(path.read_bytes()[:-7])
-    with pytest.raises(UserError, match=r"saved collection .* is damaged"):
-        store.get(request())
+    spoil_file(path, store)
+    again = FakeCollector()
+    assert_right(store.get(request(again)))
+    assert again.scored == list(range(NUM_BLOCKS))
+    assert [line.startswith(f"{path} is not used but collected again: {reason}") for line in said] == [True]
+    assert_right(store.get(request(FakeCollector(fail_with("never called")))))
+    assert len(said) == 1
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_part_of_something_else_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str) -> None:
+    monkeypatch.setattr(module, "PART_SECONDS", 0.0)
+    said: list[str] = []
+    store = CollectionStore(tmp_path / "store", session="one", say=said.append)
+    killed = FakeCollector(kill_at(4), **({"batch_size": 4} if change == "settings" else {}))
+    other = request(**{**CHANGES[change], "collector": killed})
+    with pytest.raises(KeyboardInterrupt):
+        store.get(other)
+    parts = [store.path(a).with_suffix(".parts") for a in (other, request())]
+    parts[0].rename(parts[1])
+    again = FakeCollector()
+    assert_right(store.get(request(again)))
+    assert again.starts == [0]
+    assert len(said) == 1
+    assert "00000000-00000002.safetensors is not used but collected again: it is of" in said[0]
+
+
+def test_a_part_is_not_known_by_its_name(store: CollectionStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PART_SECONDS", 0.0)
+    with pytest.raises(KeyboardInterrupt):
+        store.get(request(FakeCollector(kill_at(4))))
+    parts = store.path(request()).with_suffix(".parts")
+    (parts / "00000000-00000002.safetensors").rename(parts / "00000000-00000006.safetensors")
+    again = FakeCollector()
+    assert_right(store.get(request(again)))
+    assert again.starts == [4]
+
+
+def test_a_failure_of_something_else_is_not_believed(store: CollectionStore) -> None:
+    other = request(checkpoint_digest="other")
+    with pytest.raises(UserError):
+        store.get(dataclasses.replace(other, collector=FakeCollector(fail_with("out of memory"))))
+    store.path(other).with_suffix(".failed.json").rename(store.path(request()).with_suffix(".failed.json"))
+    assert_right(store.get(request()))
+
+
+def test_a_damaged_failure_is_not_believed(store: CollectionStore) -> None:
+    with pytest.raises(UserError):
+        store.get(request(FakeCollector(fail_with("out of memory"))))
+    store.path(request()).with_suffix(".failed.json").write_bytes(b"{")
+    assert_right(store.get(request()))
 
 
 # Several processes.

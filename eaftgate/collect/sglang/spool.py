@@ -47,13 +47,13 @@ def wanted(rid: str, start: int, stop: int) -> tuple[NDArray[np.int64], NDArray[
 
 
 def write_part(rid: str, start: int, stats: TokenStats) -> None:
-    save_stats(Path(f"{rid}.{start:09d}.part"), stats, {}, {})
+    save_stats(Path(f"{rid}.{start:09d}.part"), stats, {}, {"request": rid})
 
 
 def take_answer(request: Path, expected_tokens: int) -> TokenStats:
     """The request's statistics in token order; its files are removed. Raises UserError when tokens are missing."""
     parts = sorted(request.parent.glob(f"{request.name}.*.part"))
-    stats: Sequence[TokenStats] = [load_arrays(part)[0] for part in parts]
+    stats: Sequence[TokenStats] = [load_arrays(part, {"request": str(request)})[0] for part in parts]
     if sum(map(len, stats)) != expected_tokens:
         raise UserError(
             f"the engine returned {sum(map(len, stats))} of {expected_tokens} scored tokens of a block: its version "
