@@ -20,7 +20,8 @@ NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it replaces `path`, on any failure it is removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    # Without its name, which may be as long as a name can be.
+    temporary = path.with_name(f".{os.getpid()}-{secrets.token_hex(8)}.tmp")
     try:
         yield temporary
         temporary.replace(path)

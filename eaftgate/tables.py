@@ -6,13 +6,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-
-def visible(text: str) -> str:
-    """`text` on one line, safe to print: what is no printable character is written as in a Python literal (an escape,
-    a line break, a character that turns the direction of writing), and so is the backslash, to tell them apart."""
-    return "".join(
-        char if char.isprintable() and char != "\\" else char.encode("unicode_escape").decode() for char in text
-    )
+from eaftgate.visible import visible
 
 
 def terminal_table(

@@ -1,5 +1,6 @@
 """The command line: arguments in, one sentence out. The rooms do the work."""
 
+import io
 import sys
 from typing import Annotated, Any, NoReturn
 
@@ -9,6 +10,7 @@ from eaftgate import __version__
 from eaftgate.commands import gate, packs, profile, prune, report, study, yardstick
 from eaftgate.errors import UserError
 from eaftgate.recipes.command_line import UsageError, take_recipes
+from eaftgate.visible import check_encoded, sentence
 
 app = typer.Typer(
     help="Remove experts from a gpt-oss checkpoint without training, and prove that the result is near-lossless.\n\n"
@@ -38,10 +40,15 @@ take_recipes(app)
 
 def main() -> None:
     """Entry point. Exit codes: 1 a negative verdict, 2 something the user can put right, 130 interrupted."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what a terminal's encoding lacks is written as an escape
+            stream.reconfigure(errors="backslashreplace")
     arguments = sys.argv[1:]
     if arguments in ([], ["packs"]):
         app()  # prints the help
     try:
+        for argument in arguments:
+            check_encoded(argument, what="the argument")
         code = app(standalone_mode=False)
     except UserError as error:
         _refuse(str(error))
@@ -55,5 +62,5 @@ def main() -> None:
 
 
 def _refuse(reason: str) -> NoReturn:
-    typer.echo(f"error: {' '.join(reason.split())}", err=True)
+    typer.echo(f"error: {sentence(reason)}", err=True)
     sys.exit(2)

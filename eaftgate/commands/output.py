@@ -9,10 +9,13 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
+from eaftgate.visible import plain
+
 
 def say(*lines: str) -> None:
+    """Lines as they are: neither markup nor emoji nor escapes, whatever is in the names they hold."""
     for line in lines:
-        Console().print(line, highlight=False, soft_wrap=True, markup=False)
+        typer.echo(plain(line))
 
 
 def result(as_json: bool, value: Any, *lines: str) -> None:

@@ -8,7 +8,8 @@ from eaftgate.gate.messages import LostMessage
 from eaftgate.gate.results import Parity, ParityCell
 from eaftgate.gate.table import COLOURS, rendered
 from eaftgate.judge.wording import shown
-from eaftgate.tables import terminal_table, visible
+from eaftgate.tables import terminal_table
+from eaftgate.visible import visible
 
 LOSSES = {
     "nll_header": "header",

@@ -25,6 +25,7 @@ from eaftgate.gate.recipe import gate_settings
 from eaftgate.gate.run import GateRun
 from eaftgate.gate.session import COLLECTED_AGAIN, SessionReport
 from eaftgate.progress import Bar, progress_bar
+from eaftgate.visible import check_encoded, sentence
 
 _FIELDS = {field.name for field in fields(GateOptions)}
 PLAN = pytest.StashKey[Plan]()
@@ -36,12 +37,14 @@ _SAID = pytest.StashKey[list[str]]()
 def start(config: pytest.Config) -> None:
     """Plan the session and take part in it. Raises UsageError where the options contradict each other."""
     try:
+        for argument in config.invocation_params.args:
+            check_encoded(str(argument), what="the argument")
         plan = make_plan(options_of(config), fixture_packs=_fixtures(config) / "packs" / "gate")
         worker_input = getattr(config, "workerinput", None)
         if worker_input is None:
             check_results(plan.options.results)
     except UserError as error:
-        raise pytest.UsageError(str(error)) from None
+        raise pytest.UsageError(sentence(str(error))) from None
     config.stash[PLAN] = plan
     config.stash[_SAID] = []
     if worker_input is None:
@@ -187,7 +190,7 @@ class GateSession:
         except UserError as error:
             if not _is_gate(item):
                 raise
-            reason = str(error)
+            reason = sentence(str(error))
         finally:
             if said := item.config.stash[_SAID]:
                 item.user_properties.append((COLLECTED_AGAIN, "; ".join(said)))

@@ -1,6 +1,6 @@
 """What a run says of messages: how many a candidate loses and gains, by class, pack and domain, and the first it loses.
 
-Texts and names are as they are in the packs: whoever shows them escapes them (eaftgate.tables.visible).
+Texts and names are as they are in the packs: whoever shows them escapes them (eaftgate.visible).
 """
 
 from collections.abc import Iterable, Sequence

@@ -24,6 +24,7 @@ from eaftgate.judge.verdict import MetricVerdict, floor_problem
 from eaftgate.packs.pack import pack_paths
 from eaftgate.prune.methods import KEEP_SETS
 from eaftgate.rewrite.yardstick import own_yardstick
+from eaftgate.visible import file_stem
 
 CandidateKind = Literal["pruned", "other"]
 
@@ -96,7 +97,7 @@ class Cell:
     @property
     def record_file(self) -> str:
         """In RUN_DIR/cells."""
-        return f"{self.id}-{self.seed}.json"
+        return f"{file_stem(f'{self.id}-{self.seed}')}.json"
 
 
 @dataclass(frozen=True)

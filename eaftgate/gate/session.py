@@ -20,6 +20,7 @@ from eaftgate.gate.pytest_internals import add_junit_property
 from eaftgate.gate.results import PARITY_FILE, CellRecord, Luck, Parity, write_parity
 from eaftgate.gate.stability import stability_lines, stability_note
 from eaftgate.gate.table import COLOURS, remarks, render_cells
+from eaftgate.visible import plain
 
 MAX_LINES = 8
 COLLECTED_AGAIN = "collected_again"
@@ -42,13 +43,14 @@ class SessionReport:
         several = (
             [] if plan.best_of == 1 else [f"best of {plan.best_of}: a PASS needs bounds at alpha / {plan.best_of}"]
         )
-        return [
+        lines = [
             f"eaftgate {__version__}: {what}",
             *([kind_line(plan.options.candidate_kind)] if plan.checkpoints else []),
             f"policy {plan.policy_name}, regime {plan.regime_name}, seq_len {lengths}",
             *several,
             f"results in {plan.options.results}",
         ]
+        return [plain(line) for line in lines]
 
     def pytest_sessionstart(self) -> None:
         """The verdict of an earlier run must not stand in for this one, should it be killed."""
@@ -106,14 +108,18 @@ class SessionReport:
         parity = self._parity
         if parity is None:
             return
-        write = terminalreporter.write_line
+
+        def write(line: str, **markup: bool) -> None:
+            """Sentences hold names as they are; tables have theirs escaped, and colours."""
+            terminalreporter.write_line(plain(line), **markup)
+
         terminalreporter.section(f"parity with the base, {self._plan.policy_name}")
         if parity.cells:
             width = shutil.get_terminal_size().columns
             colour = terminalreporter.hasmarkup
-            write(render_cells(parity.cells, width=width, colour=colour))
+            terminalreporter.write_line(render_cells(parity.cells, width=width, colour=colour))
             for line in class_lines(parity, width=width, colour=colour):
-                write(line)
+                terminalreporter.write_line(line)
         said = (
             unknown_rows(parity.candidates)
             + self._left_out()

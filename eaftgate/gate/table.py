@@ -10,7 +10,8 @@ from rich.text import Text
 from eaftgate.gate.results import ParityCell
 from eaftgate.judge.metrics import METRICS, POINT_METRICS, Column, PointMetric
 from eaftgate.judge.wording import describe
-from eaftgate.tables import terminal_table, visible
+from eaftgate.tables import terminal_table
+from eaftgate.visible import visible
 
 WIDE = 110
 COLOURS = {"pass": "green", "fail": "red", "inconclusive": "yellow", "incomplete": "yellow"}

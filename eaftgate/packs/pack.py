@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from eaftgate.errors import UserError
 from eaftgate.packs.harmony import MalformedRow, assistant_messages
+from eaftgate.visible import check_encoded
 
 UNION = "UNION"
 MAX_MALFORMED = 0.01
@@ -70,6 +71,8 @@ def pack_paths(directory: Path) -> list[Path]:
         raise UserError(f"packs directory {directory} holds no *.parquet file")
     if reserved := [path for path in paths if path.stem == UNION]:
         raise UserError(f"{reserved[0]} has the name of the derived pack {UNION}: rename it")
+    for path in paths:
+        check_encoded(path.name, what=f"the name of a pack in {directory}")
     return paths
 
 

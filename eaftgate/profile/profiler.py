@@ -1,5 +1,6 @@
 """Profiling a base model over the calibration packs: one pass, a resumable trace, a finished directory at the end."""
 
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,7 +9,6 @@ from typing import cast
 
 import numpy as np
 import torch
-from rich.console import Console
 
 from eaftgate import __version__
 from eaftgate.checkpoint.checkpoint import Checkpoint
@@ -39,6 +39,7 @@ from eaftgate.profile.ranks import ALONE, Ranks
 from eaftgate.profile.trace import Trace, TraceDimensions, TraceShard, load_trace, save_shard, shard_name, shard_ranges
 from eaftgate.progress import progress_bar
 from eaftgate.records import write_model
+from eaftgate.visible import sentence
 
 SHARD_SECONDS = 30.0
 
@@ -78,7 +79,7 @@ def profile_checkpoint(
         raise UserError(f"{base.name} has {base.num_experts} experts: a trace holds up to 256")
     packs = named_packs(request.packs, seed=request.seed)
     if ranks.first and packs[UNION].left_out:
-        Console(stderr=True).print(packs[UNION].left_out, markup=False, highlight=False, soft_wrap=True)
+        print(sentence(packs[UNION].left_out), file=sys.stderr)
     rows = packs.pop(UNION).head(request.num_rows)
     tokenizer = load_tokenizer(base.path)
     blocks = build_blocks(rows, tokenizer.backend, eos_id=tokenizer.eos_id, seq_len=request.seq_len, num_blocks=None)

@@ -1,15 +1,14 @@
 """The report's sections on classes of tokens and on whole messages: what is lost of each, where, and the first ones."""
 
 from collections.abc import Iterable, Sequence
-from html import escape
 from itertools import groupby
 
 from eaftgate.gate.classes import EXACT, LOSSES, has_classes, instead, measured, tokens_of, verdict_text, where
 from eaftgate.gate.messages import LostMessage, MessageCounts
 from eaftgate.gate.results import Parity, ParityCell
 from eaftgate.judge.wording import bounds_shown, shown
-from eaftgate.report.rows import Cell, row, table
-from eaftgate.tables import visible
+from eaftgate.report.rows import Cell, html_text, row, table
+from eaftgate.visible import visible
 
 STYLE = """
 ol.lost li { margin: .8rem 0; max-width: 60rem; } ol.lost small { display: block; }
@@ -40,9 +39,9 @@ def classes_section(parity: Parity) -> str:
         cells = [cell for cell in parity.cells if cell.name == name]
         by_class = [cell for cell in cells if has_classes(cell)]
         counted = [cell for cell in cells if cell.messages]
-        title = escape(visible(name))
+        title = html_text(visible(name))
         if by_class:
-            said += f'<h2>{title}, by class</h2>{_class_table(by_class)}<p class="note">{escape(_CLASSES)}</p>'
+            said += f'<h2>{title}, by class</h2>{_class_table(by_class)}<p class="note">{html_text(_CLASSES)}</p>'
         if counted:
             said += f'<h2>{title}, whole messages</h2>{_message_table(counted)}<p class="note">{_MESSAGES}</p>'
             said += _breakdown(counted)
@@ -127,7 +126,7 @@ def _breakdown(cells: Sequence[ParityCell]) -> str:
             for names, counts in groupby(sorted(keyed, key=_names), key=_names)
         ]
         title = f"{cell.name} {cell.pack} {cell.seq_len}: by pack, domain and class"
-        said += f"<details><summary>{escape(visible(title))}</summary>{table(head, body)}</details>"
+        said += f"<details><summary>{html_text(visible(title))}</summary>{table(head, body)}</details>"
     return said
 
 
@@ -144,9 +143,9 @@ def _lost(title: str, messages: Sequence[LostMessage]) -> str:
     if not messages:
         return ""
     items = "".join(
-        f"<li>{escape(where(message))}, seq_len {message.seq_len}, {message.right} of {message.tokens} tokens right"
-        f"<small>the candidate would write {escape(instead(message))}</small>"
-        f"<code>{escape(visible(message.reference))}</code></li>"
+        f"<li>{html_text(where(message))}, seq_len {message.seq_len}, {message.right} of {message.tokens} tokens right"
+        f"<small>the candidate would write {html_text(instead(message))}</small>"
+        f"<code>{html_text(visible(message.reference))}</code></li>"
         for message in messages
     )
     return (

@@ -1,7 +1,6 @@
 """report.html: one self-contained page that says what was judged, how it went, and what the numbers mean."""
 
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
 
 from eaftgate.files import write_text
@@ -15,7 +14,7 @@ from eaftgate.judge.verdict import MetricVerdict
 from eaftgate.judge.wording import bounds_shown, shown
 from eaftgate.outputs import check_new_file
 from eaftgate.report.classes import STYLE, classes_section
-from eaftgate.report.rows import Cell, row, table, verdict_cell
+from eaftgate.report.rows import Cell, html_text, row, table, verdict_cell
 from eaftgate.report.stability import stability_section
 from eaftgate.report.yardstick import yardstick_lines
 
@@ -46,6 +45,10 @@ p.note { max-width: 48rem; color: #4a5056; }
 """
 
 
+_ALLOWED = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+"""The page runs nothing and fetches nothing; only its own style is applied."""
+
+
 def write_report(results: Path, out: Path) -> None:
     """Render the run in `results`. Raises UserError when it has no result or `out` exists."""
     check_new_file(out)
@@ -66,14 +69,14 @@ def render(parity: Parity) -> str:
         ("run (20B)", "cell", "dPPL", "dCC (pp)", "d mean p", "JS2D", "verdict"),
         [row("td", (*published, verdict_cell(verdict) if verdict else "")) for *published, verdict in ORIGIN_ROWS],
     )
-    verdict = parity.verdict
-    policy, regime = escape(parity.policy), escape(parity.regime)
+    policy, regime = html_text(parity.policy), html_text(parity.regime)
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>eaftgate: {escape(verdict)}</title><style>{_STYLE}{STYLE}</style></head><body>
-<h1>Near-lossless gate: <span class="verdict {verdict}">{verdict.upper()}</span></h1>
+<meta http-equiv="Content-Security-Policy" content="{_ALLOWED}">
+<title>eaftgate: {html_text(parity.verdict)}</title><style>{_STYLE}{STYLE}</style></head><body>
+<h1>Near-lossless gate: {_verdict(parity.verdict, parity.verdict.upper())}</h1>
 <p>Policy {policy}, regime {regime}. The rule on point estimates (near-lossless-v1) says
-<span class="verdict {parity.v1_verdict}">{parity.v1_verdict}</span>.{_v2(parity.v2_verdict)}
+{_verdict(parity.v1_verdict, parity.v1_verdict)}.{_v2(parity.v2_verdict)}
 {_best_of(parity.asked.best_of)}</p>
 {judged}
 <p class="note">Differences are candidate minus base on the same tokens; only completion tokens count. A metric is
@@ -89,15 +92,19 @@ that have a margin are coloured by their verdict. Grey cells are advisory.</p>
 <p class="note">keep 20 ran on other blocks, with base PPL 5.718 and 4.671: it loses 8.5 and 8.2 %, and its rows
 do not compare with those of keep 24. At 1024 tokens the worst pack of keep 24, tool_agentic, had a JS2D of 0.0213.</p>
 <h2>Made from</h2>{_inputs(cells)}
-<p class="note">Written by eaftgate {escape(parity.eaftgate)}.</p>
+<p class="note">Written by eaftgate {html_text(parity.eaftgate)}.</p>
 </body></html>
 """
+
+
+def _verdict(verdict: RunVerdict, said: str) -> str:
+    return f'<span class="verdict {html_text(verdict)}">{html_text(said)}</span>'
 
 
 def _v2(verdict: RunVerdict | None) -> str:
     if verdict is None:
         return ""
-    return f' near-lossless-v2 says <span class="verdict {verdict}">{verdict}</span>.'
+    return f" near-lossless-v2 says {_verdict(verdict, verdict)}."
 
 
 def _beside(cell: ParityCell) -> str:
@@ -118,7 +125,7 @@ def _best_of(candidates: int) -> str:
 def _meanings(metrics: Sequence[str], *, interval: bool) -> str:
     known = METRICS if interval else POINT_METRICS
     said = [f"{name} is {known[name].meaning}" for name in metrics if name in known]
-    return escape("; ".join(said)) + "." if said else ""
+    return html_text("; ".join(said)) + "." if said else ""
 
 
 def _cell_row(cell: ParityCell, metrics: Sequence[str]) -> str:
@@ -156,11 +163,11 @@ def _metric(metric: str, verdict: MetricVerdict | None, *, interval: bool) -> Ce
 def _candidates(parity: Parity) -> str:
     said = [kind_line(parity.asked.candidate_kind), *unknown_rows(parity.candidates), *yardstick_lines(parity)]
     lines = said if parity.cells else []
-    return "".join(f'<p class="note">{escape(line[:1].upper() + line[1:])}.</p>' for line in lines)
+    return "".join(f'<p class="note">{html_text(line[:1].upper() + line[1:])}.</p>' for line in lines)
 
 
 def _remarks(cells: Sequence[ParityCell]) -> str:
-    said = "".join(f"<li>{escape(line)}</li>" for line in remarks(cells))
+    said = "".join(f"<li>{html_text(line)}</li>" for line in remarks(cells))
     return f"<h2>What limits the cells, and keeps deciding ones from a pass</h2><ul>{said}</ul>" if said else ""
 
 
@@ -179,7 +186,7 @@ def _luck(parity: Parity) -> str:
 {table(("pack", "seq_len", "documents", "one passes by luck", "at least one of all does"), body)}
 <p class="note">The documents of the cell are drawn anew, the same for all candidates, whose differences are moved so
 that each lies exactly on the margin of ppl; judged by the policy's bounds, by document.
-{escape(line[0].upper() + line[1:])}.</p>
+{html_text(line[0].upper() + line[1:])}.</p>
 """
 
 
@@ -188,7 +195,9 @@ def _problems(parity: Parity) -> str:
     items += [f"not run: {case}" for case in parity.not_run]
     if not items:
         return ""
-    return "<h2>What failed or did not run</h2><ul>" + "".join(f"<li>{escape(item)}</li>" for item in items) + "</ul>"
+    return (
+        "<h2>What failed or did not run</h2><ul>" + "".join(f"<li>{html_text(item)}</li>" for item in items) + "</ul>"
+    )
 
 
 def _inputs(cells: Sequence[ParityCell]) -> str:
@@ -202,4 +211,4 @@ def _inputs(cells: Sequence[ParityCell]) -> str:
     )
     settings = cells[0].inputs.collector if cells else {}
     scored = ", ".join(f"{key} {value}" for key, value in settings.items())
-    return f'{models}<p class="note">Scored with: {escape(scored)}.</p>'
+    return f'{models}<p class="note">Scored with: {html_text(scored)}.</p>'

@@ -4,7 +4,12 @@ from collections.abc import Sequence
 from html import escape
 from typing import NamedTuple
 
-from eaftgate.tables import visible
+from eaftgate.visible import plain, visible
+
+
+def html_text(text: str) -> str:
+    """A sentence or a value as the text or an attribute of an element: nothing in it is a tag, an entity or unseen."""
+    return escape(plain(text))
 
 
 class Cell(NamedTuple):
@@ -20,10 +25,10 @@ def row(tag: str, values: Sequence[str | Cell], *, advisory: bool = False) -> st
     tds = []
     for index, value in enumerate(values):
         cell = value if isinstance(value, Cell) else Cell(value, "name" if index < 2 else "")
-        attribute = f' class="{cell.colour}"' if cell.colour else ""
-        lines = "<br>".join(escape(visible(line)) for line in cell.below.split("\n"))
+        attribute = f' class="{html_text(cell.colour)}"' if cell.colour else ""
+        lines = "<br>".join(html_text(visible(line)) for line in cell.below.split("\n"))
         below = f"<br><small>{lines}</small>" if cell.below else ""
-        tds.append(f"<{tag}{attribute}>{escape(visible(cell.text))}{below}</{tag}>")
+        tds.append(f"<{tag}{attribute}>{html_text(visible(cell.text))}{below}</{tag}>")
     return f"<tr{' class=advisory' if advisory else ''}>{''.join(tds)}</tr>"
 
 

@@ -1,7 +1,6 @@
 """The report's section on stability: what the seeds moved, or that nobody asked."""
 
 from collections.abc import Sequence
-from html import escape
 
 from eaftgate.gate.stability import (
     EvaluationSpread,
@@ -15,7 +14,7 @@ from eaftgate.gate.stability import (
 )
 from eaftgate.judge.verdict import worst
 from eaftgate.judge.wording import deviation_shown
-from eaftgate.report.rows import Cell, row, table, verdict_cell
+from eaftgate.report.rows import Cell, html_text, row, table, verdict_cell
 
 _WHAT = (
     "Each entry is the range of a metric's estimate over the seeds, with its standard deviation (sd) below. Evaluation "
@@ -32,7 +31,7 @@ def stability_section(stability: Stability | None, *, interval: bool) -> str:
     tables = [_spread(stability.spread, interval=interval)] if stability.spread else []
     tables += [_group(group, interval=interval) for group in stability.profiling_groups]
     what = f'<p class="note">{_WHAT}</p>' if tables else ""
-    return f"<h2>Stability over seeds</h2><p>{escape(stability.note)}.</p>{''.join(tables)}{what}"
+    return f"<h2>Stability over seeds</h2><p>{html_text(stability.note)}.</p>{''.join(tables)}{what}"
 
 
 def _spread(rows: Sequence[EvaluationSpread], *, interval: bool) -> str:
@@ -62,9 +61,9 @@ def _group(group: GroupStability, *, interval: bool) -> str:
         row("td", ("Jaccard", "least of pairs", *(f"{layer.min:.2f}" for layer in layers))),
     ]
     return (
-        f"<h3>Profiling seeds: {escape(group.name)}</h3>"
+        f"<h3>Profiling seeds: {html_text(group.name)}</h3>"
         + (table(("checkpoints", "pack", "seq_len", "verdict", "profiling seeds", *metrics), body) if body else "")
-        + f"<p>{escape(overlap_line(group))}.</p>"
+        + f"<p>{html_text(overlap_line(group))}.</p>"
         + table(("keep sets", "layer", *map(str, range(len(layers)))), overlap)
     )
 
