@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeGuard
 
 from eaftgate.errors import UserError
+from eaftgate.lfs import check_no_pointer
 
 MAX_JSON_BYTES = 100_000_000
 FRESH_COPY = "take a fresh copy of the file"
@@ -56,6 +57,7 @@ def read_limited(path: Path, *, what: str) -> bytes:
         raise UserError(f"{what} cannot be read: {path} ({error.strerror}); check its permissions") from None
     if len(data) > MAX_JSON_BYTES:
         raise UserError(f"{what} is larger than {MAX_JSON_BYTES} bytes: {path}; {FRESH_COPY}")
+    check_no_pointer(data, path)
     return data
 
 

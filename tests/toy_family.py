@@ -54,6 +54,12 @@ class ToyFamily:
     def needed(self, config: Mapping[str, Any], dimensions: Dimensions, **_: Any) -> dict[str, tuple[int, ...]]:  # noqa: ARG002
         return shapes(dimensions.num_experts)
 
+    def twins(self, config: Mapping[str, Any]) -> Mapping[str, str]:  # noqa: ARG002
+        return {}
+
+    def is_passed_over(self, name: str) -> bool:  # noqa: ARG002
+        return False
+
     def kept(self, tensor: StoredTensor, keep: Mapping[int, Sequence[int]]) -> Kept | None:
         if router := _ROUTER.fullmatch(tensor.name):
             return kept_rows(tensor, keep[int(router[1])])

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from eaftgate.checkpoint.complete import check_complete
 from eaftgate.checkpoint.config import read_config
 from eaftgate.checkpoint.header import TensorEntry
 from eaftgate.checkpoint.shards import read_tensors
@@ -95,4 +96,6 @@ def _open(path: Path, name: str) -> Checkpoint:
     family, dimensions = read_config(config, where=path / CONFIG_FILE)
     tensors = read_tensors(path)
     is_mxfp4 = family.check(path, config, dimensions, tensors)
+    needed = family.needed(config, dimensions, is_mxfp4=is_mxfp4, where=path / CONFIG_FILE)
+    check_complete(path, config, family, needed, tensors)
     return Checkpoint(path, name, config, family, dimensions, MappingProxyType(tensors), is_mxfp4)

@@ -3,25 +3,58 @@
 A loader invents what is missing and leaves out what it does not know, and says so where nobody looks.
 """
 
-from eaftgate.checkpoint.checkpoint import CONFIG_FILE, Checkpoint
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from eaftgate.checkpoint.header import TensorEntry
+from eaftgate.errors import UserError
+from eaftgate.families.family import Family
 from eaftgate.strict_json import shown
 
+CHUNK_BYTES = 1 << 22
 
-def tensor_problems(checkpoint: Checkpoint) -> list[str]:
-    """Tensors that are missing, of another shape than config.json says, or one too many; one sentence each.
 
-    Raises UserError when config.json lacks a size.
+def check_complete(
+    path: Path,
+    config: Mapping[str, Any],
+    family: Family,
+    needed: Mapping[str, tuple[int, ...]],
+    stored: Mapping[str, TensorEntry],
+) -> None:
+    """Hold the tensors that the checkpoint in `path` stores to those that its model class loads.
+
+    Raises UserError, which names the first tensor that is missing, of another shape than config.json says, or one that
+    the model does not have, and says how many more there are.
     """
-    needed = checkpoint.family.needed(
-        checkpoint.config, checkpoint.dimensions, is_mxfp4=checkpoint.is_mxfp4, where=checkpoint.path / CONFIG_FILE
-    )
-    missing = [
-        f"tensor {name!r} is missing, which the model needs" for name in sorted(needed.keys() - checkpoint.tensors)
+    twins = {name: of for name, of in family.twins(config).items() if name in stored}
+    known = {**needed} | {name: needed[of] for name, of in twins.items()}
+    extra = [name for name in stored.keys() - known.keys() if not family.is_passed_over(name)]
+    problems = [
+        *(f"tensor {name!r} is missing, which the model needs" for name in sorted(needed.keys() - stored.keys())),
+        *(
+            f"tensor {name!r} has shape {list(entry.shape)[:8]} where config.json says {list(known[name])}"
+            for name, entry in stored.items()
+            if entry.shape != known.get(name, entry.shape)
+        ),
+        *(f"tensor {shown(name)} is none that the model has" for name in sorted(extra)),
     ]
-    return missing + [
-        f"tensor {shown(name)} is none that the model has"
-        if name not in needed
-        else f"tensor {name!r} has shape {list(entry.shape)[:8]} where {CONFIG_FILE} says {list(needed[name])}"
-        for name, entry in checkpoint.tensors.items()
-        if entry.shape != needed.get(name)
-    ]
+    if problems:
+        more = f" (and {len(problems) - 1} more tensors are not as it needs them)" if problems[1:] else ""
+        raise UserError(f"{path}: {problems[0]}{more}; take a complete copy of the checkpoint and its config.json")
+    for name, of in twins.items():
+        if not _equal(path, stored[name], stored[of]):
+            raise UserError(
+                f"{path}: tensor {name!r} differs from {of!r}, which config.json says is the same (tied), so that "
+                "loaders disagree on it; correct config.json or remove the tensor"
+            )
+
+
+def _equal(path: Path, one: TensorEntry, other: TensorEntry) -> bool:
+    if one.dtype != other.dtype:
+        return False
+    with (path / one.shard).open("rb") as ours, (path / other.shard).open("rb") as theirs:
+        ours.seek(one.begin)
+        theirs.seek(other.begin)
+        sizes = (min(CHUNK_BYTES, one.nbytes - done) for done in range(0, one.nbytes, CHUNK_BYTES))
+        return all(ours.read(size) == theirs.read(size) for size in sizes)

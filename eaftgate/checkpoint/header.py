@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from eaftgate.errors import UserError
+from eaftgate.lfs import check_no_pointer
 from eaftgate.strict_json import is_count, parse_object, shown
 
 MAX_HEADER_BYTES = 100_000_000
@@ -27,6 +28,7 @@ DTYPE_BITS = {
 }  # fmt: skip
 
 _U64_LIMIT = 1 << 64
+_BEGINNING_BYTES = 64
 _REPAIR = "take a fresh copy of the file"
 
 
@@ -58,6 +60,8 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
     try:
         with path.open("rb") as stream:
             size = os.fstat(stream.fileno()).st_size
+            check_no_pointer(stream.read(_BEGINNING_BYTES), path)
+            stream.seek(0)
             length = _header_length(stream.read(LENGTH_BYTES), size, path)
             text = stream.read(length)
     except OSError as error:
@@ -87,13 +91,15 @@ def _header_length(prefix: bytes, size: int, path: Path) -> int:
 
 
 def _check_metadata(metadata: object, path: Path) -> None:
+    if metadata is None:  # as the library has it
+        return
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise UserError(f"shard {path}: {METADATA_KEY} must map strings to strings; {_REPAIR}")
 
 
 def _entry(name: str, info: Any, data_begin: int, path: Path) -> TensorEntry:
     where = f"shard {path}, tensor {shown(name)}"
-    if not isinstance(info, dict) or info.keys() != {"dtype", "shape", "data_offsets"}:
+    if not isinstance(info, dict) or not info.keys() >= {"dtype", "shape", "data_offsets"}:
         raise UserError(f"{where}: the entry must hold dtype, shape and data_offsets; {_REPAIR}")
     dtype, shape, offsets = info["dtype"], info["shape"], info["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPE_BITS:

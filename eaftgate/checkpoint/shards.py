@@ -1,7 +1,7 @@
 """Finding the tensors of a checkpoint directory: one safetensors file, or an index and its shards."""
 
+import re
 from pathlib import Path
-from typing import Any
 
 from eaftgate.checkpoint.header import TensorEntry, read_header
 from eaftgate.errors import UserError
@@ -10,6 +10,8 @@ from eaftgate.strict_json import read_object, shown
 INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl")
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
+_NUMBERED = re.compile(r".*\d+-of-\d+\.safetensors")
 _REPAIR = "take the index and the shards from the same revision"
 
 
@@ -19,16 +21,29 @@ def read_tensors(path: Path) -> dict[str, TensorEntry]:
     The index is followed only to plain file names in `path` itself, and index and shards must name the same
     tensors. Raises UserError.
     """
-    has_single, has_index = (path / SINGLE_FILE).exists(), (path / INDEX_FILE).exists()
+    has_single, has_index = _is_there(path / SINGLE_FILE), _is_there(path / INDEX_FILE)
     if has_single and has_index:
         raise UserError(f"{path} has both {SINGLE_FILE} and {INDEX_FILE}; remove the one that is not the checkpoint")
+    if has_single or has_index:
+        _check_no_adapter(path, alone=False)
     if has_single:
         return _sized(read_header(path / SINGLE_FILE), path / SINGLE_FILE)
     if has_index:
         return _read_sharded(path)
+    _check_no_adapter(path, alone=True)
+    if others := sorted(file.name for file in path.iterdir() if ".safetensors" in file.suffixes):
+        raise UserError(
+            f"{path} has neither {SINGLE_FILE} nor {INDEX_FILE}, but {others[0]!r}"
+            f"{f' and {len(others) - 1} more' if others[1:] else ''}, which loaders do not look for; "
+            f"{'add the index' if _NUMBERED.fullmatch(others[0]) else 'rename them'} if that is the checkpoint"
+        )
     if any(file.suffix in PICKLE_SUFFIXES for file in path.iterdir()):
         raise UserError(f"{path} has only pickled weights, which can run code when loaded; convert them to safetensors")
     raise UserError(f"{path} has neither {SINGLE_FILE} nor {INDEX_FILE}; give a complete checkpoint directory")
+
+
+def _is_there(file: Path) -> bool:
+    return file.exists() or file.is_symlink()
 
 
 def _read_sharded(path: Path) -> dict[str, TensorEntry]:
@@ -43,6 +58,8 @@ def _read_sharded(path: Path) -> dict[str, TensorEntry]:
                 f"{where}: tensor {shown(name)} points to {shown(shard)}, which is not a plain *.safetensors "
                 "file name; do not use this checkpoint"
             )
+    if not isinstance(index.get("metadata", {}), dict):  # of what it says, like total_size, nothing is taken
+        raise UserError(f"{where}: metadata must be a JSON object; take a fresh copy of the file")
     tensors: dict[str, TensorEntry] = {}
     for shard in sorted(set(weight_map.values())):
         for name, entry in read_header(path / shard).items():
@@ -54,7 +71,6 @@ def _read_sharded(path: Path) -> dict[str, TensorEntry]:
     if missing := weight_map.keys() - tensors.keys():
         name = min(missing)
         raise UserError(f"{where}: tensor {shown(name)} is not in {weight_map[name]}; {_REPAIR}")
-    _check_total_size(index, sum(entry.nbytes for entry in tensors.values()), where)
     return _sized(tensors, where)
 
 
@@ -68,16 +84,16 @@ def _is_shard_name(shard: object) -> bool:
     )
 
 
-def _check_total_size(index: dict[str, Any], actual: int, where: Path) -> None:
-    metadata = index.get("metadata", {})
-    if not isinstance(metadata, dict):
-        raise UserError(f"{where}: metadata must be a JSON object; take a fresh copy of the file")
-    if "total_size" not in metadata:
-        return
-    stated = metadata["total_size"]
-    # Some writers store it as 1.0e10.
-    if isinstance(stated, bool) or not isinstance(stated, int | float) or stated != actual:
-        raise UserError(f"{where}: total_size is {shown(stated)}, the shards hold {actual} bytes of tensors; {_REPAIR}")
+def _check_no_adapter(path: Path, *, alone: bool) -> None:
+    """transformers applies an adapter that lies beside the weights where peft is installed, and not elsewhere."""
+    for name in ADAPTER_FILES:
+        if (path / name).exists():
+            raise UserError(
+                f"{path} holds only an adapter ({name}); merge it into the checkpoint that it was made for"
+                if alone
+                else f"{path} has {name} beside its weights, which changes the model where peft is installed and not "
+                "elsewhere; merge the adapter, or move its files away"
+            )
 
 
 def _sized(tensors: dict[str, TensorEntry], where: Path) -> dict[str, TensorEntry]:

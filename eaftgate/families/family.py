@@ -137,8 +137,9 @@ class Family(Protocol):
     def check(
         self, path: Path, config: Mapping[str, Any], dimensions: Dimensions, tensors: Mapping[str, StoredTensor]
     ) -> bool:
-        """Check all that one file of the checkpoint in `path` cannot tell: that the tensors the model class needs are
-        there, have the shapes that the configuration says, and that no other is taken for one of them.
+        """Check what the family alone knows of the checkpoint in `path`: how its experts are stored, what dtypes its
+        tensors may have, and that none is taken for one of an expert. Whether all that are `needed` are there, in
+        their shapes, is checked after this, for every family alike.
 
         Returns whether the experts are stored as MXFP4 (blocks and scales) or plain. Raises UserError.
         """
@@ -149,6 +150,14 @@ class Family(Protocol):
     ) -> dict[str, tuple[int, ...]]:
         """Every tensor that the model class loads, with the shape that `config` (of the file `where`) says. Raises
         UserError when a size is missing or no size."""
+        ...
+
+    def twins(self, config: Mapping[str, Any]) -> Mapping[str, str]:
+        """Tensors that may be stored though the model class takes another that is needed for them (tied)."""
+        ...
+
+    def is_passed_over(self, name: str) -> bool:
+        """Whether a stored tensor is one that every loader knows and leaves out: a buffer that it computes itself."""
         ...
 
     def kept(self, tensor: StoredTensor, keep: Mapping[int, Sequence[int]]) -> Kept | None:

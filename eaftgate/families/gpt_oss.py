@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from eaftgate.families.gpt_oss_model import GptOssModel
 
 TOP_K_KEYS = ("num_experts_per_tok", "experts_per_token")
+"""transformers reads the first, other engines either."""
+EXPERTS_KEYS = ("num_local_experts", "num_experts")
+"""transformers takes the one for the other."""
 
 EMBEDDING = "model.embed_tokens.weight"
 HEAD = "lm_head.weight"
@@ -31,11 +34,15 @@ MXFP4_GROUP = 32
 """Weights that share one E8M0 scale (OCP Microscaling Formats v1.0)."""
 MXFP4_GROUP_BYTES = 16
 
-_DEFAULTS: dict[str, Any] = {"head_dim": 64, "attention_bias": True}
+PLAIN_DTYPES = ("BF16", "F16", "F32", "F64")
+
+_DEFAULTS: dict[str, Any] = {"head_dim": 64, "attention_bias": True, "tie_word_embeddings": False}
+_DEFAULT_TOP_K = 4
 """What transformers takes where a config has none."""
 
 _LAYER = re.compile(r"model\.layers\.(0|[1-9][0-9]{0,5})\.(.+)", re.ASCII)
 _EXPERT_PART = re.compile(r"experts\.(gate_up_proj|down_proj)(_blocks|_scales|_bias)?|router\.(weight|bias)")
+_PASSED_OVER = re.compile(r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq", re.ASCII)
 _NORM = re.compile(r"model\.layers\.\d+\.(input|post_attention)_layernorm\.weight")
 _REPAIR = "take the configuration and the shards from the same revision"
 
@@ -51,12 +58,17 @@ class GptOss:
     """Published, and what transformers takes where a config has none."""
 
     def dimensions(self, config: Mapping[str, Any], *, where: Path) -> Dimensions:
-        num_layers = _positive(config, "num_hidden_layers", where)
+        num_layers, top_k = _positive(config, "num_hidden_layers", where), _agreed(config, TOP_K_KEYS, where)
+        if TOP_K_KEYS[0] not in config and top_k != _DEFAULT_TOP_K:
+            raise UserError(
+                f"{where}: {TOP_K_KEYS[1]} is {top_k}, which transformers does not read, and takes {_DEFAULT_TOP_K}; "
+                f"add {TOP_K_KEYS[0]}"
+            )
         return Dimensions(
             num_layers=num_layers,
             moe_layers=range(num_layers),
-            num_experts=_positive(config, "num_local_experts", where),
-            top_k=_top_k(config, where),
+            num_experts=_agreed(config, EXPERTS_KEYS, where),
+            top_k=top_k,
             vocab_size=_positive(config, "vocab_size", where),
             hidden_size=_positive(config, "hidden_size", where),
             intermediate_size=_positive(config, "intermediate_size", where),
@@ -66,9 +78,10 @@ class GptOss:
         self, path: Path, config: Mapping[str, Any], dimensions: Dimensions, tensors: Mapping[str, StoredTensor]
     ) -> bool:
         is_mxfp4 = any((tensor := expert_tensor(name)) and tensor.part.endswith("_blocks") for name in tensors)
-        _check_quantization(config, dimensions, is_mxfp4=is_mxfp4, path=path)
-        _check_vocabulary(tensors, dimensions, path)
+        _check_quantization(config, dimensions, tensors, is_mxfp4=is_mxfp4, path=path)
+        _check_rope(config, path)
         _check_layers(tensors, dimensions, is_mxfp4=is_mxfp4, path=path)
+        _check_dtypes(tensors, path)
         return is_mxfp4
 
     def needed(
@@ -79,6 +92,14 @@ class GptOss:
         heads, groups, width = (
             _positive(said, key, where) for key in ("num_attention_heads", "num_key_value_heads", "head_dim")
         )
+        if heads % groups or width % 2:
+            raise UserError(
+                f"{where}: num_attention_heads {heads} must be a multiple of num_key_value_heads {groups}, and "
+                f"head_dim {width} even; correct the one that is wrong"
+            )
+        for key in ("attention_bias", "tie_word_embeddings"):
+            if not isinstance(said[key], bool):
+                raise UserError(f"{where}: {key} is {shown(said[key])} where true or false is needed; correct it")
         of_layer = {
             "input_layernorm.weight": (hidden,),
             "post_attention_layernorm.weight": (hidden,),
@@ -92,12 +113,18 @@ class GptOss:
             of_layer |= {f"{name.removesuffix('weight')}bias": of_layer[name][:1] for name in weights}
         parts = (MXFP4_PARTS if is_mxfp4 else DENSE_PARTS) + ROUTER_PARTS
         of_layer |= {f"mlp.{part}": _expected_shape(part, dimensions) for part in parts}
-        head = {} if config.get("tie_word_embeddings") else {HEAD: table}
+        head = {} if said["tie_word_embeddings"] else {HEAD: table}
         return {EMBEDDING: table, "model.norm.weight": (hidden,), **head} | {
             f"model.layers.{layer}.{name}": shape
             for layer in range(dimensions.num_layers)
             for name, shape in of_layer.items()
         }
+
+    def twins(self, config: Mapping[str, Any]) -> Mapping[str, str]:
+        return {HEAD: EMBEDDING} if config.get("tie_word_embeddings") else {}
+
+    def is_passed_over(self, name: str) -> bool:
+        return _PASSED_OVER.fullmatch(name) is not None
 
     def kept(self, tensor: StoredTensor, keep: Mapping[int, Sequence[int]]) -> Kept:
         found = expert_tensor(tensor.name)
@@ -120,7 +147,7 @@ class GptOss:
         ]
 
     def pruned_config(self, config: Mapping[str, Any], keep_n: int) -> dict[str, Any]:
-        return {**config, "num_local_experts": keep_n}
+        return {**config, **{key: keep_n for key in EXPERTS_KEYS if key in config}}
 
     def plain_config(self, config: Mapping[str, Any]) -> dict[str, Any]:
         return {key: value for key, value in config.items() if key != "quantization_config"}
@@ -209,9 +236,10 @@ def _expected_shape(part: str, dimensions: Dimensions) -> tuple[int, ...]:
     }[part]
 
 
-def _top_k(config: Mapping[str, Any], where: Path) -> int:
-    present = [key for key in TOP_K_KEYS if key in config]
-    values = {key: _positive(config, key, where) for key in present or TOP_K_KEYS[:1]}
+def _agreed(config: Mapping[str, Any], keys: tuple[str, ...], where: Path) -> int:
+    """A size that goes by several names, which must not contradict each other."""
+    present = [key for key in keys if key in config]
+    values = {key: _positive(config, key, where) for key in present or keys[:1]}
     if len(set(values.values())) != 1:
         said = " and ".join(f"{key} {value}" for key, value in values.items())
         raise UserError(f"{where}: {said} disagree; correct the one that is wrong")
@@ -226,9 +254,35 @@ def _positive(config: Mapping[str, Any], key: str, where: Path) -> int:
     raise UserError(f"{where}: {key} {said} where an integer above 0 is needed; take a fresh copy of the file")
 
 
-def _check_quantization(config: Mapping[str, Any], dimensions: Dimensions, *, is_mxfp4: bool, path: Path) -> None:
-    quantization = config.get("quantization_config")
-    method = quantization.get("quant_method") if isinstance(quantization, dict) else quantization
+_FORMATS = {
+    "qweight": "GPTQ or AWQ", "qzeros": "GPTQ or AWQ", "g_idx": "GPTQ or AWQ",
+    "weight_packed": "compressed-tensors", "weight_shape": "compressed-tensors",
+    "absmax": "bitsandbytes", "quant_map": "bitsandbytes", "bitsandbytes__nf4": "bitsandbytes", "SCB": "bitsandbytes",
+    "weight_scale_inv": "FP8", "weight_scale": "FP8", "weight_scale_2": "NVFP4", "input_scale": "FP8",
+}  # fmt: skip
+"""Last part of a tensor's name -> the format that has it."""
+
+
+def _check_quantization(
+    config: Mapping[str, Any],
+    dimensions: Dimensions,
+    tensors: Mapping[str, StoredTensor],
+    *,
+    is_mxfp4: bool,
+    path: Path,
+) -> None:
+    method = _quant_method(config)
+    if method not in ("mxfp4", None):
+        raise UserError(
+            f"{path}: its weights are stored as {shown(method)}, says quantization_config, which cannot be read; "
+            "take the checkpoint with MXFP4 experts, or a bfloat16 one"
+        )
+    for name in tensors:
+        if found := _FORMATS.get(name.rpartition(".")[2]):
+            raise UserError(
+                f"{path}: tensor {shown(name)} is of weights stored as {found}, which cannot be read; "
+                "take the checkpoint with MXFP4 experts, or a bfloat16 one"
+            )
     if method != ("mxfp4" if is_mxfp4 else None):
         stored = "MXFP4 blocks" if is_mxfp4 else "dequantised weights"
         raise UserError(
@@ -242,16 +296,40 @@ def _check_quantization(config: Mapping[str, Any], dimensions: Dimensions, *, is
         )
 
 
-def _check_vocabulary(tensors: Mapping[str, StoredTensor], dimensions: Dimensions, path: Path) -> None:
-    shape = (dimensions.vocab_size, dimensions.hidden_size)
-    for name in (EMBEDDING, HEAD):
-        entry = tensors.get(name)
-        if entry is None and name == EMBEDDING:
-            raise UserError(f"{path}: tensor {name!r} is missing; take a complete copy of the checkpoint")
-        if entry is not None and entry.shape != shape:
+def _quant_method(config: Mapping[str, Any]) -> object:
+    """How the weights are stored, by the name that config.json has for it; None where they are plain."""
+    said = config.get("quantization_config", config.get("compression_config"))
+    if not isinstance(said, dict):
+        return said
+    if any(said.get(key) for key in ("load_in_4bit", "load_in_8bit", "_load_in_4bit", "_load_in_8bit")):
+        return "bitsandbytes"
+    return said.get("quant_method", "a format without quant_method")
+
+
+def _check_rope(config: Mapping[str, Any], path: Path) -> None:
+    """The same rotary embedding goes by several names, old and new, of which each engine prefers another."""
+    new = config.get("rope_parameters")
+    old = config.get("rope_scaling")
+    new, old = (said if isinstance(said, dict) else {} for said in (new, old))
+    if "rope_theta" in config and config["rope_theta"] is not None:
+        old = {**old, "rope_theta": config["rope_theta"]}
+    for key in sorted(new.keys() & old.keys()):
+        if new[key] != old[key]:
             raise UserError(
-                f"{path}: tensor {name!r} has shape {list(entry.shape)[:8]} where the configuration needs "
-                f"{list(shape)}; {_REPAIR}"
+                f"{path}: config.json has {key} {shown(new[key])} in rope_parameters and {shown(old[key])} where older "
+                "versions look for it; correct the one that is wrong"
+            )
+
+
+def _check_dtypes(tensors: Mapping[str, StoredTensor], path: Path) -> None:
+    for name, tensor in tensors.items():
+        found = expert_tensor(name)
+        packed = found is not None and found.part.endswith(("_blocks", "_scales"))
+        if tensor.dtype not in (("U8",) if packed else PLAIN_DTYPES) and not _PASSED_OVER.fullmatch(name):
+            allowed = "MXFP4 as it is published has U8" if packed else f"the model has {', '.join(PLAIN_DTYPES)}"
+            raise UserError(
+                f"{path}: tensor {shown(name)} has dtype {tensor.dtype} where {allowed}; "
+                "convert it, or take the published checkpoint"
             )
 
 
@@ -263,9 +341,6 @@ def _check_layers(tensors: Mapping[str, StoredTensor], dimensions: Dimensions, *
             f"{f' up to number {max(layers)}' if layers else ''}; take a complete copy of the checkpoint"
         )
     parts = (MXFP4_PARTS if is_mxfp4 else DENSE_PARTS) + ROUTER_PARTS
-    for layer in dimensions.moe_layers:
-        for part in parts:
-            _check_part(tensors, f"model.layers.{layer}.mlp.{part}", part, dimensions, path)
     for name in tensors:
         tensor = expert_tensor(name)
         if _is_unplaced(name) or (tensor and tensor.part not in parts):
@@ -273,20 +348,3 @@ def _check_layers(tensors: Mapping[str, StoredTensor], dimensions: Dimensions, *
                 f"{path}: tensor {shown(name)} is not part of the gpt-oss "
                 f"{'MXFP4' if is_mxfp4 else 'dequantised'} layout; use the published checkpoint layout"
             )
-
-
-def _check_part(tensors: Mapping[str, StoredTensor], name: str, part: str, dimensions: Dimensions, path: Path) -> None:
-    entry = tensors.get(name)
-    if entry is None:
-        raise UserError(f"{path}: tensor {name!r} is missing; take a complete copy of the checkpoint")
-    shape = _expected_shape(part, dimensions)
-    if entry.shape != shape:
-        raise UserError(
-            f"{path}: tensor {name!r} has shape {list(entry.shape)[:8]} where the configuration "
-            f"(num_local_experts {dimensions.num_experts}) needs {list(shape)}; "
-            f"{_REPAIR}"
-        )
-    if part.endswith(("_blocks", "_scales")) and entry.dtype not in ("U8", "F8_E8M0"):
-        raise UserError(
-            f"{path}: tensor {name!r} has dtype {entry.dtype} where MXFP4 needs U8; use the published layout"
-        )

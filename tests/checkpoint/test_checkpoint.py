@@ -175,14 +175,6 @@ SHARDED_FAULTS: dict[str, tuple[Fault, str]] = {
         lambda d: edit(d / INDEX, lambda index: index["weight_map"].update(extra=FIRST)),
         "tensor 'extra' is not in",
     ),
-    "total_size_wrong": (
-        lambda d: edit(d / INDEX, lambda i: i["metadata"].update(total_size=1)),
-        "total_size is 1",
-    ),
-    "total_size_not_number": (
-        lambda d: edit(d / INDEX, lambda i: i["metadata"].update(total_size="12")),
-        "total_size is '12'",
-    ),
     "metadata_not_object": (lambda d: edit(d / INDEX, lambda i: i.update(metadata=[])), "metadata"),
     "weight_map_empty": (lambda d: edit(d / INDEX, lambda i: i.update(weight_map={})), "weight_map"),
     "weight_map_missing": (lambda d: edit(d / INDEX, lambda i: i.pop("weight_map")), "weight_map"),
@@ -206,9 +198,65 @@ def test_sharded_fault_is_refused(sharded: Path, fault: str) -> None:
     assert expected in refusal(sharded)
 
 
-def test_index_without_total_size(sharded: Path) -> None:
-    edit(sharded / INDEX, lambda index: index.pop("metadata"))
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda index: index.pop("metadata"),
+        lambda index: index["metadata"].pop("total_size"),
+        lambda index: index["metadata"].update(total_size=1),
+        lambda index: index["metadata"].update(total_size="12"),
+        lambda index: index["metadata"].update(total_size=None, total_parameters=[], mergekit_version="0.1"),
+        lambda index: index.update(extra={}),
+    ],
+)
+def test_what_an_index_says_beside_its_map_is_not_asked(sharded: Path, change: Callable[[Any], object]) -> None:
+    """Merging tools write numbers of tensors there; the headers say how much there is."""
+    edit(sharded / INDEX, change)
     assert open_checkpoint(sharded).num_layers == 3
+
+
+def test_files_that_no_loader_looks_at_may_lie_beside_the_weights(sharded: Path) -> None:
+    for name in ("model.fp16.safetensors", "pytorch_model.bin", "training_args.bin", "consolidated.safetensors", "x"):
+        (sharded / name).write_bytes(b"x")
+    for name in ("generation_config.json", "tokenizer_config.json", "chat_template.jinja"):
+        (sharded / name).unlink()
+    assert open_checkpoint(sharded).num_layers == 3
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"])
+def test_an_adapter_is_refused(sharded: Path, name: str) -> None:
+    """transformers would apply it where peft is installed, and not elsewhere."""
+    (sharded / name).write_text("{}")
+    assert f"has {name} beside its weights" in refusal(sharded)
+    no_weights(sharded)
+    assert f"holds only an adapter ({name}); merge it" in refusal(sharded)
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:%s\nsize 4792272488\n" % (b"0" * 64)
+
+
+@pytest.mark.parametrize("name", [FIRST, SECOND, INDEX, "config.json"])
+def test_a_git_lfs_pointer_is_called_one(sharded: Path, name: str) -> None:
+    (sharded / name).write_bytes(POINTER)
+    said = "is a git-lfs pointer, not the file itself; run `git lfs pull` where it was cloned"
+    assert refusal(sharded) == f"{sharded / name} {said}"
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["model.bf16.safetensors"], "but 'model.bf16.safetensors', which loaders do not look for; rename them"),
+        (["model.safetensors.index.fp16.json", "model.fp16-00001-of-00002.safetensors"],
+         "but 'model.fp16-00001-of-00002.safetensors' and 1 more, which"),
+        (["model.fp16.safetensors.index.json"], "but 'model.fp16.safetensors.index.json', which"),
+        ([FIRST, SECOND], f"but '{FIRST}' and 1 more, which loaders do not look for; add the index if"),
+    ],
+)  # fmt: skip
+def test_weights_by_another_name_are_named(single: Path, names: list[str], said: str) -> None:
+    for name in names:
+        shutil.copy(single / "model.safetensors", single / name)
+    (single / "model.safetensors").unlink()
+    assert said in refusal(single)
 
 
 CONFIG_FAULTS: dict[str, tuple[dict[str, Any], str]] = {
@@ -219,16 +267,16 @@ CONFIG_FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "experts_bool": ({"num_local_experts": True}, "num_local_experts is True"),
     "experts_zero": ({"num_local_experts": 0}, "num_local_experts is 0"),
     "experts_negative": ({"num_local_experts": -8}, "num_local_experts is -8"),
-    "experts_disagree": ({"num_local_experts": 16}, "num_local_experts 16"),
+    "experts_disagree": ({"num_local_experts": 16}, "where config.json says [16,"),
     "layers_fewer": ({"num_hidden_layers": 2}, "num_hidden_layers is 2"),
     "layers_more": ({"num_hidden_layers": 10**12}, "num_hidden_layers is 1000000000000"),
     "top_k_disagree": ({"experts_per_token": 2}, "disagree"),
     "top_k_too_large": ({"num_experts_per_tok": 9, "experts_per_token": 9}, "impossible"),
     "hidden_disagrees": ({"hidden_size": 96}, "has shape"),
     "hidden_no_multiple": ({"hidden_size": 65}, "multiples of 32"),
-    "vocabulary_disagrees": ({"vocab_size": 1000}, "model.embed_tokens.weight"),
+    "vocabulary_disagrees": ({"vocab_size": 1000}, "tensor 'lm_head.weight' has shape"),
     "not_quantised": ({"quantization_config": None}, "quantization_config says None"),
-    "other_quantisation": ({"quantization_config": {"quant_method": "fp8"}}, "says 'fp8'"),
+    "other_quantisation": ({"quantization_config": {"quant_method": "fp8"}}, "stored as 'fp8', says"),
 }
 
 
@@ -270,7 +318,8 @@ def test_expert_axis_that_disagrees_is_named(single: Path, part: str) -> None:
     write_shard(single / "model.safetensors", tensors | {PREFIX + part: Tensor(tensor.dtype, tensor.array[:7])})
     message = refusal(single)
     assert PREFIX + part in message
-    assert "num_local_experts 8" in message
+    assert "has shape [7, " in message
+    assert "where config.json says [8, " in message
 
 
 @pytest.mark.parametrize(

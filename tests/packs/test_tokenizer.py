@@ -43,6 +43,12 @@ def test_no_eos(tmp_path: Path, config: Any) -> None:
         load_tokenizer(checkpoint(tmp_path, config=config))
 
 
+def test_a_git_lfs_pointer_is_called_one(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    with pytest.raises(UserError, match=r"tokenizer\.json is a git-lfs pointer, .*`git lfs pull`"):
+        load_tokenizer(tmp_path)
+
+
 def test_missing_and_malformed_files(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"has no tokenizer\.json"):
         load_tokenizer(tmp_path)

@@ -3,9 +3,11 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from tiny_checkpoint import Tensor, slice_tensors, write_index, write_shard, write_tiny_checkpoint
 
@@ -253,17 +255,20 @@ def test_wrong_experts_are_found(out: Path, base: Checkpoint) -> None:
 def test_other_tensors_and_shapes(made: tuple[Checkpoint, Path, dict[str, Tensor]], out: Path) -> None:
     base, _, tensors = made
     kept = slice_tensors(tensors, KEEP)
-    norm = kept.pop("model.norm.weight")
-    sinks = kept["model.layers.0.self_attn.sinks"]
-    kept |= {"renamed": norm, "model.layers.0.self_attn.sinks": Tensor("BF16", sinks.array[:3])}
+    sinks, buffer = "model.layers.0.self_attn.sinks", "model.rotary_emb.inv_freq"
+    wider = Tensor("F32", np.zeros(kept[sinks].array.shape, np.float32))
+    kept |= {sinks: wider, buffer: wider}
     write_shard(out / SHARD, kept)
     write_index(out, {SHARD: kept})
-    found = compare_tensors(open_checkpoint(out), base, KEEP)
-    assert sorted(problem.split(" is ")[0] for problem in found) == [
-        "tensor 'model.layers.0.self_attn.sinks'",
-        "tensor 'model.norm.weight'",
-        "tensor 'renamed'",
+    candidate = open_checkpoint(out)
+    assert sorted(compare_tensors(candidate, base, KEEP)) == [
+        f"tensor '{sinks}' is F32 [4], not the kept part of the base's",
+        f"tensor '{buffer}' is not in the base",
     ]
+    without_norm = {name: entry for name, entry in candidate.tensors.items() if "model.norm" not in name}
+    assert "tensor 'model.norm.weight' is only in the base" in compare_tensors(
+        replace(candidate, tensors=without_norm), base, KEEP
+    )
 
 
 def test_another_base_than_the_manifests_is_a_problem(out: Path, base: Checkpoint) -> None:

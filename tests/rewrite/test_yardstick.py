@@ -15,7 +15,6 @@ from toy_family import ToyFamily, write_toy_checkpoint
 from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
 from eaftgate.checkpoint.checkpoint import Checkpoint, open_checkpoint
-from eaftgate.checkpoint.complete import tensor_problems
 from eaftgate.checkpoint.digest import checkpoint_digest
 from eaftgate.errors import UserError
 from eaftgate.families.registry import FAMILIES
@@ -70,7 +69,7 @@ def test_experts_are_rounded_and_everything_else_is_copied(base: Checkpoint, tmp
 
 def test_what_it_holds_is_what_the_model_loads(base: Checkpoint, tmp_path: Path) -> None:
     checkpoint = made(base, tmp_path / "out")
-    assert (checkpoint.is_mxfp4, tensor_problems(checkpoint)) == (False, [])
+    assert not checkpoint.is_mxfp4
     assert checkpoint.config == {key: value for key, value in base.config.items() if key != "quantization_config"}
     assert (checkpoint.path / "tokenizer.json").read_bytes() == (base.path / "tokenizer.json").read_bytes()
     load_model(checkpoint.path, ModelSettings("cpu", "float32", dequantize=True))
