@@ -8,7 +8,8 @@ from pydantic import ConfigDict, Field
 
 from eaftgate.checkpoint.digest import ModelIdentity
 from eaftgate.errors import UserError
-from eaftgate.profile.trace import Count, Trace, TraceDimensions, load_trace
+from eaftgate.profile.sound import shard_problem
+from eaftgate.profile.trace import Count, Trace, TraceDimensions, load_trace, shard_digests, shard_ranges
 from eaftgate.records import Record, read_model
 
 PROFILE_FILE = "profile.json"
@@ -63,6 +64,8 @@ class ProfileDescription(Record):
     rows: list[str]
     thresholds: Thresholds | None = None
     seconds: float | None = None
+    trace: dict[str, str] | None = None
+    """sha256 of every shard's arrays, by its name."""
 
 
 @dataclass(frozen=True)
@@ -79,8 +82,22 @@ def open_profile(path: Path) -> Profile:
     if not (path / PROFILE_FILE).is_file():
         raise UserError(f"{path} is not a finished profile (no {PROFILE_FILE}): run eaftgate profile")
     description = read_model(path / PROFILE_FILE, ProfileDescription, what="profile", remedy="profile again")
+    if description.trace is not None:
+        changed = sorted(name for name, _ in shard_digests(path / TRACE_DIR).items() ^ description.trace.items())
+        if changed:
+            said = f"{path} has changed since it was made: {changed[0]} is another or is not there"
+            raise UserError(f"{said}; profile again")
     trace = load_trace(path / TRACE_DIR, description.dimensions)
+    check_trace(path, trace, description)
+    return Profile(path, description, trace)
+
+
+def check_trace(path: Path, trace: Trace, description: ProfileDescription) -> None:
+    """Raises UserError for a trace that is not one of the profile `path`, or of none."""
     tokens = description.scored_tokens or description.counted_tokens
+    for name, shard in zip(shard_ranges(path / TRACE_DIR), trace.shards, strict=True):
+        rows, packs = len(description.rows), len(description.packs)
+        if problem := shard_problem(shard, description.dimensions, rows=rows, packs=packs):
+            raise UserError(f"{path / TRACE_DIR / name}: {problem}; profile again")
     if trace.num_tokens != tokens:
         raise UserError(f"{path} is incomplete: its trace holds {trace.num_tokens} of {tokens} tokens")
-    return Profile(path, description, trace)

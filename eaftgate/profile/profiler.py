@@ -1,5 +1,6 @@
 """Profiling a base model over the calibration packs: one pass, a resumable trace, a finished directory at the end."""
 
+import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -33,10 +34,21 @@ from eaftgate.profile.profile import (
     ProfileDescription,
     RanOn,
     Thresholds,
+    check_trace,
     open_profile,
 )
 from eaftgate.profile.ranks import ALONE, Ranks
-from eaftgate.profile.trace import Trace, TraceDimensions, TraceShard, load_trace, save_shard, shard_name, shard_ranges
+from eaftgate.profile.trace import (
+    Trace,
+    TraceDimensions,
+    TraceShard,
+    damaged_shards,
+    load_trace,
+    save_shard,
+    shard_digests,
+    shard_name,
+    shard_ranges,
+)
 from eaftgate.progress import progress_bar
 from eaftgate.records import write_model
 from eaftgate.visible import sentence
@@ -86,17 +98,34 @@ def profile_checkpoint(
     description = _describe(base, base_digest, request, settings, rows, blocks, packs)
     described = description.model_dump(by_alias=True, exclude_unset=True)
     with build(out, described) if ranks.first else joined(out) as work:
+        directory = work.payload / TRACE_DIR
+        if ranks.first:
+            _remove_damaged(directory)
         ranks.wait()
         share = ranks.share(blocks.num_blocks, request.batch_size)
-        directory = work.payload / TRACE_DIR
         seconds = _trace_blocks(base, settings, request.batch_size, rows, blocks, sorted(packs), directory, share)
         ranks.wait()
         if ranks.first:
             trace = load_trace(directory, description.dimensions)
-            made = {"packs_dir": str(request.packs), "thresholds": _thresholds(trace), "seconds": seconds}
+            check_trace(work.payload, trace, description)
+            made = {
+                "packs_dir": str(request.packs),
+                "thresholds": _thresholds(trace),
+                "seconds": seconds,
+                "trace": shard_digests(directory),
+            }
             write_model(work.payload / PROFILE_FILE, description.model_copy(update=made))
     ranks.wait()
     return open_profile(out)
+
+
+def _remove_damaged(directory: Path) -> None:
+    """Take away what an interrupted run has left and is no longer as it was written."""
+    if damaged := damaged_shards(directory):
+        said = f"profiled again: {', '.join(damaged)} of the unfinished profile, damaged since or of an earlier version"
+        print(sentence(said), file=sys.stderr)
+    for name in damaged:
+        shutil.rmtree(directory / name)
 
 
 def _describe(

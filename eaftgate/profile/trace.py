@@ -7,11 +7,14 @@ Shapes: X positions, L layers, K selections (top_k), T scored tokens.
 """
 
 import os
+import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from tokenize import TokenError
 from typing import Annotated, Any
 
 import numpy as np
@@ -19,6 +22,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from eaftgate.errors import UserError
+from eaftgate.files import sha256_file, sha256_json
 from eaftgate.records import Record
 
 NORM_SCALE = 16.0
@@ -50,10 +54,18 @@ class TraceShard:
     content_T: NDArray[np.bool_]
 
 
-_TOKEN_COLUMNS = (
-    "p_T", "entropy_T", "predicting_T", "own_T", "row_T", "pack_T", "token_T", "kind_T", "content_T"
-)  # fmt: skip
+FORMS: Mapping[str, str] = {
+    "expert_XLK": "u1", "gate_XLK": "f2", "norm_XLK": "f2", "p_T": "f4", "entropy_T": "f4", "predicting_T": "i4",
+    "own_T": "i4", "row_T": "i4", "pack_T": "u1", "token_T": "i4", "kind_T": "u1", "content_T": "?",
+}  # fmt: skip
+"""The type of every array, whose name says its shape."""
+_TOKEN_COLUMNS = tuple(name for name in FORMS if name.endswith("_T"))
+_MAX_THREADS = 4
 _OF_CLASSES = ("token_T", "kind_T", "content_T")
+
+DIGEST_FILE = "sha256"
+"""Of a shard, beside its arrays: what `shard_digest` said of them when they were written."""
+_SHARD_NAME = re.compile(r"blocks-(\d{8,18})-(\d{8,18})")
 
 
 def shard_name(first_block: int, end_block: int) -> str:
@@ -67,29 +79,64 @@ def save_shard(directory: Path, name: str, shard: TraceShard) -> None:
         temporary.mkdir(parents=True)
         for field in fields(TraceShard):
             np.save(temporary / f"{field.name}.npy", getattr(shard, field.name))
+        (temporary / DIGEST_FILE).write_text(shard_digest(temporary), encoding="ascii")
         temporary.rename(directory / name)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
 def load_shard(path: Path) -> TraceShard:
-    of_classes = any((path / f"{name}.npy").exists() for name in _OF_CLASSES)
-    there = [field.name for field in fields(TraceShard) if of_classes or field.name not in _OF_CLASSES]
     try:
-        columns = {name: np.load(path / f"{name}.npy", mmap_mode="r") for name in there}
+        columns = {name: np.load(path / f"{name}.npy", mmap_mode="r") for name in _arrays_of(path)}
         if "kind_T" not in columns:
             tokens = len(columns["p_T"])
             columns["token_T"], columns["kind_T"] = np.full(tokens, -1, np.int32), np.zeros(tokens, np.uint8)
             columns["content_T"] = np.ones(tokens, bool)
         return TraceShard(**columns)
-    except (OSError, ValueError, EOFError) as error:  # EOFError: an empty file
+    except (OSError, ValueError, EOFError, SyntaxError, TokenError) as error:  # of an empty file, and a broken header
         raise UserError(f"trace shard {path} is damaged ({error}): profile again") from None
+
+
+def shard_digest(path: Path) -> str:
+    """sha256 over the files of a shard's arrays. Raises UserError when one cannot be read."""
+    try:
+        files = {name: path / f"{name}.npy" for name in _arrays_of(path)}
+        if missing := [file.name for file in files.values() if not file.is_file()]:
+            raise FileNotFoundError(f"it lacks {missing[0]}")
+        return sha256_json({name: sha256_file(file) for name, file in files.items()})
+    except OSError as error:
+        raise UserError(f"trace shard {path} is damaged ({error}): profile again") from None
+
+
+def _arrays_of(path: Path) -> list[str]:
+    of_classes = any((path / f"{name}.npy").exists() for name in _OF_CLASSES)
+    return [name for name in FORMS if of_classes or name not in _OF_CLASSES]
+
+
+def shard_digests(directory: Path) -> dict[str, str]:
+    """Of every shard, by name. Raises UserError when one cannot be read."""
+    names = list(shard_ranges(directory))
+    with ThreadPoolExecutor(_MAX_THREADS) as pool:
+        return dict(zip(names, pool.map(lambda name: shard_digest(directory / name), names), strict=True))
+
+
+def damaged_shards(directory: Path) -> list[str]:
+    """The shards that are no longer as they were written."""
+    return [name for name in shard_ranges(directory) if not _is_as_written(directory / name)]
+
+
+def _is_as_written(path: Path) -> bool:
+    try:
+        return (path / DIGEST_FILE).read_text(encoding="ascii") == shard_digest(path)
+    except (OSError, ValueError, UserError):
+        return False
 
 
 def shard_ranges(directory: Path) -> dict[str, range]:
     """Finished shards by name, with the blocks they hold, in block order."""
-    names = sorted(path.name for path in directory.glob("blocks-*") if path.is_dir())
-    return {name: range(*(int(number) for number in name.split("-")[1:])) for name in names}
+    found = [(match, path) for path in directory.glob("blocks-*") if (match := _SHARD_NAME.fullmatch(path.name))]
+    ranges = {path.name: range(int(match[1]), int(match[2])) for match, path in found if path.is_dir()}
+    return dict(sorted(ranges.items(), key=lambda item: (item[1].start, item[1].stop)))
 
 
 @dataclass(frozen=True)
@@ -147,7 +194,13 @@ class TraceDimensions(Record):
 
 
 def load_trace(directory: Path, dimensions: TraceDimensions) -> Trace:
-    shards = tuple(load_shard(directory / name) for name in shard_ranges(directory))
+    """Raises UserError for a shard that cannot be read, and when they do not follow each other from block 0."""
+    ranges, end = shard_ranges(directory), 0
+    for name, held in ranges.items():
+        if held.start != end or not held:
+            raise UserError(f"{directory} is incomplete: {name} does not follow on block {end}; profile again")
+        end = held.stop
+    shards = tuple(load_shard(directory / name) for name in ranges)
     if not shards:
         raise UserError(f"{directory} holds no trace shards: profile again")
     return Trace(shards, dimensions.num_layers, dimensions.num_experts, dimensions.top_k)

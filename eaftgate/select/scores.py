@@ -16,6 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from eaftgate.errors import UserError
+from eaftgate.files import sha256_json
 from eaftgate.profile.profile import Alignment, Profile, ProfileDescription
 from eaftgate.profile.trace import TraceDimensions
 from eaftgate.records import first_problem
@@ -52,6 +53,8 @@ class _Snapshot(BaseModel):
     class_weights: dict[str, float] = {}
     """Empty: content alone, every token alike."""
     profile: dict[str, Any]
+    sha256: str | None = None
+    """Of everything else that it says; None in files of earlier versions."""
 
 
 def scores_of(profile: Profile, *, alignment: str, low_quantile: float, classes: ClassWeights | None = None) -> Scores:
@@ -63,14 +66,17 @@ def scores_files(scores: Scores) -> dict[str, bytes]:
     """The two files of the snapshot by name, the same for the same scores."""
     description, data = scores.description, io.BytesIO()
     np.savez(data, rows=np.array(description.rows, dtype=np.bytes_), **asdict(scores.sums))
-    told = {
+    told: dict[str, Any] = {
         "schema": "scores-1",
         "data_sha256": hashlib.sha256(data.getvalue()).hexdigest(),
         "alignment": scores.alignment,
         "low_quantile": scores.low_quantile,
         **({} if scores.classes == ClassWeights() else {"class_weights": scores.classes.as_dict()}),
-        "profile": description.model_dump(by_alias=True, exclude={"rows", "eaftgate", "thresholds", "seconds"}),
+        "profile": description.model_dump(
+            by_alias=True, exclude={"rows", "eaftgate", "thresholds", "seconds", "trace"}
+        ),
     }
+    told["sha256"] = sha256_json(told)
     return {
         SCORES_FILE: (_COMMENT + yaml.safe_dump(told, sort_keys=False)).encode(),
         DATA_FILE: data.getvalue(),
@@ -80,13 +86,16 @@ def scores_files(scores: Scores) -> dict[str, bytes]:
 def open_scores(path: Path) -> Scores:
     """Read a snapshot. Raises UserError when a file is missing, damaged or not of this kind."""
     try:
-        told = _Snapshot.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        read = yaml.safe_load(path.read_text(encoding="utf-8"))
+        told = _Snapshot.model_validate(read)
         data_path = path.with_suffix(".npz")
         data = data_path.read_bytes()
     except OSError as error:
         raise UserError(f"scores not found: {error.filename} cannot be read ({error.strerror})") from None
     except (ValidationError, yaml.YAMLError, UnicodeDecodeError, RecursionError):
         raise UserError(f"{path} is not a {SCORES_FILE} that eaftgate prune wrote") from None
+    if told.sha256 is not None and told.sha256 != _sha256_of_rest(read):
+        raise UserError(f"{path} has changed since it was written (its sha256 differs): take fresh copies")
     if hashlib.sha256(data).hexdigest() != told.data_sha256:
         raise UserError(f"{data_path} is not the file that {path} speaks of (its sha256 differs): take fresh copies")
     try:
@@ -99,15 +108,29 @@ def open_scores(path: Path) -> Scores:
         description = ProfileDescription.model_validate({**told.profile, "rows": rows})
     except ValidationError as error:
         raise UserError(f"{path}: {first_problem(error)}; profile again") from None
-    _check_shapes(sums, description.dimensions, data_path)
+    _check_sums(sums, description.dimensions, data_path)
+    if len(sums.hits_PLE) > len(description.packs):
+        raise UserError(f"{data_path} has sums of more packs than {path} names: take fresh copies")
+    if unknown := told.class_weights.keys() - ClassWeights().as_dict().keys():
+        raise UserError(f"{path} weighs {min(unknown)!r}, which is no class of tokens: take fresh copies")
     return Scores(description, told.alignment, told.low_quantile, sums, ClassWeights(**told.class_weights))
 
 
-def _check_shapes(sums: RegionSums, dimensions: TraceDimensions, path: Path) -> None:
+def _sha256_of_rest(read: dict[str, Any]) -> str | None:
+    try:
+        return sha256_json({key: value for key, value in read.items() if key != "sha256"})
+    except TypeError:  # a date, say, which we have never written
+        return None
+
+
+def _check_sums(sums: RegionSums, dimensions: TraceDimensions, path: Path) -> None:
     layers, experts = dimensions.num_layers, dimensions.num_experts
     packs = len(sums.hits_PLE) if sums.hits_PLE.ndim else 0
     expected = {"hits_PLE": (packs, layers, experts), "norm_PLE": (packs, layers, experts)}
     for name, shape in {**expected, "mass_PRLE": (packs, 3, layers, experts)}.items():
         array = getattr(sums, name)
-        if packs < 1 or array.shape != shape or array.dtype != np.float64 or not np.isfinite(array).all():
-            raise UserError(f"{path}: {name} must be finite float64 numbers of shape {list(shape)}: take fresh copies")
+        numbers = packs > 0 and array.shape == shape and array.dtype == np.float64 and np.isfinite(array).all()
+        if not numbers or (array < 0).any():
+            raise UserError(
+                f"{path}: {name} must be finite float64 numbers from 0 of shape {list(shape)}: take fresh copies"
+            )
