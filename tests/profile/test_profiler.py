@@ -420,7 +420,7 @@ def test_an_unfinished_profile_does_not_open(copy: Path) -> None:
 def test_a_damaged_trace_does_not_open(copy: Path) -> None:
     (shard,) = (copy / "trace").iterdir()
     (shard / "gate_XLK.npy").write_bytes((shard / "gate_XLK.npy").read_bytes()[:-2])
-    with pytest.raises(UserError, match=r"is damaged .*: profile again"):
+    with pytest.raises(UserError, match="has changed since it was made"):
         open_profile(copy)
 
 
