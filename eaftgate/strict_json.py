@@ -1,11 +1,13 @@
-"""JSON from untrusted files: objects only, no duplicate keys, no NaN, no lone surrogates, a size limit.
+"""JSON from untrusted files: objects only, no duplicate keys, no NaN, no lone surrogates, limits of size and depth.
 
 `json.loads` alone lets all of these through, and raises four different exceptions for the rest.
 """
 
+import codecs
 import json
 import math
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn, TypeGuard
 
@@ -14,14 +16,25 @@ from eaftgate.lfs import check_no_pointer
 
 MAX_JSON_BYTES = 100_000_000
 FRESH_COPY = "take a fresh copy of the file"
+LARGEST = 10**100
+"""Of whole numbers: real files have 10**30 (a tokenizer's model_max_length of "any")."""
+LARGEST_64 = (1 << 63) - 1
 _SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
+_LONG_NUMBER = re.compile(rb"[0-9]{19}")
 
 
-def parse_json(data: bytes, *, what: str, remedy: str = FRESH_COPY) -> Any:
-    """Parse a UTF-8 JSON value. `what` names the thing in the sentence, `remedy` says what to do. Raises UserError."""
+def parse_json(data: bytes, *, what: str, remedy: str = FRESH_COPY, largest: int = LARGEST) -> Any:
+    """Parse a UTF-8 JSON value of whole numbers up to `largest`. `what` names the thing in the sentence, `remedy` says
+    what to do. Raises UserError."""
+    if data.startswith(codecs.BOM_UTF8):
+        raise UserError(f"{what} begins with a byte order mark: save it as UTF-8 without one")
     try:
         value = json.loads(
-            data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite
+            data.decode("utf-8"),
+            object_pairs_hook=_unique,
+            parse_constant=_no_constant,
+            parse_float=_finite,
+            parse_int=_up_to(largest) if _LONG_NUMBER.search(data) else None,
         )
         if _SURROGATE_ESCAPE.search(data):
             json.dumps(value, ensure_ascii=False).encode("utf-8")
@@ -32,9 +45,9 @@ def parse_json(data: bytes, *, what: str, remedy: str = FRESH_COPY) -> Any:
     return value
 
 
-def parse_object(data: bytes, *, what: str, remedy: str = FRESH_COPY) -> dict[str, Any]:
+def parse_object(data: bytes, *, what: str, remedy: str = FRESH_COPY, largest: int = LARGEST) -> dict[str, Any]:
     """The same, for what must be an object."""
-    value = parse_json(data, what=what, remedy=remedy)
+    value = parse_json(data, what=what, remedy=remedy, largest=largest)
     if not isinstance(value, dict):
         kind = type(value).__name__
         raise UserError(f"{what} must be a JSON object, not a {kind}; {remedy}")
@@ -59,6 +72,11 @@ def read_limited(path: Path, *, what: str) -> bytes:
         raise UserError(f"{what} is larger than {MAX_JSON_BYTES} bytes: {path}; {FRESH_COPY}")
     check_no_pointer(data, path)
     return data
+
+
+def without_mark(data: bytes) -> bytes:
+    """What stands behind a byte order mark: some editors put one before what people write with them."""
+    return data.removeprefix(codecs.BOM_UTF8)
 
 
 def is_count(value: object) -> TypeGuard[int]:
@@ -95,6 +113,15 @@ def _finite(text: str) -> float:
     if not math.isfinite(value):
         raise ValueError(f"{text[:40]} is too large a number")
     return value
+
+
+def _up_to(largest: int) -> Callable[[str], int]:
+    def whole_number(text: str) -> int:
+        if len(text) > 2 * len(str(largest)) or abs(int(text)) > largest:
+            raise ValueError(f"{text[:40]} is too large a number")
+        return int(text)
+
+    return whole_number
 
 
 def _one_line(error: ValueError) -> str:

@@ -114,16 +114,18 @@ def overlap(
 
     The Jaccard index of a layer is the share of experts both keep among those either keeps; by chance: of random ones.
     """
-    from eaftgate.rewrite.manifest import read_manifest
+    from eaftgate.rewrite.manifest import read_kept
     from eaftgate.select.overlap import jaccard_by_chance, jaccard_L
 
     if len(checkpoints) < 2:
         raise UserError(f"only {checkpoints[0]} was given: an overlap is of two checkpoints or more")
-    manifests = [(path, read_manifest(path)) for path in checkpoints]
+    manifests = [(path, read_kept(path)) for path in checkpoints]
     first, reference = manifests[0]
     for path, manifest in manifests:
         if manifest.base.digest != reference.base.digest:
             raise UserError(f"{path} and {first} were made from different bases: their experts cannot be compared")
+        if len(manifest.keep) != len(reference.keep):
+            raise UserError(f"{path} and {first} have keep sets of different numbers of layers: one has been edited")
     pairs: list[dict[str, Any]] = []
     rows: list[tuple[str, ...]] = []
     for (a, of_a), (b, of_b) in combinations(manifests, 2):
@@ -176,12 +178,12 @@ def diagnose(
     from eaftgate.packs.blocks import build_blocks
     from eaftgate.packs.pack import named_packs
     from eaftgate.packs.tokenizer import load_tokenizer
-    from eaftgate.rewrite.manifest import read_manifest
+    from eaftgate.rewrite.manifest import read_kept
     from eaftgate.study import diagnose as diagnosing
     from eaftgate.study.findings import described, tables
     from eaftgate.study.lever import next_lever
 
-    manifest = read_manifest(checkpoint_dir)
+    manifest = read_kept(checkpoint_dir)
     lengths = _counts("--seq-lens", seq_lens)
     whole = open_checkpoint(base or manifest.base.name)
     if checkpoint_digest(whole) != manifest.base.digest:

@@ -77,26 +77,40 @@ def pack_paths(directory: Path) -> list[Path]:
 
 
 def read_table(path: Path) -> pa.Table:
-    """Read one pack file. Raises UserError when it is no Parquet file or has no usable `text` column."""
+    """Read one pack file; `text` is a column of strings, however the file encodes them. Raises UserError when it is no
+    Parquet file or has no usable `text` column."""
+    if not path.is_file():
+        raise UserError(f"pack {path} is no regular file: take it out of the directory")
     try:
-        table = pq.read_table(path)
-    except (OSError, pa.ArrowException) as error:
-        reason = str(error).splitlines()[0]
+        table = pq.read_table(path, page_checksum_verification=True)
+    except (OSError, pa.ArrowException, OverflowError, MemoryError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"pack {path} cannot be read as Parquet: {reason}") from None
-    if "text" not in table.column_names:
-        raise UserError(f"pack {path} has no column 'text' (columns: {', '.join(table.column_names) or 'none'})")
+    if (found := table.column_names.count("text")) != 1:
+        others = f"(columns: {', '.join(table.column_names)[:300] or 'none'})"
+        raise UserError(f"pack {path} has {found or 'no'} column{'s' if found else ''} 'text' {others}")
     kind = table.schema.field("text").type
-    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
-        raise UserError(f"pack {path}: column 'text' holds {kind}, not strings")
+    if not _is_text(kind):
+        raise UserError(f"pack {path}: column 'text' holds {str(kind)[:200]}, not strings")
     if table.num_rows == 0:
         raise UserError(f"pack {path} has no rows")
     try:
         table["text"].validate(full=True)
-    except pa.ArrowInvalid as error:
+        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+            # Not every Arrow can cast views and dictionaries, or take rows of them.
+            place = table.column_names.index("text")
+            table = table.set_column(place, "text", pa.chunked_array([table["text"].to_pylist()], pa.large_string()))
+    except (pa.ArrowInvalid, UnicodeDecodeError) as error:
         raise UserError(f"pack {path}: column 'text' is damaged ({error}); write it as UTF-8") from None
     if table["text"].null_count:
         raise UserError(f"pack {path}: {table['text'].null_count} rows of column 'text' are null")
     return table
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        return _is_text(kind.value_type)
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
 def read_pack(path: Path) -> Pack:

@@ -1,6 +1,7 @@
 """Splitting a packs directory into rows to calibrate on and rows to gate on, disjoint by row identity."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -57,5 +58,13 @@ def _split_pack(path: Path, out: Path, part_of: dict[str, str], *, calib_frac: f
                 f"pack {path} has too few rows ({len(identities)}) for --calib-frac {calib_frac}: no {part} row"
             )
         (out / part).mkdir(exist_ok=True)
-        pq.write_table(table.take(pa.array(picked)), out / part / path.name, compression="zstd")
+        pq.write_table(_rows(table, picked), out / part / path.name, compression="zstd")
     return PackSplit(path.stem, len(rows["calibration"]), len(rows["gate"]))
+
+
+def _rows(table: pa.Table, picked: Sequence[int]) -> pa.Table:
+    """The rows `picked`, of whatever types: not every one of them can be taken."""
+    try:
+        return table.take(pa.array(picked))
+    except pa.ArrowNotImplementedError:
+        return pa.concat_tables([table.slice(number, 1) for number in picked])

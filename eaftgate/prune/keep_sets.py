@@ -14,7 +14,7 @@ from eaftgate.checkpoint.checkpoint import Checkpoint
 from eaftgate.errors import UserError
 from eaftgate.rewrite.keep_n import check_keep_sets
 from eaftgate.rewrite.manifest import MAPPING_FILE
-from eaftgate.strict_json import is_count, parse_json, read_limited, shown
+from eaftgate.strict_json import is_count, parse_json, read_limited, shown, without_mark
 
 if TYPE_CHECKING:
     from eaftgate.select.keep import KeepSets
@@ -41,7 +41,7 @@ def read_keep_sets(path: Path, base: Checkpoint, *, allow_any_keep_n: bool = Fal
     if not path.is_file():
         raise UserError(f"keep sets not found: there is no file {path}")
     data = read_limited(path, what="the file of keep sets")
-    value = parse_json(data, what=f"keep sets {path}", remedy=_FORMS)
+    value = parse_json(without_mark(data), what=f"keep sets {path}", remedy=_FORMS)
     try:
         keep = check_keep_sets(
             _of_mapping(value, base) if isinstance(value, dict) else _of_lists(value),
@@ -79,7 +79,7 @@ def _of_mapping(value: dict[str, Any], base: Checkpoint) -> "KeepSets":
         row = layers[number]
         if not isinstance(row, dict) or not all(map(_EXPERT_ID.fullmatch, row)):
             raise UserError(f"layer {number} must map expert ids to expert ids; {_FORMS}")
-        if list(row.values()) != list(range(len(row))):
+        if not all(map(is_count, row.values())) or list(row.values()) != list(range(len(row))):
             raise UserError(f"layer {number} does not number its experts from 0 in ascending order; {_FORMS}")
         keep.append([int(expert) for expert in row])
     if value.get("keep_n") != len(keep[0]):

@@ -47,7 +47,7 @@ def check_keep_sets(
     keep: Sequence[Sequence[int]], *, num_layers: int, num_experts: int, top_k: int, allow_any: bool = False
 ) -> list[list[int]]:
     """The keep sets (per layer, ascending expert ids) as plain lists. Raises UserError when not valid."""
-    if len(keep) != num_layers:
+    if len(keep) != num_layers or len(keep) == 0:
         raise UserError(f"the keep sets cover {len(keep)} layers, the checkpoint has {num_layers}; select again for it")
     rows = [[index(expert) for expert in row] for row in keep]
     for layer, row in enumerate(rows):

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from eaftgate.errors import UserError
 from eaftgate.files import sha256_file
 from eaftgate.records import Record, first_problem, read_model
+from eaftgate.rewrite.keep_n import check_keep_sets
 from eaftgate.strict_json import read_object
 
 MANIFEST_FILE = "manifest.json"
@@ -104,6 +105,19 @@ def expert_mapping(manifest: Manifest, moe_layers: Sequence[int]) -> dict[str, A
 def read_manifest(directory: Path) -> Manifest:
     """The manifest of the rewritten checkpoint in `directory`. Raises UserError when missing or not valid."""
     return read_model(directory / MANIFEST_FILE, Manifest, what="the manifest", remedy="rewrite the checkpoint again")
+
+
+def read_kept(directory: Path) -> Manifest:
+    """The same, with keep sets that agree with the rest of it. Raises UserError."""
+    manifest = read_manifest(directory)
+    base, keep = manifest.base, manifest.keep
+    try:
+        check_keep_sets(keep, num_layers=len(keep), num_experts=base.num_experts, top_k=base.top_k, allow_any=True)
+        if len(keep[0]) != manifest.keep_n:
+            raise UserError(f"keep_n is {manifest.keep_n}, and layer 0 keeps {len(keep[0])} experts")
+    except UserError as error:
+        raise UserError(f"{directory / MANIFEST_FILE}: {error}") from None
+    return manifest
 
 
 def own_manifest(directory: Path) -> Manifest | None:

@@ -75,17 +75,17 @@ def bad_objects() -> Iterator[tuple[str, bytes]]:
 def retyped(value: dict[str, Any], *keys: str, but: tuple[str, ...] = ()) -> Iterator[tuple[str, bytes]]:
     """A JSON object in which a key is missing, or has a value of each of OTHER_TYPES `but` those.
 
-    A key is a path with dots; a number is an index into a list.
+    A key is a path with dots; in a list a number is an index.
     """
     for key in keys:
-        *way, last = [int(part) if part.isdigit() else part for part in key.split(".")]
+        *way, last = key.split(".")
         for what, other in {"missing": ..., **OTHER_TYPES}.items():
             if what in but:
                 continue
             changed = json.loads(json.dumps(value))
             at = changed
             for part in way:
-                at = at[part]
+                at = at[int(part) if isinstance(at, list) else part]
             if other is ...:
                 del at[last]
             else:

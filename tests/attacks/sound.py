@@ -35,7 +35,7 @@ def make_sound(directory: Path) -> None:
     _eaftgate("profile", base, "--packs", directory / "packs", "--seq-len", 64, "--out", profile)
     _eaftgate("prune", base, "--profile", profile, "--keep-n", KEEP_N, "--out", directory / "pruned")
     (directory / "run").mkdir()
-    write_parity(directory / "run", parity_of(parity_cell()))
+    write_parity(directory / "run", parity_of(parity_cell(checkpoint="pruned", name="pruned")))
 
 
 def _eaftgate(*words: object) -> None:
