@@ -76,7 +76,6 @@ def attacks() -> Iterator[Attack]:
         "no dtype": changed(lambda h: h[NORM].pop("dtype")),
         "no shape": changed(lambda h: h[NORM].pop("shape")),
         "no offsets": changed(lambda h: h[NORM].pop("data_offsets")),
-        "a key too many": changed(lambda h: h[NORM].update(more=1)),
         "an entry that is a list": changed(lambda h: h.update({NORM: []})),
         "an entry that is null": changed(lambda h: h.update({NORM: None})),
     }
