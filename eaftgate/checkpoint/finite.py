@@ -17,17 +17,23 @@ CHUNK_BYTES = 1 << 24
 E8M0_NAN = 255
 """The one scale value that is not a power of two (OCP Microscaling Formats v1.0, section 5.4.1)."""
 
-# dtype -> (unsigned integer of the same width, exponent bits); all exponent bits set = NaN or infinity.
-_EXPONENT: dict[str, tuple[str, int]] = {
-    "BF16": ("<u2", 0x7F80),
-    "F16": ("<u2", 0x7C00),
-    "F32": ("<u4", 0x7F80_0000),
-    "F64": ("<u8", 0x7FF0_0000_0000_0000),
+# dtype -> (unsigned integer of the same width, which of its bits are looked at, what they are in NaN or infinity).
+_SCALES = ("u1", 0xFF, E8M0_NAN)
+_NOT_FINITE: dict[str, tuple[str, int, int]] = {
+    "BF16": ("<u2", 0x7F80, 0x7F80),
+    "F16": ("<u2", 0x7C00, 0x7C00),
+    "F32": ("<u4", 0x7F80_0000, 0x7F80_0000),
+    "F64": ("<u8", 0x7FF0_0000_0000_0000, 0x7FF0_0000_0000_0000),
+    "F8_E4M3": ("u1", 0x7F, 0x7F),
+    "F8_E5M2": ("u1", 0x7C, 0x7C),
+    "F8_E4M3FNUZ": ("u1", 0xFF, 0x80),
+    "F8_E5M2FNUZ": ("u1", 0xFF, 0x80),
+    "F8_E8M0": _SCALES,
 }
 
 
 def check_finite(checkpoint: Checkpoint) -> None:
-    """Raise UserError naming the first tensor with NaN or infinity (BF16, F16, F32, F64, E8M0 scales)."""
+    """Raise UserError naming the first tensor with NaN or infinity (of any floating dtype, and E8M0 scales)."""
     for entry in checkpoint.tensors.values():
         shard = checkpoint.path / entry.shard
         if _is_checked(entry, checkpoint.family) and (index := _first_nonfinite(shard, entry)) is not None:
@@ -38,14 +44,14 @@ def check_finite(checkpoint: Checkpoint) -> None:
 
 
 def _is_checked(entry: TensorEntry, family: Family) -> bool:
-    return entry.dtype in _EXPONENT or entry.dtype == "F8_E8M0" or family.is_scales(entry.name)
+    return entry.dtype in _NOT_FINITE or family.is_scales(entry.name)
 
 
 def _first_nonfinite(shard: Path, entry: TensorEntry) -> int | None:
     """Flat index of the first value that is not finite."""
-    kind, exponent = _EXPONENT.get(entry.dtype, ("u1", E8M0_NAN))
+    kind, looked_at, found = _NOT_FINITE.get(entry.dtype, _SCALES)
     dtype = np.dtype(kind)
-    mask = dtype.type(exponent)
+    mask, value = dtype.type(looked_at), dtype.type(found)
     done = 0
     total = entry.nbytes // dtype.itemsize
     try:
@@ -56,7 +62,7 @@ def _first_nonfinite(shard: Path, entry: TensorEntry) -> int | None:
                 bits: NDArray[np.unsignedinteger] = np.frombuffer(stream.read(count * dtype.itemsize), dtype)
                 if len(bits) != count:
                     raise UserError(f"shard {shard} ends inside tensor {entry.name!r}; take a fresh copy of the file")
-                bad = (bits & mask) == mask
+                bad = (bits & mask) == value
                 if bad.any():
                     return done + int(bad.argmax())
                 done += count

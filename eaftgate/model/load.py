@@ -1,10 +1,12 @@
 """Loading a checkpoint with transformers for scoring or profiling."""
 
 import importlib.metadata
+import json
 import logging
 import re
+import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,16 +14,18 @@ from typing import Any
 
 import torch
 import transformers
-from huggingface_hub.errors import StrictDataclassError
 from transformers.utils import logging as transformers_logging
 from transformers.utils.import_utils import is_kernels_available, is_triton_available
 from transformers.utils.quantization_config import Mxfp4Config
 
 from eaftgate import __version__
+from eaftgate.checkpoint.shards import INDEX_FILE
 from eaftgate.errors import UserError
+from eaftgate.families.family import Family
 from eaftgate.families.model import MoeModel
 from eaftgate.families.registry import family_of
 from eaftgate.model.attention import SINK_ATTENTION
+from eaftgate.strict_json import read_object
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -70,13 +74,13 @@ def default_settings(*, device: str | None = None, dtype: str | None = None, deq
 def load_model(path: Path, settings: ModelSettings) -> MoeModel:
     """The model in evaluation mode on its device, with this package's attention and its family's experts.
 
-    Raises UserError when transformers refuses it, MXFP4 experts would have to be dequantised without being asked, or
-    memory runs out.
+    Raises UserError when transformers refuses it or would invent a weight of it, MXFP4 experts would have to be
+    dequantised without being asked, or memory runs out.
     """
     dtype = DTYPES[settings.dtype]
     try:
         config = transformers.AutoConfig.from_pretrained(path)
-    except (StrictDataclassError, OSError, ValueError, TypeError, KeyError) as error:
+    except Exception as error:  # whatever a config.json of any content makes it raise
         raise _not_loaded(path, error) from None
     family = family_of({"model_type": config.model_type}, where=path / "config.json")
     model_class = family.model_class()
@@ -90,20 +94,24 @@ def load_model(path: Path, settings: ModelSettings) -> MoeModel:
         "dtype": dtype,
         "attn_implementation": SINK_ATTENTION,
         "device_map": settings.device,
+        "output_loading_info": True,
+        "ignore_mismatched_sizes": True,  # those are told as well, which names them
     }
     if quantized:
         options["quantization_config"] = Mxfp4Config(dequantize=settings.dequantize)
     if settings.dequantize or not quantized:
         options["experts_implementation"] = model_class.experts_implementation
     try:
-        with _quiet_transformers():
-            module: Any = getattr(transformers, family.architecture).from_pretrained(path, **options)
+        with _quiet_transformers(), _with_metadata(path) as readable:
+            module: Any
+            module, told = getattr(transformers, family.architecture).from_pretrained(readable, **options)
             # transformers before 5.23 dequantises to bfloat16 whatever dtype says; the cast is exact.
             module = module.to(dtype=dtype) if settings.dequantize else module
     except torch.OutOfMemoryError:
         raise UserError(f"{path} does not fit into the memory of {settings.device} as {settings.dtype}") from None
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except Exception as error:  # whatever a damaged file makes it raise
         raise _not_loaded(path, error) from None
+    _check_all_loaded(path, family, told, as_mxfp4=quantized and not settings.dequantize)
     model = model_class(module.eval())
     if quantized and not settings.dequantize and model.has_plain_experts:
         raise UserError(
@@ -113,8 +121,46 @@ def load_model(path: Path, settings: ModelSettings) -> MoeModel:
     return model
 
 
+def _check_all_loaded(path: Path, family: Family, told: Mapping[str, Any], *, as_mxfp4: bool) -> None:
+    """Whatever was checked when the checkpoint was opened, the loader's own word on what it invented or left out.
+
+    What becomes of MXFP4 experts that stay packed it tells by other names.
+    """
+    found = {
+        "is missing": told["missing_keys"],
+        "is none that the model has": told["unexpected_keys"],
+        "has another shape than the model's": {name for name, *_ in told["mismatched_keys"]},
+    }
+    for problem, keys in found.items():
+        names = sorted(name for name in keys if not (as_mxfp4 and family.holds_experts(name)))
+        if names:
+            more = f" (and {len(names) - 1} more)" if names[1:] else ""
+            raise UserError(
+                f"{path}: tensor {names[0]!r} {problem}{more}, says transformers {transformers.__version__}; take a "
+                "complete copy of the checkpoint"
+            )
+
+
+@contextmanager
+def _with_metadata(path: Path) -> Iterator[Path]:
+    """The checkpoint for transformers, which cannot do without what an index need not say: in links, where it does
+    not."""
+    if not (path / INDEX_FILE).is_file() or "metadata" in (index := read_object(path / INDEX_FILE, what="the index")):
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as directory:
+        links = Path(directory)
+        for file in path.iterdir():
+            if file.name != INDEX_FILE:
+                (links / file.name).symlink_to(file.resolve())
+        (links / INDEX_FILE).write_text(json.dumps({**index, "metadata": {}}), encoding="utf-8")
+        yield links
+
+
 def _not_loaded(path: Path, error: Exception) -> UserError:
     reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    if "above report" in reason:  # which is not shown
+        reason = "it cannot convert the experts as they are stored"
     return UserError(f"{path} cannot be loaded by transformers {transformers.__version__}: {reason}")
 
 

@@ -1,5 +1,7 @@
 """NaN and infinity are found wherever they lie; everything else passes."""
 
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ from tiny_checkpoint import Size, Tensor, write_shard, write_tiny_checkpoint
 from eaftgate.checkpoint import finite
 from eaftgate.checkpoint.checkpoint import open_checkpoint
 from eaftgate.checkpoint.finite import check_finite
+from eaftgate.checkpoint.header import read_header
 from eaftgate.errors import UserError
 
 SCALES = "model.layers.1.mlp.experts.down_proj_scales"
@@ -42,6 +45,27 @@ def test_planted_value_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     write_shard(tmp_path / "model.safetensors", tensors | {NORM: Tensor(dtype, array)})
     with pytest.raises(UserError, match=rf"'{NORM}' holds NaN or infinity at element {index};"):
         check_finite(open_checkpoint(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "not_finite", "largest"),
+    [
+        ("F8_E4M3", (0x7F, 0xFF), 0x7E),
+        ("F8_E5M2", (0x7C, 0x7E, 0xFC), 0x7B),
+        ("F8_E4M3FNUZ", (0x80,), 0xFF),
+        ("F8_E5M2FNUZ", (0x80,), 0x7F),
+        ("F8_E8M0", (0xFF,), 0xFE),
+    ],
+)
+def test_eight_bits_too(tmp_path: Path, dtype: str, not_finite: tuple[int, ...], largest: int) -> None:
+    """No model that is opened has them; another family's may."""
+    write_tiny_checkpoint(tmp_path, size=Size(layers=1))
+    opened = open_checkpoint(tmp_path)
+    for value in (*not_finite, largest):
+        write_shard(tmp_path / "model.safetensors", {NORM: Tensor(dtype, np.array([0, 1, value], np.uint8))})
+        changed = replace(opened, tensors=read_header(tmp_path / "model.safetensors"))
+        with nullcontext() if value == largest else pytest.raises(UserError, match="infinity at element 2"):
+            check_finite(changed)
 
 
 @pytest.mark.parametrize(

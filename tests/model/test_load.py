@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_checkpoint import Size, Tensor, write_tiny_checkpoint
+from tiny_checkpoint import Size, Tensor, write_shard, write_tiny_checkpoint
 from transformers import GptOssForCausalLM
 from transformers.utils import logging as transformers_logging
 
@@ -23,6 +23,7 @@ FP4 = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.
 CPU_BF16 = ModelSettings("cpu", "bfloat16", dequantize=True)
 GPU = ModelSettings("cuda", "bfloat16", dequantize=False)
 SIZE = Size(layers=1, experts=4)
+ALL_LOADED: dict[str, Any] = {"missing_keys": set(), "unexpected_keys": set(), "mismatched_keys": set()}
 
 
 @pytest.fixture(scope="module")
@@ -163,9 +164,9 @@ def test_settings_describe_what_decides_the_numbers() -> None:
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     calls: list[dict[str, Any]] = []
 
-    def from_pretrained(_: Path, **options: Any) -> torch.nn.Module:
+    def from_pretrained(_: Path, **options: Any) -> tuple[torch.nn.Module, dict[str, Any]]:
         calls.append(options)
-        return torch.nn.Linear(1, 1)
+        return torch.nn.Linear(1, 1), ALL_LOADED
 
     monkeypatch.setattr(GptOssForCausalLM, "from_pretrained", from_pretrained)
     return calls
@@ -217,7 +218,7 @@ def test_a_fall_back_to_dequantised_experts_is_refused(  # type: ignore[no-untyp
     """A GPU too old for the kernels makes transformers dequantise with no more than a warning."""
     fallen_back = loaded(plain[0], default_settings(device="cpu"))
     install(monkeypatch, triton=(3, 4, 0), kernels=True)
-    monkeypatch.setattr(GptOssForCausalLM, "from_pretrained", lambda *_, **__: fallen_back)
+    monkeypatch.setattr(GptOssForCausalLM, "from_pretrained", lambda *_, **__: (fallen_back, ALL_LOADED))
     with pytest.raises(UserError, match="would dequantise"):
         load_model(mxfp4[0], GPU)
 
@@ -239,6 +240,8 @@ def test_plain_experts_need_no_kernels(  # type: ignore[no-untyped-def]
         (torch.OutOfMemoryError("CUDA out of memory"), "does not fit into the memory of cpu as bfloat16"),
         (RuntimeError("size mismatch\nfor x"), "cannot be loaded by transformers .*: size mismatch$"),
         (OSError(""), "cannot be loaded by transformers .*: OSError$"),
+        (TypeError("'NoneType'"), "cannot be loaded by transformers .*: 'NoneType'$"),
+        (RuntimeError("For details look at the above report!"), "it cannot convert the experts as they are stored$"),
     ],
 )
 def test_errors_of_transformers_become_one_sentence(  # type: ignore[no-untyped-def]
@@ -257,3 +260,52 @@ def test_missing_weights(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(UserError, match="cannot be loaded by transformers"):
         load_model(tmp_path, CPU_BF16)
+
+
+@pytest.mark.parametrize(
+    ("told", "said"),
+    [
+        (
+            {"missing_keys": {"model.norm.weight", "lm_head.weight"}},
+            r"'lm_head.weight' is missing \(and 1 more\), says",
+        ),
+        ({"unexpected_keys": {"extra"}}, "'extra' is none that the model has, says transformers"),
+        ({"mismatched_keys": {("model.norm.weight", (1,), (64,))}}, "'model.norm.weight' has another shape than"),
+    ],
+)
+def test_what_the_loader_would_invent_or_leave_out_is_an_error(  # type: ignore[no-untyped-def]
+    monkeypatch: pytest.MonkeyPatch, mxfp4, told: dict[str, Any], said: str
+) -> None:
+    sound = loaded(mxfp4[0], CPU_BF16)
+    monkeypatch.setattr(GptOssForCausalLM, "from_pretrained", lambda *_, **__: (sound, ALL_LOADED | told))
+    with pytest.raises(UserError, match=said):
+        load_model(mxfp4[0], CPU_BF16)
+
+
+def test_a_lost_norm_is_an_error_also_where_nobody_opened_the_checkpoint(tmp_path: Path) -> None:
+    tensors = write_tiny_checkpoint(tmp_path, size=SIZE)
+    del tensors["model.norm.weight"]
+    write_shard(tmp_path / "model.safetensors", tensors)
+    with pytest.raises(UserError, match=r"'model\.norm\.weight' is missing, says transformers"):
+        load_model(tmp_path, CPU_BF16)
+
+
+@pytest.mark.parametrize("mxfp4_experts", [True, False])
+def test_an_index_without_metadata_is_loaded_all_the_same(tmp_path: Path, mxfp4_experts: bool) -> None:
+    """transformers takes it for given."""
+    tensors = write_tiny_checkpoint(tmp_path, size=SIZE, mxfp4=mxfp4_experts, num_shards=2)
+    index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
+    del index["metadata"]
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    state = loaded(tmp_path, CPU_BF16).state_dict()
+    assert torch.equal(state["model.norm.weight"], bf16(tensors["model.norm.weight"]))
+
+
+def test_a_tied_head_is_the_embedding(tmp_path: Path) -> None:
+    tensors = write_tiny_checkpoint(tmp_path, size=SIZE)
+    del tensors["lm_head.weight"]
+    write_shard(tmp_path / "model.safetensors", tensors)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": True}))
+    model = load_model(tmp_path, CPU_BF16)
+    assert torch.equal(model.head_VD, bf16(tensors["model.embed_tokens.weight"]))
