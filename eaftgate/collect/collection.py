@@ -120,7 +120,7 @@ def _problem(stats: TokenStats, expected_tokens: int, vocab_size: int | None) ->
     ids_TK, logprobs_TK = stats.top_ids_TK, stats.top_logprobs_TK
     if lengths != {expected_tokens}:
         return f"{' or '.join(map(str, sorted(lengths)))} tokens came back for {expected_tokens} scored ones"
-    if bad := _non_finite(stats):
+    if bad := count_not_finite(stats):
         return f"{bad} of {expected_tokens} scored tokens have a log-probability or entropy that is not finite"
     if stats.logprob_T.size and stats.logprob_T.max() > LOGPROB_TOLERANCE:
         return "a log-probability is above 0"
@@ -135,7 +135,8 @@ def _problem(stats: TokenStats, expected_tokens: int, vocab_size: int | None) ->
     return None
 
 
-def _non_finite(stats: TokenStats) -> int:
+def count_not_finite(stats: TokenStats) -> int:
+    """Scored tokens of which a number is NaN or infinite."""
     finite = np.isfinite(stats.logprob_T) & np.isfinite(stats.entropy_T)
     return int((~(finite & np.isfinite(stats.top_logprobs_TK).all(axis=1))).sum())
 

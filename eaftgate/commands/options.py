@@ -13,6 +13,9 @@ DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N; def
 DtypeOption = Annotated[
     str | None, typer.Option(help="float32 or bfloat16; default: float32 on a CPU, bfloat16 on a GPU.")
 ]
+MaxShardOption = Annotated[
+    int, typer.Option(min=1, max=1_000_000, help="The most that a file of weights may take, in GB (1e9 bytes).")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
 
 

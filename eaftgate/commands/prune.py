@@ -16,6 +16,7 @@ from eaftgate.commands.options import (
     JsonOption,
     KeepFracOption,
     KeepNOption,
+    MaxShardOption,
 )
 from eaftgate.commands.output import result, say
 from eaftgate.errors import UserError
@@ -30,7 +31,17 @@ if TYPE_CHECKING:  # the table's names, which no type checker sees
 else:
     MethodChoice = StrEnum("MethodChoice", {name: name for name in METHODS})
 _DEFAULT = MethodChoice(DEFAULT_METHOD)
-_BESIDE_KEEP_SETS = {"base", "out_dir", "keep_sets", "keep_n", "keep_frac", "allow_any_keep_n", "as_json", "recipe"}
+_BESIDE_KEEP_SETS = {
+    "base",
+    "out_dir",
+    "keep_sets",
+    "keep_n",
+    "keep_frac",
+    "allow_any_keep_n",
+    "max_shard_gb",
+    "as_json",
+    "recipe",
+}
 
 
 def _check_nothing_else(ctx: typer.Context) -> None:
@@ -90,6 +101,7 @@ def prune(
     allow_any_keep_n: Annotated[
         bool, typer.Option("--allow-any-keep-n", help="Allow a keep_n that fused MXFP4 kernels may refuse.")
     ] = False,
+    max_shard_gb: MaxShardOption = 5,
     as_json: JsonOption = False,
 ) -> None:
     """Write a checkpoint with fewer experts: kept weights bit for bit, everything else as it was.
@@ -101,7 +113,8 @@ def prune(
     from eaftgate.judge.cell import JudgedCell
     from eaftgate.outputs import check_new_directory
     from eaftgate.profile.profile import open_profile
-    from eaftgate.prune.checkpoint import ModelRun, PruneRequest, prune_checkpoint
+    from eaftgate.prune.checkpoint import ModelRun, PruneRequest, check_request, prune_checkpoint
+    from eaftgate.rewrite.plan import GB
     from eaftgate.select.class_weights import ClassWeights, parse_class_weights
     from eaftgate.select.saliency import EaftWeights
     from eaftgate.select.scores import open_scores
@@ -128,7 +141,9 @@ def prune(
         allow_any_keep_n=allow_any_keep_n,
         run=run,
         keep_sets=keep_sets,
+        max_shard_bytes=max_shard_gb * GB,
     )
+    check_request(checkpoint, request)
     read = None if profile_dir is None else open_profile(profile_dir)
     scores = None if scores_file is None else open_scores(scores_file)
     judged: list[JudgedCell] = []

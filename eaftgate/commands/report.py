@@ -125,4 +125,9 @@ def cost(
         f"profiling: weights of {estimate.profile_memory_bytes / 1e9:.2f} GB in memory (bfloat16)",
         f"gate: {estimate.gate_tokens / 1e6:.1f} M tokens ({estimate.packs} packs, base and one candidate), "
         f"{estimate.gate_seconds / 3600:.1f} h at {tokens_per_second:,.0f} tokens/s",
+        *(
+            []
+            if estimate.max_shard_gb is None
+            else [f"a file of weights is larger than 5 GB: prune needs --max-shard-gb {estimate.max_shard_gb}"]
+        ),
     )

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.filesize import decimal
 
-from eaftgate.commands.options import BaseArgument, JsonOption
+from eaftgate.commands.options import BaseArgument, JsonOption, MaxShardOption
 from eaftgate.commands.output import result
 
 COMMANDS = typer.Typer()
@@ -17,6 +17,7 @@ def yardstick(
     base: BaseArgument,
     out_dir: Annotated[Path, typer.Option("--out", help="Checkpoint directory to make; an unfinished one is resumed.")],
     bits: Annotated[int, typer.Option(min=2, max=8, help="Of a rounded weight.")] = 4,
+    max_shard_gb: MaxShardOption = 5,
     as_json: JsonOption = False,
 ) -> None:
     """Write the base with its experts rounded to nearest in groups of 32: a loss to measure that of candidates by.
@@ -26,12 +27,13 @@ def yardstick(
     from eaftgate.checkpoint.checkpoint import open_checkpoint
     from eaftgate.outputs import check_new_directory
     from eaftgate.progress import progress_bar
+    from eaftgate.rewrite.plan import GB
     from eaftgate.rewrite.yardstick import write_yardstick
 
     checkpoint = open_checkpoint(base)
     check_new_directory(out_dir)  # before the base is hashed, which may take minutes
     with progress_bar("yardstick", None, unit="B") as bar:
-        write_yardstick(checkpoint, out_dir, bits=bits, progress=bar.show)
+        write_yardstick(checkpoint, out_dir, bits=bits, max_shard_bytes=max_shard_gb * GB, progress=bar.show)
     written = open_checkpoint(out_dir).nbytes
     summary = {"out": str(out_dir), "bits": bits, "bytes": written, "base_bytes": checkpoint.nbytes}
     result(as_json, summary, f"experts rounded to {bits} bits, {decimal(written)} as plain bfloat16: {out_dir}")

@@ -16,6 +16,7 @@ from eaftgate.profile.profile import open_profile
 from eaftgate.prune.checkpoint import PruneRequest, prune_checkpoint
 from eaftgate.rewrite.manifest import MANIFEST_FILE, BaseRecord, Manifest, own_manifest, read_manifest
 from eaftgate.rewrite.perturb import make_perturbed
+from eaftgate.rewrite.plan import MAX_SHARD_BYTES, smallest_limit
 from eaftgate.rewrite.yardstick import Yardstick, own_yardstick
 from eaftgate.select.class_weights import BALANCED_WEIGHTS
 
@@ -97,7 +98,9 @@ class Models:
         """Keep all experts through the same rewrite path, in RUN_DIR/work."""
         base = self[BASE]
         out = self._work / NOOP
-        request = PruneRequest(keep_n=base.checkpoint.num_experts, allow_any_keep_n=True)
+        every = base.checkpoint.num_experts
+        limit = max(MAX_SHARD_BYTES, smallest_limit(base.checkpoint, every))  # nobody publishes it
+        request = PruneRequest(keep_n=every, allow_any_keep_n=True, max_shard_bytes=limit)
         with self._lock(NOOP):
             if not out.exists():
                 prune_checkpoint(base.checkpoint, base.digest, None, request, out)

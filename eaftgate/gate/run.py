@@ -18,6 +18,7 @@ from eaftgate.collect.collection import Collection, check_stats, restored
 from eaftgate.collect.collector import Collector, ScoredModel, Scorer
 from eaftgate.collect.collectors import collector_kinds
 from eaftgate.collect.store import CollectionStore, OpenBar, Request, Say, no_bar
+from eaftgate.collect.traced import TracedCollector
 from eaftgate.gate.messages import lost_messages, message_counts
 from eaftgate.gate.models import Models
 from eaftgate.gate.plan import BASE, BATCH, NOOP, RERUN, ULP, Cell, Plan
@@ -133,7 +134,7 @@ class GateRun:
         found = self.models[model]
         checkpoint = found.checkpoint
         scored = ScoredModel(model, checkpoint.name, checkpoint.path, found.digest, checkpoint.is_mxfp4)
-        return self._scorer.collector(scored, other_batches=other_batches)
+        return TracedCollector(self._scorer.collector(scored, other_batches=other_batches), checkpoint)
 
     def close(self) -> None:
         """Give back what the collector holds."""

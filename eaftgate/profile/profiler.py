@@ -14,7 +14,8 @@ import torch
 from eaftgate import __version__
 from eaftgate.checkpoint.checkpoint import Checkpoint
 from eaftgate.checkpoint.digest import ModelIdentity
-from eaftgate.collect.collection import check_stats
+from eaftgate.checkpoint.finite import check_finite
+from eaftgate.collect.collection import check_stats, count_not_finite
 from eaftgate.collect.stretches import finished_stretches, missing_stretches
 from eaftgate.errors import UserError
 from eaftgate.families.model import MoeModel
@@ -181,7 +182,7 @@ def _trace_blocks(
     with progress_bar("profile", sum(map(len, missing)) * blocks.seq_len, unit="tokens") as bar:
         for gap in missing:
             for held, observations in finished_stretches(
-                _observations(model, blocks, gap, batch_size),
+                _observations(base, model, blocks, gap, batch_size),
                 gap.start,
                 seconds=SHARD_SECONDS,
                 advance=lambda count: bar.advance(count * blocks.seq_len),
@@ -191,21 +192,26 @@ def _trace_blocks(
     return time.perf_counter() - started
 
 
-def _observations(model: MoeModel, blocks: Blocks, gap: range, batch_size: int) -> Iterator[tuple[int, Observation]]:
+def _observations(
+    base: Checkpoint, model: MoeModel, blocks: Blocks, gap: range, batch_size: int
+) -> Iterator[tuple[int, Observation]]:
     for start in range(gap.start, gap.stop, batch_size):
         stop = min(start + batch_size, gap.stop)
-        yield stop - start, _observe(model, blocks, start, stop)
+        yield stop - start, _observe(base, model, blocks, start, stop)
 
 
-def _observe(model: MoeModel, blocks: Blocks, start: int, stop: int) -> Observation:
+def _observe(base: Checkpoint, model: MoeModel, blocks: Blocks, start: int, stop: int) -> Observation:
     scored_BS = blocks.scored_BS[start:stop]
     where = f"profiling blocks {start} to {stop - 1}"
     try:
         observation = observe_batch(model, blocks.token_ids_BS[start:stop], scored_BS)
     except torch.OutOfMemoryError:
         raise UserError(f"{where} ran out of GPU memory: lower --batch-size or --seq-len") from None
+    norms_finite = np.isfinite(observation.norm_XLK).all() and np.isfinite(observation.gate_XLK).all()
+    if count_not_finite(observation.stats) or not norms_finite:
+        check_finite(base)  # names the tensor, if it is one that is stored
     check_stats(observation.stats, int(scored_BS.sum()), where=where)
-    if not (np.isfinite(observation.norm_XLK).all() and np.isfinite(observation.gate_XLK).all()):
+    if not norms_finite:
         raise UserError(f"{where}: an expert's output or gate is not finite or above 1e6; the checkpoint is damaged")
     return observation
 

@@ -29,6 +29,7 @@ from eaftgate.prune.methods import (
 from eaftgate.prune.recipe import checkpoint_recipe
 from eaftgate.recipes.recipe import RECIPE_FILE
 from eaftgate.rewrite.keep_n import resolve_keep_n
+from eaftgate.rewrite.plan import MAX_SHARD_BYTES, in_gb, plan_shards
 from eaftgate.rewrite.rewrite import rewrite_checkpoint
 from eaftgate.search.journal import Journal, journal_path
 from eaftgate.search.settings import SearchSettings
@@ -65,6 +66,16 @@ class PruneRequest:
     allow_any_keep_n: bool = False
     run: ModelRun | None = None
     keep_sets: Path | None = None
+    max_shard_bytes: int = MAX_SHARD_BYTES
+
+
+def check_request(base: Checkpoint, request: PruneRequest) -> None:
+    """Raises UserError for what can be known to fail before the base is hashed: how many experts, how large shards."""
+    given = None
+    if request.keep_sets is not None:
+        given = read_keep_sets(request.keep_sets, base, allow_any_keep_n=request.allow_any_keep_n)
+    keep = [range(_keep_n(base, request, given))] * base.num_layers  # whichever they are: they are of one size
+    plan_shards(base, keep, max_shard_bytes=request.max_shard_bytes)
 
 
 def prune_checkpoint(
@@ -120,6 +131,7 @@ def prune_checkpoint(
             provenance={"method": method.name} | _calibration(description) | choice.provenance,
             carried={RECIPE_FILE: recipe.encode()} | ({} if choice.scores is None else scores_files(choice.scores)),
             base_digest=base_digest,
+            max_shard_bytes=request.max_shard_bytes,
             allow_any_keep_n=request.allow_any_keep_n,
             progress=bar.show,
         )
@@ -214,6 +226,8 @@ def _options(base: Checkpoint, method: Method, request: PruneRequest, keep_n: in
     options: dict[str, Any] = {"base": base.name, "keep_n": keep_n}
     if request.allow_any_keep_n:
         options["allow_any_keep_n"] = True
+    if request.max_shard_bytes != MAX_SHARD_BYTES:
+        options["max_shard_gb"] = in_gb(request.max_shard_bytes)
     if method in (NO_OP, KEEP_SETS):
         return options | choice.options
     options["method"] = method.name

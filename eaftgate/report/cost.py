@@ -6,6 +6,7 @@ from pathlib import Path
 from eaftgate.checkpoint.checkpoint import Checkpoint
 from eaftgate.judge.policy import Regime
 from eaftgate.packs.pack import pack_paths
+from eaftgate.rewrite.plan import MAX_SHARD_BYTES, in_gb, smallest_limit
 
 MODELS_GATED = 2
 """Base and one candidate."""
@@ -24,6 +25,8 @@ class Cost:
     gate_seconds: float
     tokens_per_second: float
     packs: int
+    max_shard_gb: int | None = None
+    """What prune has to be given, where one tensor and what belongs with it is larger than published shards are."""
 
 
 def estimate_cost(base: Checkpoint, keep_n: int, regime: Regime, packs: Path | None, tokens_per_second: float) -> Cost:
@@ -36,6 +39,7 @@ def estimate_cost(base: Checkpoint, keep_n: int, regime: Regime, packs: Path | N
     cell_tokens = sum(length * regime.blocks_for(length) for length in regime.seq_lens)
     primary_tokens = sum(length * regime.blocks_for(length) for length in regime.primary.seq_lens)
     gate_tokens = MODELS_GATED * num_packs * cell_tokens + FLOOR_RUNS * primary_tokens * len(regime.primary.packs)
+    limit = smallest_limit(base, keep_n)
     return Cost(
         base_bytes=base.nbytes,
         pruned_bytes=pruned_bytes,
@@ -44,4 +48,5 @@ def estimate_cost(base: Checkpoint, keep_n: int, regime: Regime, packs: Path | N
         gate_seconds=gate_tokens / tokens_per_second,
         tokens_per_second=tokens_per_second,
         packs=num_packs,
+        max_shard_gb=in_gb(limit) if limit > MAX_SHARD_BYTES else None,
     )

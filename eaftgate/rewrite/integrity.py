@@ -32,7 +32,7 @@ def check_artifact(
         *verify_files(candidate.path, manifest.files, hash_contents=hash_contents),
         *_keep_problems(candidate, manifest),
         *_mapping_problems(candidate, manifest),
-        *_shard_problems(candidate),
+        *_shard_problems(candidate, manifest.max_shard_bytes or MAX_SHARD_BYTES),
         *(_base_problems(candidate, base, base_digest, manifest) if base is not None else []),
     ]
 
@@ -90,11 +90,11 @@ def _mapping_problems(candidate: Checkpoint, manifest: Manifest) -> list[str]:
     return [] if mapping == expert_mapping(manifest, layers) else [f"{MAPPING_FILE} does not agree with the keep sets"]
 
 
-def _shard_problems(candidate: Checkpoint) -> list[str]:
+def _shard_problems(candidate: Checkpoint, limit: int) -> list[str]:
     problems = [
-        f"{shard.name} has {size} bytes, more than {MAX_SHARD_BYTES}"
+        f"{shard.name} has {size} bytes, more than {limit}"
         for shard in candidate.shards
-        if (size := shard.stat().st_size) > MAX_SHARD_BYTES
+        if (size := shard.stat().st_size) > limit
     ]
     return problems + candidate.family.parted(candidate.tensors)
 

@@ -75,8 +75,14 @@ class Manifest(_Strict):
     provenance: dict[str, Any]
     """Method, parameters, profile: whatever the selection wants to be remembered by."""
     tool: ToolRecord
+    max_shard_bytes: Count | None = None
+    """Not there where it is the limit that published shards keep to."""
     files: dict[FileName, FileRecord]
     """Every file of the checkpoint but the manifest itself."""
+
+    def content(self) -> dict[str, Any]:
+        """Of manifest.json."""
+        return self.model_dump(exclude={"max_shard_bytes"} if self.max_shard_bytes is None else None)
 
     @property
     def selection(self) -> Selection:

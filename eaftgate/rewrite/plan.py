@@ -16,7 +16,8 @@ from eaftgate.checkpoint.header import DTYPE_BITS, LENGTH_BYTES, METADATA_KEY, T
 from eaftgate.errors import UserError
 from eaftgate.families.family import Kept
 
-MAX_SHARD_BYTES = 5_000_000_000
+GB = 1_000_000_000
+MAX_SHARD_BYTES = 5 * GB
 """5 GB decimal: the limit published shards and the Hub keep to."""
 _ALIGNMENT = 8
 _METADATA = {"format": "pt"}
@@ -93,18 +94,29 @@ def plan_pieces(
     """
     limit = max_shard_bytes - _EMPTY_HEADER_BYTES
     groups = _groups(pieces, shard_group)
-    sizes = [sum(piece.kept.nbytes + _entry_size(piece) for piece in group) for group in groups]
+    sizes = [_size(group) for group in groups]
     for group, size in zip(groups, sizes, strict=True):
         if size > limit:
             raise UserError(
-                f"tensor {group[0].entry.name!r} and what belongs with it need {size} bytes, "
-                f"more than the shard limit of {max_shard_bytes}; raise the limit"
+                f"tensor {group[0].entry.name!r} and what belongs with it need {size} bytes, more than the shard limit "
+                f"of {max_shard_bytes}; raise it with --max-shard-gb {in_gb(size + _EMPTY_HEADER_BYTES)}"
             )
     shards = [[piece for group in groups[cut] for piece in group] for cut in balanced(sizes, limit)]
     return [
         _shard_plan(f"model-{number:05d}-of-{len(shards):05d}.safetensors", together)
         for number, together in enumerate(shards, start=1)
     ]
+
+
+def smallest_limit(base: Checkpoint, keep_n: int) -> int:
+    """The least shard limit, in bytes, that keeping so many experts a layer can hold to."""
+    pieces = kept_pieces(base, [range(keep_n)] * base.num_layers)
+    return _EMPTY_HEADER_BYTES + max(_size(group) for group in _groups(pieces, base.family.shard_group))
+
+
+def in_gb(limit: int) -> int:
+    """A shard limit in the unit of --max-shard-gb, rounded up."""
+    return -(-limit // GB)
 
 
 def balanced(sizes: Sequence[int], limit: int) -> list[slice]:
@@ -124,6 +136,10 @@ def _filled(sizes: Sequence[int], limit: int) -> list[slice]:
             filled = 0
         filled += size
     return [slice(start, stop) for start, stop in zip(starts, [*starts[1:], len(sizes)], strict=True)]
+
+
+def _size(group: Sequence[Piece]) -> int:
+    return sum(piece.kept.nbytes + _entry_size(piece) for piece in group)
 
 
 def _groups(pieces: Iterable[Piece], shard_group: Callable[[str], tuple[int, int, str]]) -> list[list[Piece]]:

@@ -82,9 +82,10 @@ def rewrite_checkpoint(
         keep=rows,
         provenance=provenance,
         tool=ToolRecord(version=__version__),
+        max_shard_bytes=None if max_shard_bytes <= MAX_SHARD_BYTES else max_shard_bytes,
         files={},
     )
-    request = {"manifest": manifest.model_dump(), "max_shard_bytes": max_shard_bytes}
+    request = {"manifest": manifest.content(), "max_shard_bytes": max_shard_bytes}
     json.dumps(request, allow_nan=False)  # a provenance that is not JSON must fail now, not after the copy
     total = sum(plan.size for plan in plans)
     with build(out, request, needs=f"whose shards take {total} bytes") as work:
@@ -148,7 +149,7 @@ def _write_companions(
     write_index(plans, payload)
     write_json(payload / MAPPING_FILE, expert_mapping(manifest, base.dimensions.moe_layers))
     listed = manifest.model_copy(update={"files": file_records(payload, finished)})
-    write_json(payload / MANIFEST_FILE, listed.model_dump())
+    write_json(payload / MANIFEST_FILE, listed.content())
 
 
 def copy_companions(base: Checkpoint, payload: Path) -> None:

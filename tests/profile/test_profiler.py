@@ -390,6 +390,16 @@ def test_values_that_are_not_finite(
     assert not (tmp_path / "profile").exists()
 
 
+def test_a_stored_value_that_is_not_finite_is_named(base: Checkpoint, request_: ProfileRequest, tmp_path: Path) -> None:
+    path = Path(shutil.copytree(base.path, tmp_path / "nan"))
+    entry = base.tensors["model.layers.1.self_attn.q_proj.weight"]
+    with (path / entry.shard).open("r+b") as stream:
+        stream.seek(entry.begin + 6)
+        stream.write(b"\xc0\x7f")
+    with pytest.raises(UserError, match=rf"{entry.shard}: tensor '{entry.name}' holds NaN or infinity at element 3;"):
+        profile(open_checkpoint(path), request_, tmp_path / "profile")
+
+
 def test_out_of_memory(
     base: Checkpoint, request_: ProfileRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
