@@ -167,7 +167,7 @@ def by_server(results: Results, given: argparse.Namespace) -> None:
     path, blocks = FIXTURE / "checkpoint", fixture_blocks()
     reference = collected(transformers_collector(LoadedModel(), path, "cpu", "float32", batch_size=4), blocks)
     with server(path, given) as url:
-        found = collected(EndpointCollector(url, is_mxfp4=True), blocks)
+        found = collected(EndpointCollector(url, is_mxfp4=True, vocab_size=open_checkpoint(path).vocab_size), blocks)
     compare(results, f"{path.name} sglang server", reference, found)
 
 
@@ -267,6 +267,7 @@ def engine_alone(results: Results, path: Path, shapes: list[Blocks]) -> dict[int
     takes, for the record."""
     import sglang
 
+    vocab_size = open_checkpoint(path).vocab_size
     engine = sglang.Engine(model_path=str(path), **EngineOptions().arguments())
     rates = {}
     for blocks in shapes:
@@ -286,9 +287,10 @@ def engine_alone(results: Results, path: Path, shapes: list[Blocks]) -> dict[int
             answers.append(ask(20))
 
         seconds = timed(keep, repeats=1)
+        of_blocks = json.loads(json.dumps(answers[-1]))  # as a server sends them
         started = time.perf_counter()
-        for answer, ids_S, scored_S in zip(answers[-1], blocks.token_ids_BS, blocks.scored_BS, strict=True):
-            stats_of_answer(answer["meta_info"], ids_S, scored_S)
+        for answer, ids_S, scored_S in zip(of_blocks, blocks.token_ids_BS, blocks.scored_BS, strict=True):
+            stats_of_answer(answer, ids_S, scored_S, vocab_size=vocab_size, where="benchmark")
         arrays = time.perf_counter() - started
         results.add("speed", f"engine k=20 {blocks.seq_len}", tokens_per_second=tokens / seconds, arrays_seconds=arrays)
     engine.shutdown()

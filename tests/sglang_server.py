@@ -1,12 +1,13 @@
-"""A server on this machine that answers in SGLang's form, sometimes late, sometimes not at all.
+"""A server on this machine that answers in SGLang's form, sometimes late, sometimes not at all, or lies.
 
 Its log-probabilities depend on the token before and on the place, and on nothing else: whatever model it is said to
 serve.
 """
 
 import json
+import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -45,18 +46,25 @@ class Server:
     """Before the next answers: a status to fail with, or None to drop the connection."""
     backend: str = "triton_kernel"
     asked: int = 0
+    model: str = ""
+    lie: Callable[[list[dict[str, Any]]], Any] | None = None
+    """Makes other answers of what would be answered."""
+    instead: Callable[[BaseHTTPRequestHandler], None] | None = None
+    """Answers in the place of an answer."""
+    at: Callable[[int], None] = lambda _: None
+    """Gets the number of a question when that was answered."""
 
 
 @contextmanager
 def serving(model: str, vocabulary: int) -> Iterator[Server]:
-    state = Server()
+    state = Server(model=model)
 
     class Handler(BaseHTTPRequestHandler):
         def log_message(self, *_: Any) -> None:
             pass
 
         def do_GET(self) -> None:
-            described = {"model_path": model, "version": "0.5.16", "moe_runner_backend": state.backend}
+            described = {"model_path": state.model, "version": "0.5.16", "moe_runner_backend": state.backend}
             self._say(200, described)
 
         def do_POST(self) -> None:
@@ -70,17 +78,27 @@ def serving(model: str, vocabulary: int) -> Iterator[Server]:
                 self._say(status, {})
                 return
             assert (question["logprob_start_len"], question["top_logprobs_num"]) == (0, 20)
-            self._say(200, [answer(ids, vocabulary) for ids in question["input_ids"]])
+            answers = [answer(ids, vocabulary) for ids in question["input_ids"]]
+            number = state.asked
+            if state.instead is not None:
+                state.instead(self)
+            else:
+                self._say(200, answers if state.lie is None else state.lie(answers))
+            state.at(number)
 
         def _say(self, status: int, value: Any) -> None:
-            body = json.dumps(value).encode()
+            body = re.sub(r'"RAW(.*?)"', r"\1", json.dumps(value)).encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
 
-    httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=httpd.serve_forever, daemon=True)
+    class Quiet(ThreadingHTTPServer):
+        def handle_error(self, *_: Any) -> None:
+            """A client that has seen enough goes away."""
+
+    httpd = Quiet(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=httpd.serve_forever, args=(0.005,), daemon=True)
     thread.start()
     state.url = f"http://127.0.0.1:{httpd.server_address[1]}"
     try:

@@ -135,6 +135,24 @@ def _problem(stats: TokenStats, expected_tokens: int, vocab_size: int | None) ->
     return None
 
 
+def check_reference(stats: TokenStats, token_T: NDArray[Any], *, where: str) -> None:
+    """Of an engine that names its own top 20: no token is twice among them, and `token_T` is as likely as it is there,
+    or not above the least of them. Raises UserError naming `where`."""
+    ids_TK, logprobs_TK = stats.top_ids_TK, stats.top_logprobs_TK
+    own_TK = ids_TK == token_T[:, None]
+    own_T = np.where(own_TK, logprobs_TK, -np.inf).max(axis=1)
+    named_T, least_T = own_TK.any(axis=1), logprobs_TK.min(axis=1)
+    problem = None
+    if (np.diff(np.sort(ids_TK, axis=1), axis=1) == 0).any():
+        problem = "a token is twice among the top 20"
+    elif (np.abs(stats.logprob_T[named_T] - own_T[named_T]) > LOGPROB_TOLERANCE).any():
+        problem = "a token's log-probability is not the one it has among its top 20"
+    elif (stats.logprob_T[~named_T] > least_T[~named_T] + LOGPROB_TOLERANCE).any():
+        problem = "a token is likelier than one of its top 20, and not among them"
+    if problem:
+        raise UserError(f"{where}: {problem}; the model or its engine is broken")
+
+
 def count_not_finite(stats: TokenStats) -> int:
     """Scored tokens of which a number is NaN or infinite."""
     finite = np.isfinite(stats.logprob_T) & np.isfinite(stats.entropy_T)

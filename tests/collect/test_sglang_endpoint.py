@@ -45,7 +45,7 @@ def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_counted_token_gets_the_servers_numbers(server: Server) -> None:
-    collector = EndpointCollector(server.url, is_mxfp4=True, call_tokens=2 * SEQ_LEN)
+    collector = EndpointCollector(server.url, is_mxfp4=True, vocab_size=VOCABULARY, call_tokens=2 * SEQ_LEN)
     found = list(collector.batches(BLOCK, 0))
     assert [count for count, _ in found] == [2, 2, 2, 2, 1]
     stats = concatenate([stats for _, stats in found])
@@ -61,14 +61,14 @@ def test_every_counted_token_gets_the_servers_numbers(server: Server) -> None:
 
 
 def test_it_resumes_at_a_block(server: Server) -> None:
-    collector = EndpointCollector(server.url, is_mxfp4=True, call_tokens=2 * SEQ_LEN)
+    collector = EndpointCollector(server.url, is_mxfp4=True, vocab_size=VOCABULARY, call_tokens=2 * SEQ_LEN)
     stats = concatenate([stats for _, stats in collector.batches(BLOCK, 6)])
     assert len(stats) == int(BLOCK.scored_BS[6:].sum())
 
 
 def test_a_dropped_connection_and_a_busy_server_are_asked_again(server: Server) -> None:
     server.failures = [None, 503]
-    collector = EndpointCollector(server.url, is_mxfp4=True, call_tokens=BLOCKS * SEQ_LEN)
+    collector = EndpointCollector(server.url, is_mxfp4=True, vocab_size=VOCABULARY, call_tokens=BLOCKS * SEQ_LEN)
     ((count, stats),) = collector.batches(BLOCK, 0)
     assert (count, len(stats), server.asked) == (BLOCKS, BLOCK.num_scored, 3)
 
@@ -76,7 +76,7 @@ def test_a_dropped_connection_and_a_busy_server_are_asked_again(server: Server) 
 @pytest.mark.parametrize("failures", [[503] * 3, [400]])
 def test_a_server_that_stays_broken_or_refuses_is_one_sentence(server: Server, failures: list[int | None]) -> None:
     server.failures = list(failures)
-    collector = EndpointCollector(server.url, is_mxfp4=True, call_tokens=BLOCKS * SEQ_LEN)
+    collector = EndpointCollector(server.url, is_mxfp4=True, vocab_size=VOCABULARY, call_tokens=BLOCKS * SEQ_LEN)
     with pytest.raises(UserError, match="does not answer"):
         list(collector.batches(BLOCK, 0))
     assert server.asked == len(failures)
@@ -85,8 +85,11 @@ def test_a_server_that_stays_broken_or_refuses_is_one_sentence(server: Server, f
 def test_a_server_that_dequantises_is_refused(server: Server) -> None:
     server.backend = "triton"
     with pytest.raises(UserError, match="dequantises MXFP4 experts"):
-        EndpointCollector(server.url, is_mxfp4=True)
-    assert EndpointCollector(server.url, is_mxfp4=False).settings()["moe_runner_backend"] == "triton"
+        EndpointCollector(server.url, is_mxfp4=True, vocab_size=VOCABULARY)
+    assert (
+        EndpointCollector(server.url, is_mxfp4=False, vocab_size=VOCABULARY).settings()["moe_runner_backend"]
+        == "triton"
+    )
 
 
 def test_the_endpoint_is_the_one_that_serves_the_checkpoint(server: Server) -> None:
@@ -121,10 +124,10 @@ def no_tokens(meta: dict[str, Any]) -> None:
     ],
 )
 def test_an_answer_of_another_form_or_block_is_refused(damage: Any) -> None:
-    meta = answer(IDS.tolist(), VOCABULARY)["meta_info"]
-    damage(meta)
-    with pytest.raises(UserError, match="cannot be read"):
-        stats_of_answer(meta, IDS, COUNTED)
+    said = answer(IDS.tolist(), VOCABULARY)
+    damage(said["meta_info"])
+    with pytest.raises(UserError, match=r"^block 7: the answer cannot be read \(.*its version of SGLang may not suit$"):
+        stats_of_answer(said, IDS, COUNTED, vocab_size=VOCABULARY, where="block 7")
 
 
 RECORDED = Path(__file__).parents[2] / "fixtures" / "sglang" / "answer.json"
@@ -138,7 +141,7 @@ def test_what_an_engine_answered_is_what_the_model_says() -> None:
     scored_BS[:, 0] = False
     found = concatenate(
         [
-            stats_of_answer(answer["meta_info"], ids_S, counted_S)
+            stats_of_answer(answer, ids_S, counted_S, vocab_size=1 << 11, where="recorded")
             for answer, ids_S, counted_S in zip(recorded["answers"], token_ids_BS, scored_BS, strict=True)
         ]
     )

@@ -27,6 +27,10 @@ class Sglang:
             if given.get(name, 1) < 1:
                 raise UserError(f"--{name} is {given[name]}: it must be at least 1")
         if given.get("endpoint"):
+            from eaftgate.collect.sglang.exchange import place_of
+
+            for url in given["endpoint"]:
+                place_of(url)
             return Needs(scores_copies=False)
         gpus = given.get("tp", 1) * given.get("dp", 1)
         return Needs(gpus=gpus, lowered_by=("--tp", "--dp"), starts_engines=True)

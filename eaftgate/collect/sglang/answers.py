@@ -1,4 +1,4 @@
-"""From what an SGLang server answers to arrays, without a loop over tokens in Python.
+"""From what an SGLang server answers to arrays, without a loop over tokens in Python. What contradicts itself is none.
 
 With logprob_start_len 0 a prompt of S tokens gets S entries: (logprob, id, text) of each token, the first without a
 logprob, and for each but the first its top alternatives, best first, as such triples.
@@ -6,7 +6,7 @@ logprob, and for each but the first its top alternatives, best first, as such tr
 Shapes: S tokens of a block, T scored tokens, K alternatives.
 """
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from itertools import chain
 from typing import Any
 
@@ -14,38 +14,84 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import log_softmax
 
-from eaftgate.collect.collection import TOP_K, TokenStats
+from eaftgate.collect.collection import LOGPROB_TOLERANCE, TOP_K, TokenStats, check_reference
 from eaftgate.errors import UserError
 
 _TRIPLE = 3
+_UNREADABLE = (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError)
+"""What reading a value of another form raises."""
 
 
-def stats_of_answer(meta_info: Mapping[str, Any], token_ids_S: NDArray[Any], scored_S: NDArray[np.bool_]) -> TokenStats:
-    """Statistics of a block's scored tokens. Raises UserError when the answer is not of this block or of this form."""
+def stats_of_answer(
+    answer: Any, token_ids_S: NDArray[Any], scored_S: NDArray[np.bool_], *, vocab_size: int, where: str
+) -> TokenStats:
+    """Statistics of a block's scored tokens. Raises UserError when the answer is not of this block or of this form, or
+    contradicts itself."""
     place_T = np.flatnonzero(scored_S)
     try:
-        given, tops = meta_info["input_token_logprobs"], meta_info["input_top_logprobs"]
-        if len(given) != len(token_ids_S) or len(tops) != len(token_ids_S):
-            raise ValueError(f"{len(given)} and {len(tops)} entries for {len(token_ids_S)} tokens")
-        chosen = [given[place] for place in place_T.tolist()]
-        alternatives = list(chain.from_iterable(tops[place] for place in place_T.tolist()))
-        given_T3 = np.array(chosen, dtype=object).reshape(-1, _TRIPLE)
-        top_TK3 = np.array(alternatives, dtype=object).reshape(len(place_T), TOP_K, _TRIPLE)
-        logprob_T = given_T3[:, 0].astype(np.float32)
-        id_T = given_T3[:, 1].astype(np.int64)
-        other_T = id_T != token_ids_S[place_T]
-        # SGLang reports the last id of a vocabulary as 0 (0.5.16, logprob_result_processor: room for images' hashes).
-        if id_T[other_T].any() or len(np.unique(token_ids_S[place_T][other_T])) > 1:
-            raise ValueError("the tokens are others")
-        top_logprobs_TK = top_TK3[:, :, 0].astype(np.float32)
-        top_ids_TK = top_TK3[:, :, 1].astype(np.int32)
-    except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise UserError(f"the SGLang server's answer cannot be read ({error}): its version may not suit") from None
+        meta = answer["meta_info"]
+        given, tops = meta["input_token_logprobs"], meta["input_top_logprobs"]
+        counts = len(given), len(tops), meta.get("prompt_tokens", len(token_ids_S))
+        if counts != (len(token_ids_S),) * 3:
+            raise ValueError(f"{counts[0]} and {counts[1]} entries of {counts[2]} tokens for {len(token_ids_S)}")
+        logprobs, ids = _columns(given)
+        _check_asked(_ids(ids, vocab_size), token_ids_S, vocab_size)
+        logprob_T = _logprobs([logprobs[place] for place in place_T.tolist()])
+        of_T = [tops[place] for place in place_T.tolist()]
+        if not set(map(type, of_T)) <= {list} or not set(map(len, of_T)) <= {TOP_K}:
+            raise ValueError(f"not every token has its top {TOP_K}")
+        logprobs, ids = _columns(list(chain.from_iterable(of_T)))
+        top_logprobs_TK = _logprobs(logprobs).reshape(len(place_T), TOP_K)
+        top_ids_TK = _ids(ids, vocab_size).astype(np.int32).reshape(len(place_T), TOP_K)
+        if (np.diff(top_logprobs_TK, axis=1) > LOGPROB_TOLERANCE).any():
+            raise ValueError(f"a top {TOP_K} is not in descending order")
+    except _UNREADABLE as error:
+        reason = f"there is no {error}" if isinstance(error, KeyError) else error
+        raise UserError(f"{where}: the answer cannot be read ({reason}): its version of SGLang may not suit") from None
     # Servers may round equal values in any order; sorted, they are what the other collectors give.
     order_TK = np.argsort(-top_logprobs_TK, axis=1, kind="stable")
     top_logprobs_TK = np.take_along_axis(top_logprobs_TK, order_TK, axis=1)
     top_ids_TK = np.take_along_axis(top_ids_TK, order_TK, axis=1)
-    return TokenStats(np.minimum(logprob_T, 0), normalised_entropy(top_logprobs_TK), top_ids_TK, top_logprobs_TK)
+    stats = TokenStats(logprob_T, normalised_entropy(top_logprobs_TK), top_ids_TK, top_logprobs_TK)
+    check_reference(stats, token_ids_S[place_T], where=where)
+    return TokenStats(np.minimum(logprob_T, 0), stats.entropy_T, top_ids_TK, top_logprobs_TK)
+
+
+def _columns(entries: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+    """The log-probabilities and the ids of triples. Raises ValueError for what is none."""
+    if not set(map(type, entries)) <= {list} or not set(map(len, entries)) <= {_TRIPLE}:
+        raise ValueError("an entry is not a log-probability, an id and a text")
+    flat = list(chain.from_iterable(entries))
+    return flat[::_TRIPLE], flat[1::_TRIPLE]
+
+
+def _logprobs(values: list[Any]) -> NDArray[np.float32]:
+    """Raises ValueError for what is no log-probability."""
+    if not set(map(type, values)) <= {float, int}:
+        raise ValueError("a log-probability is not a number")
+    found = np.array(values, np.float64)
+    if found.size and found.max() > LOGPROB_TOLERANCE:
+        raise ValueError(f"a log-probability is {found.max():g}, which is above 0")
+    if found.size and found.min() < np.finfo(np.float32).min:
+        raise ValueError(f"a log-probability is {found.min():g}")
+    return found.astype(np.float32)
+
+
+def _ids(values: list[Any], vocab_size: int) -> NDArray[np.int64]:
+    """Raises ValueError for what is no token of the vocabulary."""
+    if not set(map(type, values)) <= {int}:
+        raise ValueError("a token's id is not a whole number")
+    if values and not 0 <= min(values) <= max(values) < vocab_size:
+        raise ValueError(f"a token's id is not one of the {vocab_size}")
+    return np.array(values, np.int64)
+
+
+def _check_asked(id_S: NDArray[np.int64], token_ids_S: NDArray[Any], vocab_size: int) -> None:
+    """Raises ValueError when the answer is of other tokens than were asked about."""
+    # SGLang reports the last id of a vocabulary as 0 (0.5.16, logprob_result_processor: room for images' hashes).
+    as_reported_S = np.where(token_ids_S < vocab_size - 1, token_ids_S, 0)
+    if ((id_S != token_ids_S) & (id_S != as_reported_S)).any():
+        raise ValueError("it is of other tokens than were asked about")
 
 
 def normalised_entropy(top_logprobs_TK: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from eaftgate import __version__
-from eaftgate.collect.collection import TokenStats, concatenate
+from eaftgate.collect.collection import TokenStats, check_reference, concatenate
 from eaftgate.collect.collector import ScoredModel
 from eaftgate.collect.sglang import spool
 from eaftgate.collect.sglang.engine import Engine
@@ -185,9 +185,9 @@ class SglangCollector:
 
     @staticmethod
     def _take(blocks: Blocks, start: int, count: int, directory: Path) -> TokenStats:
-        return concatenate(
-            [
-                spool.take_answer(directory / f"{block:09d}", int(blocks.scored_BS[block].sum()))
-                for block in range(start, start + count)
-            ]
-        )
+        found = []
+        for block in range(start, start + count):
+            token_T = blocks.token_ids_BS[block][blocks.scored_BS[block]]
+            found.append(spool.take_answer(directory / f"{block:09d}", len(token_T)))
+            check_reference(found[-1], token_T, where=f"pack {blocks.pack}, seq_len {blocks.seq_len}, block {block}")
+        return concatenate(found)

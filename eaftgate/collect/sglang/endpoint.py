@@ -1,43 +1,77 @@
 """Scoring over HTTP with an SGLang server or router that somebody else runs: how users scale out."""
 
-import json
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from eaftgate import __version__
+from eaftgate.checkpoint.checkpoint import CONFIG_FILE
+from eaftgate.checkpoint.config import read_config
 from eaftgate.collect.collection import TOP_K, TokenStats, concatenate
 from eaftgate.collect.collector import ScoredModel
 from eaftgate.collect.sglang.answers import stats_of_answer
 from eaftgate.collect.sglang.engine import DEQUANTISING
+from eaftgate.collect.sglang.exchange import Bounds, Place, ask, place_of
 from eaftgate.errors import UserError
 from eaftgate.packs.blocks import Blocks
+from eaftgate.strict_json import read_object, shown
 
 CALL_TOKENS = 1 << 14
 OTHER_BATCHES = 8
 """The noise floor sends that part of them at a time."""
 IN_FLIGHT = 4
 RETRY_SECONDS = (1.0, 4.0, 16.0)
-TIMEOUT_SECONDS = 600.0
+IDLE_SECONDS = 600.0
+"""A server says nothing while a question waits and is computed."""
+SLOWEST = 100
+"""Tokens a second that a server must manage, of those in flight."""
+ENTRY_BYTES = 64
+"""Of a log-probability with its id, in JSON; SGLang's have 35."""
+DESCRIBING = Bounds(idle=30.0, total=60.0, nbytes=1 << 22)
 RECORDED = ("version", "moe_runner_backend", "attention_backend", "dtype", "quantization", "tp_size", "dp_size")
 """What of the server's own description decides the numbers."""
+SERVED = ("model_path", "weight_version")
+_MAX_CHARACTERS = 300
+_Described = dict[str, str | float | None]
+
+
+def bounds_of(num_tokens: int) -> Bounds:
+    """What an answer about so many tokens can take and can hold."""
+    return Bounds(
+        idle=IDLE_SECONDS,
+        total=IDLE_SECONDS + IN_FLIGHT * num_tokens / SLOWEST,
+        nbytes=(1 << 20) + ENTRY_BYTES * (1 + TOP_K) * num_tokens,
+    )
+
+
+def described(place: Place, path: str, keys: Sequence[str], *, waits: Sequence[float] = ()) -> _Described:
+    """What a server says of itself at `path`, under `keys`. Raises UserError."""
+    found = ask(place, path, bounds=DESCRIBING, waits=waits, remedy="is an SGLang server running there?")
+    values = {key: found.get(key) for key in keys} if isinstance(found, dict) else {"": found}
+    for value in values.values():
+        if not isinstance(value, str | int | float | None) or len(str(value)) > _MAX_CHARACTERS:
+            raise UserError(f"{place.url}{path} answers {shown(value)}: is an SGLang server running there?")
+    return values
 
 
 def endpoint_for(urls: Sequence[str], path: Path, name: str) -> str:
     """The one of `urls` that serves the checkpoint at `path`, also known as `name`. Raises UserError when none does."""
-    served = {url: str(get_json(url, "/model_info").get("model_path")) for url in urls}
+    served = {url: str(described(place_of(url), "/model_info", SERVED)["model_path"]) for url in urls}
     for url, model in served.items():
-        if model == name or (Path(model).exists() and Path(model).resolve() == path.resolve()):
+        if model == name or _is_directory(model, path):
             return url
     found = ", ".join(f"{url} serves {model}" for url, model in served.items())
     raise UserError(f"no --endpoint serves {name} ({found}): start one, and pass its URL too")
+
+
+def _is_directory(model: str, path: Path) -> bool:
+    try:
+        return Path(model).samefile(path)
+    except (OSError, ValueError):  # of no such file, or of what can be none
+        return False
 
 
 class Servers:
@@ -50,7 +84,9 @@ class Servers:
         """A server batches by itself; handed less at a time, it makes other batches."""
         calls = CALL_TOKENS // (OTHER_BATCHES if other_batches else 1)
         url = endpoint_for(self._urls, model.path, model.source)
-        return EndpointCollector(url, is_mxfp4=model.is_mxfp4, call_tokens=calls)
+        file = model.path / CONFIG_FILE
+        _, dimensions = read_config(read_object(file, what="the model configuration"), where=file)
+        return EndpointCollector(url, is_mxfp4=model.is_mxfp4, vocab_size=dimensions.vocab_size, call_tokens=calls)
 
     def close(self) -> None:
         """They are not ours to end."""
@@ -59,9 +95,10 @@ class Servers:
 class EndpointCollector:
     """`call_tokens` are sent at a time."""
 
-    def __init__(self, url: str, *, is_mxfp4: bool, call_tokens: int = CALL_TOKENS) -> None:
-        self._url, self._call_tokens = url.rstrip("/"), call_tokens
-        self._server = {key: get_json(url, "/server_info").get(key) for key in RECORDED}
+    def __init__(self, url: str, *, is_mxfp4: bool, vocab_size: int, call_tokens: int = CALL_TOKENS) -> None:
+        self._place, self._vocab_size, self._call_tokens = place_of(url), vocab_size, call_tokens
+        self._served = described(self._place, "/model_info", SERVED)
+        self._server = described(self._place, "/server_info", RECORDED)
         if is_mxfp4 and self._server["moe_runner_backend"] in DEQUANTISING:
             raise UserError(f"{url} dequantises MXFP4 experts: start it with another --moe-runner-backend")
 
@@ -82,10 +119,25 @@ class EndpointCollector:
                 for place, start in enumerate(starts):
                     while len(pending) < min(place + IN_FLIGHT, len(starts)):
                         pending.append(pool.submit(self._score, blocks, starts[len(pending)], size))
-                    yield min(size, blocks.num_blocks - start), pending[place].result()
+                    stats = pending[place].result()
+                    self._check_served(last=place == len(starts) - 1)
+                    yield min(size, blocks.num_blocks - start), stats
             finally:
                 for future in pending:
                     future.cancel()
+
+    def _check_served(self, *, last: bool) -> None:
+        """Raises UserError when the server has another model than at first: before what it answered is kept."""
+        was, now = dict(self._served), described(self._place, "/model_info", SERVED, waits=RETRY_SECONDS)
+        if last:
+            was |= self._server
+            now |= described(self._place, "/server_info", RECORDED, waits=RETRY_SECONDS)
+        for key in was:
+            if was[key] != now[key]:
+                raise UserError(
+                    f"{self._place.url} was changed while it was asked ({key} was {shown(was[key])} and is "
+                    f"{shown(now[key])}): let it serve one model, and run again"
+                )
 
     def _score(self, blocks: Blocks, start: int, size: int) -> TokenStats:
         chosen = np.s_[start : min(start + size, blocks.num_blocks)]
@@ -97,39 +149,17 @@ class EndpointCollector:
             "logprob_start_len": 0,
             "top_logprobs_num": TOP_K,
         }
-        answers = post_json(f"{self._url}/generate", question)
+        bounds = bounds_of(token_ids_BS.size)
+        answers = ask(self._place, "/generate", question, bounds=bounds, waits=RETRY_SECONDS)
         if not isinstance(answers, list) or len(answers) != len(token_ids_BS):
-            raise UserError(f"{self._url} did not answer every block: its version of SGLang may not suit")
+            raise UserError(f"{self._place.url} did not answer every block: its version of SGLang may not suit")
         return concatenate(
             [
-                stats_of_answer(answer["meta_info"], ids_S, scored_S)
-                for answer, ids_S, scored_S in zip(answers, token_ids_BS, scored_BS, strict=True)
+                stats_of_answer(
+                    answer, ids_S, scored_S, vocab_size=self._vocab_size, where=f"{self._place.url}, block {block}"
+                )
+                for block, (answer, ids_S, scored_S) in enumerate(
+                    zip(answers, token_ids_BS, scored_BS, strict=True), start
+                )
             ]
         )
-
-
-def post_json(url: str, question: dict[str, Any]) -> Any:
-    """Asked again after a dropped connection or an overloaded server; the answer is the same."""
-    body = json.dumps(question).encode()
-    request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
-    for wait in (*RETRY_SECONDS, None):
-        try:
-            with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response:
-                return json.load(response)
-        except (OSError, HTTPException, ValueError) as error:
-            reason, refused = str(error), isinstance(error, urllib.error.HTTPError) and error.code < 500
-            if isinstance(error, urllib.error.HTTPError):
-                error.close()  # it is the response, too
-        if wait is None or refused:
-            raise UserError(f"{url} does not answer ({reason}): see the server's log")
-        time.sleep(wait)
-    raise AssertionError("unreachable")
-
-
-def get_json(url: str, path: str) -> dict[str, Any]:
-    try:
-        with urllib.request.urlopen(f"{url.rstrip('/')}{path}", timeout=30.0) as response:
-            found = json.load(response)
-        return dict(found)
-    except (OSError, HTTPException, ValueError, TypeError) as error:
-        raise UserError(f"--endpoint {url} does not answer ({error}): is an SGLang server running there?") from None
