@@ -25,7 +25,7 @@ from eaftgate.collect.store import CollectionStore, Request
 from eaftgate.errors import UserError
 
 VOCABULARY, SEQ_LEN, BLOCKS = 64, 12, 9
-NBYTES = 100_000
+NBYTES = 200_000
 BLOCK = content_blocks(
     pack="p",
     seq_len=SEQ_LEN,
@@ -257,8 +257,8 @@ def cuts_off(handler: Handler) -> None:
         (drips_headers, "no whole answer in 0.6 seconds"),
         (goes_on_for_ever, "no whole answer in 0.6 seconds"),
         (says_nothing, "does not answer ("),
-        (never_ends, "more than the 100,000 bytes that an answer to this question can have"),
-        (announces_too_much, "more than the 100,000 bytes"),
+        (never_ends, "more than the 200,000 bytes that an answer to this question can have"),
+        (announces_too_much, "more than the 200,000 bytes"),
         (redirects, "HTTP status 307, a redirect, which is not followed"),
         (refuses_at_length, r"HTTP status 400 \x1b[31mno verdict: PASS"),
         (cuts_off, "IncompleteRead(1 bytes read, 99 more expected)"),
