@@ -130,7 +130,7 @@ LIES: dict[str, tuple[Lie, str]] = {
     "a log-probability as a word": (entries(put(0, "-1.5")), "a log-probability is not a number"),
     "a log-probability that is true": (entries(put(0, True)), "a log-probability is not a number"),
     "an endless log-probability": (entries(put(0, -1e300)), "a log-probability is -1e+300"),
-    "an enormous integer": (entries(put(0, -(10**310))), "cannot be read"),
+    "an enormous integer": (entries(put(0, -(10**310))), "too large a number"),
     "NaN": (entries(put(0, float("nan"))), "NaN is not a JSON number"),
     "infinity": (tops(lambda top: put(0, -float("inf"))(top[-1])), "Infinity is not a JSON number"),
     "a token likelier than its entry": (entries(likelier), "not the one it has among its top 20"),
