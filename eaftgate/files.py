@@ -56,6 +56,28 @@ def write_failure(error: Exception, out: Path, *, needs: str = "") -> UserError:
     return UserError(f"{where} failed while writing {out} ({reason}); correct it and run again")
 
 
+def is_regular(path: Path) -> bool:
+    """Whether there is a regular file at `path`: nothing else (a FIFO, a device, a directory) is ever opened."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name that is too long or holds a NUL, a directory that may not be looked into
+        return False
+
+
+def read_regular(path: Path, *, what: str, limit: int) -> bytes:
+    """The bytes of a regular file of at most `limit` bytes. `what` names it in the sentence. Raises UserError."""
+    if not is_regular(path):
+        raise UserError(f"{what} not found: there is no file {str(path)[:1000]}")
+    try:
+        with path.open("rb") as stream:
+            data = stream.read(limit + 1)
+    except OSError as error:
+        raise UserError(f"{what} cannot be read: {path} ({error.strerror}); check its permissions") from None
+    if len(data) > limit:
+        raise UserError(f"{what} {path} is larger than {limit} bytes: it is none")
+    return data
+
+
 def sha256_file(path: Path) -> str:
     digest = hashlib.sha256()
     with path.open("rb") as stream:

@@ -14,13 +14,13 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from tokenize import TokenError
 from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from eaftgate.arrays import DamagedArray, open_array
 from eaftgate.errors import UserError
 from eaftgate.files import sha256_file, sha256_json
 from eaftgate.records import Record
@@ -87,13 +87,13 @@ def save_shard(directory: Path, name: str, shard: TraceShard) -> None:
 
 def load_shard(path: Path) -> TraceShard:
     try:
-        columns = {name: np.load(path / f"{name}.npy", mmap_mode="r") for name in _arrays_of(path)}
+        columns = {name: open_array(path / f"{name}.npy") for name in _arrays_of(path)}
         if "kind_T" not in columns:
             tokens = len(columns["p_T"])
             columns["token_T"], columns["kind_T"] = np.full(tokens, -1, np.int32), np.zeros(tokens, np.uint8)
             columns["content_T"] = np.ones(tokens, bool)
         return TraceShard(**columns)
-    except (OSError, ValueError, EOFError, SyntaxError, TokenError) as error:  # of an empty file, and a broken header
+    except (OSError, DamagedArray) as error:
         raise UserError(f"trace shard {path} is damaged ({error}): profile again") from None
 
 

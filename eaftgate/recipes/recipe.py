@@ -9,6 +9,7 @@ option makes of them. Paths, but for `extends`, are relative to the working dire
 A recipe that is named, to be used or extended, and is no file there is a shipped one, with or without its .yaml.
 """
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +18,14 @@ from typing import Any
 import yaml
 
 from eaftgate.errors import UserError
+from eaftgate.files import is_regular
+from eaftgate.strict_yaml import read_yaml
 
 RECIPE_FILE = "reap-recipe.yaml"
 """Of a pruned checkpoint: what made it."""
 EXTENDS = "extends"
+MAX_EXTENDED = 50
+"""Files one after the other, and in one file."""
 SHIPPED = Path(__file__).parent / "shipped"
 SECTIONS = (
     "packs split", "profile", "prune", "yardstick", "sweep", "diagnose", "overlap", "gate", "report", "budgets", "lock",
@@ -47,7 +52,7 @@ def read_section(path: Path, name: str) -> Section:
     Raises UserError for a file that is missing or no recipe, or is one for other commands only, and for files that
     extend each other in a circle.
     """
-    sections = _merged(_found(path, Path()), ())
+    sections = _merged(_found(path, Path()), (), {})
     if name not in sections:  # the wrong file, most likely; its command would run with nothing but defaults
         raise UserError(f"{path} has no section {name!r}: it has {', '.join(sections) or 'none'}")
     options = sections[name]
@@ -57,7 +62,7 @@ def read_section(path: Path, name: str) -> Section:
 def _found(recipe: Path, within: Path) -> Path:
     """`recipe`, which is relative to `within`; or, where it is only a name and no file there, the shipped one."""
     shipped = SHIPPED / (recipe if recipe.suffix else f"{recipe}.yaml")
-    named = recipe.name == str(recipe) and shipped.is_file() and not (within / recipe).exists()
+    named = recipe.name == str(recipe) and is_regular(shipped) and not os.path.lexists(within / recipe)
     return shipped if named else within / recipe
 
 
@@ -72,34 +77,34 @@ _Options = dict[str, tuple[str | list[str] | None, str]]
 """Value and place by option; null takes back what an extended recipe says."""
 
 
-def _merged(path: Path, extending: tuple[Path, ...]) -> dict[str, _Options]:
-    """Every section of `path` over those of what it extends, of which later ones win. `extending`: the way here."""
-    if path.resolve() in extending:
+def _merged(path: Path, extending: tuple[Path, ...], done: dict[Path, dict[str, _Options]]) -> dict[str, _Options]:
+    """Every section of `path` over those of what it extends, of which later ones win.
+
+    `extending`: the way here; `done`: files that were read before, for whatever else extends them.
+    """
+    by = f", which {extending[-1]} {EXTENDS}" if extending else ""
+    if not is_regular(path):
+        raise UserError(f"recipe not found: there is no file {str(path)[:1000]}{by}")
+    place = path.resolve()
+    if place in extending:
         raise UserError(f"{extending[-1]}: {EXTENDS} goes in a circle, back to {path}")
-    if not path.is_file():
-        by = f", which {extending[-1]} {EXTENDS}" if extending else ""
-        raise UserError(f"recipe not found: there is no file {path}{by}")
-    own = _mapping(_document(path), str(path))
+    if place in done:
+        return done[place]
+    if len(extending) == MAX_EXTENDED:
+        raise UserError(f"{extending[0]}: {EXTENDS} goes over more than {MAX_EXTENDED} files, to {path}")
+    own = _mapping(read_yaml(path, what="recipe"), str(path))
     named = _value(own.pop(EXTENDS), f"{path}: {EXTENDS}") if EXTENDS in own else []
     names = [named] if isinstance(named, str) else named or []
-    layers = [_merged(_found(Path(name), path.parent), (*extending, path.resolve())) for name in names]
+    if len(names) > MAX_EXTENDED:
+        raise UserError(f"{path}: {EXTENDS} names {len(names)} files, more than {MAX_EXTENDED}")
+    layers = [_merged(_found(Path(name), path.parent), (*extending, place), done) for name in names]
     layers.append({name: _options(node, path, name) for name, node in own.items()})
     merged: dict[str, _Options] = {}
     for layer in layers:
         for name, options in layer.items():
             merged[name] = merged.get(name, {}) | options
+    done[place] = merged
     return merged
-
-
-def _document(path: Path) -> Any:
-    """The root node. Nothing is made of what the file says, so nothing in it can be executed."""
-    try:
-        return yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-    except yaml.MarkedYAMLError as error:
-        line = "" if error.problem_mark is None else f":{error.problem_mark.line + 1}"
-        raise UserError(f"{path}{line} is not valid YAML: {error.problem or error.context}") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
-        raise UserError(f"recipe {path} cannot be read: {error}") from None
 
 
 def _options(node: Any, path: Path, section: str) -> _Options:
@@ -121,14 +126,7 @@ def _mapping(node: Any, what: str) -> dict[str, Any]:
     """The value nodes of a mapping node by key."""
     if not isinstance(node, yaml.MappingNode):
         raise UserError(f"{what} must be a mapping, like prune: {{keep_n: 24}}")
-    found: dict[str, Any] = {}
-    for key, value in node.value:
-        if not isinstance(key, yaml.ScalarNode):
-            raise UserError(f"{what} has a key that is no name")
-        if key.value in found:
-            raise UserError(f"{what}: {key.value!r} is there twice")
-        found[key.value] = value
-    return found
+    return {key.value: value for key, value in node.value}
 
 
 def _value(node: Any, what: str) -> str | list[str] | None:

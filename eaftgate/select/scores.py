@@ -6,7 +6,6 @@ scoring method and token weights can be cut from them, as from the profile; anot
 
 import hashlib
 import io
-import zipfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,16 +14,19 @@ import numpy as np
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from eaftgate.arrays import DamagedArray, read_archive
 from eaftgate.errors import UserError
-from eaftgate.files import sha256_json
+from eaftgate.files import read_regular, sha256_json
 from eaftgate.profile.profile import Alignment, Profile, ProfileDescription
 from eaftgate.profile.trace import TraceDimensions
 from eaftgate.records import first_problem
 from eaftgate.select.class_weights import ClassWeights
 from eaftgate.select.saliency import RegionSums, region_sums
+from eaftgate.strict_yaml import read_yaml, yaml_value
 
 SCORES_FILE = "reap-scores.yaml"
 DATA_FILE = "reap-scores.npz"
+MAX_DATA_BYTES = 1_000_000_000
 _COMMENT = """\
 # Sums over the profile that this checkpoint was made from. Other numbers of experts, scoring methods and token weights
 # are cut from them without profiling again:
@@ -86,24 +88,24 @@ def scores_files(scores: Scores) -> dict[str, bytes]:
 def open_scores(path: Path) -> Scores:
     """Read a snapshot. Raises UserError when a file is missing, damaged or not of this kind."""
     try:
-        read = yaml.safe_load(path.read_text(encoding="utf-8"))
+        read = yaml_value(read_yaml(path, what="scores"), where=path)
         told = _Snapshot.model_validate(read)
         data_path = path.with_suffix(".npz")
-        data = data_path.read_bytes()
-    except OSError as error:
-        raise UserError(f"scores not found: {error.filename} cannot be read ({error.strerror})") from None
-    except (ValidationError, yaml.YAMLError, UnicodeDecodeError, RecursionError):
-        raise UserError(f"{path} is not a {SCORES_FILE} that eaftgate prune wrote") from None
+        data = read_regular(data_path, what="scores", limit=MAX_DATA_BYTES)
+    except ValidationError as error:
+        raise UserError(
+            f"{path} is not a {SCORES_FILE} that eaftgate prune wrote: {first_problem(error)}; take a fresh copy"
+        ) from None
     if told.sha256 is not None and told.sha256 != _sha256_of_rest(read):
         raise UserError(f"{path} has changed since it was written (its sha256 differs): take fresh copies")
     if hashlib.sha256(data).hexdigest() != told.data_sha256:
         raise UserError(f"{data_path} is not the file that {path} speaks of (its sha256 differs): take fresh copies")
     try:
-        with np.load(io.BytesIO(data)) as arrays:
-            rows = arrays["rows"].astype(np.str_).tolist()
-            sums = RegionSums(**{name: arrays[name] for name in ("hits_PLE", "norm_PLE", "mass_PRLE")})
-    except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        arrays = read_archive(data, {"rows": "|S", "hits_PLE": "<f", "norm_PLE": "<f", "mass_PRLE": "<f"})
+        rows = arrays.pop("rows").astype(np.str_).tolist()
+    except (DamagedArray, UnicodeDecodeError) as error:
         raise UserError(f"{data_path} cannot be read ({error}): take fresh copies") from None
+    sums = RegionSums(**arrays)
     try:
         description = ProfileDescription.model_validate({**told.profile, "rows": rows})
     except ValidationError as error:

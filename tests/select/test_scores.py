@@ -113,7 +113,7 @@ def replaced_by_text(directory: Path) -> None:
         (lambda d: (d / SCORES_FILE).unlink(), "scores not found"),
         (lambda d: (d / DATA_FILE).unlink(), "scores not found"),
         (lambda d: (d / SCORES_FILE).write_text("- a"), "is not a reap-scores.yaml"),
-        (lambda d: (d / SCORES_FILE).write_text("a: ["), "is not a reap-scores.yaml"),
+        (lambda d: (d / SCORES_FILE).write_text("a: ["), "is not valid YAML"),
         (lambda d: edit(d, lambda told: told.update(schema="scores-2")), "is not a reap-scores.yaml"),
         (lambda d: edit(d, lambda told: told.pop("alignment")), "is not a reap-scores.yaml"),
         (lambda d: edit(d, lambda told: told["profile"].pop("base")), "'base' is not valid"),

@@ -46,7 +46,7 @@ def attacks() -> Iterator[Attack]:
         "fewer than top_k": [[0, 1]] * LAYERS, "no multiple of 4": [[0, 1, 2, 3, 4]] * LAYERS,
         "fractions": [[0.0, 2.0, 4.0, 6.0]] * LAYERS, "texts": [["0", "2", "4", "6"]] * LAYERS,
         "true and false": [[False, True, 2, 3]] * LAYERS, "nested once more": [SOUND] * LAYERS,
-        "a million layers": [ROW] * 1_000_000, "a million experts": [list(range(1_000_000))] * LAYERS,
+        "100,000 layers": [ROW] * 100_000, "100,000 experts": [list(range(100_000))] * LAYERS,
         "10**400": [[0, 1, 2, 10**400]] * LAYERS,
     }  # fmt: skip
     wrong |= {f"a number of {name}": value for name, value in OTHER_TYPES.items()}

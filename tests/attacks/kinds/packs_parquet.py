@@ -24,7 +24,20 @@ def split(box: Box) -> list[object]:
 
 
 def profile(box: Box) -> list[object]:
-    return ["profile", box.base(), "--packs", box.packs(), "--seq-len", 64, "--out", box.out]
+    return [
+        "profile",
+        box.base(),
+        "--packs",
+        box.packs(),
+        "--seq-len",
+        64,
+        "--num-rows",
+        4,
+        "--batch-size",
+        8,
+        "--out",
+        box.out,
+    ]
 
 
 def attacks() -> Iterator[Attack]:
