@@ -135,7 +135,9 @@ def with_contents(
         yield Attack(name, make, expected, says, slow=slow)
 
 
-def without_a_file(place: Place, command: Command, *, says: str = "", but: Iterable[str] = ()) -> Iterator[Attack]:
+def without_a_file(
+    place: Place, command: Command, *, says: str = "", but: Iterable[str] = (), prefix: str = ""
+) -> Iterator[Attack]:
     """An attack for each of NOT_FILES in the place of the file."""
     for name, put in NOT_FILES.items():
         if name in but:
@@ -147,4 +149,4 @@ def without_a_file(place: Place, command: Command, *, says: str = "", but: Itera
             put(path)
             return command(box)
 
-        yield Attack(name, make, says=says)
+        yield Attack(prefix + name, make, says=says)

@@ -37,7 +37,7 @@ def attacks() -> Iterator[Attack]:
     texts = {name: text.encode() for name, text in recipe_yaml.REFUSED.items() if not name.startswith("extends")}
     yield from with_contents(told, prune, texts.items(), says=FILE)
     yield from without_a_file(told, prune, says=FILE)
-    yield from without_a_file(data, prune, says=DATA)
+    yield from without_a_file(data, prune, says=DATA, prefix="npz: ")
     for key in ("schema", "data_sha256", "alignment", "low_quantile", "profile", "profile.base", "profile.dimensions"):
         for what, value in {"missing": ..., **OTHER_TYPES}.items():
             yield Attack(f"{key} is {what}", _told(key, value), says="reap-scores")
