@@ -1,7 +1,15 @@
-"""One progress bar: what is running, how far, and how fast. It is drawn on a terminal's stderr and nowhere else."""
+"""What is running, how far, and how fast: a bar on a terminal, plain lines on stderr elsewhere (CI, nohup, a pipe).
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+A line is written when the work begins and every LINE_SECONDS. Each says what it makes, so that the last one before a
+kill is enough to go on.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from threading import Event, Lock, Thread
 
 from rich.console import Console
 from rich.progress import (
@@ -15,24 +23,86 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from eaftgate.visible import plain
+
+LINE_SECONDS = 30.0
+AGAIN = "given again, the same command goes on where it was"
+
 
 class Bar:
-    """A bar that is advanced by, or set to, a number of units. Without a display it does nothing."""
+    """A bar that is advanced by, or set to, a number of units. This one shows nothing."""
 
-    def __init__(self, progress: Progress | None = None, task: TaskID | None = None) -> None:
+    def advance(self, amount: int) -> None: ...
+
+    def show(self, done: float, total: int) -> None: ...
+
+    def describe(self, text: str) -> None: ...
+
+
+@contextmanager
+def progress_bar(
+    description: str, total: int | None, *, unit: str, out: Path | None = None, console: Console | None = None
+) -> Iterator[Bar]:
+    """Show how far the work in the context is; where `total` is not known, from the first time that it is shown. `out`
+    is what it makes. `console` is stderr by default; only on a terminal a bar is drawn, of which xdist's workers share
+    one."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER") if console is None else None
+    console = console or Console(stderr=True)
+    title = plain(description.strip())
+    if worker is None and _is_terminal(console):
+        text = TextColumn("{task.description}", markup=False)
+        columns = (text, BarColumn(), TaskProgressColumn(), _RateColumn(unit), TimeRemainingColumn())
+        with Progress(*columns, console=console) as progress:
+            yield _Drawn(progress, progress.add_task(title, total=total))
+    else:
+        named = "".join((f"[{worker}] " if worker else "", title, f" to {plain(str(out))}" if out else ""))
+        with _beating(_Written(named, total, unit, _line_to(console))) as bar:
+            yield bar
+
+
+def _is_terminal(console: Console) -> bool:
+    """A real one: for rich it may be what FORCE_COLOR says, as in CI's logs."""
+    with suppress(OSError, ValueError):
+        return console.file.isatty() and not console.is_dumb_terminal
+    return False
+
+
+def amount(number: float, unit: str) -> str:
+    """A number of units; bytes are scaled."""
+    if unit == "B":
+        return f"{_scaled(number)}B"
+    return f"{number:,.0f}" if number == int(number) else f"{number:,.1f}"
+
+
+def rate(speed: float, unit: str) -> str:
+    """`speed` is units a second."""
+    return f"{60 * speed:.1f} {unit}/min" if speed < 0.1 else f"{_scaled(speed)}{unit}/s"
+
+
+def duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def _scaled(number: float) -> str:
+    scale = next((s for s in ((1e9, "G"), (1e6, "M"), (1e3, "k")) if number >= s[0]), (1.0, ""))
+    return f"{number / scale[0]:.1f} {scale[1]}"
+
+
+class _Drawn(Bar):
+    def __init__(self, progress: Progress, task: TaskID) -> None:
         self._progress, self._task = progress, task
 
     def advance(self, amount: int) -> None:
-        if self._progress is not None and self._task is not None:
-            self._progress.advance(self._task, amount)
+        self._progress.advance(self._task, amount)
 
     def show(self, done: float, total: int) -> None:
-        if self._progress is not None and self._task is not None:
-            self._progress.update(self._task, completed=done, total=total)
+        self._progress.update(self._task, completed=done, total=total)
 
     def describe(self, text: str) -> None:
-        if self._progress is not None and self._task is not None:
-            self._progress.update(self._task, description=text)
+        self._progress.update(self._task, description=plain(text))
 
 
 class _RateColumn(TextColumn):
@@ -42,22 +112,103 @@ class _RateColumn(TextColumn):
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
-        if speed is None:
-            return Text("")
-        if speed < 0.1:
-            return Text(f"{60 * speed:.1f} {self.unit}/min")
-        scale = next((s for s in ((1e9, "G"), (1e6, "M"), (1e3, "k")) if speed >= s[0]), (1.0, ""))
-        return Text(f"{speed / scale[0]:.1f} {scale[1]}{self.unit}/s")
+        return Text("" if speed is None else rate(speed, self.unit))
+
+
+class _Written(Bar):
+    """Lines, of which `write` gets each."""
+
+    def __init__(
+        self,
+        title: str,
+        total: int | None,
+        unit: str,
+        write: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._title, self._total, self._unit, self._write, self._clock = title, total, unit, write, clock
+        self._done, self._from, self._now = 0.0, 0.0, ""
+        self._opened = self._since = clock()
+        self._lock = Lock()
+        self._began, self._beats = False, 0
+        if total is not None:
+            self._begin()
+
+    def advance(self, amount: int) -> None:
+        with self._lock:
+            self._done += amount
+
+    def show(self, done: float, total: int) -> None:
+        with self._lock:
+            self._done, self._total = done, total
+            if not self._began:
+                self._begin()
+
+    def describe(self, text: str) -> None:
+        with self._lock:
+            self._now = f", {plain(text)}"
+
+    def beat(self) -> None:
+        with self._lock:
+            self._beats += 1
+            self._write(f"{self._title}{self._now}: {self._so_far()}")
+
+    def end(self) -> None:
+        """Said only where there was time for a line in between."""
+        with self._lock:
+            if self._beats:
+                self._write(f"{self._title}: done in {duration(self._clock() - self._opened)}")
+
+    def _begin(self) -> None:
+        """Speed counts from here: what was done before is another run's."""
+        self._began, self._from, self._since = True, self._done, self._clock()
+        self._write(f"{self._title}: {self._count()}; {AGAIN}")
+
+    def _count(self) -> str:
+        if self._total is None:
+            return "begun"
+        unit = "" if self._unit == "B" else f" {self._unit}"
+        return f"{amount(self._done, self._unit)} of {amount(self._total, self._unit)}{unit}"
+
+    def _so_far(self) -> str:
+        said, seconds = [self._count()], self._clock() - self._since
+        speed = (self._done - self._from) / seconds if seconds > 0 else 0.0
+        if self._total and speed > 0:
+            said[0] += f" ({self._done / self._total:.0%})"
+            left = max(0.0, self._total - self._done) / speed
+            said += [rate(speed, self._unit), f"{duration(left)} left"]
+        else:
+            said.append(f"{duration(self._clock() - self._opened)} so far")
+        return ", ".join(said)
 
 
 @contextmanager
-def progress_bar(description: str, total: int | None, *, unit: str, console: Console | None = None) -> Iterator[Bar]:
-    """Draw a bar while the context is open, if `console` (stderr by default) is a terminal."""
-    console = console or Console(stderr=True)
-    if not console.is_terminal:
-        yield Bar()
-        return
-    text = TextColumn("{task.description}")
-    columns = (text, BarColumn(), TaskProgressColumn(), _RateColumn(unit), TimeRemainingColumn())
-    with Progress(*columns, console=console) as progress:
-        yield Bar(progress, progress.add_task(description, total=total))
+def _beating(bar: _Written) -> Iterator[_Written]:
+    """A line every LINE_SECONDS, however long a step takes."""
+    ended = Event()
+
+    def beat() -> None:
+        while not ended.wait(LINE_SECONDS):
+            bar.beat()
+
+    thread = Thread(target=beat, name="progress", daemon=True)
+    thread.start()
+    try:
+        yield bar
+    finally:
+        ended.set()
+        thread.join()
+    bar.end()
+
+
+def _line_to(console: Console) -> Callable[[str], None]:
+    """A line at once, whole; a stream that is gone is not what the work fails of. Its encoding may lack a character."""
+    stream = console.file
+
+    def write(line: str) -> None:
+        encoding = getattr(stream, "encoding", None) or "utf-8"
+        with suppress(OSError, ValueError):
+            stream.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+            stream.flush()
+
+    return write

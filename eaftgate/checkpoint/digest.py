@@ -2,19 +2,25 @@
 
 import json
 import os
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 
 from filelock import FileLock
 
 from eaftgate.checkpoint.checkpoint import Checkpoint
 from eaftgate.errors import UserError
 from eaftgate.files import sha256_file, sha256_json, write_json
+from eaftgate.progress import progress_bar
 from eaftgate.records import Record
 from eaftgate.strict_json import read_object
 
 TOKENIZER_FILE = "tokenizer.json"
 _MAX_THREADS = 8
+SHOWN_BYTES = 1 << 30
+"""From this size on it is shown how far hashing is."""
 
 _Stamp = list[int]
 """[size, mtime_ns, ctime_ns]; ctime moves even when an edit puts the mtime back."""
@@ -36,8 +42,9 @@ def checkpoint_digest(checkpoint: Checkpoint, cache: Path | None = None) -> str:
     """
     shards = [shard.resolve() for shard in checkpoint.shards]
     known = _read_cache(cache)
-    with ThreadPoolExecutor(min(_MAX_THREADS, len(shards), os.cpu_count() or 1)) as pool:
-        records = dict(zip(map(str, shards), pool.map(lambda shard: _hash(shard, known), shards), strict=True))
+    with _shown(checkpoint) as advance, ThreadPoolExecutor(min(_MAX_THREADS, len(shards), os.cpu_count() or 1)) as pool:
+        found = pool.map(lambda shard: _hash(shard, known, advance), shards)
+        records = dict(zip(map(str, shards), found, strict=True))
     if cache is not None and any(known.get(shard) != record for shard, record in records.items()):
         _update_cache(cache, records)
     return sha256_json({"config": checkpoint.config, "shards": sorted(sha for _, sha in records.values())})
@@ -51,13 +58,31 @@ def tokenizer_digest(checkpoint: Checkpoint) -> str:
     return sha256_json(read_object(checkpoint.path / TOKENIZER_FILE, what="the tokenizer"))
 
 
-def _hash(shard: Path, known: dict[str, tuple[_Stamp, str]]) -> tuple[_Stamp, str]:
+@contextmanager
+def _shown(checkpoint: Checkpoint) -> Iterator[Callable[[int], None]]:
+    """Gets the bytes that were read; what takes no time is not shown."""
+    if checkpoint.nbytes < SHOWN_BYTES:
+        yield lambda _: None
+        return
+    with progress_bar(f"hash {checkpoint.name}", None, unit="B") as bar:
+        read, lock = 0, Lock()
+
+        def advance(nbytes: int) -> None:
+            nonlocal read
+            with lock:
+                read += nbytes
+                bar.show(read, checkpoint.nbytes)
+
+        yield advance
+
+
+def _hash(shard: Path, known: dict[str, tuple[_Stamp, str]], advance: Callable[[int], None]) -> tuple[_Stamp, str]:
     try:
         stamp = _stamp(shard)
         record = known.get(str(shard))
         if record is not None and record[0] == stamp:
             return record
-        sha256 = sha256_file(shard)
+        sha256 = sha256_file(shard, advance)
         unchanged = _stamp(shard) == stamp
     except OSError as error:
         raise UserError(f"shard {shard} cannot be read ({error.strerror}); check the checkpoint") from None

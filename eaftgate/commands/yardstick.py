@@ -32,7 +32,7 @@ def yardstick(
 
     checkpoint = open_checkpoint(base)
     check_new_directory(out_dir)  # before the base is hashed, which may take minutes
-    with progress_bar("yardstick", None, unit="B") as bar:
+    with progress_bar("yardstick", None, unit="B", out=out_dir) as bar:
         write_yardstick(checkpoint, out_dir, bits=bits, max_shard_bytes=max_shard_gb * GB, progress=bar.show)
     written = open_checkpoint(out_dir).nbytes
     summary = {"out": str(out_dir), "bits": bits, "bytes": written, "base_bytes": checkpoint.nbytes}

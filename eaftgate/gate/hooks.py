@@ -5,15 +5,14 @@ It wires; the rooms beside it compute. The plugin calls `start` when the suite w
 
 import inspect
 import uuid
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, closing, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from eaftgate.collect.store import OpenBar, no_bar
 from eaftgate.errors import UserError
 from eaftgate.gate.cases import MODULES, cases, has_cases, models_of, order_of
 from eaftgate.gate.gpus import pin_gpus, visible_gpus
@@ -24,7 +23,6 @@ from eaftgate.gate.plugin import DIRECTORY, SUITE, SUITE_DIR, is_case
 from eaftgate.gate.recipe import gate_settings
 from eaftgate.gate.run import GateRun
 from eaftgate.gate.session import COLLECTED_AGAIN, SessionReport
-from eaftgate.progress import Bar, progress_bar
 from eaftgate.visible import check_encoded, sentence
 
 _FIELDS = {field.name for field in fields(GateOptions)}
@@ -86,24 +84,26 @@ def open_run(config: pytest.Config) -> AbstractContextManager[GateRun]:
             config.stash[PLAN],
             session=config.stash[SESSION],
             fixture=_fixtures(config),
-            open_bar=lambda title: _bar(config, title),
+            uncaptured=_uncaptured(config),
             say=config.stash[_SAID].append,
         )
     )
 
 
-def _bar(config: pytest.Config, title: str) -> OpenBar:
-    """A progress bar on the terminal, under pytest's output capture; none in a worker."""
+def _uncaptured(config: pytest.Config) -> Callable[[], AbstractContextManager[None]]:
+    """Opens a context in which what is shown of progress reaches the user, under pytest's output capture; what pytest
+    has written so far of a line is ended."""
     capture: Any = config.pluginmanager.getplugin("capturemanager")
-    if hasattr(config, "workerinput") or capture is None:
-        return no_bar
+    terminal: Any = config.pluginmanager.getplugin("terminalreporter")
 
     @contextmanager
-    def open_bar(tokens: int) -> Iterator[Bar]:
-        with capture.global_and_fixture_disabled(), progress_bar(title, tokens, unit="tokens") as bar:
-            yield bar
+    def uncaptured() -> Iterator[None]:
+        with nullcontext() if capture is None else capture.global_and_fixture_disabled():
+            if terminal is not None and not hasattr(config, "workerinput"):
+                terminal.ensure_newline()
+            yield
 
-    return open_bar
+    return uncaptured
 
 
 def _check_gpus(plan: Plan, *, workers: int) -> None:

@@ -1,6 +1,8 @@
 """The models of a gate run: the base, its candidates, and the copies of the base that the gate measures itself with."""
 
 import shutil
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,10 +35,13 @@ class Model:
 
 
 class Models:
-    """Opened, or made in RUN_DIR/work, when first asked for. `fixture` is the folder of the embedded checkpoint."""
+    """Opened, or made in RUN_DIR/work, when first asked for. `fixture` is the folder of the embedded checkpoint;
+    `uncaptured` opens a context in which progress can be shown."""
 
-    def __init__(self, plan: Plan, fixture: Path) -> None:
-        self.plan, self._fixture = plan, fixture
+    def __init__(
+        self, plan: Plan, fixture: Path, uncaptured: Callable[[], AbstractContextManager[None]] = nullcontext
+    ) -> None:
+        self.plan, self._fixture, self._uncaptured = plan, fixture, uncaptured
         self._models: dict[str, Model] = {}
 
     @property
@@ -47,7 +52,8 @@ class Models:
         """BASE, NOOP, or a checkpoint by its short name. Raises UserError when it cannot be had or does not fit."""
         if name not in self._models:
             makers = {BASE: self._open_base, NOOP: self._make_noop, ULP: self._make_perturbed}
-            self._models[name] = makers.get(name, lambda: self._open_candidate(name))()
+            with self._uncaptured():
+                self._models[name] = makers.get(name, lambda: self._open_candidate(name))()
         return self._models[name]
 
     def _open(self, source: str | Path) -> Model:

@@ -5,7 +5,7 @@ through files there, so that it is done once.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +17,7 @@ from eaftgate.checkpoint.digest import ModelIdentity
 from eaftgate.collect.collection import Collection, check_stats, restored
 from eaftgate.collect.collector import Collector, ScoredModel, Scorer
 from eaftgate.collect.collectors import collector_kinds
-from eaftgate.collect.store import CollectionStore, OpenBar, Request, Say, no_bar
+from eaftgate.collect.store import CollectionStore, Request, Say
 from eaftgate.collect.traced import TracedCollector
 from eaftgate.gate.messages import lost_messages, message_counts
 from eaftgate.gate.models import Models
@@ -30,14 +30,15 @@ from eaftgate.packs.pack import Pack, named_packs
 from eaftgate.packs.tokenizer import PackTokenizer, load_tokenizer
 from eaftgate.parity.metrics import halves_wobble
 from eaftgate.parity.paired import PairedTokens, concatenate_pairs, pair
+from eaftgate.progress import Bar, progress_bar
 from eaftgate.prune.methods import KEEP_SETS
 
 Order = NDArray[np.intp]
 
 
 class GateRun:
-    """`session` names the run; `fixture` is the folder of the embedded checkpoint; `open_bar(title)` shows progress,
-    `say` takes lines for the user."""
+    """`session` names the run; `fixture` is the folder of the embedded checkpoint; `uncaptured` opens a context
+    in which progress can be shown, `say` takes lines for the user."""
 
     def __init__(
         self,
@@ -45,13 +46,13 @@ class GateRun:
         *,
         session: str,
         fixture: Path,
-        open_bar: Callable[[str], OpenBar] | None = None,
+        uncaptured: Callable[[], AbstractContextManager[None]] = nullcontext,
         say: Say = lambda _: None,
     ) -> None:
         self.plan, self.session = plan, session
-        self.models = Models(plan, fixture)
+        self.models = Models(plan, fixture, uncaptured)
         self._fixture = fixture
-        self._open_bar = open_bar or (lambda _: no_bar)
+        self._uncaptured = uncaptured
         self._store = CollectionStore(plan.options.results / COLLECTIONS_DIR, session=session, say=say)
         self._blocks: dict[tuple[str, int, int, int | None], Blocks] = {}
         self._packs: dict[int | None, dict[str, Pack]] = {}
@@ -112,9 +113,14 @@ class GateRun:
         request = self._request(
             model, blocks if order is None else blocks.reordered(order), replicate, other_batches=other_batches
         )
-        bar = self._open_bar(f"{model} {cell.pack} {cell.seq_len} {replicate}")
-        collection = self._store.get(request, open_bar=bar)
+        title = f"score {model} {cell.pack} {cell.seq_len} {replicate}"
+        collection = self._store.get(request, open_bar=lambda tokens: self._shown(title, tokens, unit="tokens"))
         return collection if order is None else restored(collection, order)
+
+    @contextmanager
+    def _shown(self, title: str, total: int | None, *, unit: str) -> Iterator[Bar]:
+        with self._uncaptured(), progress_bar(title, total, unit=unit, out=self.results) as bar:
+            yield bar
 
     def _request(self, model: str, blocks: Blocks, replicate: str = "", *, other_batches: bool = False) -> Request:
         collector = self._collector(model, other_batches=other_batches)
@@ -257,6 +263,7 @@ class GateRun:
         blocks = self.blocks(cell)
         block = int(np.argmax(blocks.scored_BS.any(axis=1)))  # a block need not hold a scored token
         one = blocks.reordered(np.array([block]))
-        (_, stats), *_ = self._collector(name).batches(one, 0)
+        with self._shown(f"load {name}", None, unit="blocks"):  # to load it may take minutes
+            (_, stats), *_ = self._collector(name).batches(one, 0)
         check_stats(stats, one.num_scored, where=f"{name}, block {block} of {cell.pack}")
         return len(stats)

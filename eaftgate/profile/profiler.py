@@ -104,7 +104,7 @@ def profile_checkpoint(
             _remove_damaged(directory)
         ranks.wait()
         share = ranks.share(blocks.num_blocks, request.batch_size)
-        seconds = _trace_blocks(base, settings, request.batch_size, rows, blocks, sorted(packs), directory, share)
+        seconds = _trace_blocks(base, settings, request.batch_size, rows, blocks, sorted(packs), directory, share, out)
         ranks.wait()
         if ranks.first:
             trace = load_trace(directory, description.dimensions)
@@ -170,16 +170,18 @@ def _trace_blocks(
     pack_names: list[str],
     directory: Path,
     share: range,
+    out: Path,
 ) -> float:
     """Observe every block of `share` that no finished shard holds; returns the seconds spent in the model."""
     directory.mkdir(exist_ok=True)
     missing = missing_stretches(share, shard_ranges(directory).values())
     if not missing:
         return 0.0
-    model = load_model(base.path, settings)
     pack_R = np.array([pack_names.index(source) for source in rows.sources], dtype=np.uint8)
-    started = time.perf_counter()
-    with progress_bar("profile", sum(map(len, missing)) * blocks.seq_len, unit="tokens") as bar:
+    with progress_bar("profile", None, unit="tokens", out=out) as bar:
+        model = load_model(base.path, settings)
+        bar.show(0, sum(map(len, missing)) * blocks.seq_len)
+        started = time.perf_counter()
         for gap in missing:
             for held, observations in finished_stretches(
                 _observations(base, model, blocks, gap, batch_size),

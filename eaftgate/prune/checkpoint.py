@@ -123,7 +123,7 @@ def prune_checkpoint(
             show(judged)
     description = None if source is None else source.description
     recipe = checkpoint_recipe(description, _options(base, method, request, keep_n, choice), choice.notes)
-    with progress_bar("rewrite", None, unit="B") as bar:
+    with progress_bar("rewrite", None, unit="B", out=out) as bar:
         rewrite_checkpoint(
             base,
             choice.keep,
@@ -193,18 +193,21 @@ def _chosen_on_model(
     blocks = calibration_blocks(base, profile, run.packs)
     sight = Sight(base.num_layers, base.num_experts, profile)
     choice = None if method.needs == "model" else method.choose(sight, settings)  # before the model: it may refuse
-    model, described = load_model(base.path, run.model), run.model.describe()
-    if choice is None:
-        inputs = {
-            "method": method.name,
-            "keep_n": settings.keep_n,
-            "settings": asdict(settings.search),
-            "model": described,
-            "profile": profile.description.model_dump(include={"base", "blocks_digest", "model", "batch_size"}),
-        }
-        running = Running(model, blocks, described, Journal(journal_path(out), inputs))
-        choice = method.choose(replace(sight, running=running), settings)
-    judged = pre_gate(model, blocks, choice.keep, batch_size=settings.search.batch_size) if run.pre_gate else None
+    described = run.model.describe()
+    doing = "pre-gate" if choice is not None else method.name
+    with progress_bar(doing, None, unit="layers", out=out) as bar:
+        model = load_model(base.path, run.model)
+        if choice is None:
+            inputs = {
+                "method": method.name,
+                "keep_n": settings.keep_n,
+                "settings": asdict(settings.search),
+                "model": described,
+                "profile": profile.description.model_dump(include={"base", "blocks_digest", "model", "batch_size"}),
+            }
+            running = Running(model, blocks, described, Journal(journal_path(out), inputs), bar.show)
+            choice = method.choose(replace(sight, running=running), settings)
+        judged = pre_gate(model, blocks, choice.keep, batch_size=settings.search.batch_size) if run.pre_gate else None
     return choice, judged
 
 

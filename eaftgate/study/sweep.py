@@ -53,8 +53,10 @@ def sweep(
                 f"{case.rows} rows to choose on are too few for {case.method}: vary rows without it, or give more"
             )
     if missing:
-        model = load()
-        with _appending(out) as file, progress_bar("base", len(missing), unit="cases") as bar:
+        with _appending(out) as file, progress_bar("sweep", None, unit="cases", out=out) as bar:
+            model = load()
+            bar.show(0, len(missing))
+            bar.describe("base")
             with within_memory():
                 base = collected(model, held_out.scored, batch_size=cases[0].search.batch_size)
             for number, (key, case) in enumerate(missing.items()):
