@@ -56,7 +56,7 @@ def test_cache_saves_reading(base: Path, tmp_path: Path, monkeypatch: pytest.Mon
     cache = tmp_path / "cache" / "digests.json"
     read: list[str] = []
 
-    def noting(path: Path) -> str:
+    def noting(path: Path, *_: object) -> str:
         read.append(path.name)
         return sha256_file(path)
 
@@ -102,7 +102,7 @@ def test_vanished_shard(base: Path) -> None:
 
 
 def test_shard_that_changes_meanwhile(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def changing(path: Path) -> str:
+    def changing(path: Path, *_: object) -> str:
         flip_last_byte(path)
         return "0" * 64
 
@@ -110,6 +110,17 @@ def test_shard_that_changes_meanwhile(base: Path, monkeypatch: pytest.MonkeyPatc
     checkpoint = open_checkpoint(base)
     with pytest.raises(UserError, match="changed while"):
         checkpoint_digest(checkpoint)
+
+
+def test_hashing_that_takes_long_is_shown(
+    base: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = open_checkpoint(base)
+    expected = checkpoint_digest(checkpoint)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(digest, "SHOWN_BYTES", 0)
+    assert checkpoint_digest(checkpoint) == expected
+    assert capsys.readouterr().err.startswith(f"hash {base}: ")
 
 
 def test_tokenizer_digest_ignores_layout_only(base: Path) -> None:
