@@ -13,13 +13,16 @@ from typing import Any
 from eaftgate.checkpoint.complete import check_complete
 from eaftgate.checkpoint.config import read_config
 from eaftgate.checkpoint.header import TensorEntry
-from eaftgate.checkpoint.shards import read_tensors
+from eaftgate.checkpoint.shards import ADAPTER_FILES, INDEX_FILE, SINGLE_FILE, read_tensors
 from eaftgate.checkpoint.source import resolve
+from eaftgate.checkpoint.stamps import Stamp, stamp_if_there
 from eaftgate.errors import UserError
 from eaftgate.families.family import Dimensions, Family
+from eaftgate.files import sha256_file
 from eaftgate.strict_json import read_object
 
 CONFIG_FILE = "config.json"
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,11 @@ class Checkpoint:
     """Tensor name -> entry; shards in sorted order, within a shard in file order."""
     is_mxfp4: bool
     """Whether the experts are stored as MXFP4 blocks and scales (or dequantised)."""
+    stamps: dict[str, Stamp | None] = field(repr=False)
+    """Of the files that a loader reads, and of those that it would if they were there (None), taken before they were
+    read, or when they were last found to be the same (`unchanged`)."""
+    texts: Mapping[str, str | None] = field(repr=False)
+    """sha256 of each of TOKENIZER_FILES, which are of no digest of weights."""
 
     @property
     def num_layers(self) -> int:
@@ -92,10 +100,21 @@ def open_checkpoint(source: str | Path) -> Checkpoint:
 
 
 def _open(path: Path, name: str) -> Checkpoint:
+    shards = [file.name for file in path.glob("*.safetensors")]
+    read = (CONFIG_FILE, INDEX_FILE, SINGLE_FILE, *ADAPTER_FILES, *TOKENIZER_FILES)
+    stamps = {name: stamp_if_there(path / name) for name in (*read, *shards)}
+    texts = {name: text_digest(path / name) for name in TOKENIZER_FILES}
     config = read_object(path / CONFIG_FILE, what="the model configuration")
     family, dimensions = read_config(config, where=path / CONFIG_FILE)
     tensors = read_tensors(path)
     is_mxfp4 = family.check(path, config, dimensions, tensors)
     needed = family.needed(config, dimensions, is_mxfp4=is_mxfp4, where=path / CONFIG_FILE)
     check_complete(path, config, family, needed, tensors)
-    return Checkpoint(path, name, config, family, dimensions, MappingProxyType(tensors), is_mxfp4)
+    used = {entry.shard for entry in tensors.values()}
+    stamps = {file: stamp for file, stamp in stamps.items() if file in used or file in read}
+    return Checkpoint(path, name, config, family, dimensions, MappingProxyType(tensors), is_mxfp4, stamps, texts)
+
+
+def text_digest(file: Path) -> str | None:
+    """sha256 of a file; None where there is none."""
+    return sha256_file(file) if file.is_file() else None

@@ -11,6 +11,7 @@ from threading import Lock
 from filelock import FileLock
 
 from eaftgate.checkpoint.checkpoint import Checkpoint
+from eaftgate.checkpoint.stamps import Stamp, stamp_of
 from eaftgate.errors import UserError
 from eaftgate.files import sha256_file, sha256_json, write_json
 from eaftgate.progress import progress_bar
@@ -21,9 +22,6 @@ TOKENIZER_FILE = "tokenizer.json"
 _MAX_THREADS = 8
 SHOWN_BYTES = 1 << 30
 """From this size on it is shown how far hashing is."""
-
-_Stamp = list[int]
-"""[size, mtime_ns, ctime_ns]; ctime moves even when an edit puts the mtime back."""
 
 
 class ModelIdentity(Record):
@@ -36,7 +34,7 @@ class ModelIdentity(Record):
 def checkpoint_digest(checkpoint: Checkpoint, cache: Path | None = None) -> str:
     """sha256 (hex) over the configuration's content and the sha256 of every shard, independent of file names.
 
-    `cache` names a JSON file that remembers the shards' sha256 by resolved path, size and times, so that a
+    `cache` names a JSON file that remembers the shards' sha256 by resolved path, size, times and inode, so that a
     second session does not read gigabytes again; it is created when missing and rebuilt when unreadable.
     Raises UserError when a shard cannot be read or changes while it is being read.
     """
@@ -76,14 +74,14 @@ def _shown(checkpoint: Checkpoint) -> Iterator[Callable[[int], None]]:
         yield advance
 
 
-def _hash(shard: Path, known: dict[str, tuple[_Stamp, str]], advance: Callable[[int], None]) -> tuple[_Stamp, str]:
+def _hash(shard: Path, known: dict[str, tuple[Stamp, str]], advance: Callable[[int], None]) -> tuple[Stamp, str]:
     try:
-        stamp = _stamp(shard)
+        stamp = stamp_of(shard)
         record = known.get(str(shard))
         if record is not None and record[0] == stamp:
             return record
         sha256 = sha256_file(shard, advance)
-        unchanged = _stamp(shard) == stamp
+        unchanged = stamp_of(shard) == stamp
     except OSError as error:
         raise UserError(f"shard {shard} cannot be read ({error.strerror}); check the checkpoint") from None
     if not unchanged:
@@ -91,12 +89,7 @@ def _hash(shard: Path, known: dict[str, tuple[_Stamp, str]], advance: Callable[[
     return stamp, sha256
 
 
-def _stamp(path: Path) -> _Stamp:
-    status = path.stat()
-    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
-
-
-def _read_cache(cache: Path | None) -> dict[str, tuple[_Stamp, str]]:
+def _read_cache(cache: Path | None) -> dict[str, tuple[Stamp, str]]:
     """What the cache knows; nothing when it is missing or not of our making (it can always be rebuilt)."""
     if cache is None:
         return {}
@@ -107,7 +100,7 @@ def _read_cache(cache: Path | None) -> dict[str, tuple[_Stamp, str]]:
         return {}
 
 
-def _update_cache(cache: Path, records: dict[str, tuple[_Stamp, str]]) -> None:
+def _update_cache(cache: Path, records: dict[str, tuple[Stamp, str]]) -> None:
     try:
         cache.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(cache.with_name(f"{cache.name}.lock")):

@@ -15,6 +15,7 @@ MODULES = (
     "test_noise_floor",
     "test_noop",
     "test_stability",
+    "test_unchanged",
 )
 """The modules of the suite in the order they run, but for what `order_of` says."""
 
@@ -65,6 +66,8 @@ def cases(plan: Plan, kind: str) -> dict[str, Any]:
             return {f"{c.id}-{metric}": (c, metric) for c in cells for metric in metrics}
         case "checkpoint_case":
             return {name: name for name in plan.checkpoints}
+        case "model_case":
+            return {name: name for name in (BASE, *plan.checkpoints)}
         case "disjoint_case":
             return {name: name for name in plan.checkpoints if name not in plan.rows_unknown}
         case "stability_case":
@@ -138,6 +141,7 @@ def required_cases(plan: Plan) -> list[str]:
         ("test_stability::test_spread", cases(plan, "spread_case")),
         ("test_stability::test_profiling_seeds", cases(plan, "profiling_case")),
         ("test_stability::test_keep_overlap", cases(plan, "overlap_case")),
+        ("test_unchanged::test_unchanged", cases(plan, "model_case")),
     ]
     with_ids = [f"{test}[{i}]" for test, ids in suite if has_cases(plan, test.split("::")[0]) for i in ids]
     return [*with_ids, "test_noop::test_tensors"]

@@ -10,7 +10,9 @@ from filelock import FileLock
 
 from eaftgate.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from eaftgate.checkpoint.digest import ModelIdentity, checkpoint_digest, tokenizer_digest
+from eaftgate.checkpoint.unchanged import check_unchanged
 from eaftgate.errors import UserError
+from eaftgate.files import write_json
 from eaftgate.gate.options import OTHER
 from eaftgate.gate.plan import BASE, NOOP, ULP, Plan
 from eaftgate.outputs import check_outside_checkpoints
@@ -21,8 +23,10 @@ from eaftgate.rewrite.perturb import make_perturbed
 from eaftgate.rewrite.plan import MAX_SHARD_BYTES, smallest_limit
 from eaftgate.rewrite.yardstick import Yardstick, own_yardstick
 from eaftgate.select.class_weights import BALANCED_WEIGHTS
+from eaftgate.strict_json import read_object
 
 WORK_DIR = "work"
+OPENED = "opened"
 OTHER_WEIGHTS = "a candidate with weights of its own is gated with --candidate-kind=other"
 _OURS = ".eaftgate"
 """Marks a work directory as a gate run's own, which may be taken away."""
@@ -53,12 +57,32 @@ class Models:
         if name not in self._models:
             makers = {BASE: self._open_base, NOOP: self._make_noop, ULP: self._make_perturbed}
             with self._uncaptured():
-                self._models[name] = makers.get(name, lambda: self._open_candidate(name))()
+                model = makers.get(name, lambda: self._open_candidate(name))()
+            self._check_same_for_all(name, model)
+            self._models[name] = model
         return self._models[name]
+
+    def check_unchanged(self, name: str) -> None:
+        """Raises UserError when a model is not what it was when it was opened. Reads all of its weights."""
+        model = self[name]
+        with self._uncaptured():
+            check_unchanged(model.checkpoint, model.digest, hash_again=True)
 
     def _open(self, source: str | Path) -> Model:
         checkpoint = open_checkpoint(source)
         return Model(checkpoint, checkpoint_digest(checkpoint, cache=self.plan.options.results / "digests.json"))
+
+    def _check_same_for_all(self, name: str, model: Model) -> None:
+        """Each process of a run opens the model for itself; the first leaves its digest for the others."""
+        with self._lock(OPENED):
+            path = self._work / f"{OPENED}.json"
+            opened = read_object(path, what="the record of what was opened") if path.is_file() else {}
+            if opened.setdefault(name, model.digest) != model.digest:
+                raise UserError(
+                    f"{model.checkpoint.name} was changed or replaced while the run went on; leave the checkpoint as "
+                    "it is and run again"
+                )
+            write_json(path, opened)
 
     def _open_base(self) -> Model:
         options = self.plan.options

@@ -18,7 +18,7 @@ from eaftgate.collect.collection import Collection, check_stats, restored
 from eaftgate.collect.collector import Collector, ScoredModel, Scorer
 from eaftgate.collect.collectors import collector_kinds
 from eaftgate.collect.store import CollectionStore, Request, Say
-from eaftgate.collect.traced import TracedCollector
+from eaftgate.collect.watched import WatchedCollector
 from eaftgate.gate.messages import lost_messages, message_counts
 from eaftgate.gate.models import Models
 from eaftgate.gate.plan import BASE, BATCH, NOOP, RERUN, ULP, Cell, Plan
@@ -140,7 +140,7 @@ class GateRun:
         found = self.models[model]
         checkpoint = found.checkpoint
         scored = ScoredModel(model, checkpoint.name, checkpoint.path, found.digest, checkpoint.is_mxfp4)
-        return TracedCollector(self._scorer.collector(scored, other_batches=other_batches), checkpoint)
+        return WatchedCollector(self._scorer.collector(scored, other_batches=other_batches), checkpoint, found.digest)
 
     def close(self) -> None:
         """Give back what the collector holds."""

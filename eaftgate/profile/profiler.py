@@ -15,6 +15,7 @@ from eaftgate import __version__
 from eaftgate.checkpoint.checkpoint import Checkpoint
 from eaftgate.checkpoint.digest import ModelIdentity
 from eaftgate.checkpoint.finite import check_finite
+from eaftgate.checkpoint.unchanged import check_unchanged
 from eaftgate.collect.collection import check_stats, count_not_finite
 from eaftgate.collect.stretches import finished_stretches, missing_stretches
 from eaftgate.errors import UserError
@@ -104,8 +105,11 @@ def profile_checkpoint(
             _remove_damaged(directory)
         ranks.wait()
         share = ranks.share(blocks.num_blocks, request.batch_size)
-        seconds = _trace_blocks(base, settings, request.batch_size, rows, blocks, sorted(packs), directory, share, out)
+        seconds = _trace_blocks(
+            base, base_digest, settings, request.batch_size, rows, blocks, sorted(packs), directory, share, out
+        )
         ranks.wait()
+        check_unchanged(base, base_digest)  # its tokenizer, too
         if ranks.first:
             trace = load_trace(directory, description.dimensions)
             check_trace(work.payload, trace, description)
@@ -163,6 +167,7 @@ def _describe(
 
 def _trace_blocks(
     base: Checkpoint,
+    base_digest: str,
     settings: ModelSettings,
     batch_size: int,
     rows: Pack,
@@ -180,6 +185,7 @@ def _trace_blocks(
     pack_R = np.array([pack_names.index(source) for source in rows.sources], dtype=np.uint8)
     with progress_bar("profile", None, unit="tokens", out=out) as bar:
         model = load_model(base.path, settings)
+        check_unchanged(base, base_digest)  # before anything is kept of what it puts out
         bar.show(0, sum(map(len, missing)) * blocks.seq_len)
         started = time.perf_counter()
         for gap in missing:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eaftgate.checkpoint.checkpoint import Checkpoint
+from eaftgate.checkpoint.unchanged import check_unchanged
 from eaftgate.errors import UserError
 from eaftgate.outputs import check_new_directory
 from eaftgate.profile.profile import Profile, ProfileDescription
@@ -197,6 +198,7 @@ def _chosen_on_model(
     doing = "pre-gate" if choice is not None else method.name
     with progress_bar(doing, None, unit="layers", out=out) as bar:
         model = load_model(base.path, run.model)
+        check_unchanged(base, profile.description.base.digest)
         if choice is None:
             inputs = {
                 "method": method.name,

@@ -18,6 +18,7 @@ from eaftgate import __version__
 from eaftgate.checkpoint.checkpoint import CONFIG_FILE, Checkpoint
 from eaftgate.checkpoint.digest import checkpoint_digest
 from eaftgate.checkpoint.shards import INDEX_FILE
+from eaftgate.checkpoint.unchanged import check_unchanged
 from eaftgate.files import sha256_file, write_json
 from eaftgate.outputs import build
 from eaftgate.rewrite.copy import copy_shard
@@ -88,15 +89,15 @@ def rewrite_checkpoint(
     request = {"manifest": manifest.content(), "max_shard_bytes": max_shard_bytes}
     json.dumps(request, allow_nan=False)  # a provenance that is not JSON must fail now, not after the copy
     total = sum(plan.size for plan in plans)
+
+    def copy(plan: ShardPlan, target: Path, on_bytes: Callable[[int], None]) -> str:
+        sha256 = copy_shard(plan, base.path, target, on_bytes)
+        check_unchanged(base, digest)  # each time: what is finished is not copied again
+        return sha256
+
     with build(out, request, needs=f"whose shards take {total} bytes") as work:
         finished = finished_shards(work)
-        write_shards(
-            plans,
-            work.payload,
-            finished,
-            lambda plan, target, on_bytes: copy_shard(plan, base.path, target, on_bytes),
-            progress,
-        )
+        write_shards(plans, work.payload, finished, copy, progress)
         for name, content in (carried or {}).items():
             (work.payload / name).write_bytes(content)
         _write_companions(plans, base, manifest, work.payload, finished)
@@ -145,6 +146,7 @@ def _write_companions(
 ) -> None:
     """Every file that is not a shard; the manifest last."""
     copy_companions(base, payload)
+    check_unchanged(base, manifest.base.digest)
     write_json(payload / CONFIG_FILE, base.family.pruned_config(base.config, manifest.keep_n))
     write_index(plans, payload)
     write_json(payload / MAPPING_FILE, expert_mapping(manifest, base.dimensions.moe_layers))

@@ -20,6 +20,7 @@ from eaftgate import __version__
 from eaftgate.checkpoint.checkpoint import CONFIG_FILE, Checkpoint
 from eaftgate.checkpoint.digest import ModelIdentity, checkpoint_digest
 from eaftgate.checkpoint.header import TensorEntry
+from eaftgate.checkpoint.unchanged import check_unchanged
 from eaftgate.errors import UserError
 from eaftgate.families.family import ExpertWeight, kept_whole
 from eaftgate.files import write_json
@@ -105,8 +106,9 @@ def write_yardstick(
             inputs = weight.shape[weight.input_axis]
             raise UserError(f"tensor {weight.name!r} has {inputs} inputs, which are no groups of {GROUP}")
     plans = plan_pieces(_pieces(base, weights), base.family.shard_group, max_shard_bytes=max_shard_bytes)
+    digest = base_digest or checkpoint_digest(base)
     record = Yardstick(
-        base=ModelIdentity(name=base.name, digest=base_digest or checkpoint_digest(base)),
+        base=ModelIdentity(name=base.name, digest=digest),
         bits=bits,
         group=GROUP,
         tool=ToolRecord(version=__version__),
@@ -115,13 +117,16 @@ def write_yardstick(
     request = {"yardstick": record.model_dump(), "max_shard_bytes": max_shard_bytes}
 
     def write(plan: ShardPlan, target: Path, on_bytes: Callable[[int], None]) -> str:
-        return _write_shard(plan, base, weights, bits, target, on_bytes)
+        sha256 = _write_shard(plan, base, weights, bits, target, on_bytes)
+        check_unchanged(base, digest)  # each time: what is finished is not written again
+        return sha256
 
     total = sum(plan.size for plan in plans)
     with build(out, request, needs=f"whose shards take {total} bytes") as work:
         finished = finished_shards(work)
         write_shards(plans, work.payload, finished, write, progress)
         copy_companions(base, work.payload)
+        check_unchanged(base, digest)
         write_json(work.payload / CONFIG_FILE, base.family.plain_config(base.config))
         write_index(plans, work.payload)
         files = file_records(work.payload, finished)

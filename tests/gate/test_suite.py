@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from gate_command import BASE, CALIBRATION_PACKS, GATE_PACKS, Case, Run, gate, pytest_command
-from prepared import SMALL, TINY
+from gate_command import BASE, CALIBRATION_PACKS, ENVIRONMENT, GATE_PACKS, Case, Run, gate, pytest_command
+from prepared import SMALL, TINY, copy_of_base
 from sglang_server import serving
 
 from eaftgate.collect.collection import load_collection
@@ -74,6 +74,27 @@ def test_a_dead_worker_is_a_red_run_that_ends(tmp_path: Path) -> None:
     assert run.code == 1
     assert run.parity["verdict"] == "incomplete"
     assert gate(run.results, *ON_GATE_PACKS, *TINY).code == 0
+
+
+@pytest.mark.parametrize(
+    ("before", "red"),
+    [
+        ("test_collection[copy-chat-64]", "test_collection::test_collection[copy-chat-64]"),
+        ("test_tensors", "test_unchanged::test_unchanged[copy]"),
+    ],
+)
+def test_a_checkpoint_that_is_replaced_while_the_run_goes_on_makes_it_red(
+    before: str, red: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While it is scored, and when it was scored to the end; only weights that no figure shows are other."""
+    path = copy_of_base(tmp_path / "copy")
+    shard = path / "model-00002-of-00002.safetensors"
+    monkeypatch.setitem(ENVIRONMENT, "REPLACED_BEFORE", before)
+    monkeypatch.setitem(ENVIRONMENT, "REPLACED", str(shard))
+    run = gate(tmp_path / "run", *ON_GATE_PACKS, f"--checkpoint={path}", *TINY, "-p", "replacing_plugin")
+    assert run.code == 1
+    assert f"{shard} was changed or replaced while it was in use" in run.junit[red].reason
+    assert run.junit["test_unchanged::test_unchanged[base]"].outcome == "passed"
 
 
 def test_parity_json_has_the_keys_that_scripts_read(copy_run: Run, base_copy: Path) -> None:

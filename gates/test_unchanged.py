@@ -1,0 +1,1 @@
+from eaftgate.suite.test_unchanged import *  # noqa: F403
