@@ -34,9 +34,13 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def json_text(value: Any) -> str:
+    """NaN and infinity are refused, because a reader elsewhere would choke on them."""
+    return json.dumps(value, indent=2, sort_keys=False, allow_nan=False) + "\n"
+
+
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as JSON; NaN and infinity are refused, because a reader elsewhere would choke on them."""
-    write_text(path, json.dumps(value, indent=2, sort_keys=False, allow_nan=False) + "\n")
+    write_text(path, json_text(value))
 
 
 def write_failure(error: Exception, out: Path, *, needs: str = "") -> UserError:

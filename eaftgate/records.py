@@ -5,7 +5,7 @@ the field, for the JSON itself as strict_json has it.
 """
 
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
@@ -36,7 +36,11 @@ def read_model(path: Path, model: type[Model], *, what: str, remedy: str) -> Mod
 
 def write_model(path: Path, value: object) -> None:
     """Raises ValueError for NaN and infinity, which a reader elsewhere would choke on."""
-    write_json(path, TypeAdapter(type(value)).dump_python(value, mode="json", by_alias=True))
+    write_json(path, json_of(value))
+
+
+def json_of(value: object) -> Any:
+    return TypeAdapter(type(value)).dump_python(value, mode="json", by_alias=True)
 
 
 def first_problem(error: ValidationError) -> str:

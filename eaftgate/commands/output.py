@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -24,6 +25,11 @@ def result(as_json: bool, value: Any, *lines: str) -> None:
         typer.echo(json.dumps(value))
     else:
         say(*lines)
+
+
+def made(as_json: bool, value: dict[str, Any], *lines: str, out: Path, was_there: bool) -> None:
+    """The same of a command that makes `out`, which was there and is what it would have made, or has been made."""
+    result(as_json, {**value, "up_to_date": was_there}, *([f"{out} is up to date"] if was_there else lines))
 
 
 def show_whole(table: Table) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from eaftgate.commands.options import Alignment, BaseArgument, BatchOption, DeviceOption, DtypeOption, JsonOption
-from eaftgate.commands.output import result
+from eaftgate.commands.output import made
 
 COMMANDS = typer.Typer()
 
@@ -37,24 +37,26 @@ def profile(
     from eaftgate.checkpoint.checkpoint import open_checkpoint
     from eaftgate.checkpoint.digest import checkpoint_digest
     from eaftgate.model.load import default_settings
-    from eaftgate.outputs import check_new_directory
+    from eaftgate.outputs import check_directory
     from eaftgate.profile.profiler import ProfileRequest, profile_checkpoint
     from eaftgate.profile.ranks import torchrun_ranks
 
     request = ProfileRequest(packs, num_rows, seq_len, seed, alignment.value, batch_size)
     checkpoint = open_checkpoint(base)
-    check_new_directory(out_dir)  # before the base is hashed, which may take minutes
+    was_there = check_directory(out_dir, [packs])  # before the base is hashed, which may take minutes
     with torchrun_ranks() as ranks:
         settings = default_settings(device=device, dtype=dtype, dequantize=True)
         if ranks.size > 1 and settings.device == "cuda":
             settings = replace(settings, device=f"cuda:{ranks.local}")
-        made = profile_checkpoint(checkpoint, checkpoint_digest(checkpoint), request, out_dir, settings, ranks)
+        profiled = profile_checkpoint(checkpoint, checkpoint_digest(checkpoint), request, out_dir, settings, ranks)
         if not ranks.first:
             return
-    told = made.description
+    told = profiled.description
     summary = told.model_dump(include={"counted_tokens", "num_blocks", "packs", "thresholds", "seconds"})
-    result(
+    made(
         as_json,
         {"out": str(out_dir), **summary},
         f"profiled {told.counted_tokens:,} completion tokens in {told.num_blocks} blocks: {out_dir}",
+        out=out_dir,
+        was_there=was_there,
     )

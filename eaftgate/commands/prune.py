@@ -18,7 +18,7 @@ from eaftgate.commands.options import (
     KeepNOption,
     MaxShardOption,
 )
-from eaftgate.commands.output import result, say
+from eaftgate.commands.output import made, say
 from eaftgate.errors import UserError
 from eaftgate.prune.methods import DEFAULT_METHOD, METHODS
 from eaftgate.search.settings import BATCH_SIZE, MAX_POSITIONS, PACK_EXCESS, SearchSettings
@@ -111,7 +111,7 @@ def prune(
     from eaftgate.checkpoint.checkpoint import open_checkpoint
     from eaftgate.checkpoint.digest import checkpoint_digest
     from eaftgate.judge.cell import JudgedCell
-    from eaftgate.outputs import check_new_directory
+    from eaftgate.outputs import check_directory
     from eaftgate.profile.profile import open_profile
     from eaftgate.prune.checkpoint import ModelRun, PruneRequest, check_request, prune_checkpoint
     from eaftgate.rewrite.plan import GB
@@ -122,7 +122,8 @@ def prune(
     if keep_sets is not None:
         _check_nothing_else(ctx)
     checkpoint = open_checkpoint(base)
-    check_new_directory(out_dir)  # before the base is hashed, which may take minutes
+    inputs = [path for path in (profile_dir, packs) if path is not None]
+    was_there = check_directory(out_dir, inputs)  # before the base is hashed, which may take minutes
     if pre_gate and packs is None:
         raise UserError("--pre-gate needs --packs: the calibration packs that the profile was made from")
     run = None
@@ -166,8 +167,10 @@ def prune(
         "base_bytes": checkpoint.nbytes,
         **({"pre_gate": asdict(judged[0])} if judged else {}),
     }
-    result(
+    made(
         as_json,
         summary,
         f"kept {kept} of {of} experts a layer, {decimal(pruned.nbytes)} of {decimal(checkpoint.nbytes)}: {out_dir}",
+        out=out_dir,
+        was_there=was_there,
     )

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from eaftgate.commands.options import BaseArgument, JsonOption, KeepFracOption, KeepNOption
-from eaftgate.commands.output import result, say
+from eaftgate.commands.output import made, result, say
 from eaftgate.errors import UserError
 
 COMMANDS = typer.Typer()
@@ -23,8 +23,8 @@ def report(
     """Write one self-contained HTML page about a gate run."""
     from eaftgate.report.html import write_report
 
-    write_report(run_dir, out_file)
-    say(f"written to {out_file}")
+    was_there = write_report(run_dir, out_file)
+    say(f"{out_file} is up to date" if was_there else f"written to {out_file}")
 
 
 @COMMANDS.command()
@@ -65,13 +65,10 @@ def lock(
     """
     from eaftgate.report.lock import write_lock
 
-    pinned = write_lock(run_dir, checkpoint, out_file)
+    pinned, was_there = write_lock(run_dir, checkpoint, out_file)
     summary = {"out": str(out_file), "verdict": pinned.verdict, "candidate_kind": pinned.candidate_kind}
-    result(
-        as_json,
-        summary,
-        f"locked {pinned.checkpoint.name} ({pinned.candidate_kind}), verdict {pinned.verdict}: {out_file}",
-    )
+    line = f"locked {pinned.checkpoint.name} ({pinned.candidate_kind}), verdict {pinned.verdict}: {out_file}"
+    made(as_json, summary, line, out=out_file, was_there=was_there)
     if pinned.verdict != "pass":
         raise typer.Exit(1)
 

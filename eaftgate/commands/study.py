@@ -1,6 +1,7 @@
 """What is looked at besides the verdict: `eaftgate sweep`, `eaftgate overlap` and `eaftgate diagnose`."""
 
 import json
+from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any
@@ -52,7 +53,7 @@ def sweep(
     from eaftgate.checkpoint.checkpoint import open_checkpoint
     from eaftgate.checkpoint.digest import checkpoint_digest
     from eaftgate.model.load import default_settings, load_model
-    from eaftgate.outputs import check_outside_checkpoints
+    from eaftgate.outputs import check_apart, check_outside_checkpoints, check_parent
     from eaftgate.profile.profile import open_profile
     from eaftgate.prune.checkpoint import check_profile
     from eaftgate.rewrite.keep_n import resolve_keep_n
@@ -67,8 +68,13 @@ def sweep(
         raise UserError(f"--out {out_file} is a directory: give a file of JSON lines")
     if out_file.is_symlink():
         raise UserError(f"--out {out_file} is a link: give the file itself")
+    if out_file.exists() and not out_file.is_file():
+        raise UserError(f"--out {out_file} is no regular file: give a file of JSON lines")
+    check_parent(out_file)
     check_outside_checkpoints(out_file)
-    figure = _figure(plot, out_file)
+    check_apart(out_file, [profile_dir, packs])
+    figure = _figure(plot, out_file, [profile_dir, packs])
+    before = _size(out_file)
     checkpoint, profile = open_checkpoint(base), open_profile(profile_dir)
     check_profile(checkpoint, checkpoint_digest(checkpoint), profile)
     counts = _counts("--keep-n", keep_n)
@@ -100,6 +106,8 @@ def sweep(
         f"scored on {held_out.num_scored_rows} others ({held_out.scored.num_counted:,} tokens)"
     )
     show(lambda leave_out: ranked_table(lines, leave_out), DETAILS)
+    if _size(out_file) == before:
+        say(f"{out_file} is up to date")
     say(f"drawn in {figure}" if figure is not None else f"no figure was drawn: {_WANTS_MATPLOTLIB}")
 
 
@@ -211,23 +219,32 @@ _SUFFIXES = (".svg", ".png")
 _WANTS_MATPLOTLIB = "it takes matplotlib, pip install 'eaftgate[plot]'"
 
 
-def _figure(plot: Path | None, out: Path) -> Path | None:
+def _size(path: Path) -> int | None:
+    return path.stat().st_size if path.is_file() else None
+
+
+def _figure(plot: Path | None, out: Path, inputs: Sequence[Path]) -> Path | None:
     """Where the figure goes; None when it was not asked for and cannot be drawn. Raises UserError for a file name that
     says no format, for `out` itself, and when it was asked for and cannot be drawn."""
-    from eaftgate.outputs import check_outside_checkpoints
+    from eaftgate.outputs import check_apart, check_outside_checkpoints, check_parent
 
     figure = plot or out.with_suffix(".svg")
     if figure == out:
         raise UserError(f"--plot and --out are both {out}: the figure needs a file of its own")
     if figure.suffix not in _SUFFIXES:
         raise UserError(f"--plot is {str(figure)!r}: its name must end in {' or '.join(_SUFFIXES)}")
+    check_parent(figure, option="--plot")
     check_outside_checkpoints(figure, option="--plot")
+    check_apart(figure, inputs, option="--plot")
     try:
         import matplotlib  # noqa: F401
     except ImportError:
         if plot is not None:
             raise UserError(f"--plot {plot} cannot be drawn: {_WANTS_MATPLOTLIB}, or leave --plot out") from None
         return None
+    from eaftgate.study.plot import check_figure
+
+    check_figure(figure)
     return figure
 
 

@@ -16,12 +16,12 @@ import pytest
 from eaftgate.errors import UserError
 from eaftgate.gate.cases import MODULES, cases, has_cases, models_of, order_of
 from eaftgate.gate.gpus import pin_gpus, visible_gpus
-from eaftgate.gate.models import check_results
 from eaftgate.gate.options import gate_options, option_names
 from eaftgate.gate.plan import GateOptions, Plan, make_plan
 from eaftgate.gate.plugin import DIRECTORY, SUITE, SUITE_DIR, is_case
 from eaftgate.gate.recipe import gate_settings
 from eaftgate.gate.run import GateRun
+from eaftgate.gate.run_directory import hold
 from eaftgate.gate.session import COLLECTED_AGAIN, SessionReport
 from eaftgate.visible import check_encoded, sentence
 
@@ -40,7 +40,7 @@ def start(config: pytest.Config) -> None:
         plan = make_plan(options_of(config), fixture_packs=_fixtures(config) / "packs" / "gate")
         worker_input = getattr(config, "workerinput", None)
         if worker_input is None:
-            check_results(plan.options.results)
+            hold(config, plan.options)
     except UserError as error:
         raise pytest.UsageError(sentence(str(error))) from None
     config.stash[PLAN] = plan

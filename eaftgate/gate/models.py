@@ -15,7 +15,6 @@ from eaftgate.errors import UserError
 from eaftgate.files import write_json
 from eaftgate.gate.options import OTHER
 from eaftgate.gate.plan import BASE, NOOP, ULP, Plan
-from eaftgate.outputs import check_outside_checkpoints
 from eaftgate.profile.profile import open_profile
 from eaftgate.prune.checkpoint import PruneRequest, prune_checkpoint
 from eaftgate.rewrite.manifest import MANIFEST_FILE, BaseRecord, Manifest, own_manifest, read_manifest
@@ -212,23 +211,16 @@ def _check_vocabulary(candidate: Checkpoint, base: Checkpoint) -> None:
         raise UserError(f"{candidate.name} routes to {candidate.top_k} experts a token and its base to {base.top_k}")
 
 
-def check_results(results: Path) -> None:
-    """Raises UserError where a run could not write, or would have to take away what is not its own."""
-    if results.exists() and not results.is_dir():
-        raise UserError(f"--results is {results}, which is a file: it must be a directory")
-    check_outside_checkpoints(results, option="--results")
+def work_is_ours(results: Path) -> bool:
+    """Whether what a run takes away at its start was made by one, or is not there."""
     work = results / WORK_DIR
-    holds = [path.name for path in work.iterdir()] if work.is_dir() else []
-    if work.is_file() or (holds and _OURS not in holds):
-        raise UserError(
-            f"{work} was not made by a gate run, which needs that place: remove it, or choose another --results"
-        )
+    return not work.is_file() and (not work.is_dir() or not any(work.iterdir()) or (work / _OURS).is_file())
 
 
 def clear_work(results: Path) -> None:
     """Take away what an earlier run made for its own use: the code that made it may have changed since.
 
-    `results` must be such that `check_results`.
+    `results` must be such that `work_is_ours`.
     """
     shutil.rmtree(results / WORK_DIR, ignore_errors=True)
 

@@ -20,6 +20,7 @@ from eaftgate.gate.stability import Stability
 from eaftgate.judge.cell import JudgedCell
 from eaftgate.judge.metrics import has_intervals
 from eaftgate.judge.verdict import MetricVerdict, Verdict
+from eaftgate.locks import holder
 from eaftgate.parity.metrics import CellMetrics, Thresholds
 from eaftgate.records import Record, read_model, write_model
 from eaftgate.strict_json import read_object
@@ -27,6 +28,8 @@ from eaftgate.strict_json import read_object
 PARITY_FILE = "parity.json"
 CELLS_DIR = "cells"
 COLLECTIONS_DIR = "collections"
+LOCK_FILE = "run.lock"
+"""Held while a run goes on."""
 
 RunVerdict = Literal["pass", "fail", "inconclusive", "incomplete"]
 Severity = Literal["primary", "advisory"]
@@ -218,7 +221,9 @@ class Parity(Record):
 
 
 def read_parity(results: Path) -> Parity:
-    """Raises UserError when there is none, or it is of another schema version or damaged."""
+    """Raises UserError when there is none, or it is of another schema version or damaged, and while a run goes on."""
+    if (who := holder(results / LOCK_FILE)) is not None:
+        raise UserError(f"a run is going on in {results} ({who}): wait for it to end")
     return read_model(results / PARITY_FILE, Parity, what="gate result", remedy="run the gate again")
 
 

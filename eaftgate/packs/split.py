@@ -2,18 +2,20 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from eaftgate.errors import UserError
-from eaftgate.files import write_json
-from eaftgate.outputs import build
+from eaftgate.files import sha256_file
+from eaftgate.outputs import build, check_directory, up_to_date
 from eaftgate.packs.pack import pack_paths, read_table, row_identity, shuffle_key
+from eaftgate.records import Record, read_model, write_model
 
 PARTS = ("calibration", "gate")
+SPLIT_FILE = "split.json"
 
 
 @dataclass(frozen=True)
@@ -23,21 +25,34 @@ class PackSplit:
     gate_rows: int
 
 
+class _Split(Record):
+    """split.json."""
+
+    calib_frac: float
+    seed: int
+    packs: tuple[PackSplit, ...]
+
+
 def split_packs(directory: Path, out: Path, *, calib_frac: float, seed: int) -> list[PackSplit]:
     """Write `out/calibration` and `out/gate`, each with one file per pack, all columns kept, file order kept.
 
     Within a pack the rows of lowest sha256(seed : identity) go to calibration until `calib_frac` of its rows are
-    there. Equal texts always go to the same part, within a pack and across packs.
+    there. Equal texts always go to the same part, within a pack and across packs. What is there and was made from the
+    same is left as it is (eaftgate.outputs).
     """
     if not 0.0 < calib_frac < 1.0:
         raise UserError(f"--calib-frac is {calib_frac}: it must lie between 0 and 1, both excluded")
+    check_directory(out, [directory])  # before the packs are read
+    paths = pack_paths(directory)
+    packs = {path.name: sha256_file(path) for path in paths}
+    made_from = {"command": "packs split", "packs": packs, "calib_frac": calib_frac, "seed": seed}
+    if up_to_date(out, made_from):
+        made = read_model(out / SPLIT_FILE, _Split, what="split", remedy=f"remove {out}")
+        return list(made.packs)
     part_of: dict[str, str] = {}
-    with build(out) as work:
-        splits = [
-            _split_pack(path, work.payload, part_of, calib_frac=calib_frac, seed=seed) for path in pack_paths(directory)
-        ]
-        packs = [asdict(split) for split in splits]
-        write_json(work.payload / "split.json", {"calib_frac": calib_frac, "seed": seed, "packs": packs})
+    with build(out, made_from=made_from) as work:
+        splits = [_split_pack(path, work.payload, part_of, calib_frac=calib_frac, seed=seed) for path in paths]
+        write_model(work.payload / SPLIT_FILE, _Split(calib_frac=calib_frac, seed=seed, packs=tuple(splits)))
     return splits
 
 

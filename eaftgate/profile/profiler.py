@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from eaftgate.errors import UserError
 from eaftgate.families.model import MoeModel
 from eaftgate.files import sha256_json
 from eaftgate.model.load import ModelSettings, load_model
-from eaftgate.outputs import build, check_new_directory, joined
+from eaftgate.outputs import build, check_directory, joined, up_to_date
 from eaftgate.packs.blocks import Blocks, build_blocks
 from eaftgate.packs.pack import UNION, Pack, named_packs
 from eaftgate.packs.tokenizer import load_tokenizer
@@ -78,7 +78,8 @@ def profile_checkpoint(
     settings: ModelSettings,
     ranks: Ranks = ALONE,
 ) -> Profile:
-    """Profile `base` and write `out`. An interrupted run is resumed (eaftgate.outputs).
+    """Profile `base` and write `out`. An interrupted run is resumed, and a finished one left as it is
+    (eaftgate.outputs).
 
     Each of several `ranks` (torchrun, one GPU each, `out` on a disk they share) observes its share of the blocks; the
     trace is that of one.
@@ -86,7 +87,7 @@ def profile_checkpoint(
     Raises UserError for bad packs, an `out` that must not be written, a failing disk, or a model that yields values
     that are not finite.
     """
-    check_new_directory(out)
+    check_directory(out, [request.packs])
     if request.alignment not in ALIGNMENTS:
         raise UserError(f"--alignment is {request.alignment!r}: it must be one of {', '.join(ALIGNMENTS)}")
     if base.num_experts > np.iinfo(np.uint8).max + 1:
@@ -99,7 +100,10 @@ def profile_checkpoint(
     blocks = build_blocks(rows, tokenizer.backend, eos_id=tokenizer.eos_id, seq_len=request.seq_len, num_blocks=None)
     description = _describe(base, base_digest, request, settings, rows, blocks, packs)
     described = description.model_dump(by_alias=True, exclude_unset=True)
-    with build(out, described) if ranks.first else joined(out) as work:
+    if up_to_date(out, made_from := _made_from(description)):
+        return open_profile(out)
+    ranks.wait()  # until all have looked
+    with build(out, described, made_from=made_from) if ranks.first else joined(out) as work:
         directory = work.payload / TRACE_DIR
         if ranks.first:
             _remove_damaged(directory)
@@ -163,6 +167,13 @@ def _describe(
         model=RanOn(**settings.describe()),
         rows=list(blocks.identities),
     )
+
+
+def _made_from(description: ProfileDescription) -> dict[str, Any]:
+    """By content: where base and packs lie, and the rows, of which the digest of the blocks is enough."""
+    found = {"profile_schema", "eaftgate", "packs_dir", "rows", "thresholds", "seconds", "trace"}
+    told = description.model_dump(mode="json", exclude=found)
+    return {**told, "command": "profile", "base": description.base.digest}
 
 
 def _trace_blocks(

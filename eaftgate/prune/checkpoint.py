@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from eaftgate.checkpoint.checkpoint import Checkpoint
 from eaftgate.checkpoint.unchanged import check_unchanged
 from eaftgate.errors import UserError
-from eaftgate.outputs import check_new_directory
+from eaftgate.files import sha256_json
+from eaftgate.outputs import check_directory, claimed, up_to_date
 from eaftgate.profile.profile import Profile, ProfileDescription
 from eaftgate.progress import progress_bar
 from eaftgate.prune.keep_sets import GivenKeepSets, read_keep_sets
@@ -89,7 +90,8 @@ def prune_checkpoint(
     scores: Scores | None = None,
     show: "Callable[[JudgedCell], None] | None" = None,
 ) -> None:
-    """Write the pruned checkpoint to `out`; before that, `show` gets the pre-gate's cell if one was asked for.
+    """Write the pruned checkpoint to `out`, unless it is there and was made from the same. Before that, `show` gets the
+    pre-gate's cell if one was asked for.
 
     `scores` (of a checkpoint pruned before) take the place of the profile. Raises UserError; see rewrite_checkpoint
     for what is left behind.
@@ -100,7 +102,7 @@ def prune_checkpoint(
             raise UserError("--keep-sets says which experts are kept: leave --profile, --scores and --packs out")
         given = read_keep_sets(request.keep_sets, base, allow_any_keep_n=request.allow_any_keep_n)
     keep_n = _keep_n(base, request, given)
-    check_new_directory(out)
+    check_directory(out, [] if profile is None else [profile.path])
     if profile is not None and scores is not None:
         raise UserError("--profile and --scores say the same twice: leave one of them out")
     method = method_named(request.method)
@@ -116,27 +118,67 @@ def prune_checkpoint(
     settings = Settings(keep_n, request.weights, request.search, request.classes, request.alignment, given)
     if request.run is None:
         _check_needs(base, method, source)
-        choice = method.choose(Sight(base.num_layers, base.num_experts, source), settings)
     else:
         profile = _profile_of_run(base, method, request, request.run, profile)
-        choice, judged = _chosen_on_model(base, method, profile, settings, request.run, out)
-        if judged is not None and show is not None:
-            show(judged)
-    description = None if source is None else source.description
-    recipe = checkpoint_recipe(description, _options(base, method, request, keep_n, choice), choice.notes)
-    with progress_bar("rewrite", None, unit="B", out=out) as bar:
-        rewrite_checkpoint(
-            base,
-            choice.keep,
-            out,
-            provenance={"method": method.name} | _calibration(description) | choice.provenance,
-            carried={RECIPE_FILE: recipe.encode()} | ({} if choice.scores is None else scores_files(choice.scores)),
-            base_digest=base_digest,
-            max_shard_bytes=request.max_shard_bytes,
-            allow_any_keep_n=request.allow_any_keep_n,
-            progress=bar.show,
+    made_from = _made_from(base_digest, method, source, settings, request)
+    if up_to_date(out, made_from):
+        return
+    with claimed(out):
+        if request.run is None:
+            choice = method.choose(Sight(base.num_layers, base.num_experts, source), settings)
+        else:
+            assert profile is not None  # by _profile_of_run
+            choice, judged = _chosen_on_model(base, method, profile, settings, request.run, out)
+            if judged is not None and show is not None:
+                show(judged)
+        description = None if source is None else source.description
+        recipe = checkpoint_recipe(description, _options(base, method, request, keep_n, choice), choice.notes)
+        with progress_bar("rewrite", None, unit="B", out=out) as bar:
+            rewrite_checkpoint(
+                base,
+                choice.keep,
+                out,
+                provenance={"method": method.name} | _calibration(description) | choice.provenance,
+                carried={RECIPE_FILE: recipe.encode()} | ({} if choice.scores is None else scores_files(choice.scores)),
+                base_digest=base_digest,
+                max_shard_bytes=request.max_shard_bytes,
+                allow_any_keep_n=request.allow_any_keep_n,
+                made_from=made_from,
+                progress=bar.show,
+            )
+        journal_path(out).unlink(missing_ok=True)
+
+
+def _made_from(
+    base_digest: str, method: Method, source: Profile | Scores | None, settings: Settings, request: PruneRequest
+) -> dict[str, Any]:
+    """Every input that has a say in what is written, by content."""
+    asked = asdict(settings.weights) | asdict(settings.search)
+    made: dict[str, Any] = {
+        "command": "prune",
+        "base": base_digest,
+        "keep_n": settings.keep_n,
+        "allow_any_keep_n": request.allow_any_keep_n,
+        "max_shard_bytes": request.max_shard_bytes,
+        "method": method.name,
+        **{name: asked[name] for name in sorted(method.uses & asked.keys())},
+    }
+    if source is not None:
+        # Not how the trace lies in files, which is a matter of time, nor what a scores snapshot does not know.
+        left_out = {"base", "eaftgate", "packs_dir", "seconds", "thresholds", "trace"}
+        described = source.description.model_dump(mode="json", exclude=left_out)
+        made["profile"] = sha256_json(described | {"base": source.description.base.digest})
+    if settings.given is not None:
+        made["keep_sets"] = settings.given.sha256
+    if source is not None and method.needs != "nothing":
+        made["class_weights"] = settings.classes.as_dict()
+    if "alignment" in method.uses and source is not None:
+        made["alignment"] = settings.alignment or (
+            source.alignment if isinstance(source, Scores) else source.description.alignment
         )
-    journal_path(out).unlink(missing_ok=True)
+    if method.needs == "model" and request.run is not None:
+        made |= {"batch_size": settings.search.batch_size, "model": request.run.model.describe()}
+    return made
 
 
 def _keep_n(base: Checkpoint, request: PruneRequest, given: GivenKeepSets | None) -> int:

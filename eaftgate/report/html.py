@@ -3,16 +3,15 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from eaftgate.files import write_text
 from eaftgate.gate.candidates import kind_line, unknown_rows
 from eaftgate.gate.classes import EXACT, LOSSES
 from eaftgate.gate.luck import luck_line
-from eaftgate.gate.results import Parity, ParityCell, RunVerdict, read_parity
+from eaftgate.gate.results import PARITY_FILE, Parity, ParityCell, RunVerdict, read_parity
 from eaftgate.gate.table import remarks
 from eaftgate.judge.metrics import METRICS, POINT_METRICS
 from eaftgate.judge.verdict import MetricVerdict
 from eaftgate.judge.wording import bounds_shown, shown
-from eaftgate.outputs import check_new_file
+from eaftgate.outputs import check_file, put_file
 from eaftgate.report.classes import STYLE, classes_section
 from eaftgate.report.rows import Cell, html_text, row, table, verdict_cell
 from eaftgate.report.stability import stability_section
@@ -49,10 +48,11 @@ _ALLOWED = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form
 """The page runs nothing and fetches nothing; only its own style is applied."""
 
 
-def write_report(results: Path, out: Path) -> None:
-    """Render the run in `results`. Raises UserError when it has no result or `out` exists."""
-    check_new_file(out)
-    write_text(out, render(read_parity(results)))
+def write_report(results: Path, out: Path) -> bool:
+    """Render the run in `results`; returns whether the page was there already. Raises UserError when the run has no
+    result, and when `out` is something else."""
+    check_file(out, [results / PARITY_FILE])
+    return put_file(out, render(read_parity(results)))
 
 
 def render(parity: Parity) -> str:

@@ -11,15 +11,15 @@ from eaftgate import __version__
 from eaftgate.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from eaftgate.checkpoint.digest import ModelIdentity, checkpoint_digest, tokenizer_digest
 from eaftgate.errors import UserError
-from eaftgate.files import sha256_file
+from eaftgate.files import json_text, sha256_file
 from eaftgate.gate.conclusion import verdict_of
 from eaftgate.gate.options import OTHER
 from eaftgate.gate.plan import CandidateKind
-from eaftgate.gate.results import Asked, ParityCell, RunVerdict, Severity, read_parity
+from eaftgate.gate.results import PARITY_FILE, Asked, ParityCell, RunVerdict, Severity, read_parity
 from eaftgate.gate.stability import Stability
 from eaftgate.judge.verdict import MetricVerdict, Verdict
-from eaftgate.outputs import check_new_file
-from eaftgate.records import Record, read_model, write_model
+from eaftgate.outputs import check_file, put_file
+from eaftgate.records import Record, json_of, read_model
 from eaftgate.rewrite.manifest import MANIFEST_FILE, own_manifest, read_manifest, verify_files
 
 PINNED_LIBRARIES = ("numpy", "safetensors", "scipy", "tokenizers", "torch", "transformers")
@@ -135,11 +135,11 @@ def _pinned(cell: ParityCell) -> LockedCell:
     )
 
 
-def write_lock(results: Path, checkpoint: str | None, out: Path) -> Lock:
-    check_new_file(out)
+def write_lock(results: Path, checkpoint: str | None, out: Path) -> tuple[Lock, bool]:
+    """The lock, and whether it was there already. Raises UserError, too, when `out` is something else."""
+    check_file(out, [results / PARITY_FILE])
     lock = make_lock(results, checkpoint)
-    write_model(out, lock)
-    return lock
+    return lock, put_file(out, json_text(json_of(lock)))
 
 
 def read_lock(path: Path) -> Lock:

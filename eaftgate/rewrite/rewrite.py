@@ -54,13 +54,14 @@ def rewrite_checkpoint(
     base_digest: str | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
     allow_any_keep_n: bool = False,
+    made_from: Mapping[str, Any] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
     """Write to `out` the checkpoint `base` with only the experts of `keep` (per layer, ascending ids).
 
     `provenance` (a JSON object) goes into the manifest, `carried` are further files by name; `base_digest` is
-    `checkpoint_digest(base)` if the caller has it. `progress(done, total)` gets bytes of shards, from several
-    threads but one at a time.
+    `checkpoint_digest(base)` if the caller has it, `made_from` what `outputs.up_to_date` compares.
+    `progress(done, total)` gets bytes of shards, from several threads but one at a time.
     The result is a function of the arguments alone, byte for byte.
 
     An interrupted run is taken up by the same call (eaftgate.outputs).
@@ -95,7 +96,7 @@ def rewrite_checkpoint(
         check_unchanged(base, digest)  # each time: what is finished is not copied again
         return sha256
 
-    with build(out, request, needs=f"whose shards take {total} bytes") as work:
+    with build(out, request, made_from=made_from, needs=f"whose shards take {total} bytes") as work:
         finished = finished_shards(work)
         write_shards(plans, work.payload, finished, copy, progress)
         for name, content in (carried or {}).items():

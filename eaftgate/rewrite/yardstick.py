@@ -24,7 +24,7 @@ from eaftgate.checkpoint.unchanged import check_unchanged
 from eaftgate.errors import UserError
 from eaftgate.families.family import ExpertWeight, kept_whole
 from eaftgate.files import write_json
-from eaftgate.outputs import build
+from eaftgate.outputs import build, up_to_date
 from eaftgate.records import Record, read_model, write_model
 from eaftgate.rewrite.copy import read_all, write_all
 from eaftgate.rewrite.finished import finished_shards
@@ -93,7 +93,8 @@ def write_yardstick(
     """Write to `out` the checkpoint `base` with its experts rounded to `bits` bits in groups of 32 input weights.
 
     `base_digest` is `checkpoint_digest(base)` if the caller has it; `progress(done, total)` gets bytes of shards. The
-    result is a function of the arguments alone, byte for byte. An interrupted run is taken up by the same call.
+    result is a function of the arguments alone, byte for byte. An interrupted run is taken up by the same call,
+    and a finished one left as it is.
 
     Raises UserError: bits that are none, experts that cannot be rounded, an `out` that must not be written, a tensor
     larger than a shard, a failing disk.
@@ -114,6 +115,9 @@ def write_yardstick(
         tool=ToolRecord(version=__version__),
         files={},
     )
+    made_from = {"command": "yardstick", "base": record.base.digest, "bits": bits, "max_shard_bytes": max_shard_bytes}
+    if up_to_date(out, made_from):
+        return
     request = {"yardstick": record.model_dump(), "max_shard_bytes": max_shard_bytes}
 
     def write(plan: ShardPlan, target: Path, on_bytes: Callable[[int], None]) -> str:
@@ -122,7 +126,7 @@ def write_yardstick(
         return sha256
 
     total = sum(plan.size for plan in plans)
-    with build(out, request, needs=f"whose shards take {total} bytes") as work:
+    with build(out, request, made_from=made_from, needs=f"whose shards take {total} bytes") as work:
         finished = finished_shards(work)
         write_shards(plans, work.payload, finished, write, progress)
         copy_companions(base, work.payload)

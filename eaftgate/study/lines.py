@@ -7,10 +7,13 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from eaftgate.errors import UserError
+from eaftgate.files import atomic_path, write_failure
 from eaftgate.judge.verdict import MetricVerdict, Verdict
 from eaftgate.records import Record, first_problem
 from eaftgate.select.keep import KeepSets
 from eaftgate.study.cases import Case
+
+_BEGIN = b'{"key"'
 
 
 class MetricScore(Record):
@@ -58,7 +61,7 @@ def read_lines(out: Path, keys: Collection[str]) -> dict[str, SweepLine]:
     if not out.exists():
         return {}
     content = out.read_bytes()
-    if content and not content.startswith(b'{"key"'):
+    if content and not content.startswith(_BEGIN[: len(content)]):
         raise UserError(f"{out} was not written by eaftgate sweep: choose another --out")
     found = {}
     for number, text in enumerate(content.splitlines(), start=1):
@@ -74,3 +77,21 @@ def read_lines(out: Path, keys: Collection[str]) -> dict[str, SweepLine]:
             raise UserError(f"{out}, line {number}: {first_problem(error)}; remove that line") from None
         found[read.key] = read
     return found
+
+
+def add_line(out: Path, line: SweepLine) -> None:
+    """Add `line` to the file `out` of lines, of which it drops one that was cut off. Raises UserError when the disk
+    fails; the file is then what it was."""
+    content = out.read_bytes() if out.exists() else b""
+    begin, newline, last = content.rpartition(b"\n")
+    try:
+        json.loads(last)
+        begin, newline = content, b"\n"
+    except (ValueError, RecursionError):
+        pass
+    added = json.dumps(line.model_dump(mode="json")).encode() + b"\n"
+    try:
+        with atomic_path(out) as temporary:
+            temporary.write_bytes(begin + newline + added)
+    except OSError as error:
+        raise write_failure(error, out) from None

@@ -3,6 +3,7 @@
 Needs matplotlib, which is an extra: eaftgate[plot].
 """
 
+import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,18 +14,33 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
+from eaftgate.errors import UserError
 from eaftgate.files import atomic_path
 from eaftgate.study.lines import SweepLine
 from eaftgate.study.ranking import Ranked, ranked
 
+_MADE_BY = "eaftgate sweep"
+"""In the file: what does not say this is not replaced."""
 _STYLE: Any = {"font.size": 9, "svg.fonttype": "none", "svg.hashsalt": "eaftgate", "axes.spines.top": False,
           "axes.spines.right": False}  # fmt: skip
 _TICKS = (-50, -20, -5, 0, 5, 20, 50, 200, 1000, 10_000, 100_000)
 _DOT, _LINE = "#1f5fa8", "#9db8d6"
 
 
+def check_figure(path: Path) -> None:
+    """Raises UserError when something is at `path` that no sweep has drawn."""
+    if path.is_symlink() or path.exists():
+        ours = False
+        if not path.is_symlink() and path.is_file():
+            with path.open("rb") as file:
+                ours = _MADE_BY.encode() in file.read(4096)
+        if not ours:
+            raise UserError(f"--plot {path} is there and was drawn by no sweep: remove it or choose another --plot")
+
+
 def write_plot(lines: Sequence[SweepLine], path: Path) -> None:
-    """Draw the lines of a sweep into `path`, SVG or PNG by its suffix; a figure that is there is replaced.
+    """Draw the lines of a sweep into `path`, SVG or PNG by its suffix. A figure of a sweep that is there is replaced
+    when it is not the same; for another file it raises UserError.
 
     Rows are in the order of their losses at the smallest keep_n, the least on top. The scale is linear up to the margin
     and logarithmic far beyond it: a selection that loses a hundred times as much must not hide how others differ.
@@ -43,13 +59,17 @@ def write_plot(lines: Sequence[SweepLine], path: Path) -> None:
         figure.supxlabel(
             "change of perplexity on held-out rows, %, with its one-sided bounds; dotted: the margin", fontsize=9
         )
+        drawn = io.BytesIO()
+        figure.savefig(drawn, format=path.suffix[1:], dpi=150, metadata=_metadata(path))
+    check_figure(path)
+    if not path.exists() or path.read_bytes() != drawn.getvalue():
         with atomic_path(path) as temporary:
-            figure.savefig(temporary, format=path.suffix[1:], dpi=150, metadata=_undated(path))
+            temporary.write_bytes(drawn.getvalue())
 
 
-def _undated(path: Path) -> dict[str, Any] | None:
+def _metadata(path: Path) -> dict[str, Any]:
     """The same lines give the same file: an SVG would have the time in it."""
-    return {"Date": None} if path.suffix == ".svg" else None
+    return {"Date": None, "Creator": _MADE_BY} if path.suffix == ".svg" else {"Software": _MADE_BY}
 
 
 def _percent(log_ratio: float | None) -> float:

@@ -4,18 +4,17 @@ A line is written when its case is done, and a case that has a line is not run a
 the refinement of a case has come lies beside the file.
 """
 
-import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from eaftgate.collect.collection import Collection
 from eaftgate.errors import UserError
 from eaftgate.families.model import MoeModel
 from eaftgate.files import sha256_json
+from eaftgate.outputs import claimed
 from eaftgate.packs.blocks import Blocks
 from eaftgate.progress import progress_bar
 from eaftgate.prune.methods import METHODS, Running, Settings, Sight
@@ -26,7 +25,7 @@ from eaftgate.select.class_weights import ClassWeights
 from eaftgate.select.keep import KeepSets
 from eaftgate.study.cases import Case
 from eaftgate.study.holdout import Calibration, HeldOut
-from eaftgate.study.lines import Score, SweepLine, read_lines, score_of
+from eaftgate.study.lines import Score, SweepLine, add_line, read_lines, score_of
 
 
 def sweep(
@@ -44,6 +43,19 @@ def sweep(
     Raises UserError when `out` holds something else, a case has too few rows to choose on, or memory runs out.
     """
     key_of = {_key(held_out, case, measured_by): case for case in cases}
+    if not key_of.keys() <= read_lines(out, key_of.keys()).keys():
+        with claimed(out):
+            return _run(load, held_out, key_of, out, measured_by)
+    return _run(load, held_out, key_of, out, measured_by)
+
+
+def _run(
+    load: Callable[[], MoeModel],
+    held_out: HeldOut,
+    key_of: Mapping[str, Case],
+    out: Path,
+    measured_by: Mapping[str, Any],
+) -> list[SweepLine]:
     done = read_lines(out, key_of.keys())
     missing = {key: case for key, case in key_of.items() if key not in done}
     for case in missing.values():
@@ -53,12 +65,12 @@ def sweep(
                 f"{case.rows} rows to choose on are too few for {case.method}: vary rows without it, or give more"
             )
     if missing:
-        with _appending(out) as file, progress_bar("sweep", None, unit="cases", out=out) as bar:
+        with progress_bar("sweep", None, unit="cases", out=out) as bar:
             model = load()
             bar.show(0, len(missing))
             bar.describe("base")
             with within_memory():
-                base = collected(model, held_out.scored, batch_size=cases[0].search.batch_size)
+                base = collected(model, held_out.scored, batch_size=next(iter(missing.values())).search.batch_size)
             for number, (key, case) in enumerate(missing.items()):
                 bar.describe(f"{case.keep_n} {case.name}")
 
@@ -79,21 +91,10 @@ def sweep(
                     **vars(score),
                     keep=keep,
                 )
-                file.write(json.dumps(done[key].model_dump(mode="json")) + "\n")
-                file.flush()
+                add_line(out, done[key])
                 bar.show(number + 1, len(missing))
         journal_path(out).unlink(missing_ok=True)
     return [done[key] for key in key_of]
-
-
-@contextmanager
-def _appending(out: Path) -> Iterator[TextIO]:
-    """`out`, at the begin of a line: one that was interrupted stays alone."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    ended = not out.exists() or out.read_bytes()[-1:] in (b"", b"\n")
-    with out.open("a", encoding="utf-8") as file:
-        file.write("" if ended else "\n")
-        yield file
 
 
 def _key(held_out: HeldOut, case: Case, measured_by: Mapping[str, Any]) -> str:

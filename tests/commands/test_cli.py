@@ -125,13 +125,20 @@ def test_packs_that_cannot_be_profiled(eaftgate: Command, tmp_path: Path) -> Non
     refused(profile_of(pack_of(tmp_path / "user", text=user_only)), "no assistant message")
 
 
-def test_a_finished_output_is_never_overwritten(eaftgate: Command, base_copy: Path) -> None:
-    for arguments in (
-        ("packs", "split", CALIBRATION_PACKS),
-        ("profile", BASE, "--packs", CALIBRATION_PACKS),
-        ("prune", BASE, "--keep-n", 24, "--method", "random"),
+def test_what_is_there_is_up_to_date_or_an_error(eaftgate: Command, base_copy: Path, tmp_path: Path) -> None:
+    for arguments, more in (
+        (("packs", "split", CALIBRATION_PACKS), ("--seed", 1)),
+        (("profile", BASE, "--packs", CALIBRATION_PACKS, "--num-rows", 3, "--seq-len", 64), ("--seed", 1)),
+        (("prune", BASE, "--keep-n", 24, "--method", "random"), ("--seed", 1)),
+        (("yardstick", BASE), ("--bits", 3)),
     ):
-        refused(eaftgate(*arguments, "--out", base_copy), "already exists")
+        refused(eaftgate(*arguments, "--out", base_copy), "already exists: choose another --out or remove it")
+        out = tmp_path / str(arguments[0])
+        assert json.loads(eaftgate(*arguments, "--out", out, "--json").out)["up_to_date"] is False
+        again = eaftgate(*arguments, "--out", out)
+        assert (again.code, again.out, again.err) == (0, f"{out} is up to date\n", "")
+        assert json.loads(eaftgate(*arguments, "--out", out, "--json").out)["up_to_date"] is True
+        refused(eaftgate(*arguments, *more, "--out", out), f"{out} already exists and was made from other inputs (")
 
 
 def test_an_output_that_cannot_be_written_is_one_sentence(eaftgate: Command, tmp_path: Path) -> None:
@@ -323,6 +330,7 @@ def test_a_sweep_refuses_gate_rows_and_what_it_does_not_know(
     eaftgate: Command, small_profile: Profile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("eaftgate.model.load.load_model", lambda *_: pytest.fail("a model was loaded"))
+    (tmp_path / "mine.svg").write_text("<svg/>")
     refused(sweep_of(eaftgate, small_profile, GATE_PACKS, tmp_path / "out"), "6 rows that profile")
     for more, said in (
         (("--methods", "reap,best"), "'best' is no method"),
@@ -337,6 +345,9 @@ def test_a_sweep_refuses_gate_rows_and_what_it_does_not_know(
         (("--plot", tmp_path / "figure.pdf"), "must end in .svg or .png"),
         (("--plot", tmp_path / "figure"), "must end in .svg or .png"),
         (("--plot", tmp_path / "out"), "a file of its own"),
+        (("--plot", tmp_path / "typo" / "figure.svg"), "typo does not exist"),
+        (("--plot", tmp_path / "mine.svg"), "was drawn by no sweep"),
+        (("--plot", CALIBRATION_PACKS / "figure.svg"), "which it is made from"),
     ):
         refused(sweep_of(eaftgate, small_profile, CALIBRATION_PACKS, tmp_path / "out", *more), said)
     assert not (tmp_path / "out").exists()
@@ -379,10 +390,13 @@ def test_a_sweep_varies_one_factor_at_a_time_and_resumes(
     again = json.loads(sweep_of(eaftgate, small_profile, CALIBRATION_PACKS, out, *methods, "--json").out)
     assert ran == ["good=2"]
     assert [line | {"seconds": 0} for line in again] == [line | {"seconds": 0} for line in lines]
+    assert [json.loads(line) for line in out.read_text().splitlines()] == again  # nothing is left of the cut line
     monkeypatch.setattr("eaftgate.model.load.load_model", lambda *_: pytest.fail("a model was loaded for nothing"))
+    (tmp_path / "figures").mkdir()
     plot = tmp_path / "figures" / "sweep.png"
     other = (*methods, "--batch-size", 3, "--plot", plot)  # what is done stays done
-    said, *table, drawn = sweep_of(eaftgate, small_profile, CALIBRATION_PACKS, out, *other).out.splitlines()
+    said, *table, known, drawn = sweep_of(eaftgate, small_profile, CALIBRATION_PACKS, out, *other).out.splitlines()
+    assert known == f"{out} is up to date"
     assert ran == ["good=2"]
     assert said.startswith("chosen on 3 rows (")
     assert drawn == f"drawn in {plot}"

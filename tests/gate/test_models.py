@@ -9,8 +9,9 @@ import pytest
 from gate_command import BASE, ROOT
 
 from eaftgate.errors import UserError
-from eaftgate.gate.models import Models, check_results, clear_work
+from eaftgate.gate.models import Models, clear_work
 from eaftgate.gate.plan import GateOptions, make_plan
+from eaftgate.gate.run_directory import check_run_directory
 from eaftgate.model.load import ModelSettings
 
 
@@ -47,11 +48,11 @@ def test_only_a_work_directory_of_its_own_is_taken_away(tmp_path: Path) -> None:
     work = tmp_path / "work"
     (work / "keep24").mkdir(parents=True)
     with pytest.raises(UserError, match="was not made by a gate run"):
-        check_results(tmp_path)
+        check_run_directory(tmp_path)
     (work / "keep24").rmdir()
     work.rmdir()
     Models(plan, BASE.parent)["noop"]
-    check_results(tmp_path)
+    check_run_directory(tmp_path)
     clear_work(tmp_path)
     assert not work.exists()
 
@@ -59,4 +60,4 @@ def test_only_a_work_directory_of_its_own_is_taken_away(tmp_path: Path) -> None:
 def test_results_that_are_a_file_are_refused(tmp_path: Path) -> None:
     (tmp_path / "run").touch()
     with pytest.raises(UserError, match="which is a file"):
-        check_results(tmp_path / "run")
+        check_run_directory(tmp_path / "run")

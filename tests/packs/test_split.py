@@ -122,7 +122,8 @@ def test_what_is_written_and_returned(tmp_path: Path) -> None:
     assert record["seed"] == 7
     assert record["packs"][1] == {"pack": "b", "calibration_rows": 2, "gate_rows": 6}
     files = sorted(str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.*"))
-    assert files == ["calibration/a.parquet", "calibration/b.parquet", "gate/a.parquet", "gate/b.parquet", "split.json"]
+    of_packs = ["calibration/a.parquet", "calibration/b.parquet", "gate/a.parquet", "gate/b.parquet"]
+    assert files == [*of_packs, "made_from.json", "split.json"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "packs"]
     written = pq.ParquetFile(tmp_path / "out" / "gate" / "a.parquet").metadata
     assert written.row_group(0).column(0).compression == "ZSTD"

@@ -111,7 +111,7 @@ def test_description(base: Checkpoint, request_: ProfileRequest, whole: Profile)
         name: pytest.approx(slow_quantile(trace.column(column)[trace.column("content_T")].tolist(), q), abs=1e-6)
         for name, column, q in (("p_lo", "p_T", 0.15), ("h_lo", "entropy_T", 0.15), ("h_hi", "entropy_T", 0.85))
     }
-    assert sorted(path.name for path in whole.path.iterdir()) == ["profile.json", "trace"]
+    assert sorted(path.name for path in whole.path.iterdir()) == ["made_from.json", "profile.json", "trace"]
     assert sorted(path.name for path in whole.path.parent.iterdir()) == ["profile"]
 
 
@@ -307,8 +307,7 @@ def test_another_run_finished_in_the_meantime(
         return whole.description
 
     monkeypatch.setattr(profiler, "_describe", slow)
-    with pytest.raises(UserError, match="profile already exists: choose another --out or remove it"):
-        profile(base, request_, out)
+    profile(base, request_, out)  # is up to date
     assert [path.name for path in tmp_path.iterdir()] == ["profile"]
     assert_identical(open_profile(out), whole)
 

@@ -55,15 +55,19 @@ def rendered(parity: dict[str, Any]) -> str:
 
 def test_the_page_shows_the_verdict_and_every_cell(copy_run: Run, tmp_path: Path) -> None:
     page = tmp_path / "report.html"
-    write_report(copy_run.results, page)
+    assert write_report(copy_run.results, page) is False
     text = page.read_text(encoding="utf-8")
     assert '<span class="verdict pass">PASS</span>' in text
     for cell in copy_run.parity["cells"]:
         row = f'<td class="name">{cell["name"]}</td><td class="name">{cell["pack"]}</td><td>{cell["seq_len"]}</td>'
         assert text.count(row) == 1
     assert checkpoint_digest(open_checkpoint(BASE)) in text
-    with pytest.raises(UserError, match="already exists"):
+    assert write_report(copy_run.results, page) is True  # up to date
+    page.write_text(text + " ", encoding="utf-8")
+    with pytest.raises(UserError, match="already exists and holds something else"):
         write_report(copy_run.results, page)
+    with pytest.raises(UserError, match=r"parity\.json, which it is made from"):
+        write_report(copy_run.results, copy_run.results / "parity.json")
 
 
 def test_names_and_reasons_are_escaped(copy_run: Run) -> None:
@@ -280,7 +284,9 @@ def test_a_lock_pins_what_was_judged_and_is_never_overwritten(copy_run: Run, bas
     asked = {"seeds": [], "strict_cells": False, "sequential": False, "allow_overlap": False}
     assert pinned["asked"] == asked | {"best_of": 1, "candidate_kind": "pruned"}
     assert pinned["stability"] == copy_run.parity["stability"]
-    with pytest.raises(UserError, match="already exists"):
+    assert write_lock(copy_run.results, None, lock)[1] is True  # up to date
+    lock.write_text(lock.read_text().replace('"pass"', '"fail"'))
+    with pytest.raises(UserError, match="already exists and holds something else"):
         write_lock(copy_run.results, None, lock)
 
 

@@ -19,6 +19,7 @@ from eaftgate.checkpoint.digest import checkpoint_digest
 from eaftgate.errors import UserError
 from eaftgate.families.registry import FAMILIES
 from eaftgate.model.load import ModelSettings, load_model
+from eaftgate.outputs import MADE_FROM_FILE
 from eaftgate.rewrite import copy, rewrite, yardstick
 from eaftgate.rewrite.plan import ShardPlan
 from eaftgate.rewrite.yardstick import YARDSTICK_FILE, check_yardstick, own_yardstick, write_yardstick
@@ -93,7 +94,7 @@ def test_it_says_what_it_was_made_from_and_every_file(base: Checkpoint, tmp_path
     record = own_yardstick(out)
     assert record is not None
     assert (record.base.name, record.base.digest, record.bits, record.group) == (str(base.path), DIGEST, 5, 32)
-    assert record.files.keys() == contents(out).keys() - {YARDSTICK_FILE}
+    assert record.files.keys() == contents(out).keys() - {YARDSTICK_FILE, MADE_FROM_FILE}
     assert check_yardstick(open_checkpoint(out), record, base_digest=DIGEST) == []
     assert check_yardstick(open_checkpoint(out), record, base_digest="1" * 64) == [
         "it was not made from this base: yardstick.json names one with another digest"
@@ -202,4 +203,6 @@ def test_the_command(eaftgate: Command, tmp_path: Path) -> None:  # noqa: F811
     record = own_yardstick(tmp_path / "out")
     assert record is not None
     assert record.base.digest == checkpoint_digest(open_checkpoint(tmp_path / "base"))
-    refused(given(), "already exists")
+    again = given()
+    assert (again.code, again.out) == (0, f"{tmp_path / 'out'} is up to date\n")
+    refused(given("--bits", 3), "made from other inputs (bits is 4 there and 3 here)")
