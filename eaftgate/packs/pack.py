@@ -73,14 +73,19 @@ def pack_paths(directory: Path) -> list[Path]:
         raise UserError(f"{reserved[0]} has the name of the derived pack {UNION}: rename it")
     for path in paths:
         check_encoded(path.name, what=f"the name of a pack in {directory}")
+        _check_regular(path)
     return paths
+
+
+def _check_regular(path: Path) -> None:
+    if not path.is_file():
+        raise UserError(f"pack {path} is no regular file: take it out of the directory")
 
 
 def read_table(path: Path) -> pa.Table:
     """Read one pack file; `text` is a column of strings, however the file encodes them. Raises UserError when it is no
     Parquet file or has no usable `text` column."""
-    if not path.is_file():
-        raise UserError(f"pack {path} is no regular file: take it out of the directory")
+    _check_regular(path)
     try:
         table = pq.read_table(path, page_checksum_verification=True)
     except (OSError, pa.ArrowException, OverflowError, MemoryError) as error:
