@@ -1,8 +1,8 @@
 """How a run's verdict follows from what ran, and what parity.json says of it."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any
 
 from eaftgate import __version__
@@ -15,7 +15,6 @@ from eaftgate.judge.metrics import METRICS
 from eaftgate.judge.policy import IntervalPolicy
 from eaftgate.judge.verdict import worst
 
-_OVERLAPPING = re.compile(r"::test_disjoint\[(?P<checkpoint>.+)\]$")
 _OVERLAP_PROPERTY = "overlap_"
 
 
@@ -29,6 +28,12 @@ class CaseOutcome:
     properties: Mapping[str, Any]
 
 
+def case_of(nodeid: str) -> str:
+    """`module::function[id]`, as the plan names a case, of what pytest names it."""
+    path, _, case = nodeid.partition("::")
+    return f"{PurePath(path).stem}::{case}"
+
+
 def run_verdict(
     failed: Sequence[FailedCase], missing: Sequence[str], cells: Sequence[ParityCell], *, complete: bool
 ) -> RunVerdict:
@@ -40,6 +45,21 @@ def run_verdict(
         return "incomplete"
     primary = [cell.verdict for cell in cells if cell.severity == "primary"]
     return worst(["pass", *primary, *(verdict for verdict in said if verdict is not None)])
+
+
+def reason_of(parity: Parity) -> str:
+    """One line on why a run is no pass."""
+    if parity.failed:
+        first = next((case for case in parity.failed if case.verdict == parity.verdict), parity.failed[0])
+        more = len(parity.failed) - 1
+        further = f" (and {more} further {'case' if more == 1 else 'cases'})" if more else ""
+        return f"{case_of(first.case)}: {first.reason}{further}"
+    if parity.not_run:
+        return f"{len(parity.not_run)} planned cases did not run, the first is {parity.not_run[0]}"
+    if not parity.complete:
+        return "the session did not end by itself"
+    cell = next(cell for cell in parity.cells if cell.severity == "primary" and cell.verdict == parity.verdict)
+    return f"{cell.label} is {cell.verdict}"
 
 
 def verdict_of(parity: Parity, name: str) -> RunVerdict:
@@ -84,8 +104,9 @@ def conclude(
     failed = [
         FailedCase(case=o.id, reason=o.reason, verdict=o.properties.get("verdict")) for o in outcomes if not o.passed
     ]
-    seen = {case["checkpoint"]: o for o in outcomes if (case := _OVERLAPPING.search(o.id))}
-    overlap = {checkpoint: _overlap(outcome) for checkpoint, outcome in seen.items()}
+    seen = {case_of(outcome.id): outcome for outcome in outcomes}
+    disjoint = {name: seen.get(f"test_artifact::test_disjoint[{name}]") for name in plan.checkpoints}
+    overlap = {name: _overlap(outcome) for name, outcome in disjoint.items() if outcome is not None}
     cells = [
         _cell(plan, cell, records[cell], overlap.get(cell.checkpoint, {}).get(cell.pack, 0))
         for cell in plan.cells

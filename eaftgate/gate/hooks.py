@@ -14,11 +14,12 @@ from typing import Any
 import pytest
 
 from eaftgate.errors import UserError
+from eaftgate.files import write_failure
 from eaftgate.gate.cases import MODULES, cases, has_cases, models_of, order_of
 from eaftgate.gate.gpus import pin_gpus, visible_gpus
 from eaftgate.gate.options import gate_options, option_names
 from eaftgate.gate.plan import GateOptions, Plan, make_plan
-from eaftgate.gate.plugin import DIRECTORY, SUITE, SUITE_DIR, is_case
+from eaftgate.gate.plugin import CASES, DIRECTORY, REPORT, RUN_MODULE, SUITE, SUITE_DIR, is_case
 from eaftgate.gate.recipe import gate_settings
 from eaftgate.gate.run import GateRun
 from eaftgate.gate.run_directory import hold
@@ -27,6 +28,10 @@ from eaftgate.visible import check_encoded, sentence
 
 _FIELDS = {field.name for field in fields(GateOptions)}
 PLAN = pytest.StashKey[Plan]()
+_FIRST = pytest.StashKey[BaseException]()
+"""In a case that failed: with what."""
+_REPEATING = ("reruns", "retries", "force_flaky")
+"""Options of other plugins that have a case measured again until it passes, as they call them."""
 SESSION = pytest.StashKey[str]()
 _SAID = pytest.StashKey[list[str]]()
 """Lines for the user that a process has for the case that is running."""
@@ -34,6 +39,7 @@ _SAID = pytest.StashKey[list[str]]()
 
 def start(config: pytest.Config) -> None:
     """Plan the session and take part in it. Raises UsageError where the options contradict each other."""
+    _check_options(config)
     try:
         for argument in config.invocation_params.args:
             check_encoded(str(argument), what="the argument")
@@ -48,12 +54,31 @@ def start(config: pytest.Config) -> None:
     if worker_input is None:
         _check_gpus(plan, workers=int(getattr(config.option, "numprocesses", None) or 1))
         config.stash[SESSION] = uuid.uuid4().hex
-        config.pluginmanager.register(SessionReport(config, plan, config.stash[SESSION]), "eaftgate-report")
+        config.pluginmanager.register(SessionReport(config, plan, config.stash[SESSION]), REPORT)
     else:
         config.stash[SESSION] = worker_input["eaftgate_session"]
         pin_gpus(int(worker_input["workerid"].removeprefix("gw")), plan.needs.gpus)
         _share_cores(int(worker_input["workercount"]))
-    config.pluginmanager.register(GateSession(config, plan), "eaftgate-session")
+    config.pluginmanager.register(GateSession(config, plan), CASES)
+
+
+def _check_options(config: pytest.Config) -> None:
+    """Raises UsageError for what has a case measured again until it passes, or leaves out the gate's own parts."""
+    for name in _REPEATING:
+        if config.getoption(name, None) or _ini(config, name):
+            raise pytest.UsageError(
+                f"--{name.replace('_', '-')} measures a case again until it passes, and in a gate the first result "
+                "stands: leave it out"
+            )
+    if blocked := [name for name in (REPORT, CASES) if config.pluginmanager.is_blocked(name)]:
+        raise pytest.UsageError(f"-p no:{blocked[0]} leaves out a part of the gate: there is no verdict without it")
+
+
+def _ini(config: pytest.Config, name: str) -> Any:
+    try:
+        return config.getini(name)
+    except (KeyError, ValueError):  # nobody has a setting of that name
+        return None
 
 
 def options_of(config: pytest.Config) -> GateOptions:
@@ -133,8 +158,9 @@ class GateSession:
 
     def pytest_ignore_collect(self, collection_path: Path) -> bool | None:
         """Leave out a module that has no case in this plan: an empty parameter set would be an error."""
-        ours = collection_path.parent in self._directories and collection_path.stem in MODULES
-        return True if ours and not has_cases(self._plan, collection_path.stem) else None
+        module = collection_path.stem
+        ours = collection_path.parent in self._directories and module in (*MODULES, RUN_MODULE)
+        return True if ours and (module == RUN_MODULE or not has_cases(self._plan, module)) else None
 
     def pytest_pycollect_makemodule(self, module_path: Path, parent: Any) -> pytest.Module | None:
         """The suite's own modules are eaftgate/suite/..., in ids and in JUnit, wherever they are installed."""
@@ -149,6 +175,8 @@ class GateSession:
         """Leave out a function without a case in this plan, like the no-op rewrite's metrics where a server scores."""
         if not (is_case(obj) and name.startswith("test_") and inspect.isfunction(obj)):
             return None
+        if obj.__module__ == f"{SUITE}.{RUN_MODULE}":
+            return []
         kinds = [kind for kind in inspect.signature(obj).parameters if kind.endswith("_case")]
         return [] if any(not cases(self._plan, kind) for kind in kinds) else None
 
@@ -187,16 +215,29 @@ class GateSession:
         """What a user can put right fails a case with its sentence, not with a traceback."""
         try:
             return (yield)
-        except UserError as error:
+        except (UserError, OSError) as error:
             if not _is_gate(item):
                 raise
-            reason = sentence(str(error))
+            problem = error if isinstance(error, UserError) else write_failure(error, self._plan.options.results)
+            reason = sentence(str(problem))
         finally:
             if said := item.config.stash[_SAID]:
                 item.user_properties.append((COLLECTED_AGAIN, "; ".join(said)))
                 said.clear()
         # Outside the handler: pytest shows the exceptions that one was raised in the handling of.
         pytest.fail(reason, pytrace=False)
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_pyfunc_call(self, pyfuncitem: pytest.Function) -> Iterator[None]:
+        """A case that failed fails again in the same way, whoever has it run again: the first result stands."""
+        if (first := pyfuncitem.stash.get(_FIRST, None)) is not None:
+            raise first
+        try:
+            return (yield)
+        except BaseException as error:
+            if _is_gate(pyfuncitem):
+                pyfuncitem.stash[_FIRST] = error
+            raise
 
 
 def _is_gate(item: pytest.Item) -> bool:

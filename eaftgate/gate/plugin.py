@@ -19,6 +19,8 @@ from typing import Any, NoReturn
 import pytest
 
 import eaftgate
+from eaftgate.errors import UserError
+from eaftgate.gate.junit import is_file_or_free, junit_path, make_red
 from eaftgate.gate.options import gate_options, option_names
 from eaftgate.gate.pytest_internals import config_of, is_free, load_conftest_of, parse_early, use_settings
 
@@ -31,12 +33,17 @@ SETTINGS = {
     "empty_parameter_set_mark": "fail_at_collect",
 }
 """What a gate session has instead of an ini file."""
+RUN_MODULE = "test_run"
+"""The module of the suite whose cases no process collects."""
+REPORT, CASES = "eaftgate-report", "eaftgate-session"
+"""The plugins that a gate session has besides this one: what is said of it, and what its cases are."""
 DIRECTORY = pytest.StashKey[Path]()
 """In the config of a gate session: where its cases were found."""
 _DEFINED = pytest.StashKey[bool]()
 """In a config that has the options, because a word of its command line names the suite."""
 _GIVEN = pytest.StashKey[list[str]]()
 """In the config of a gate session: its command line."""
+_ASKS_ONLY = {"-h", "--help", "-V", "--version", "--markers", "--fixtures", "--funcargs", "--fixtures-per-test"}
 _IMPORTS_SUITE = re.compile(rb"^(from|import) eaftgate\.suite\b", re.M)
 
 pytest.register_assert_rewrite(SUITE)
@@ -85,11 +92,24 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
         raise pytest.UsageError(f"another pytest plugin has an option {taken[0]}: leave it out with -p no:NAME")
     gate_options(parser.getgroup("eaftgate", "near-lossless gate").addoption)
     config.stash[_DEFINED] = True
+    _forget_earlier_junit(given, words, where)
     known = parse_early(config, parser, given)
     if directory := suite_directory(known.file_or_dir, pyargs=known.pyargs, within=where):
         config.stash[DIRECTORY] = directory
         config.stash[_GIVEN] = given
         use_settings(config, known, SETTINGS)
+
+
+def _forget_earlier_junit(given: Sequence[str], words: Sequence[str], where: Path) -> None:
+    """A command line that is refused runs nothing, and what an earlier run left is not its answer.
+
+    In a process of pytest-xdist, which is given the same words, the file is there and as red as it gets.
+    """
+    asked = suite_directory(words, pyargs="--pyargs" in given, within=where) if words else None
+    path = junit_path(given, within=where)
+    if asked and path and not _ASKS_ONLY & set(given) and path.is_file() and is_file_or_free(path):
+        with suppress(UserError):  # said when the session starts
+            make_red(path)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -131,11 +151,21 @@ def _refuse(option: str) -> NoReturn:
     )
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_cmdline_main(config: pytest.Config) -> None:
-    """A gate that lost a worker is not run to its end on another one: it is red, and the same command goes on."""
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> Generator[None, int, int]:
+    """A gate that lost a worker is not run to its end on another one: it is red, and the same command goes on.
+
+    Whoever else has a say in the exit code, it is 0 only for a run whose verdict is pass.
+    """
     if DIRECTORY in config.stash and getattr(config.option, "maxworkerrestart", "") is None:  # it is there with xdist
         config.option.maxworkerrestart = "0"
+    code = None
+    try:
+        code = yield
+    finally:
+        report: Any = config.pluginmanager.get_plugin(REPORT)  # not there in a worker, nor for --help
+        ended = code if report is None else report.exit_code(pytest.ExitCode.INTERNAL_ERROR if code is None else code)
+    return ended
 
 
 @pytest.hookimpl(trylast=True)

@@ -5,7 +5,8 @@ tests/gate/test_pytest_internals.py holds every line to the installed version; p
 
 import argparse
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -59,3 +60,27 @@ def add_junit_property(config: pytest.Config, name: str, value: str) -> None:
 
     if junit := config.stash.get(xml_key, None):
         junit.add_global_property(name, value)
+
+
+def junit_file(config: pytest.Config) -> Path | None:
+    """Where pytest is going to write JUnit."""
+    from _pytest.junitxml import xml_key
+
+    junit = config.stash.get(xml_key, None)
+    return None if junit is None else Path(junit.logfile)
+
+
+@contextmanager
+def junit_written_to(config: pytest.Config, path: Path) -> Iterator[None]:
+    """Have pytest write JUnit to `path`, if it writes any; where it says that it does stays."""
+    from _pytest.junitxml import xml_key
+
+    junit = config.stash.get(xml_key, None)
+    if junit is None:
+        yield
+        return
+    said, junit.logfile = junit.logfile, str(path)
+    try:
+        yield
+    finally:
+        junit.logfile = said

@@ -1,22 +1,29 @@
 """What the process that the user started does with a gate session: keep outcomes, conclude, print, write."""
 
-import re
+import os
 import shutil
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, suppress
+from importlib import import_module
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from eaftgate import __version__
 from eaftgate.errors import UserError
+from eaftgate.files import atomic_path, write_failure
 from eaftgate.gate.candidates import kind_line, unknown_rows
 from eaftgate.gate.cases import required_cases
 from eaftgate.gate.classes import class_lines
-from eaftgate.gate.conclusion import CaseOutcome, conclude, read_records
+from eaftgate.gate.conclusion import CaseOutcome, case_of, conclude, read_records
+from eaftgate.gate.ending import cut_short, reports_of
+from eaftgate.gate.junit import is_file_or_free, make_red
 from eaftgate.gate.luck import luck_line, luck_of
 from eaftgate.gate.models import clear_work, remove_copies
 from eaftgate.gate.plan import V1, V2, Cell, Plan
-from eaftgate.gate.pytest_internals import add_junit_property
+from eaftgate.gate.plugin import DIRECTORY, SUITE, SUITE_DIR
+from eaftgate.gate.pytest_internals import add_junit_property, junit_file, junit_written_to
 from eaftgate.gate.results import PARITY_FILE, CellRecord, Luck, Parity, write_parity
 from eaftgate.gate.stability import stability_lines, stability_note
 from eaftgate.gate.table import COLOURS, remarks, render_cells
@@ -25,7 +32,8 @@ from eaftgate.visible import plain
 MAX_LINES = 8
 COLLECTED_AGAIN = "collected_again"
 """The property of a case that says which saved files it could not use."""
-_NODEID = re.compile(r"(?P<module>test_\w+)\.py(?P<case>::\w+(?:\[.*\])?)$")
+RUN_CASES = ("test_complete", "test_verdict")
+LISTED_ONLY = "nothing was judged: --collect-only lists the cases"
 
 
 class SessionReport:
@@ -35,6 +43,12 @@ class SessionReport:
         self._config, self._plan, self._session = config, plan, session
         self._outcomes: dict[str, CaseOutcome] = {}
         self._parity: Parity | None = None
+        self._counted: pytest.Session | None = None
+        """The session until it has counted the cases of test_run.py, for the progress that the terminal shows."""
+        self._problem = ""
+        """What kept the run from saying its verdict, in one sentence."""
+        place = junit_file(config)
+        self._junit = place if place is not None and is_file_or_free(place) else None
 
     def pytest_report_header(self) -> list[str]:
         plan = self._plan
@@ -52,41 +66,129 @@ class SessionReport:
         ]
         return [plain(line) for line in lines]
 
-    def pytest_sessionstart(self) -> None:
+    def pytest_sessionstart(self, session: pytest.Session) -> None:
         """The verdict of an earlier run must not stand in for this one, should it be killed."""
-        if not self._config.option.collectonly:
+        listing = self._config.option.collectonly
+        if self._junit is not None:
+            try:
+                make_red(self._junit, *([LISTED_ONLY] if listing else []))
+            except UserError as error:
+                raise pytest.UsageError(str(error)) from None
+        if not listing:
             (self._plan.options.results / PARITY_FILE).unlink(missing_ok=True)
             clear_work(self._plan.options.results)
+        self._counted = session
         # Not by a case: what was not planned has none.
         add_junit_property(self._config, "stability", stability_note(self._plan))
 
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        if report.failed:
+            self._outcomes[report.nodeid] = CaseOutcome(report.nodeid, False, _reason(report), {})
+
+    @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """The worst of what is said of a case stands, whoever has it said again."""
+        if self._counted is not None:
+            self._counted.testscollected += len(RUN_CASES)
+            self._counted = None
         if report.when == "call" or not report.passed:
+            before = self._outcomes.get(report.nodeid)
+            if before is not None and not before.passed:
+                return
             reason = "" if report.passed else _reason(report)
             outcome = CaseOutcome(report.nodeid, report.passed, reason, dict(report.user_properties))
             self._outcomes[report.nodeid] = outcome
 
-    @pytest.hookimpl(trylast=True)
-    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+    @pytest.hookimpl(wrapper=True, trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> Iterator[None]:
+        """What is said of the run is decided before pytest writes JUnit, so that it is in there, too; JUnit is replaced
+        when all of it is written."""
         if self._config.option.collectonly:
-            return
+            with junit_written_to(self._config, Path(os.devnull)):
+                return (yield)
+        self._conclude(session)
+        try:
+            with ExitStack() as staged:
+                if self._junit is not None:
+                    whole = staged.enter_context(atomic_path(self._junit.resolve()))
+                    staged.enter_context(junit_written_to(self._config, whole))
+                return (yield)
+        except OSError as error:
+            self._revoke(str(write_failure(error, self._junit or self._plan.options.results)))
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+            return None
+
+    def exit_code(self, code: int) -> int:
+        """Of a session that pytest would end with `code`: 0 only for a run whose verdict is pass; and where pytest ends
+        it with another, there is no such verdict."""
+        if self._config.option.collectonly:
+            return code or int(self._junit is not None)
+        passed = self._parity is not None and self._parity.verdict == "pass"
+        if passed and code != pytest.ExitCode.OK:
+            self._revoke(f"pytest ended with exit code {code} after the verdict")
+        return code or int(not passed)
+
+    def _conclude(self, session: pytest.Session) -> None:
+        """Decide, write parity.json, and report the cases of test_run.py, which are in no process of their own."""
         results = self._plan.options.results
         remove_copies(results)
-        executed = {_short(nodeid) for nodeid in self._outcomes}
+        executed = {case_of(nodeid) for nodeid in self._outcomes}
         missing = [case for case in required_cases(self._plan) if case not in executed]
-        complete = session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
-        records = read_records(self._plan, self._session)
-        self._parity = conclude(
-            self._plan,
-            records,
-            outcomes=list(self._outcomes.values()),
-            missing=missing,
-            complete=complete,
-            luck=self._luck(records),
-        )
-        write_parity(results, self._parity)
-        if session.exitstatus == pytest.ExitCode.OK and self._parity.verdict != "pass":
+        short = cut_short(session, failed=any(not outcome.passed for outcome in self._outcomes.values()))
+        try:
+            records = read_records(self._plan, self._session)
+            self._parity = conclude(
+                self._plan,
+                records,
+                outcomes=list(self._outcomes.values()),
+                missing=missing,
+                complete=not short,
+                luck=self._luck(records),
+            )
+            write_parity(results, self._parity)
+        except UserError as error:
+            self._without_verdict(str(error))
+        except OSError as error:
+            self._without_verdict(str(write_failure(error, results / PARITY_FILE)))
+        suite = import_module(f"{SUITE}.test_run")
+        self._judge(suite.test_complete, self._parity, short)
+        self._judge(suite.test_verdict, self._parity)
+        if session.exitstatus == pytest.ExitCode.OK and (self._parity is None or self._parity.verdict != "pass"):
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def _without_verdict(self, problem: str) -> None:
+        """There is no parity.json, and what was judged is no pass."""
+        self._problem = self._problem or problem
+        if self._parity is not None:
+            self._parity = self._parity.model_copy(update={"verdict": "incomplete", "complete": False})
+        with suppress(OSError):
+            (self._plan.options.results / PARITY_FILE).unlink(missing_ok=True)
+
+    def _revoke(self, problem: str) -> None:
+        """What was said cannot be stood by."""
+        self._without_verdict(problem)
+        if self._junit is not None:
+            with suppress(UserError):
+                make_red(self._junit, problem)
+        self._report("test_verdict", problem)
+
+    def _judge(self, case: Callable[..., None], *given: Any) -> None:
+        reason = self._problem
+        if not reason:
+            try:
+                case(*given)
+            except pytest.fail.Exception as failed:
+                reason = str(failed)
+        self._report(case.__name__, reason)
+
+    def _report(self, name: str, reason: str) -> None:
+        directory = self._config.stash[DIRECTORY]
+        place = os.path.relpath(directory, self._config.rootpath).replace(os.sep, "/")
+        if directory == SUITE_DIR:
+            place = SUITE.replace(".", "/")
+        hook = self._config.hook
+        for report in reports_of(f"{place}/test_run.py", name, reason, max_lines=MAX_LINES):
+            hook.pytest_runtest_logreport(report=report)
 
     def _luck(self, records: Mapping[Cell, CellRecord]) -> tuple[Luck, ...]:
         """It is shown only, and no verdict waits for it."""
@@ -106,13 +208,17 @@ class SessionReport:
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         parity = self._parity
-        if parity is None:
-            return
 
         def write(line: str, **markup: bool) -> None:
             """Sentences hold names as they are; tables have theirs escaped, and colours."""
             terminalreporter.write_line(plain(line), **markup)
 
+        if self._config.option.collectonly:
+            write(LISTED_ONLY)
+        if self._problem:
+            write(self._problem, red=True)
+        if parity is None:
+            return
         terminalreporter.section(f"parity with the base, {self._plan.policy_name}")
         if parity.cells:
             width = shutil.get_terminal_size().columns
@@ -141,18 +247,14 @@ class SessionReport:
             write(f"{V1}, the rule on point estimates, would say: {parity.v1_verdict}")
         if self._plan.policy_name != V2 and parity.v2_verdict not in (None, parity.verdict):
             write(f"{V2} would have said: {parity.v2_verdict} (--policy={V2} asks it, and is how to pin a policy)")
+        where = "there is no parity.json" if self._problem else self._plan.options.results / PARITY_FILE
         write(
-            f"verdict: {parity.verdict.upper()}   ({self._plan.options.results / PARITY_FILE})",
+            f"verdict: {parity.verdict.upper()}   ({where})",
             **{COLOURS[parity.verdict]: True},
         )
 
 
-def _short(nodeid: str) -> str:
-    match = _NODEID.search(nodeid)
-    return f"{match['module']}{match['case']}" if match else nodeid
-
-
-def _reason(report: pytest.TestReport) -> str:
+def _reason(report: pytest.TestReport | pytest.CollectReport) -> str:
     """The last line of a failure, which is its sentence; for a skip, why."""
     text = str(report.longrepr[2]) if isinstance(report.longrepr, tuple) else report.longreprtext
     lines = [line for line in text.splitlines() if line.strip()]

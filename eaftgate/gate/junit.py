@@ -1,0 +1,71 @@
+"""The JUnit file of a gate run: red from before its start, and replaced by the real one as a whole.
+
+Who reads it then never takes an earlier run's answer, or half of this one's, for this one's. Nothing that is slow is
+imported here: the file is made red before pytest has read its options.
+"""
+
+import argparse
+import os
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from eaftgate.errors import UserError
+from eaftgate.files import write_failure, write_text
+
+NOT_ENDED = "the run did not end"
+_DEVICES = ("/dev/", "/proc/")
+_BEGINNINGS = (b"<", b"\xef\xbb\xbf<")
+
+
+def junit_path(arguments: Sequence[str], *, within: Path) -> Path | None:
+    """Where the last --junitxml of a command line says, as pytest takes it; None where none is given."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False, fromfile_prefix_chars="@")
+    parser.add_argument("--junitxml", "--junit-xml", dest="path")
+    try:
+        given = parser.parse_known_args(list(arguments))[0].path
+    except (argparse.ArgumentError, SystemExit):
+        return None
+    return within / os.path.expanduser(os.path.expandvars(given)) if given else None  # noqa: PTH111
+
+
+def is_file_or_free(path: Path) -> bool:
+    """Whether a file at `path` may be replaced: a terminal, a pipe or a device is written to, as pytest does."""
+    if os.path.abspath(path).startswith(_DEVICES):  # noqa: PTH100 (links are not to be followed)
+        return False
+    with suppress(OSError):
+        return path.is_file() or not os.path.lexists(path.resolve())
+    return False
+
+
+def make_red(path: Path, reason: str = NOT_ENDED) -> None:
+    """Replace the file at `path`, or what it is a link to, by one with a single case that failed, for `reason`.
+
+    Raises UserError where that is something else than a JUnit file, or cannot be written; an earlier JUnit file is gone
+    then, too.
+    """
+    target = path.resolve()
+    with suppress(OSError):
+        with target.open("rb") as stream:
+            beginning = stream.read(16).lstrip()
+        if beginning and not beginning.startswith(_BEGINNINGS):
+            raise UserError(f"--junitxml would overwrite {path}, which is no JUnit file: choose another place")
+    try:
+        write_text(target, _red(reason))
+    except (OSError, UnicodeEncodeError) as error:
+        with suppress(OSError):
+            target.unlink(missing_ok=True)
+        raise write_failure(error, path) from None
+
+
+def _red(reason: str) -> str:
+    suites = ElementTree.Element("testsuites", name="pytest tests")
+    suite = ElementTree.SubElement(
+        suites, "testsuite", name="pytest", errors="0", failures="1", skipped="0", tests="1", time="0.000"
+    )
+    case = ElementTree.SubElement(
+        suite, "testcase", classname="eaftgate.suite.test_run", name="test_complete", time="0.000"
+    )
+    ElementTree.SubElement(case, "failure", message=reason).text = reason
+    return '<?xml version="1.0" encoding="utf-8"?>' + ElementTree.tostring(suites, encoding="unicode")
