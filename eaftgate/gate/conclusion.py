@@ -55,7 +55,8 @@ def reason_of(parity: Parity) -> str:
         further = f" (and {more} further {'case' if more == 1 else 'cases'})" if more else ""
         return f"{case_of(first.case)}: {first.reason}{further}"
     if parity.not_run:
-        return f"{len(parity.not_run)} planned cases did not run, the first is {parity.not_run[0]}"
+        more = len(parity.not_run) - 1
+        return f"{parity.not_run[0]} did not run{f', nor did {more} further planned cases' if more else ''}"
     if not parity.complete:
         return "the session did not end by itself"
     cell = next(cell for cell in parity.cells if cell.severity == "primary" and cell.verdict == parity.verdict)

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from importlib import import_module
@@ -22,7 +23,7 @@ from eaftgate.gate.junit import is_file_or_free, make_red
 from eaftgate.gate.luck import luck_line, luck_of
 from eaftgate.gate.models import clear_work, remove_copies
 from eaftgate.gate.plan import V1, V2, Cell, Plan
-from eaftgate.gate.plugin import DIRECTORY, SUITE, SUITE_DIR
+from eaftgate.gate.plugin import DIRECTORY, RUN_MODULE, SUITE, SUITE_DIR
 from eaftgate.gate.pytest_internals import add_junit_property, junit_file, junit_written_to
 from eaftgate.gate.results import PARITY_FILE, CellRecord, Luck, Parity, write_parity
 from eaftgate.gate.stability import stability_lines, stability_note
@@ -112,21 +113,32 @@ class SessionReport:
                 if self._junit is not None:
                     whole = staged.enter_context(atomic_path(self._junit.resolve()))
                     staged.enter_context(junit_written_to(self._config, whole))
-                return (yield)
+                result = yield
         except OSError as error:
             self._revoke(str(write_failure(error, self._junit or self._plan.options.results)))
+            result = None
+        except BaseException as error:
+            self._revoke(f"the run was not brought to its end: {error!r}")
+            raise
+        if session.exitstatus != pytest.ExitCode.OK and self._passed:
+            self._revoke(_late(session.exitstatus))
+        if session.exitstatus == pytest.ExitCode.OK and not self._passed:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
-            return None
+        return result
 
     def exit_code(self, code: int) -> int:
         """Of a session that pytest would end with `code`: 0 only for a run whose verdict is pass; and where pytest ends
         it with another, there is no such verdict."""
         if self._config.option.collectonly:
             return code or int(self._junit is not None)
-        passed = self._parity is not None and self._parity.verdict == "pass"
-        if passed and code != pytest.ExitCode.OK:
-            self._revoke(f"pytest ended with exit code {code} after the verdict")
-        return code or int(not passed)
+        if self._passed and code != pytest.ExitCode.OK:
+            self._revoke(_late(code), in_session=False)
+            print(f"verdict: INCOMPLETE: {self._problem}", file=sys.stderr)
+        return code or int(not self._passed)
+
+    @property
+    def _passed(self) -> bool:
+        return self._parity is not None and self._parity.verdict == "pass"
 
     def _conclude(self, session: pytest.Session) -> None:
         """Decide, write parity.json, and report the cases of test_run.py, which are in no process of their own."""
@@ -150,11 +162,10 @@ class SessionReport:
             self._without_verdict(str(error))
         except OSError as error:
             self._without_verdict(str(write_failure(error, results / PARITY_FILE)))
-        suite = import_module(f"{SUITE}.test_run")
+        self._config.option.maxfail = 0  # no case is stopped by these any more
+        suite = import_module(f"{SUITE}.{RUN_MODULE}")
         self._judge(suite.test_complete, self._parity, short)
         self._judge(suite.test_verdict, self._parity)
-        if session.exitstatus == pytest.ExitCode.OK and (self._parity is None or self._parity.verdict != "pass"):
-            session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def _without_verdict(self, problem: str) -> None:
         """There is no parity.json, and what was judged is no pass."""
@@ -164,13 +175,14 @@ class SessionReport:
         with suppress(OSError):
             (self._plan.options.results / PARITY_FILE).unlink(missing_ok=True)
 
-    def _revoke(self, problem: str) -> None:
+    def _revoke(self, problem: str, *, in_session: bool = True) -> None:
         """What was said cannot be stood by."""
         self._without_verdict(problem)
         if self._junit is not None:
             with suppress(UserError):
                 make_red(self._junit, problem)
-        self._report("test_verdict", problem)
+        if in_session:
+            self._report("test_verdict", problem)
 
     def _judge(self, case: Callable[..., None], *given: Any) -> None:
         reason = self._problem
@@ -187,7 +199,7 @@ class SessionReport:
         if directory == SUITE_DIR:
             place = SUITE.replace(".", "/")
         hook = self._config.hook
-        for report in reports_of(f"{place}/test_run.py", name, reason, max_lines=MAX_LINES):
+        for report in reports_of(f"{place}/{RUN_MODULE}.py", name, reason, max_lines=MAX_LINES):
             hook.pytest_runtest_logreport(report=report)
 
     def _luck(self, records: Mapping[Cell, CellRecord]) -> tuple[Luck, ...]:
@@ -252,6 +264,10 @@ class SessionReport:
             f"verdict: {parity.verdict.upper()}   ({where})",
             **{COLOURS[parity.verdict]: True},
         )
+
+
+def _late(code: int) -> str:
+    return f"pytest ended with exit code {int(code)} after the verdict"
 
 
 def _reason(report: pytest.TestReport | pytest.CollectReport) -> str:

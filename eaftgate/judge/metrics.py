@@ -17,7 +17,7 @@ from eaftgate.parity.metrics import CellMetrics
 if TYPE_CHECKING:  # which is checked against this table
     from eaftgate.judge.policy import PointThresholds
 
-Unit = Literal["nats", "probability", "share", "ratio"]
+Unit = Literal["nats", "probability", "share", "ratio", "perplexity"]
 Side = Literal["worse", "both"]
 
 
@@ -227,6 +227,7 @@ class PointMetric:
     """A metric of policies of point estimates: what is held against which limit, and its column of the table."""
 
     name: str
+    unit: Unit
     meaning: str
     estimate: Callable[[CellMetrics], float]
     limit: Callable[["PointThresholds", CellMetrics], float]
@@ -239,6 +240,7 @@ POINT_METRICS = {
     for metric in (
         PointMetric(
             name="ppl",
+            unit="perplexity",
             meaning="the change of perplexity",
             estimate=lambda cell: cell.delta_ppl,
             limit=lambda limits, cell: min(
@@ -249,6 +251,7 @@ POINT_METRICS = {
         ),
         PointMetric(
             name="mean_p",
+            unit="probability",
             meaning="the change of the mean probability of the reference token",
             estimate=lambda cell: cell.delta_mean_p,
             limit=lambda limits, _: limits.max_abs_delta_mean_prob.value,
@@ -257,6 +260,7 @@ POINT_METRICS = {
         ),
         PointMetric(
             name="cc_rate",
+            unit="share",
             meaning="the change of the share of confident conflicts (sure and wrong)",
             estimate=lambda cell: cell.delta_cc,
             limit=lambda limits, _: limits.max_abs_delta_cc_rate.value,
@@ -265,6 +269,7 @@ POINT_METRICS = {
         ),
         PointMetric(
             name="js2d",
+            unit="nats",
             meaning="the plug-in Jensen-Shannon divergence (nats) of the histograms of probability and entropy",
             estimate=lambda cell: cell.js2d,
             limit=lambda limits, _: limits.max_js2d.value,

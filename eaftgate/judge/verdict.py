@@ -91,15 +91,15 @@ def judge_points(policy: PointPolicy, cell: CellMetrics) -> dict[str, MetricVerd
     """The verdict of every metric of a cell, by its point estimate alone."""
     limits = policy.thresholds
     return {
-        name: _point_verdict(metric.estimate(cell), metric.limit(limits, cell))
+        name: _point_verdict(metric.estimate(cell), metric.limit(limits, cell), metric.unit)
         for name, metric in POINT_METRICS.items()
     }
 
 
-def _point_verdict(estimate: float, margin: float) -> MetricVerdict:
+def _point_verdict(estimate: float, margin: float, unit: str) -> MetricVerdict:
     # isfinite first: a comparison with NaN is False, so `not (x > margin)` would let it pass.
     passed = math.isfinite(estimate) and math.isfinite(margin) and abs(estimate) <= margin
-    return MetricVerdict(estimate, None, None, margin, "pass" if passed else "fail")
+    return MetricVerdict(estimate, None, None, margin, "pass" if passed else "fail", unit=unit, side="both")
 
 
 def judge_intervals(

@@ -20,6 +20,16 @@ def bounds_shown(metric: str, verdict: MetricVerdict) -> str:
     return f"[{shown(metric, verdict.lower, interval=True)}, {shown(metric, verdict.upper, interval=True)}]"
 
 
+def figures_shown(metric: str, verdict: MetricVerdict, *, interval: bool) -> str:
+    """Estimate, bounds and margin of a metric, as far as there are any, in the unit that it is shown in."""
+    figures = [shown(metric, verdict.estimate, interval=interval)]
+    if interval:
+        figures.append(bounds_shown(metric, verdict))
+    if verdict.margin is not None:
+        figures.append(f"margin {shown(metric, verdict.margin, interval=interval)}")
+    return " ".join(figures)
+
+
 def describe(metric: str, verdict: MetricVerdict, tokens: int, *, interval: bool) -> str:
     """One sentence about a metric that has not passed."""
     value = f"{metric} {shown(metric, verdict.estimate, interval=interval)}"

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 
@@ -12,12 +12,19 @@ from eaftgate.gate.plugin import is_case
 from eaftgate.gate.run import GateRun
 from eaftgate.gate.stability import Spread, spreads
 from eaftgate.judge.cell import JudgedCell
+from eaftgate.judge.metrics import has_intervals
 from eaftgate.judge.policy import IntervalPolicy
 from eaftgate.judge.verdict import MetricVerdict
-from eaftgate.judge.wording import describe
+from eaftgate.judge.wording import describe, figures_shown
 
-RecordVerdict = Callable[[JudgedCell, str], MetricVerdict]
+RecordFloor = Callable[[JudgedCell, str], MetricVerdict]
 RecordSpread = Callable[[Sequence[JudgedCell]], dict[str, Spread]]
+
+
+class RecordVerdict(Protocol):
+    def __call__(self, judged: JudgedCell, metric: str, *, decides: bool) -> MetricVerdict: ...
+
+
 Decide = Callable[[Cell, str], None]
 
 
@@ -37,12 +44,19 @@ def run(pytestconfig: pytest.Config) -> Iterator[GateRun]:
 
 @pytest.fixture
 def record_verdict(record_property: Callable[[str, Any], None]) -> RecordVerdict:
-    """Put a metric's estimate, interval, margin and verdict, and the number of tokens, into JUnit; return it."""
+    """Put a metric's estimate, interval, margin and verdict, and the number of tokens, into JUnit; return it.
 
-    def record(judged: JudgedCell, metric: str) -> MetricVerdict:
+    `decides` is the case's, not the cell's: whether it may turn the run red; `severity` says the same in a word.
+    Figures are in `unit`; `shown` has them as messages and tables do.
+    """
+
+    def record(judged: JudgedCell, metric: str, *, decides: bool) -> MetricVerdict:
         verdict = judged.verdicts[metric]
-        for name, value in asdict(verdict).items():
+        said = asdict(verdict) | {"decides": decides and verdict.decides}
+        for name, value in said.items():
             record_property(name, value)
+        record_property("severity", "primary" if said["decides"] else "advisory")
+        record_property("shown", figures_shown(metric, verdict, interval=has_intervals(judged.verdicts)))
         record_property("tokens", judged.metrics.tokens)
         record_property("num_blocks", judged.num_blocks)
         return verdict
@@ -51,13 +65,14 @@ def record_verdict(record_property: Callable[[str, Any], None]) -> RecordVerdict
 
 
 @pytest.fixture
-def record_floor(record_property: Callable[[str, Any], None]) -> RecordVerdict:
+def record_floor(record_property: Callable[[str, Any], None]) -> RecordFloor:
     """The same for the base against itself, whose verdict by the policy is not what is asked."""
 
     def record(judged: JudgedCell, metric: str) -> MetricVerdict:
         verdict = judged.verdicts[metric]
         record_property("estimate", verdict.estimate)
         record_property("margin", verdict.margin)
+        record_property("unit", verdict.unit)
         record_property("tokens", judged.metrics.tokens)
         return verdict
 
@@ -85,8 +100,9 @@ def decide(run: GateRun, record_verdict: RecordVerdict) -> Decide:
 
     def decide(cell: Cell, metric: str) -> None:
         judged = run.cell(cell)
-        verdict = record_verdict(judged, metric)
-        if run.plan.decides(cell, metric) and verdict.decides and verdict.verdict != "pass":
+        decides = run.plan.decides(cell, metric)
+        verdict = record_verdict(judged, metric, decides=decides)
+        if decides and verdict.decides and verdict.verdict != "pass":
             interval = isinstance(run.plan.policy, IntervalPolicy)
             pytest.fail(describe(metric, verdict, judged.metrics.tokens, interval=interval), pytrace=False)
 

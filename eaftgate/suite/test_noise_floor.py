@@ -8,10 +8,10 @@ import pytest
 
 from eaftgate.gate.plan import Cell
 from eaftgate.gate.run import GateRun
-from eaftgate.suite.conftest import RecordVerdict
+from eaftgate.suite.conftest import RecordFloor
 
 
-def test_floor(floor_case: tuple[Cell, str, str], run: GateRun, record_floor: RecordVerdict) -> None:
+def test_floor(floor_case: tuple[Cell, str, str], run: GateRun, record_floor: RecordFloor) -> None:
     """A margin stands clear of what a repetition, other batches, or one ulp do to its metric."""
     cell, tier, metric = floor_case
     verdict = record_floor(run.floor(cell, tier), metric)

@@ -8,7 +8,7 @@ import pytest
 from eaftgate.gate.plan import BASE, NOOP, Cell
 from eaftgate.gate.run import GateRun
 from eaftgate.rewrite.integrity import compare_tensors
-from eaftgate.suite.conftest import RecordVerdict
+from eaftgate.suite.conftest import RecordFloor
 
 
 def test_tensors(run: GateRun, record_property: Callable[[str, Any], None]) -> None:
@@ -20,7 +20,7 @@ def test_tensors(run: GateRun, record_property: Callable[[str, Any], None]) -> N
         pytest.fail("; ".join(problems[:5]), pytrace=False)
 
 
-def test_metrics(noop_case: tuple[Cell, str], run: GateRun, record_floor: RecordVerdict) -> None:
+def test_metrics(noop_case: tuple[Cell, str], run: GateRun, record_floor: RecordFloor) -> None:
     """Measured from the rewritten files, no metric moves by more than the noise floor may."""
     cell, metric = noop_case
     verdict = record_floor(run.cell(cell), metric)

@@ -41,7 +41,10 @@ def near_lossless(run: Run, case: str) -> Case:
 
 
 def failures(run: Run) -> dict[str, str]:
-    return {name: case.reason for name, case in run.junit.items() if case.outcome != "passed"}
+    """Of cases, but for those that say it of the whole run."""
+    bad = {name: case.reason for name, case in run.junit.items() if case.outcome != "passed"}
+    assert ("test_run::test_verdict" in bad) == (run.parity["verdict"] != "pass")
+    return {name: reason for name, reason in bad.items() if not name.startswith("test_run::")}
 
 
 def collections_of(run: Run) -> dict[str, int]:
@@ -379,7 +382,12 @@ def test_calibration_rows_in_the_gate_packs(keep24: Path, tmp_path: Path) -> Non
 def test_only_a_base_runs_its_noise_floor_and_the_noop_rewrite(tmp_path: Path) -> None:
     run = gate(tmp_path / "run", *ON_GATE_PACKS, *TINY)
     assert run.code == 0, run.output
-    assert {name.split("::")[0] for name in run.junit} == {"test_collection", "test_noise_floor", "test_noop"}
+    assert {name.split("::")[0] for name in run.junit} == {
+        "test_collection",
+        "test_noise_floor",
+        "test_noop",
+        "test_run",
+    }
     assert run.parity["verdict"] == "pass"
     assert run.parity["cells"] == []
     assert not (run.results / "work" / "noop").exists()

@@ -1,0 +1,151 @@
+"""Whatever happens to a run, its exit code, its JUnit file, parity.json and the terminal say the same of it.
+
+The runs are of the base alone, scored by a collector that needs no model (tests/third_collector); what gets in the way
+is tests/meddling_plugin.py. Before every run there is a green JUnit file of another one.
+"""
+
+import json
+import re
+import xml.etree.ElementTree as ElementTree
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from gate_command import BASE, GATE_PACKS, Run, pytest_command
+from prepared import TINY
+
+GREEN = '<?xml version="1.0"?><testsuite tests="1" failures="0" errors="0"><testcase name="earlier"/></testsuite>'
+SUITE = (
+    "-p", "third_collector_plugin", "-p", "meddling_plugin", "gates/",
+    f"--base={BASE}", f"--packs={GATE_PACKS}", *TINY, "--policy=near-lossless-v1", "--collector=lengths",
+)  # fmt: skip
+RUN_CASES = ["test_complete", "test_verdict"]
+
+
+@dataclass(frozen=True)
+class Said:
+    """What is left of a run: `verdict` of parity.json, if there is one; cases of JUnit by name."""
+
+    code: int
+    output: str
+    verdict: str | None
+    reasons: dict[str, str]
+    counted: int
+    junit: Path
+
+    @property
+    def red(self) -> bool:
+        return any(self.reasons.values())
+
+    def check(self) -> "Said":
+        """All of them say the same."""
+        assert "earlier" not in self.reasons
+        assert self.red == (self.code != 0), self.output
+        assert bool(self.counted) == self.red, self.output
+        assert self.verdict != "pass" if self.red else self.verdict == "pass", self.output
+        assert list(self.reasons)[-2:] == RUN_CASES or list(self.reasons) == RUN_CASES[:1]
+        assert not self.red or "PASS" not in "".join(re.findall("verdict: [A-Z]+", self.output)[-1:])
+        return self
+
+
+def said_by(run: Run, junit: Path) -> Said:
+    suite = next(ElementTree.parse(junit).iter("testsuite"))
+    reasons = {}
+    for case in suite.iter("testcase"):
+        bad = case.find("failure"), case.find("error"), case.find("skipped")
+        reasons[case.attrib["name"]] = next((found.text or "?" for found in bad if found is not None), "")
+    parity = run.results / "parity.json"
+    verdict = json.loads(parity.read_text(encoding="utf-8"))["verdict"] if parity.exists() else None
+    counted = sum(int(suite.attrib.get(name, 0)) for name in ("failures", "errors", "skipped"))
+    return Said(run.code, run.output, verdict, reasons, counted, junit)
+
+
+@pytest.fixture
+def say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "Say":
+    return Say(tmp_path, monkeypatch)
+
+
+class Say:
+    def __init__(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._tmp_path, self._monkeypatch = tmp_path, monkeypatch
+
+    def __call__(self, *options: str, meddle: str = "", given: tuple[str, ...] = (), junit: str = "j.xml") -> Said:
+        """A run with `given`, or --junitxml as usual."""
+        place = self._tmp_path / junit
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(GREEN, encoding="utf-8")
+        self._monkeypatch.setattr("gate_command.ENVIRONMENT", {"MEDDLE": meddle})
+        results = self._tmp_path / "run"
+        words = (*SUITE, f"--results={results}", *(given or (f"--junitxml={place}",)), *options)
+        run = pytest_command(*words, results=results)
+        return said_by(run, place)
+
+
+def test_a_run_that_passes_is_green_everywhere(say: Say) -> None:
+    said = say().check()
+    assert (said.code, said.verdict) == (0, "pass"), said.output
+    assert "verdict: PASS" in said.output
+    assert list(said.reasons)[-3:] == ["test_tensors", *RUN_CASES]
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "missing"),
+    [
+        (("-k", "not rerun-ppl"), 1, ["test_noise_floor::test_floor[base-UNION-64-rerun-ppl]"]),
+        (("-k", "test_tensors and not test_run"), 1, ["test_noise_floor::test_halves[base-UNION-64]"]),
+        (("-k", "nothing"), 5, ["test_noop::test_tensors"]),
+        (("-m", "slow"), 5, ["test_noop::test_tensors"]),
+        (("--deselect", "gates/test_noop.py"), 1, ["test_noop::test_tensors"]),
+        (("--ignore-glob=*test_noise*",), 1, ["test_noise_floor::test_halves[base-UNION-64]"]),
+        (("--setup-only",), 1, ["test_noop::test_tensors"]),
+        (("--setup-plan",), 1, ["test_noop::test_tensors"]),
+        (("-o", "python_functions=check_*"), 5, ["test_noop::test_tensors"]),
+    ],
+    ids=str,
+)
+def test_what_was_planned_and_did_not_run_is_a_case_that_fails(
+    options: tuple[str, ...], code: int, missing: list[str], say: Say
+) -> None:
+    said = say(*options).check()
+    assert (said.code, said.verdict) == (code, "incomplete")
+    assert set(missing) <= set(said.reasons["test_complete"].splitlines())
+    assert "did not run" in said.reasons["test_verdict"]
+    assert " failed" in said.output.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("meddle", "options", "code", "said"),
+    [
+        ("fails", (), 1, "the first result"),
+        ("fails", ("-x",), 1, "planned case did not run"),
+        pytest.param("fails", ("--maxfail=1", "-n", "2"), 2, "the first result", marks=pytest.mark.slow),
+        ("fails", ("--runxfail", "--tb=no", "-q", "-q", "--no-summary"), 1, "the first result"),
+        ("xfail", ("-o", "xfail_strict=false"), 1, "the first result"),
+        ("passes", (), 1, "test_halves"),
+        ("runs twice", (), 1, "the first result"),
+        ("calls twice", (), 1, "the first result"),
+        ("skips", (), 1, "not today"),
+        ("breaks", (), 1, "broken"),
+        ("breaks after", (), 1, "broken after"),
+        ("drops", (), 1, "test_halves[base-UNION-64]"),
+        ("drops all", (), 5, "no case was left to run"),
+        ("exits", (), 1, "did not run"),
+        ("interrupts", (), 2, "the run was interrupted"),
+        ("kills", (), -9, "the run did not end"),
+        pytest.param("kills", ("-n", "2"), 1, "crashed while running", marks=pytest.mark.slow),
+        ("terminates", (), -15, "the run did not end"),
+        ("full", (), 1, "no space left for"),
+        ("full at parity.json", (), 1, "no space left for"),
+        ("crashes", (), 3, "pytest met an internal error"),
+        ("exits last", (), 1, "the run was not brought to its end"),
+        ("says 0", ("-k", "not halves"), 1, "1 planned case did not run"),
+        ("says 1", (), 1, "pytest ended with exit code 1 after the verdict"),
+        ("fails last", (), 1, "the run was not brought to its end"),
+        ("fails at the very last", (), 1, "after the verdict"),
+    ],
+)  # fmt: skip
+def test_whoever_meddles_with_a_run(meddle: str, options: tuple[str, ...], code: int, said: str, say: Say) -> None:
+    found = say(*options, meddle=meddle).check()
+    assert found.code == code, found.output
+    assert found.verdict != "pass"
+    assert any(said in reason for reason in found.reasons.values()), found.reasons
