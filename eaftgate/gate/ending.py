@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from eaftgate.visible import plain
+
 _ENDED = {
     pytest.ExitCode.INTERRUPTED: "the run was interrupted",
     pytest.ExitCode.INTERNAL_ERROR: "pytest met an internal error",
@@ -34,7 +36,7 @@ class Reason:
     @property
     def reprcrash(self) -> Any:
         """What pytest's short summary shows."""
-        return SimpleNamespace(message=self.text.partition("\n")[0])
+        return SimpleNamespace(message=plain(self.text.partition("\n")[0]))
 
     def __str__(self) -> str:
         return self.text
@@ -42,7 +44,7 @@ class Reason:
     def toterminal(self, terminal: Any) -> None:
         lines = self.text.splitlines()
         for line in lines[: self.max_lines + 1]:
-            terminal.line(line)
+            terminal.line(plain(line))
         if len(lines) > self.max_lines + 1:
             terminal.line(f"and {len(lines) - self.max_lines - 1} further ones")
 

@@ -133,7 +133,7 @@ class SessionReport:
             return code or int(self._junit is not None)
         if self._passed and code != pytest.ExitCode.OK:
             self._revoke(_late(code), in_session=False)
-            print(f"verdict: INCOMPLETE: {self._problem}", file=sys.stderr)
+            print(plain(f"verdict: INCOMPLETE: {self._problem}"), file=sys.stderr)
         return code or int(not self._passed)
 
     @property
