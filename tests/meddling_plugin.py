@@ -118,11 +118,11 @@ def pytest_unconfigure() -> None:
 
 
 if WAY.startswith("full at "):
-    written = Path.write_text
+    moved = Path.replace
 
-    def write_text(path: Path, *given: Any, **settings: Any) -> int:
-        if WAY.removeprefix("full at ") in path.name:
+    def replace(path: Path, target: Path) -> Path:
+        if target.name == WAY.removeprefix("full at ") and "MEDDLED" in os.environ:  # not at the start
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
-        return written(path, *given, **settings)
+        return moved(path, target)
 
-    Path.write_text = write_text  # type: ignore[method-assign,assignment]
+    Path.replace = replace  # type: ignore[method-assign,assignment]

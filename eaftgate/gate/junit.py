@@ -42,20 +42,20 @@ def is_file_or_free(path: Path) -> bool:
 def make_red(path: Path, reason: str = NOT_ENDED) -> None:
     """Replace the file at `path`, or what it is a link to, by one with a single case that failed, for `reason`.
 
-    Raises UserError where that is something else than a JUnit file, or cannot be written; an earlier JUnit file is gone
-    then, too.
+    Raises UserError where that is something else than a JUnit file, or cannot be written; what is there then is gone,
+    too, unless it is as red.
     """
-    target = path.resolve()
-    with suppress(OSError):
-        with target.open("rb") as stream:
-            beginning = stream.read(16).lstrip()
-        if beginning and not beginning.startswith(_BEGINNINGS):
-            raise UserError(f"--junitxml would overwrite {path}, which is no JUnit file: choose another place")
+    target, red, there = path.resolve(), _red(reason), b""
+    with suppress(OSError), target.open("rb") as stream:
+        there = stream.read(len(red))
+    if there.strip() and not there.lstrip().startswith(_BEGINNINGS):
+        raise UserError(f"--junitxml would overwrite {path}, which is no JUnit file: choose another place")
     try:
-        write_text(target, _red(reason))
-    except (OSError, UnicodeEncodeError) as error:
-        with suppress(OSError):
-            target.unlink(missing_ok=True)
+        write_text(target, red)
+    except OSError as error:
+        if not there.startswith(red.partition(" message=")[0].encode()):
+            with suppress(OSError):
+                target.unlink(missing_ok=True)
         raise write_failure(error, path) from None
 
 

@@ -136,6 +136,7 @@ def test_what_was_planned_and_did_not_run_is_a_case_that_fails(
         ("terminates", (), -15, "the run did not end"),
         ("full", (), 1, "no space left for"),
         ("full at parity.json", (), 1, "no space left for"),
+        ("full at j.xml", (), 1, "the run did not end"),
         ("crashes", (), 3, "pytest met an internal error"),
         ("exits last", (), 1, "the run was not brought to its end"),
         ("says 0", ("-k", "not halves"), 1, "1 planned case did not run"),
