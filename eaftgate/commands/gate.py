@@ -2,11 +2,13 @@
 
 import argparse
 import os
+from pathlib import Path
 from typing import Any
 
 import typer
 from typer.core import TyperCommand
 
+from eaftgate.gate.junit import forget_earlier
 from eaftgate.gate.options import gate_options
 
 COMMANDS = typer.Typer()
@@ -34,6 +36,7 @@ def gate(ctx: typer.Context) -> int:
         return 0
     import pytest
 
+    forget_earlier(ctx.args, within=Path.cwd())  # pytest refuses some of what is mistyped before it loads the plugin
     # The plugin by name, for where entry points are not loaded; pytest would warn if it had been imported before.
     # What the gate leaves behind is in --results alone. A project's ini file is not even read.
     plugins = ["-p", "eaftgate.gate.plugin", "-p", "no:cacheprovider"]

@@ -15,6 +15,7 @@ from eaftgate.errors import UserError
 from eaftgate.files import write_failure, write_text
 
 NOT_ENDED = "the run did not end"
+_ASKS_ONLY = {"-h", "--help", "-V", "--version", "--markers", "--fixtures", "--funcargs", "--fixtures-per-test"}
 _DEVICES = ("/dev/", "/proc/")
 _BEGINNINGS = (b"<", b"\xef\xbb\xbf<")
 
@@ -28,6 +29,17 @@ def junit_path(arguments: Sequence[str], *, within: Path) -> Path | None:
     except (argparse.ArgumentError, SystemExit):
         return None
     return within / os.path.expanduser(os.path.expandvars(given)) if given else None  # noqa: PTH111
+
+
+def forget_earlier(arguments: Sequence[str], *, within: Path) -> None:
+    """Make the file red that an earlier run left where `arguments` say.
+
+    A command line that is refused runs nothing, and what was there is not its answer.
+    """
+    path = junit_path(arguments, within=within)
+    if path is not None and path.is_file() and is_file_or_free(path) and not _ASKS_ONLY & set(arguments):
+        with suppress(UserError):  # it is said where the session starts
+            make_red(path)
 
 
 def is_file_or_free(path: Path) -> bool:

@@ -19,8 +19,7 @@ from typing import Any, NoReturn
 import pytest
 
 import eaftgate
-from eaftgate.errors import UserError
-from eaftgate.gate.junit import is_file_or_free, junit_path, make_red
+from eaftgate.gate.junit import forget_earlier
 from eaftgate.gate.options import gate_options, option_names
 from eaftgate.gate.pytest_internals import config_of, is_free, load_conftest_of, parse_early, use_settings
 
@@ -43,7 +42,6 @@ _DEFINED = pytest.StashKey[bool]()
 """In a config that has the options, because a word of its command line names the suite."""
 _GIVEN = pytest.StashKey[list[str]]()
 """In the config of a gate session: its command line."""
-_ASKS_ONLY = {"-h", "--help", "-V", "--version", "--markers", "--fixtures", "--funcargs", "--fixtures-per-test"}
 _IMPORTS_SUITE = re.compile(rb"^(from|import) eaftgate\.suite\b", re.M)
 
 pytest.register_assert_rewrite(SUITE)
@@ -101,15 +99,9 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
 
 
 def _forget_earlier_junit(given: Sequence[str], words: Sequence[str], where: Path) -> None:
-    """A command line that is refused runs nothing, and what an earlier run left is not its answer.
-
-    In a process of pytest-xdist, which is given the same words, the file is there and as red as it gets.
-    """
-    asked = suite_directory(words, pyargs="--pyargs" in given, within=where) if words else None
-    path = junit_path(given, within=where)
-    if asked and path and not _ASKS_ONLY & set(given) and path.is_file() and is_file_or_free(path):
-        with suppress(UserError):  # said when the session starts
-            make_red(path)
+    """In a process of pytest-xdist, which is given the same words, the file is there and as red as it gets."""
+    if words and suite_directory(words, pyargs="--pyargs" in given, within=where):
+        forget_earlier(given, within=where)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

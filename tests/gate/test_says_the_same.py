@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from gate_command import BASE, GATE_PACKS, Run, pytest_command
+from gate_command import BASE, GATE_PACKS, Run, eaftgate_gate, pytest_command
 from prepared import TINY
 
 GREEN = '<?xml version="1.0"?><testsuite tests="1" failures="0" errors="0"><testcase name="earlier"/></testsuite>'
@@ -42,7 +42,8 @@ class Said:
         assert "earlier" not in self.reasons
         assert self.red == (self.code != 0), self.output
         assert bool(self.counted) == self.red, self.output
-        assert self.verdict != "pass" if self.red else self.verdict == "pass", self.output
+        if self.code != pytest.ExitCode.USAGE_ERROR:  # which says nothing of a run, nor takes away what was said
+            assert self.red == (self.verdict != "pass"), self.output
         assert list(self.reasons)[-2:] == RUN_CASES or list(self.reasons) == RUN_CASES[:1]
         assert not self.red or "PASS" not in "".join(re.findall("verdict: [A-Z]+", self.output)[-1:])
         return self
@@ -150,3 +151,60 @@ def test_whoever_meddles_with_a_run(meddle: str, options: tuple[str, ...], code:
     assert found.code == code, found.output
     assert found.verdict != "pass"
     assert any(said in reason for reason in found.reasons.values()), found.reasons
+
+
+@pytest.mark.parametrize(
+    ("options", "meddle", "said"),
+    [
+        (("--sed=1",), "", "unrecognized arguments: --sed=1"),
+        (("--policy=unknown",), "", "unknown"),
+        (("-p", "no:junitxml"), "", "unrecognized arguments: --junitxml"),
+        (("-p", "no:eaftgate-report"), "", "there is no verdict without it"),
+        (("-p", "no:eaftgate-session"), "", "there is no verdict without it"),
+        (("gates/test_run.py::test_verdict",), "", "not found: "),
+        (("--reruns=2",), "reruns", "--reruns measures a case again until it passes"),
+        (("-o", "retries=2"), "retries", "--retries measures a case again until it passes"),
+    ],
+)
+def test_a_command_line_that_is_refused_leaves_no_green_file(
+    options: tuple[str, ...], meddle: str, said: str, say: Say
+) -> None:
+    found = say(*options, meddle=meddle).check()
+    assert (found.code, found.red) == (pytest.ExitCode.USAGE_ERROR, True)
+    assert said in found.output
+    assert "Traceback" not in found.output
+
+
+@pytest.mark.parametrize("mistyped", ["--maxfail=x", "-pmissing"])
+def test_nor_where_pytest_refuses_it_before_there_are_plugins(mistyped: str, tmp_path: Path) -> None:
+    results = tmp_path / "run"
+    results.with_suffix(".xml").write_text(GREEN, encoding="utf-8")
+    run = eaftgate_gate(results, mistyped, directory=tmp_path)
+    assert run.code == pytest.ExitCode.USAGE_ERROR
+    assert run.junit["test_run::test_complete"].reason == "the run did not end"
+
+
+def test_a_list_of_cases_is_no_pass(say: Say) -> None:
+    found = say("--collect-only").check()
+    assert (found.code, list(found.reasons)) == (1, ["test_complete"])
+    assert "nothing was judged: --collect-only lists the cases" in found.output
+
+
+@pytest.mark.parametrize("written", ["--junit-xml={}", "--junitxml {}", "--junitxml=elsewhere.xml --junit-xml={}"])
+def test_however_the_file_is_named(written: str, say: Say, tmp_path: Path) -> None:
+    place = tmp_path / "deep" / "er.xml"
+    given = tuple(written.format(place).split())
+    say(given=given, junit="deep/er.xml").check()
+    assert say("--sed=1", given=given, junit="deep/er.xml").check().red
+    assert not (tmp_path / "elsewhere.xml").exists()
+
+
+def test_a_link_stays_a_link_and_what_is_no_junit_is_kept(say: Say, tmp_path: Path) -> None:
+    (tmp_path / "link.xml").symlink_to(tmp_path / "j.xml")
+    assert say(given=(f"--junitxml={tmp_path / 'link.xml'}",)).check().code == 0
+    assert (tmp_path / "link.xml").is_symlink()
+    (tmp_path / "notes.md").write_text("# mine", encoding="utf-8")
+    refused = say(f"--junitxml={tmp_path / 'notes.md'}")
+    assert refused.code == pytest.ExitCode.USAGE_ERROR
+    assert "would overwrite" in refused.output
+    assert (tmp_path / "notes.md").read_text(encoding="utf-8") == "# mine"
