@@ -10,10 +10,12 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from eaftgate.errors import UserError
-from eaftgate.files import write_json
+from eaftgate.files import sha256_json, write_json
 from eaftgate.strict_json import LARGEST_64, parse_object, read_limited, without_mark
 
 Model = TypeVar("Model")
+SEAL = "sha256"
+"""The key of a sealed file under which it says the sha256 of everything else in it."""
 
 
 class Record(BaseModel):
@@ -34,13 +36,25 @@ def read_model(path: Path, model: type[Model], *, what: str, remedy: str) -> Mod
         raise UserError(f"{what} {path}: {first_problem(error)}; {remedy}") from None
 
 
-def write_model(path: Path, value: object) -> None:
+def write_model(path: Path, value: object, *, sealed: bool = False) -> None:
     """Raises ValueError for NaN and infinity, which a reader elsewhere would choke on."""
-    write_json(path, json_of(value))
+    write_json(path, json_of(value, sealed=sealed))
 
 
-def json_of(value: object) -> Any:
-    return TypeAdapter(type(value)).dump_python(value, mode="json", by_alias=True)
+def json_of(value: object, *, sealed: bool = False) -> Any:
+    """What a file says of it; a `sealed` one its own sha256, too."""
+    told = TypeAdapter(type(value)).dump_python(value, mode="json", by_alias=True)
+    return {**told, SEAL: _seal_of(told)} if sealed else told
+
+
+def is_as_sealed(path: Path) -> bool:
+    """Whether a file that `read_model` reads says the sha256 of what it says; one of an earlier version says none."""
+    told = parse_object(without_mark(read_limited(path, what="file")), what=f"file {path}", largest=LARGEST_64)
+    return told.get(SEAL) in (None, _seal_of(told))
+
+
+def _seal_of(told: dict[str, Any]) -> str:
+    return sha256_json({key: value for key, value in told.items() if key != SEAL})
 
 
 def first_problem(error: ValidationError) -> str:

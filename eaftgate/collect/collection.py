@@ -207,6 +207,16 @@ def _seal(path: Path) -> None:
         stream.write(_sha256_but(data, place).encode())
 
 
+def seal_of(path: Path) -> str:
+    """The checksum that a saved file carries. Raises Unusable without one."""
+    try:
+        with path.open("rb") as stream:
+            size = stream.read(8)
+            return _seal_of(size + stream.read(int.from_bytes(size, "little")))[1]
+    except (OSError, OverflowError, MemoryError, ValueError) as error:
+        raise Unusable(path, str(error)) from None
+
+
 def _header(data: bytes) -> bytes:
     return data[8 : 8 + int.from_bytes(data[:8], "little")]
 

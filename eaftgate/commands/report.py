@@ -57,15 +57,17 @@ def lock(
     run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Results of a gate run (pytest --results).")],
     out_file: Annotated[Path, typer.Option("--out", help="Lockfile to make (JSON).")],
     checkpoint: Annotated[str | None, typer.Option(help="Which one, as it was given to the gate.")] = None,
+    gates: Annotated[Path | None, typer.Option(help="Gates file of the run; default: the shipped one.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Pin what was judged: digests of base and checkpoint, keep sets, rows, seeds, settings, versions and the verdict.
 
-    Exits with 1 when the verdict it pins is not a pass.
+    The run's collections are judged again for it. Exits with 1 when the verdict it pins is not a pass.
     """
+    from eaftgate.judge.policy import DEFAULT_GATES
     from eaftgate.report.lock import write_lock
 
-    pinned, was_there = write_lock(run_dir, checkpoint, out_file)
+    pinned, was_there = write_lock(run_dir, checkpoint, out_file, gates or DEFAULT_GATES)
     summary = {"out": str(out_file), "verdict": pinned.verdict, "candidate_kind": pinned.candidate_kind}
     line = f"locked {pinned.checkpoint.name} ({pinned.candidate_kind}), verdict {pinned.verdict}: {out_file}"
     made(as_json, summary, line, out=out_file, was_there=was_there)
@@ -78,19 +80,33 @@ def verify(
     lock_file: Annotated[Path, typer.Argument(metavar="LOCKFILE", help="Made by eaftgate lock.")],
     base: Annotated[str | None, typer.Option(help="Where the base is now, if not where it was.")] = None,
     checkpoint: Annotated[str | None, typer.Option(help="Where the checkpoint is now, if not where it was.")] = None,
+    results: Annotated[Path | None, typer.Option(help="Where the gate run is now, if not where it was.")] = None,
+    files_only: Annotated[bool, typer.Option("--files-only", help="Judge nothing again: compare files alone.")] = False,
+    gates: Annotated[Path | None, typer.Option(help="Gates file of the run; default: the shipped one.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Check that base and checkpoint still are the ones that were locked, and that their verdict was a pass.
+    """Check that base and checkpoint still are the ones that were locked, and that their verdict is a pass.
 
-    Exits with 1 when not.
+    The run's collections are judged again, and every verdict and figure of the lock is compared. Exits with 1 when
+    something does not hold, or the collections are not there and --files-only is not given.
     """
     from eaftgate.gate.candidates import kind_line
-    from eaftgate.report.lock import read_lock, verify_lock
+    from eaftgate.judge.policy import DEFAULT_GATES
+    from eaftgate.report.lock import read_lock, verify_lock, versions_line
 
-    problems = verify_lock(lock_file, base=base, checkpoint=checkpoint)
-    kind = read_lock(lock_file).candidate_kind
-    summary = {"verified": not problems, "problems": problems, "candidate_kind": kind}
-    result(as_json, summary, *(problems or ["verified"]), kind_line(kind))
+    problems = verify_lock(
+        lock_file,
+        base=base,
+        checkpoint=checkpoint,
+        results=results,
+        gates=gates or DEFAULT_GATES,
+        files_only=files_only,
+    )
+    lock = read_lock(lock_file)
+    kind, versions = lock.candidate_kind, versions_line(lock)
+    summary = {"verified": not problems, "problems": problems, "candidate_kind": kind, "versions": versions}
+    said = problems or ["the files are those that were locked" if files_only else "verified"]
+    result(as_json, summary, *said, kind_line(kind), versions)
     if problems:
         raise typer.Exit(1)
 

@@ -3,13 +3,25 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import Any
+from types import MappingProxyType
+from typing import Any, cast
 
 from eaftgate import __version__
 from eaftgate.gate.candidates import candidates_of
 from eaftgate.gate.messages import first_lost
-from eaftgate.gate.plan import Cell, Plan
-from eaftgate.gate.results import Asked, CellRecord, FailedCase, Luck, Parity, ParityCell, RunVerdict, read_record
+from eaftgate.gate.plan import NOOP, Cell, Plan
+from eaftgate.gate.results import (
+    Asked,
+    CellRecord,
+    FailedCase,
+    Luck,
+    Parity,
+    ParityCell,
+    Repeated,
+    RunVerdict,
+    floor_file,
+    read_record,
+)
 from eaftgate.gate.stability import agreement, describe_stability
 from eaftgate.judge.metrics import METRICS
 from eaftgate.judge.policy import IntervalPolicy
@@ -88,6 +100,13 @@ def read_records(plan: Plan, session: str) -> dict[Cell, CellRecord]:
     return {cell: record for cell, record in found.items() if record is not None}
 
 
+def read_floor(plan: Plan, session: str) -> dict[Cell, CellRecord]:
+    """What RUN_DIR/cells has of the base against itself, judged in this session."""
+    files = {cell: cell.record_file if cell.checkpoint == NOOP else floor_file(cell) for cell in plan.floor_cells}
+    found = {cell: read_record(plan.options.results, file, session=session) for cell, file in files.items()}
+    return {cell: record for cell, record in found.items() if record is not None}
+
+
 def conclude(
     plan: Plan,
     records: Mapping[Cell, CellRecord],
@@ -96,11 +115,13 @@ def conclude(
     missing: Sequence[str],
     complete: bool,
     luck: Sequence[Luck] = (),
+    floor: Mapping[Cell, CellRecord] = MappingProxyType({}),
 ) -> Parity:
     """What parity.json is to say; the plan's cells are in its order, and those of packs that their checkpoint was
     calibrated on are flagged.
 
-    `missing` are the deciding cases that were planned and did not run; `luck` is that of several candidates.
+    `missing` are the deciding cases that were planned and did not run; `luck` is that of several candidates, `floor`
+    what was found of the base against itself.
     """
     failed = [
         FailedCase(case=o.id, reason=o.reason, verdict=o.properties.get("verdict")) for o in outcomes if not o.passed
@@ -142,9 +163,30 @@ def conclude(
             allow_overlap=options.allow_overlap,
             best_of=plan.best_of,
             candidate_kind=options.candidate_kind,
+            scores_copies=plan.needs.scores_copies,
         ),
         candidates=candidates_of(plan),
         luck=tuple(luck),
+        further=tuple(
+            _cell(plan, cell, records[cell], overlap.get(cell.checkpoint, {}).get(cell.pack, 0))
+            for _, *further in plan.seed_cells
+            for cell in further
+            if cell in records
+        ),
+        repeated=tuple(_repeated(cell, record) for cell, record in floor.items()),
+        gates_sha256=plan.gates_sha256,
+    )
+
+
+def _repeated(cell: Cell, record: CellRecord) -> Repeated:
+    return Repeated(
+        tier=cast(Any, cell.checkpoint),  # of Plan.floor_cells
+        pack=cell.pack,
+        seq_len=cell.seq_len,
+        num_blocks=cell.num_blocks,
+        seed=cell.seed,
+        inputs=record.inputs,
+        metrics=dict(record.verdicts),
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from eaftgate.collect.collector import Needs
 from eaftgate.collect.collectors import DEFAULT, collector_kinds, options_of
 from eaftgate.errors import UserError
+from eaftgate.files import sha256_file
 from eaftgate.gate.options import OTHER, PRUNED
 from eaftgate.gate.profiling_seeds import ProfilingGroup, local_manifests, profiling_groups
 from eaftgate.judge.policy import (
@@ -122,6 +123,8 @@ class Plan:
     profiling_groups: tuple[ProfilingGroup, ...] = ()
     rows_unknown: frozenset[str] = frozenset()
     """The checkpoints of which nothing says what rows they were made on."""
+    gates_sha256: str | None = None
+    """Of the gates file."""
     yardsticks: Mapping[str, int] = field(default_factory=dict)
     """Those that say that they are the base with rounded experts, and to how many bits."""
 
@@ -203,6 +206,12 @@ class Plan:
 
     def floor_problem(self, metric: str, measured: MetricVerdict) -> str | None:
         return floor_problem(self.policy, metric, measured)
+
+    @property
+    def floor_cells(self) -> tuple[Cell, ...]:
+        """What the base is compared with itself on, and with the no-op rewrite, named by the tier or NOOP."""
+        copies = (NOOP,) if self.needs.scores_copies else ()
+        return tuple(cell for tier in (*self.floor_tiers, *copies) for cell in self.base_cells(tier))
 
     def base_cells(self, checkpoint: str) -> tuple[Cell, ...]:
         """The primary cells of a model that is compared with the base whatever the candidates are."""
@@ -301,6 +310,7 @@ def make_plan(options: GateOptions, *, fixture_packs: Path) -> Plan:
         needs=needs,
         profiling_groups=groups,
         rows_unknown=frozenset(unknown),
+        gates_sha256=sha256_file(options.gates),
         yardsticks=yardsticks,
     )
 
@@ -332,6 +342,6 @@ def _short_names(given: tuple[str, ...]) -> dict[str, str]:
     for source in dict.fromkeys(given):
         name = Path(source).resolve().name if Path(source).exists() else source.split("@")[0].split("/")[-1]
         numbered = (name, *(f"{name}-{number}" for number in range(2, len(given) + 4)))
-        free = next(candidate for candidate in numbered if candidate not in (BASE, NOOP, ULP, *names))
+        free = next(candidate for candidate in numbered if candidate not in (BASE, NOOP, RERUN, BATCH, ULP, *names))
         names[free] = source
     return names

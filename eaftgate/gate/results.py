@@ -15,14 +15,14 @@ from eaftgate.collect.collection import Collection, load_collection
 from eaftgate.errors import UserError
 from eaftgate.gate.candidates import Candidate
 from eaftgate.gate.messages import LostMessage, MessageCounts
-from eaftgate.gate.plan import CandidateKind
+from eaftgate.gate.plan import CandidateKind, Cell
 from eaftgate.gate.stability import Stability
 from eaftgate.judge.cell import JudgedCell
 from eaftgate.judge.metrics import has_intervals
 from eaftgate.judge.verdict import MetricVerdict, Verdict
 from eaftgate.locks import holder
 from eaftgate.parity.metrics import CellMetrics, Thresholds
-from eaftgate.records import Record, read_model, write_model
+from eaftgate.records import Record, is_as_sealed, read_model, write_model
 from eaftgate.strict_json import read_object
 
 PARITY_FILE = "parity.json"
@@ -37,22 +37,32 @@ Severity = Literal["primary", "advisory"]
 
 class CellInputs(Record):
     """What a cell was measured on, by content. `collections` names files of RUN_DIR/collections by role: `base` and,
-    where it is whole, `checkpoint`."""
+    where it is whole, `checkpoint`; `looks` those of a candidate that was scored look by look."""
 
     base: ModelIdentity
     checkpoint_digest: str
     blocks_digest: str
     collector: dict[str, Any]
     collections: dict[str, str]
+    looks: tuple[str, ...] = ()
 
     def saved(self, results: Path, role: str) -> Collection:
         """The collection of a role. Raises UserError when the file is gone, damaged or of something else."""
-        path = results / COLLECTIONS_DIR / self.collections[role]
-        if not path.is_file():
-            raise UserError(f"{path} is gone: run the gate again")
+        if role not in self.collections:
+            raise UserError(f"{results} does not say what its cells were made from: run the gate again")
         digest = self.base.digest if role == "base" else self.checkpoint_digest
-        of = {"checkpoint": digest, "blocks": self.blocks_digest, "replicate": ""}
-        return load_collection(path, of | ({"settings": self.collector} if role == "base" else {}))
+        of: dict[str, Any] = {"checkpoint": digest, "blocks": self.blocks_digest, "replicate": ""}
+        of |= {"settings": self.collector} if role == "base" else {}
+        return saved_collection(results, self.collections[role], of)
+
+
+def saved_collection(results: Path, name: str, of: Mapping[str, Any]) -> Collection:
+    """The collection that a file of RUN_DIR/collections holds. Raises UserError when it is gone, damaged or does not
+    say of itself what `of` does."""
+    path = results / COLLECTIONS_DIR / Path(name).name
+    if not path.is_file():
+        raise UserError(f"{path} is gone: run the gate again")
+    return load_collection(path, of)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +73,11 @@ class CellRecord(JudgedCell):
     inputs: CellInputs
     messages: tuple[MessageCounts, ...] = ()
     lost: tuple[LostMessage, ...] = ()
+
+
+def floor_file(cell: Cell) -> str:
+    """In RUN_DIR/cells, of the base against itself."""
+    return f"floor/{cell.record_file}"
 
 
 def write_record(results: Path, file: str, record: CellRecord) -> None:
@@ -163,6 +178,19 @@ class FailedCase(Record):
     verdict: Verdict | None
 
 
+class Repeated(Record):
+    """The base against itself on a cell: measured again (`rerun`, `batch`), off by one ulp (`ulp`), or as the no-op
+    rewrite (`noop`)."""
+
+    tier: Literal["rerun", "batch", "ulp", "noop"]
+    pack: str
+    seq_len: int
+    num_blocks: int
+    seed: int | None
+    inputs: CellInputs
+    metrics: dict[str, MetricVerdict]
+
+
 class Luck(Record):
     """How often, on documents drawn from those of a primary cell, at least one of its candidates `passes` ppl although
     every one of them lies exactly on the margin, and how often one of them `alone` does, on average."""
@@ -186,6 +214,8 @@ class Asked(Record):
     best_of: int = 1
     """1 in files of earlier versions."""
     candidate_kind: CandidateKind = "pruned"
+    scores_copies: bool = True
+    """Whether the collector could score copies of the base."""
 
 
 class Parity(Record):
@@ -214,6 +244,14 @@ class Parity(Record):
     """None in files of earlier versions, whose candidates were of kind pruned."""
     luck: tuple[Luck, ...] = ()
     """Of a run with several candidates that were judged in full, by primary cell."""
+    further: tuple[ParityCell, ...] = ()
+    """The primary cells in the row order of further seeds."""
+    repeated: tuple[Repeated, ...] = ()
+    """None in files of earlier versions."""
+    gates_sha256: str | None = None
+    """Of the gates file; None in files of earlier versions."""
+    sha256: str | None = None
+    """Of everything else in the file, see `is_as_written`; None in files of earlier versions."""
 
     @property
     def has_intervals(self) -> bool:
@@ -227,5 +265,10 @@ def read_parity(results: Path) -> Parity:
     return read_model(results / PARITY_FILE, Parity, what="gate result", remedy="run the gate again")
 
 
+def is_as_written(results: Path) -> bool:
+    """Whether nobody has changed parity.json since."""
+    return is_as_sealed(results / PARITY_FILE)
+
+
 def write_parity(results: Path, parity: Parity) -> None:
-    write_model(results / PARITY_FILE, parity)
+    write_model(results / PARITY_FILE, parity, sealed=True)

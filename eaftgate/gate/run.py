@@ -4,14 +4,13 @@ Every process of a run (pytest-xdist's workers too) has its own GateRun over the
 through files there, so that it is done once.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from eaftgate.checkpoint.digest import ModelIdentity
 from eaftgate.collect.collection import Collection, check_stats, restored
@@ -19,21 +18,19 @@ from eaftgate.collect.collector import Collector, ScoredModel, Scorer
 from eaftgate.collect.collectors import collector_kinds
 from eaftgate.collect.store import CollectionStore, Request, Say
 from eaftgate.collect.watched import WatchedCollector
+from eaftgate.gate.judging import Order, judge_look_by_look, judge_tokens, order_of_blocks
 from eaftgate.gate.messages import lost_messages, message_counts
 from eaftgate.gate.models import Models
 from eaftgate.gate.plan import BASE, BATCH, NOOP, RERUN, ULP, Cell, Plan
-from eaftgate.gate.results import COLLECTIONS_DIR, CellInputs, CellRecord, write_record
-from eaftgate.judge.cell import JudgedCell, judge_cell, judge_in_looks, plan_looks
-from eaftgate.judge.policy import IntervalPolicy
+from eaftgate.gate.results import COLLECTIONS_DIR, CellInputs, CellRecord, floor_file, write_record
+from eaftgate.judge.cell import JudgedCell
 from eaftgate.packs.blocks import Blocks, build_blocks
 from eaftgate.packs.pack import Pack, named_packs
 from eaftgate.packs.tokenizer import PackTokenizer, load_tokenizer
 from eaftgate.parity.metrics import halves_wobble
-from eaftgate.parity.paired import PairedTokens, concatenate_pairs, pair
+from eaftgate.parity.paired import PairedTokens, pair
 from eaftgate.progress import Bar, progress_bar
 from eaftgate.prune.methods import KEEP_SETS
-
-Order = NDArray[np.intp]
 
 
 class GateRun:
@@ -149,16 +146,23 @@ class GateRun:
     def cell(self, cell: Cell) -> JudgedCell:
         """A cell of a candidate, or of the no-op rewrite; its result is also left in RUN_DIR/cells."""
         if cell not in self._cells:
+            looks: list[str] = []
             if self.stops_early(cell):
-                judged, tokens = self._in_looks(cell)
+
+                def look(_: int, chosen: Order) -> Collection:
+                    request = self._request(cell.checkpoint, self.blocks(cell).reordered(chosen))
+                    looks.append(self._store.path(request).name)
+                    return self.collection(cell.checkpoint, cell, order=chosen)
+
+                judged, tokens = judge_look_by_look(self.plan, cell, self.collection(BASE, cell), look)
             else:
                 tokens = self._pairs(cell)
-                judged = self._judge(cell, tokens)
+                judged = judge_tokens(self.plan, cell, tokens)
             blocks, pack = self.blocks(cell), self.packs(cell.seed)[cell.pack]
             record = CellRecord(
                 **vars(judged),
                 session=self.session,
-                inputs=self._inputs(cell),
+                inputs=self._inputs(cell, looks=looks),
                 messages=message_counts(tokens, pack),
                 lost=lost_messages(tokens, blocks, pack, self._tokenizer.backend) if cell.primary else (),
             )
@@ -174,13 +178,17 @@ class GateRun:
         """The base against itself: measured again, in other batches and another order, or off by one ulp."""
         key = replace(cell, checkpoint=tier)
         if key not in self._cells:
+            order = order_of_blocks(self.plan, cell)
             measured = {
                 RERUN: lambda: self.collection(BASE, cell, replicate=RERUN),
-                BATCH: lambda: self.collection(BASE, cell, order=self._order(cell), other_batches=True),
+                BATCH: lambda: self.collection(BASE, cell, order=order, other_batches=True),
                 ULP: lambda: self.collection(ULP, cell),
             }
             repeated = measured[tier]()  # first: a process that is to score a copy need not load the base for it
-            self._cells[key] = self._judge(cell, pair(self.collection(BASE, cell), repeated))
+            judged = judge_tokens(self.plan, cell, pair(self.collection(BASE, cell), repeated))
+            record = CellRecord(**vars(judged), session=self.session, inputs=self._inputs(key))
+            write_record(self.results, floor_file(key), record)
+            self._cells[key] = record
         return self._cells[key]
 
     def _pairs(self, cell: Cell) -> PairedTokens:
@@ -189,62 +197,25 @@ class GateRun:
         scored = self.collection(cell.checkpoint, cell, replicate=replicate)  # before the base, as in `floor`
         return pair(self.collection(BASE, cell), scored)
 
-    def _judge(self, cell: Cell, tokens: PairedTokens) -> JudgedCell:
-        plan = self.plan
-        return judge_cell(
-            plan.policy,
-            plan.v1,
-            tokens,
-            cell.num_blocks,
-            strict=plan.options.strict_cells,
-            primary_pack=plan.is_primary_pack(cell.pack),
-            best_of=plan.best_of,
-            v2=plan.v2 if cell.checkpoint in plan.checkpoints else None,
-        )
-
-    def _in_looks(self, cell: Cell) -> tuple[JudgedCell, PairedTokens]:
-        """The base in full, then the candidate on blocks in random order until the cell is decided; and what was seen
-        of it."""
-        policy, plan = self.plan.policy, self.plan
-        assert isinstance(policy, IntervalPolicy)  # make_plan has refused --sequential otherwise
-        base, order = self.collection(BASE, cell), self._order(cell)
-        looks = plan_looks(policy.sequential, cell.num_blocks)
-        ends = [look.num_blocks for look in looks]
-        seen: list[PairedTokens] = []
-
-        def parts() -> Iterator[PairedTokens]:
-            for begin, end in zip([0, *ends], ends, strict=False):
-                chosen = np.sort(order[begin:end])
-                candidate = self.collection(cell.checkpoint, cell, order=chosen)
-                seen.append(pair(base.select(np.isin(base.block_T, chosen)), candidate))
-                yield seen[-1]
-
-        judged = judge_in_looks(
-            policy,
-            plan.v1,
-            pair(base, base),
-            looks,
-            parts(),
-            strict=plan.options.strict_cells,
-            primary_pack=plan.is_primary_pack(cell.pack),
-            best_of=plan.best_of,
-        )
-        return replace(judged, v2_verdict=judged.verdict if policy == plan.v2 else None), concatenate_pairs(seen)
-
-    def _order(self, cell: Cell) -> Order:
-        return np.random.default_rng(self.plan.order_seed).permutation(cell.num_blocks)
-
-    def _inputs(self, cell: Cell) -> CellInputs:
+    def _inputs(self, cell: Cell, *, looks: Sequence[str] = ()) -> CellInputs:
         """The candidate's collection is named only when it is whole."""
-        measured = {"base": BASE} if self.stops_early(cell) else {"base": BASE, "checkpoint": cell.checkpoint}
-        paths = {role: self._store.path(self._request(name, self.blocks(cell))) for role, name in measured.items()}
+        blocks, name = self.blocks(cell), cell.checkpoint
+        requests = {"base": self._request(BASE, blocks)}
+        if name == BATCH:
+            reordered = blocks.reordered(order_of_blocks(self.plan, cell))
+            requests["checkpoint"] = self._request(BASE, reordered, other_batches=True)
+        elif name == RERUN:
+            requests["checkpoint"] = self._request(BASE, blocks, RERUN)
+        elif not self.stops_early(cell):
+            requests["checkpoint"] = self._request(name, blocks, NOOP if name == NOOP else "")
         base = self.models[BASE]
         return CellInputs(
             base=ModelIdentity(name=base.checkpoint.name, digest=base.digest),
-            checkpoint_digest=self.models[cell.checkpoint].digest,
-            blocks_digest=self.blocks(cell).digest,
+            checkpoint_digest=self.models[BASE if name in (RERUN, BATCH) else name].digest,
+            blocks_digest=blocks.digest,
             collector=dict(self.collection(BASE, cell).meta["settings"]),
-            collections={role: path.name for role, path in paths.items()},
+            collections={role: self._store.path(request).name for role, request in requests.items()},
+            looks=tuple(looks),
         )
 
     def halves(self, cell: Cell) -> dict[str, float]:

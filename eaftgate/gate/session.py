@@ -17,7 +17,7 @@ from eaftgate.files import atomic_path, write_failure
 from eaftgate.gate.candidates import kind_line, unknown_rows
 from eaftgate.gate.cases import required_cases
 from eaftgate.gate.classes import class_lines
-from eaftgate.gate.conclusion import CaseOutcome, case_of, conclude, read_records
+from eaftgate.gate.conclusion import CaseOutcome, case_of, conclude, read_floor, read_records
 from eaftgate.gate.ending import cut_short, reports_of
 from eaftgate.gate.junit import is_file_or_free, make_red
 from eaftgate.gate.luck import luck_line, luck_of
@@ -156,6 +156,7 @@ class SessionReport:
                 missing=missing,
                 complete=not short,
                 luck=self._luck(records),
+                floor=read_floor(self._plan, self._session),
             )
             write_parity(results, self._parity)
         except UserError as error:

@@ -6,7 +6,7 @@ from pathlib import Path
 from eaftgate.gate.candidates import kind_line, unknown_rows
 from eaftgate.gate.classes import EXACT, LOSSES
 from eaftgate.gate.luck import luck_line
-from eaftgate.gate.results import PARITY_FILE, Parity, ParityCell, RunVerdict, read_parity
+from eaftgate.gate.results import PARITY_FILE, Parity, ParityCell, RunVerdict, is_as_written, read_parity
 from eaftgate.gate.table import remarks
 from eaftgate.judge.metrics import METRICS, POINT_METRICS
 from eaftgate.judge.verdict import MetricVerdict
@@ -47,15 +47,20 @@ p.note { max-width: 48rem; color: #4a5056; }
 _ALLOWED = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 """The page runs nothing and fetches nothing; only its own style is applied."""
 
+_CHANGED = """<p class="verdict fail">parity.json has changed since the run wrote it: its sha256 is not that of what it
+says, and nothing on this page can be relied on.</p>
+"""
+
 
 def write_report(results: Path, out: Path) -> bool:
     """Render the run in `results`; returns whether the page was there already. Raises UserError when the run has no
     result, and when `out` is something else."""
     check_file(out, [results / PARITY_FILE])
-    return put_file(out, render(read_parity(results)))
+    return put_file(out, render(read_parity(results), as_written=is_as_written(results)))
 
 
-def render(parity: Parity) -> str:
+def render(parity: Parity, *, as_written: bool = True) -> str:
+    """The page; `as_written`: nobody has changed parity.json since the run wrote it."""
     cells = parity.cells
     metrics = list(cells[0].metrics) if cells else []
     by_class = {*EXACT, *LOSSES} - {"ppl"}  # in tables of their own
@@ -78,7 +83,7 @@ def render(parity: Parity) -> str:
 <p>Policy {policy}, regime {regime}. The rule on point estimates (near-lossless-v1) says
 {_verdict(parity.v1_verdict, parity.v1_verdict)}.{_v2(parity.v2_verdict)}
 {_best_of(parity.asked.best_of)}</p>
-{judged}
+{"" if as_written else _CHANGED}{judged}
 <p class="note">Differences are candidate minus base on the same tokens; only completion tokens count. A metric is
 shown with its one-sided 95 % bounds where the policy has them: it passes when they lie inside the margin, fails when
 they lie outside, and is inconclusive in between. {_meanings(elsewhere, interval=parity.has_intervals)}
@@ -92,7 +97,8 @@ that have a margin are coloured by their verdict. Grey cells are advisory.</p>
 <p class="note">keep 20 ran on other blocks, with base PPL 5.718 and 4.671: it loses 8.5 and 8.2 %, and its rows
 do not compare with those of keep 24. At 1024 tokens the worst pack of keep 24, tool_agentic, had a JS2D of 0.0213.</p>
 <h2>Made from</h2>{_inputs(cells)}
-<p class="note">Written by eaftgate {html_text(parity.eaftgate)}.</p>
+<p class="note">Written by eaftgate {html_text(parity.eaftgate)}. This page repeats parity.json; eaftgate lock judges
+the collections again.</p>
 </body></html>
 """
 

@@ -1,7 +1,12 @@
-"""The lockfile: one file that pins what was pruned, from what, judged on what, and the verdict; and its check."""
+"""The lockfile: one file that pins what was pruned, from what, judged on what, and the verdict; and its check.
+
+It is made from the run's collections, which are judged again, and from parity.json where that says no more than they
+do. What they cannot show (`outcomes`) is the run's own word.
+"""
 
 import importlib.metadata
 import platform
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,17 +15,33 @@ from pydantic import Field
 from eaftgate import __version__
 from eaftgate.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from eaftgate.checkpoint.digest import ModelIdentity, checkpoint_digest, tokenizer_digest
+from eaftgate.collect.collection import seal_of
 from eaftgate.errors import UserError
 from eaftgate.files import json_text, sha256_file
+from eaftgate.gate.again import differences, judged_again
 from eaftgate.gate.conclusion import verdict_of
 from eaftgate.gate.options import OTHER
 from eaftgate.gate.plan import CandidateKind
-from eaftgate.gate.results import PARITY_FILE, Asked, ParityCell, RunVerdict, Severity, read_parity
+from eaftgate.gate.results import (
+    COLLECTIONS_DIR,
+    PARITY_FILE,
+    Asked,
+    FailedCase,
+    Luck,
+    Parity,
+    ParityCell,
+    Repeated,
+    RunVerdict,
+    Severity,
+    is_as_written,
+    read_parity,
+)
 from eaftgate.gate.stability import Stability
+from eaftgate.judge.policy import DEFAULT_GATES
 from eaftgate.judge.verdict import MetricVerdict, Verdict
 from eaftgate.outputs import check_file, put_file
-from eaftgate.records import Record, json_of, read_model
-from eaftgate.rewrite.manifest import MANIFEST_FILE, own_manifest, read_manifest, verify_files
+from eaftgate.records import Record, is_as_sealed, json_of, read_model
+from eaftgate.rewrite.manifest import MANIFEST_FILE, Manifest, own_manifest, read_manifest, verify_files
 
 PINNED_LIBRARIES = ("numpy", "safetensors", "scipy", "tokenizers", "torch", "transformers")
 
@@ -51,8 +72,21 @@ class LockedCell(Record):
     blocks_digest: str
 
 
+class Outcomes(Record):
+    """What the run says of its cases, and no collection can show alone: that an engine loaded the checkpoint, that its
+    tensors and those of the no-op rewrite are the base's, that all of the plan ran."""
+
+    failed: tuple[FailedCase, ...]
+    not_run: tuple[str, ...]
+    complete: bool
+
+
 class Lock(Record):
-    """`keep` and `provenance` are the manifest's. `asked` and `stability` are not in locks of earlier versions."""
+    """`keep` and `provenance` are the manifest's. What has a default is not in locks of earlier versions.
+
+    `collections` are the sha256 of the run's collections that the verdict follows from, by file; `results` is where
+    they were.
+    """
 
     lock_schema: Literal["lock-1"] = Field(alias="schema")
     eaftgate: str
@@ -70,14 +104,26 @@ class Lock(Record):
     cells: tuple[LockedCell, ...]
     libraries: dict[str, str]
     python: str
+    gates_sha256: str | None = None
+    collections: dict[str, str] = Field(default_factory=dict)
+    repeated: tuple[Repeated, ...] = ()
+    luck: tuple[Luck, ...] = ()
+    outcomes: Outcomes | None = None
+    results: str | None = None
+    sha256: str | None = None
+    """Of everything else in the file."""
 
     @property
     def candidate_kind(self) -> CandidateKind:
         return "pruned" if self.asked is None else self.asked.candidate_kind
 
 
-def make_lock(results: Path, checkpoint: str | None) -> Lock:
-    """The lock of one checkpoint of a gate run. Raises UserError when it is not clear which, or none was judged."""
+def make_lock(results: Path, checkpoint: str | None, gates: Path = DEFAULT_GATES) -> Lock:
+    """The lock of one checkpoint of a gate run, judged again by the gates file of the run.
+
+    Raises UserError when it is not clear which checkpoint, none was judged, or the run's parity.json does not say what
+    its collections do.
+    """
     parity = read_parity(results)
     judged = {cell.checkpoint for cell in parity.cells}
     if checkpoint is None and len(judged) == 1:
@@ -85,6 +131,9 @@ def make_lock(results: Path, checkpoint: str | None) -> Lock:
     if checkpoint is None or checkpoint not in judged:
         names = ", ".join(sorted(judged)) or "none"
         raise UserError(f"{results} has judged {names}: say which with --checkpoint")
+    if not is_as_written(results):
+        raise UserError(f"parity.json of {results} has changed since the run wrote it: run the gate again")
+    parity = _confirmed(results, parity, gates)
     cells = [cell for cell in parity.cells if cell.checkpoint == checkpoint]
     found = open_checkpoint(checkpoint)
     digest = checkpoint_digest(found)
@@ -115,9 +164,39 @@ def make_lock(results: Path, checkpoint: str | None) -> Lock:
         stability=parity.stability,
         collector=cells[0].inputs.collector,
         cells=tuple(_pinned(cell) for cell in cells),
-        libraries={name: importlib.metadata.version(name) for name in PINNED_LIBRARIES},
+        libraries=_libraries(),
         python=platform.python_version(),
+        **_pinned_run(results, parity),
+        outcomes=Outcomes(failed=parity.failed, not_run=parity.not_run, complete=parity.complete),
+        results=str(results.absolute()),
     )
+
+
+def _libraries() -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in PINNED_LIBRARIES}
+
+
+def _confirmed(results: Path, told: Parity, gates: Path) -> Parity:
+    """The run's parity.json, where it says what judging its collections again gives."""
+    again = judged_again(results, told, gates)
+    if found := differences(told.model_dump(mode="json"), again.model_dump(mode="json")):
+        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+        raise UserError(
+            f"parity.json of {results} is not what its collections give: {found[0]}{more}; run the gate again"
+        )
+    return told
+
+
+def _pinned_run(results: Path, parity: Parity) -> dict[str, Any]:
+    """What is pinned of a run besides the cells: what they follow from."""
+    inputs = [entry.inputs for entry in (*parity.cells, *parity.further)] + [entry.inputs for entry in parity.repeated]
+    names = {name for one in inputs for name in (*one.collections.values(), *one.looks)}
+    return {
+        "gates_sha256": parity.gates_sha256,
+        "collections": {name: seal_of(results / COLLECTIONS_DIR / Path(name).name) for name in sorted(names)},
+        "repeated": parity.repeated,
+        "luck": parity.luck,
+    }
 
 
 def _pinned(cell: ParityCell) -> LockedCell:
@@ -135,37 +214,110 @@ def _pinned(cell: ParityCell) -> LockedCell:
     )
 
 
-def write_lock(results: Path, checkpoint: str | None, out: Path) -> tuple[Lock, bool]:
+def write_lock(results: Path, checkpoint: str | None, out: Path, gates: Path = DEFAULT_GATES) -> tuple[Lock, bool]:
     """The lock, and whether it was there already. Raises UserError, too, when `out` is something else."""
     check_file(out, [results / PARITY_FILE])
-    lock = make_lock(results, checkpoint)
-    return lock, put_file(out, json_text(json_of(lock)))
+    lock = make_lock(results, checkpoint, gates)
+    return lock, put_file(out, json_text(json_of(lock, sealed=True)))
 
 
 def read_lock(path: Path) -> Lock:
     return read_model(path, Lock, what="lockfile", remedy="make it again with eaftgate lock")
 
 
-def _manifest_problems(checkpoint: Checkpoint, sha256: str) -> list[str]:
-    path = checkpoint.path / MANIFEST_FILE
-    if not path.is_file() or sha256_file(path) != sha256:
-        return [f"{checkpoint.name} does not have the manifest.json that was locked"]
-    return verify_files(checkpoint.path, read_manifest(checkpoint.path).files, hash_contents=True)
+def verify_lock(
+    path: Path,
+    *,
+    base: str | None = None,
+    checkpoint: str | None = None,
+    results: Path | None = None,
+    gates: Path = DEFAULT_GATES,
+    files_only: bool = False,
+) -> list[str]:
+    """What no longer holds, one sentence each; empty when the files are those that were judged, and judging their
+    collections again gives what is locked, which is a pass.
 
-
-def verify_lock(path: Path, *, base: str | None, checkpoint: str | None) -> list[str]:
-    """What no longer holds, one sentence each; empty when the files are those that were judged and they passed.
-
-    `base` and `checkpoint` say where the files are now, if not where they were.
+    `base`, `checkpoint` and `results` say where these are now, if not where they were. `files_only`: nothing is judged
+    again.
     """
     lock = read_lock(path)
     problems = [] if lock.verdict == "pass" else [f"the locked verdict is {lock.verdict}"]
+    if not is_as_sealed(path):
+        problems.append("the lock has changed since it was made: its sha256 is not that of what it says")
     for role, pinned, given in (("base", lock.base, base), ("checkpoint", lock.checkpoint, checkpoint)):
         found = open_checkpoint(given or pinned.name)
         if checkpoint_digest(found) != pinned.digest:
             problems.append(f"the {role} {found.name} is not the one that was locked: its digest differs")
         if tokenizer_digest(found) != pinned.tokenizer:
             problems.append(f"the {role} {found.name} has another tokenizer.json than the one that was locked")
-        if isinstance(pinned, LockedCheckpoint) and pinned.manifest is not None:
-            problems += _manifest_problems(found, pinned.manifest)
-    return problems
+        if isinstance(pinned, LockedCheckpoint):
+            problems += _checkpoint_problems(lock, found)
+    return problems if files_only else [*problems, *_verdict_problems(lock, results, gates)]
+
+
+def _checkpoint_problems(lock: Lock, found: Checkpoint) -> list[str]:
+    pinned, path = lock.checkpoint, found.path / MANIFEST_FILE
+    told = {"keep_n": lock.keep_n, "checkpoint.num_experts": pinned.num_experts}
+    problems = [
+        f"the lock's {key} is {n}, and {found.name} has {found.num_experts}"
+        for key, n in told.items()
+        if n != found.num_experts
+    ]
+    if pinned.manifest is None:
+        made_up = [key for key in ("keep", "provenance") if getattr(lock, key) is not None]
+        return problems + [f"the lock's {key} is of no manifest" for key in made_up]
+    if not path.is_file() or sha256_file(path) != pinned.manifest:
+        return [*problems, f"{found.name} does not have the manifest.json that was locked"]
+    manifest: Manifest = read_manifest(found.path)
+    pairs = {"keep": (lock.keep, manifest.keep), "provenance": (lock.provenance, manifest.provenance)}
+    problems += [
+        f"the lock's {key} is not that of manifest.json" for key, (one, other) in pairs.items() if one != other
+    ]
+    return problems + verify_files(found.path, manifest.files, hash_contents=True)
+
+
+def _verdict_problems(lock: Lock, results: Path | None, gates: Path) -> list[str]:
+    """What of the lock is not what judging the collections again gives."""
+    if lock.outcomes is None:
+        return [
+            "the lock is of an earlier version, which does not say what its verdicts were made from: they were not "
+            "judged again (make it again, or give --files-only)"
+        ]
+    where = results or Path(lock.results or "")
+    if results is None and not (lock.results and where.is_dir()):
+        return [
+            f"the verdicts were not judged again: the collections are not in {where} (--results says where, "
+            "--files-only does without)"
+        ]
+    try:
+        parity = read_parity(where)
+        again = judged_again(where, parity, gates)
+        cells = [cell for cell in again.cells if cell.inputs.checkpoint_digest == lock.checkpoint.digest]
+        if not cells:
+            return [f"{where} has not judged the checkpoint that was locked"]
+        found = {
+            **_pinned_run(where, again),
+            "policy": again.policy,
+            "regime": again.regime,
+            "verdict": verdict_of(again, cells[0].name),
+            "asked": again.asked,
+            "stability": again.stability,
+            "collector": cells[0].inputs.collector,
+            "cells": tuple(_pinned(cell) for cell in cells),
+            "outcomes": Outcomes(failed=parity.failed, not_run=parity.not_run, complete=parity.complete),
+        }
+    except UserError as error:
+        return [f"the verdicts cannot be judged again: {error}"]
+    told, now = lock.model_dump(mode="json"), lock.model_copy(update=found).model_dump(mode="json")
+    return [f"the lock's {difference}" for difference in differences(told, now)]
+
+
+def versions_line(lock: Lock) -> str:
+    """Which versions it was made with, and which of them are others now: shown, not compared."""
+    now: Mapping[str, str] = {"eaftgate": __version__, "python": platform.python_version(), **_libraries()}
+    then = {"eaftgate": lock.eaftgate, "python": lock.python, **lock.libraries}
+    said = [
+        f"{name} {version}" + (f" (now {now[name]})" if now.get(name, version) != version else "")
+        for name, version in then.items()
+    ]
+    return f"made with {', '.join(said)}"

@@ -94,7 +94,7 @@ def test_every_place_says_which_kind_it_was(other_run: Run, copy_run: Run, tmp_p
         lock = tmp_path / f"{kind}.lock.json"
         write_lock(run.results, None, lock)
         assert read_lock(lock).candidate_kind == kind
-        assert verify_lock(lock, base=None, checkpoint=None) == []
+        assert verify_lock(lock) == []
 
 
 @pytest.mark.parametrize(

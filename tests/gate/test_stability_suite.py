@@ -13,9 +13,12 @@ from prepared import once, pruned, run_once
 
 from eaftgate.checkpoint.checkpoint import open_checkpoint
 from eaftgate.checkpoint.digest import checkpoint_digest
+from eaftgate.errors import UserError
+from eaftgate.files import sha256_json
 from eaftgate.profile.profile import Profile
 from eaftgate.prune.checkpoint import PruneRequest
 from eaftgate.report.html import write_report
+from eaftgate.report.lock import make_lock
 from eaftgate.rewrite.manifest import read_manifest
 from eaftgate.rewrite.rewrite import rewrite_checkpoint
 
@@ -83,6 +86,22 @@ def test_the_spread_over_evaluation_seeds_is_recorded(stable_run: Run) -> None:
     assert (float(case["ppl_min"]), float(case["ppl_max"]), case["ppl_count"]) == (ppl["min"], ppl["max"], "2")
     assert case["seeds"] == "file order, 1"
     assert "keep24 UNION 128: " in stable_run.output
+
+
+def test_what_was_judged_over_seeds_is_judged_again_for_a_lock(stable_run: Run, keep24: Path, tmp_path: Path) -> None:
+    results = Path(shutil.copytree(stable_run.results, tmp_path / "run"))
+    lock = make_lock(results, str(keep24))
+    assert lock.verdict == stable_run.parity["verdict"] == "incomplete"  # the floor was left out
+    assert lock.stability is not None
+    assert lock.stability.model_dump(mode="json") == stable_run.parity["stability"]
+    told = stable_run.parity
+    told["stability"]["spread"][0]["verdicts"][1] = "fail"
+    told["sha256"] = sha256_json({key: value for key, value in told.items() if key != "sha256"})
+    (results / "parity.json").write_text(json.dumps(told))
+    with pytest.raises(
+        UserError, match=r"stability.spread\[.+\].verdicts\[1\] is 'fail', and the collections give 'pass'"
+    ):
+        make_lock(results, str(keep24))
 
 
 def test_a_group_of_which_one_fails_turns_red(stable_run: Run, keep24: Path, unlucky24: Path, tmp_path: Path) -> None:

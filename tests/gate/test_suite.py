@@ -418,6 +418,11 @@ def test_stopping_early_says_the_same_on_fewer_blocks(base_copy: Path, random8: 
     assert (case.outcome, case.properties["num_blocks"]) == ("failure", "18")
     again = gate(run.results, *options)
     assert again.parity["cells"] == run.parity["cells"]
+    # Judged again from what was seen of it alone.
+    assert [make_lock(run.results, str(path)).verdict for path in (base_copy, random8)] == ["pass", "fail"]
+    (run.results / "collections" / good["inputs"]["looks"][0]).unlink()
+    with pytest.raises(UserError, match="is gone: run the gate again"):
+        make_lock(run.results, str(base_copy))
 
 
 def test_a_margin_below_three_times_the_floor_is_no_pass(base_copy: Path, copy_run: Run, tmp_path: Path) -> None:

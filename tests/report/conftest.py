@@ -1,1 +1,1 @@
-from prepared import base_copy, copy_run, made  # noqa: F401
+from prepared import bad_run, base_copy, copy_run, made, profile, raised, random8  # noqa: F401

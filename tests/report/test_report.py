@@ -252,7 +252,7 @@ def test_a_damaged_lock_is_named_in_one_sentence(
     write_lock(copy_run.results, None, lock)
     lock.write_text(json.dumps(damaged(json.loads(lock.read_text()), where, change)))
     with pytest.raises(UserError) as caught:
-        verify_lock(lock, base=None, checkpoint=None)
+        verify_lock(lock)
     assert str(caught.value) == f"lockfile {lock}: {said}{str(caught.value).rpartition(said)[2]}"
     assert str(caught.value).endswith("; make it again with eaftgate lock")
 
@@ -261,11 +261,15 @@ def test_a_lock_of_before_stability_is_verified(copy_run: Run, tmp_path: Path) -
     lock = tmp_path / "lock.json"
     write_lock(copy_run.results, None, lock)
     older = json.loads(lock.read_text())
-    del older["asked"], older["stability"]
+    added = ("gates_sha256", "collections", "repeated", "luck", "outcomes", "results", "sha256")
+    for key in ("asked", "stability", *added):
+        del older[key]
     for cell in older["cells"]:
         del cell["flags"]
     lock.write_text(json.dumps(older))
-    assert verify_lock(lock, base=None, checkpoint=None) == []
+    assert verify_lock(lock, files_only=True) == []
+    (problem,) = verify_lock(lock)
+    assert "which does not say what its verdicts were made from: they were not judged again" in problem
 
 
 def test_a_lock_pins_what_was_judged_and_is_never_overwritten(copy_run: Run, base_copy: Path, tmp_path: Path) -> None:
@@ -282,7 +286,7 @@ def test_a_lock_pins_what_was_judged_and_is_never_overwritten(copy_run: Run, bas
     assert (pinned["verdict"], pinned["keep_n"], len(pinned["cells"])) == ("pass", 32, 8)
     assert all(len(cell["blocks_digest"]) == 64 for cell in pinned["cells"])
     asked = {"seeds": [], "strict_cells": False, "sequential": False, "allow_overlap": False}
-    assert pinned["asked"] == asked | {"best_of": 1, "candidate_kind": "pruned"}
+    assert pinned["asked"] == asked | {"best_of": 1, "candidate_kind": "pruned", "scores_copies": True}
     assert pinned["stability"] == copy_run.parity["stability"]
     assert write_lock(copy_run.results, None, lock)[1] is True  # up to date
     lock.write_text(lock.read_text().replace('"pass"', '"fail"'))
@@ -293,12 +297,12 @@ def test_a_lock_pins_what_was_judged_and_is_never_overwritten(copy_run: Run, bas
 def test_verify_finds_a_changed_byte_in_either_model(copy_run: Run, base_copy: Path, tmp_path: Path) -> None:
     lock = tmp_path / "lock.json"
     write_lock(copy_run.results, str(base_copy), lock)
-    assert verify_lock(lock, base=None, checkpoint=None) == []
+    assert verify_lock(lock) == []
     retokenised = tmp_path / "retokenised"
     shutil.copytree(base_copy, retokenised)
     tokenizer = retokenised / "tokenizer.json"
     tokenizer.write_text(tokenizer.read_text().replace('"version"', '"Version"', 1))
-    (problem,) = verify_lock(lock, base=str(retokenised), checkpoint=None)
+    (problem,) = verify_lock(lock, base=str(retokenised))
     assert "another tokenizer.json" in problem
     changed = tmp_path / "changed"
     shutil.copytree(base_copy, changed)
@@ -311,7 +315,7 @@ def test_verify_finds_a_changed_byte_in_either_model(copy_run: Run, base_copy: P
     (problem,) = verify_lock(lock, base=None, checkpoint=str(changed))
     assert "the checkpoint" in problem
     assert "digest differs" in problem
-    (problem,) = verify_lock(lock, base=str(changed), checkpoint=None)
+    (problem,) = verify_lock(lock, base=str(changed))
     assert "the base" in problem
 
 

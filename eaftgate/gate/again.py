@@ -1,0 +1,288 @@
+"""A finished run judged again from the collections it left: what parity.json says is believed of what they cannot show
+alone (that an engine loaded the checkpoint, that its tensors are the base's), and compared for the rest.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from eaftgate.collect.collection import Collection, restored
+from eaftgate.collect.collector import Needs
+from eaftgate.errors import UserError
+from eaftgate.files import sha256_file
+from eaftgate.gate.cases import cases
+from eaftgate.gate.conclusion import CaseOutcome, conclude
+from eaftgate.gate.judging import Order, judge_look_by_look, judge_tokens, order_of_blocks
+from eaftgate.gate.luck import luck_of
+from eaftgate.gate.plan import BATCH, NOOP, RERUN, V1, V2, Cell, GateOptions, Plan
+from eaftgate.gate.profiling_seeds import ProfilingGroup
+from eaftgate.gate.results import CellInputs, CellRecord, Parity, ParityCell, Repeated, saved_collection
+from eaftgate.gate.stability import GroupStability, agreement
+from eaftgate.judge.cell import JudgedCell
+from eaftgate.judge.policy import DEFAULT_GATES, IntervalPolicy, PointPolicy, is_primary, load_gates
+from eaftgate.judge.verdict import MetricVerdict
+from eaftgate.parity.paired import PairedTokens, pair
+
+NOT_JUDGED = frozenset({"eaftgate", "lost_messages", "sha256", "keep_jaccard"})
+"""Keys of parity.json that no collection can show."""
+_RELATIVE, _ABSOLUTE = 1e-6, 1e-9
+"""Another version of NumPy may add in another order."""
+
+
+def judged_again(results: Path, told: Parity, gates: Path = DEFAULT_GATES) -> Parity:
+    """What parity.json has to say, from the collections and `gates`, the gates file that the run was judged by.
+
+    Raises UserError when a collection is gone, damaged or of something else, when `gates` is another file, or when what
+    the run was judged on is not told whole.
+    """
+    if told.gates_sha256 is None:
+        raise UserError(f"{results} was judged by an earlier version, which does not say on what: run the gate again")
+    if sha256_file(gates) != told.gates_sha256:
+        raise UserError(f"{results} was judged by another gates file than {gates}: say with --gates which it was")
+    try:
+        plan = _plan(results, told, gates)
+        records = {_cell(cell, plan): _judged(results, plan, cell) for cell in (*told.cells, *told.further)}
+        floor = {_floor_cell(repeated): _repeated(results, plan, repeated) for repeated in told.repeated}
+    except ValueError as error:  # collections of different tokens
+        raise UserError(f"{results}: {error}; run the gate again") from None
+    _check_told(results, plan, told, records, floor)
+    overlap = {
+        name: {f"overlap_{cell.pack}": cell.calibrated_rows for cell in told.cells if cell.name == name}
+        for name in plan.checkpoints
+    }
+    disjoint = {f"::test_disjoint[{name}]": rows for name, rows in overlap.items()}
+    failed = [
+        CaseOutcome(case.case, False, case.reason, {"verdict": case.verdict, **_ending(case.case, disjoint)})
+        for case in told.failed
+    ]
+    passed = [
+        CaseOutcome(case, True, "", rows)
+        for case, rows in disjoint.items()
+        if not any(failure.id.endswith(case) for failure in failed)
+    ]
+    return conclude(
+        plan,
+        records,
+        outcomes=[*failed, *passed],
+        missing=told.not_run,
+        complete=told.complete,
+        luck=luck_of(plan, records) if told.luck else (),
+        floor=floor,
+    )
+
+
+def _ending(case: str, properties: Mapping[str, Mapping[str, int]]) -> Mapping[str, int]:
+    return next((found for end, found in properties.items() if case.endswith(end)), {})
+
+
+def _plan(results: Path, told: Parity, path: Path) -> Plan:
+    """What the run planned, as far as it was judged."""
+    gates = load_gates(path)
+    policy_name, policy = gates.policy(told.policy)
+    regime, asked = gates.regime(told.regime), told.asked
+    checkpoints = {cell.name: cell.checkpoint for cell in told.cells}
+    if asked.sequential and not isinstance(policy, IntervalPolicy):
+        raise UserError(f"{results} says that it stopped early, which {policy_name} cannot: run the gate again")
+    none_primary = not {cell.seq_len for cell in told.cells} & set(regime.primary.seq_lens)
+    v1, v2 = gates.policies.get(V1), gates.policies.get(V2)
+    plan = Plan(
+        options=GateOptions(
+            results=results,
+            checkpoints=tuple(checkpoints.values()),
+            candidate_kind=asked.candidate_kind,
+            seed=told.cells[0].seed if told.cells else None,
+            seeds=asked.seeds,
+            strict_cells=asked.strict_cells,
+            sequential=asked.sequential,
+            allow_overlap=asked.allow_overlap,
+            best_of=asked.best_of,
+        ),
+        policy_name=policy_name,
+        policy=policy,
+        v1=v1 if isinstance(v1, PointPolicy) else None,
+        v2=v2 if isinstance(v2, IntervalPolicy) else None,
+        regime_name=told.regime,
+        regime=regime,
+        checkpoints=checkpoints,
+        cells=(),
+        needs=Needs(scores_copies=asked.scores_copies),
+        profiling_groups=tuple(
+            _group(group, checkpoints) for group in (told.stability.profiling_groups if told.stability else ())
+        ),
+        rows_unknown=frozenset(candidate.name for candidate in told.candidates if not candidate.rows_known),
+        gates_sha256=told.gates_sha256,
+        yardsticks={c.name: c.yardstick_bits for c in told.candidates if c.yardstick_bits is not None},
+    )
+
+    def planned(cell: ParityCell) -> Cell:
+        primary = is_primary(regime, cell.pack, cell.seq_len, any_seq_len=none_primary)
+        return Cell(cell.name, cell.pack, cell.seq_len, cell.budget_blocks, primary, cell.seed)
+
+    return replace(plan, cells=tuple(map(planned, told.cells)))
+
+
+def _group(told: GroupStability, checkpoints: Mapping[str, str]) -> ProfilingGroup:
+    names = {source: name for name, source in checkpoints.items()}
+    layers = [layer.mean for layer in told.keep_jaccard]
+    return ProfilingGroup(
+        checkpoints=tuple(names.get(source, source) for source in told.checkpoints),
+        seeds=told.seeds,
+        jaccard_PL=(tuple(layers),),
+        rows_jaccard=told.rows_jaccard,
+    )
+
+
+def _cell(told: ParityCell, plan: Plan) -> Cell:
+    shapes = {(cell.checkpoint, cell.pack, cell.seq_len): cell for cell in plan.cells}
+    cell = shapes.get((told.name, told.pack, told.seq_len))
+    if cell is None:
+        raise UserError(f"{plan.options.results} tells of {told.label} in another order alone: run the gate again")
+    return replace(cell, seed=told.seed)
+
+
+def _judged(results: Path, plan: Plan, told: ParityCell) -> CellRecord:
+    cell, inputs = _cell(told, plan), told.inputs
+    base = inputs.saved(results, "base")
+    if plan.options.sequential:
+
+        def look(number: int, blocks: Order) -> Collection:
+            if number >= len(inputs.looks):
+                raise UserError(f"{results} does not say what {told.label} was judged on: run the gate again")
+            of = {"checkpoint": inputs.checkpoint_digest, "replicate": ""}
+            return _in_order(saved_collection(results, inputs.looks[number], of), blocks)
+
+        judged, _ = judge_look_by_look(plan, cell, base, look)
+    else:
+        judged = judge_tokens(plan, cell, _pair(base, inputs.saved(results, "checkpoint"), told.label))
+    return _record(judged, inputs, told)
+
+
+def _record(judged: JudgedCell, inputs: CellInputs, told: ParityCell | None = None) -> CellRecord:
+    return CellRecord(**vars(judged), session="", inputs=inputs, messages=() if told is None else told.messages)
+
+
+def _floor_cell(told: Repeated) -> Cell:
+    return Cell(told.tier, told.pack, told.seq_len, told.num_blocks, True, told.seed)
+
+
+def _repeated(results: Path, plan: Plan, told: Repeated) -> CellRecord:
+    """The base against itself. That it was measured anew is what its collection says of itself."""
+    cell, inputs, label = _floor_cell(told), told.inputs, f"{told.tier} {told.pack} {told.seq_len}"
+    copied = told.tier not in (RERUN, BATCH)
+    if copied == (inputs.checkpoint_digest == inputs.base.digest) and told.tier != NOOP:
+        raise UserError(f"{results} says of {label} that it is of another model: run the gate again")
+    of: dict[str, Any] = {
+        "checkpoint": inputs.checkpoint_digest,
+        "replicate": told.tier if told.tier in (RERUN, NOOP) else "",
+    }
+    if told.tier != BATCH:
+        of |= {"blocks": inputs.blocks_digest}
+    if told.tier == RERUN:
+        of |= {"settings": inputs.collector}
+    repeated = saved_collection(results, inputs.collections.get("checkpoint", ""), of)
+    if told.tier == BATCH:
+        repeated = _in_order(repeated, order_of_blocks(plan, cell))
+    return _record(judge_tokens(plan, cell, _pair(inputs.saved(results, "base"), repeated, label)), inputs)
+
+
+def _in_order(collection: Collection, order: Order) -> Collection:
+    if collection.block_T.max(initial=-1) >= len(order):
+        raise ValueError("a collection is of more blocks than were asked")
+    return restored(collection, order)
+
+
+def _pair(base: Collection, other: Collection, label: str) -> PairedTokens:
+    try:
+        return pair(base, other)
+    except ValueError as error:
+        raise ValueError(f"{label}: {error}") from None
+
+
+# What must have failed
+
+
+def _check_told(
+    results: Path, plan: Plan, told: Parity, records: Mapping[Cell, CellRecord], floor: Mapping[Cell, CellRecord]
+) -> None:
+    """Raises UserError when a case fails by the collections of which parity.json does not say so, or which it does not
+    tell enough of to be judged."""
+    measured: dict[tuple[object, ...], tuple[str, ...]] = {}
+    entries: list[ParityCell | Repeated] = [*told.cells, *told.further, *told.repeated]
+    for entry in entries:
+        shape, inputs = (entry.pack, entry.seq_len, entry.seed), entry.inputs
+        on = (inputs.base.digest, inputs.blocks_digest, inputs.collections.get("base", ""))
+        if measured.setdefault(shape, on) != on:
+            raise UserError(f"{results} tells of {entry.pack} {entry.seq_len} on other blocks each: run the gate again")
+    named = [*(case.case.replace(".py::", "::") for case in told.failed), *told.not_run]
+    for case, fails in _cases(plan, records, floor):
+        if fails is not False and not any(name.endswith(case) for name in named):
+            said = "fails by the collections" if fails else "cannot be judged from what it tells"
+            raise UserError(f"{results}: {case} {said}, and is not among what failed: run the gate again")
+
+
+def _cases(
+    plan: Plan, records: Mapping[Cell, JudgedCell], floor: Mapping[Cell, JudgedCell]
+) -> Iterator[tuple[str, bool | None]]:
+    """The cases that collections decide, and whether they fail; None where a collection is not told of."""
+
+    def red(cell: Cell, metric: str) -> bool | None:
+        return None if cell not in records else _turns_red(plan, cell, metric, records[cell].verdicts.get(metric))
+
+    for i, (cell, metric) in cases(plan, "cell_case").items():
+        yield f"test_near_lossless::test_near_lossless[{i}]", red(cell, metric)
+    for i, (cell, metric) in cases(plan, "stability_case").items():
+        yield f"test_stability::test_stability[{i}]", red(cell, metric)
+    for i, (cells, metric) in cases(plan, "rule_case").items():
+        judged = [records[cell].verdicts[metric] for cell in cells if cell in records and plan.decides(cell, metric)]
+        found = [verdict for verdict in judged if verdict.verdict is not None]
+        yield f"test_must_decide::test_must_decide[{i}]", bool(found) and not any(v.decides for v in found)
+    for i, cell in cases(plan, "deciding_case").items():
+        verdicts = records[cell].verdicts.values() if cell in records else ()
+        silent = not any(verdict.decides and verdict.verdict for verdict in verdicts)
+        yield f"test_something_decides::test_something_decides[{i}]", silent
+    for i, (cell, tier, metric) in cases(plan, "floor_case").items():
+        yield f"test_noise_floor::test_floor[{i}]", _moves(plan, metric, floor.get(replace(cell, checkpoint=tier)))
+    for i, (cell, metric) in cases(plan, "noop_case").items():
+        yield f"test_noop::test_metrics[{i}]", _moves(plan, metric, floor.get(cell))
+    for i, (_, cells) in cases(plan, "profiling_case").items():
+        known = [records[cell].verdict for cell in cells if cell in records]
+        yield f"test_stability::test_profiling_seeds[{i}]", agreement(known) != "pass"
+
+
+def _turns_red(plan: Plan, cell: Cell, metric: str, verdict: MetricVerdict | None) -> bool:
+    return verdict is not None and plan.decides(cell, metric) and verdict.decides and verdict.verdict != "pass"
+
+
+def _moves(plan: Plan, metric: str, judged: JudgedCell | None) -> bool | None:
+    return None if judged is None else plan.floor_problem(metric, judged.verdicts[metric]) is not None
+
+
+# What differs
+
+
+def differences(told: object, found: object, where: str = "") -> list[str]:
+    """Where two values as JSON differ, one sentence each: what is told, and what was found."""
+    if isinstance(told, dict) and isinstance(found, dict):
+        keys = [key for key in {**told, **found} if key not in NOT_JUDGED]
+        return [d for key in keys for d in differences(told.get(key), found.get(key), f"{where}.{key}".lstrip("."))]
+    if isinstance(told, list) and isinstance(found, list):
+        if len(told) != len(found):
+            return [f"{where} has {len(told)} entries, and the collections give {len(found)}"]
+        pairs = enumerate(zip(told, found, strict=True))
+        return [d for place, both in pairs for d in differences(*both, f"{where}[{_name(both[0], place)}]")]
+    if isinstance(told, int | float) and isinstance(found, int | float) and type(told) is not bool:
+        same = math.isclose(told, found, rel_tol=_RELATIVE, abs_tol=_ABSOLUTE)
+    else:
+        same = type(told) is type(found) and told == found
+    return [] if same else [f"{where} is {told!r}, and the collections give {found!r}"]
+
+
+def _name(entry: object, place: int) -> str:
+    """Of an entry of a list: what a reader knows it by."""
+    if not isinstance(entry, dict) or "pack" not in entry:
+        return str(place)
+    return " ".join(
+        str(entry[key]) for key in ("name", "tier", "pack", "seq_len", "seed") if entry.get(key) is not None
+    )
