@@ -13,7 +13,7 @@ from eaftgate.collect.collector import Needs
 from eaftgate.errors import UserError
 from eaftgate.files import sha256_file
 from eaftgate.gate.cases import cases
-from eaftgate.gate.conclusion import CaseOutcome, conclude
+from eaftgate.gate.conclusion import CaseOutcome, case_of, conclude
 from eaftgate.gate.judging import Order, judge_look_by_look, judge_tokens, order_of_blocks
 from eaftgate.gate.luck import luck_of
 from eaftgate.gate.plan import BATCH, NOOP, RERUN, V1, V2, Cell, GateOptions, Plan
@@ -52,15 +52,16 @@ def judged_again(results: Path, told: Parity, gates: Path = DEFAULT_GATES) -> Pa
         name: {f"overlap_{cell.pack}": cell.calibrated_rows for cell in told.cells if cell.name == name}
         for name in plan.checkpoints
     }
-    disjoint = {f"::test_disjoint[{name}]": rows for name, rows in overlap.items()}
+    disjoint = {f"test_artifact::test_disjoint[{name}]": rows for name, rows in overlap.items()}
     failed = [
-        CaseOutcome(case.case, False, case.reason, {"verdict": case.verdict, **_ending(case.case, disjoint)})
+        CaseOutcome(case.case, False, case.reason, {"verdict": case.verdict, **disjoint.get(case_of(case.case), {})})
         for case in told.failed
     ]
+    elsewhere = {case_of(outcome.id) for outcome in failed}
     passed = [
-        CaseOutcome(case, True, "", rows)
+        CaseOutcome(case.replace("::", ".py::", 1), True, "", rows)
         for case, rows in disjoint.items()
-        if not any(failure.id.endswith(case) for failure in failed)
+        if case not in elsewhere
     ]
     return conclude(
         plan,
@@ -71,10 +72,6 @@ def judged_again(results: Path, told: Parity, gates: Path = DEFAULT_GATES) -> Pa
         luck=luck_of(plan, records) if told.luck else (),
         floor=floor,
     )
-
-
-def _ending(case: str, properties: Mapping[str, Mapping[str, int]]) -> Mapping[str, int]:
-    return next((found for end, found in properties.items() if case.endswith(end)), {})
 
 
 def _plan(results: Path, told: Parity, path: Path) -> Plan:
@@ -215,9 +212,9 @@ def _check_told(
         on = (inputs.base.digest, inputs.blocks_digest, inputs.collections.get("base", ""))
         if measured.setdefault(shape, on) != on:
             raise UserError(f"{results} tells of {entry.pack} {entry.seq_len} on other blocks each: run the gate again")
-    named = [*(case.case.replace(".py::", "::") for case in told.failed), *told.not_run]
+    named = {*(case_of(case.case) for case in told.failed), *told.not_run}
     for case, fails in _cases(plan, records, floor):
-        if fails is not False and not any(name.endswith(case) for name in named):
+        if fails is not False and case not in named:
             said = "fails by the collections" if fails else "cannot be judged from what it tells"
             raise UserError(f"{results}: {case} {said}, and is not among what failed: run the gate again")
 
