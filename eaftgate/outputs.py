@@ -219,7 +219,7 @@ def build(
                         _record(work.payload, made_from)
                     _publish(work, out)
                 finally:
-                    if request is None or not (work.payload.is_dir() and any(work.payload.iterdir())):
+                    if request is None or not any(path.is_file() for path in work.payload.rglob("*")):
                         shutil.rmtree(work.root, ignore_errors=True)
         except Taken as taken:
             raise _busy(out, taken, "--out") from None

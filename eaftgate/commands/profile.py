@@ -36,7 +36,7 @@ def profile(
     """
     from eaftgate.checkpoint.checkpoint import open_checkpoint
     from eaftgate.checkpoint.digest import checkpoint_digest
-    from eaftgate.model.load import default_settings
+    from eaftgate.model.load import check_configuration, default_settings
     from eaftgate.outputs import check_directory
     from eaftgate.profile.profiler import ProfileRequest, profile_checkpoint
     from eaftgate.profile.ranks import torchrun_ranks
@@ -44,6 +44,7 @@ def profile(
     request = ProfileRequest(packs, num_rows, seq_len, seed, alignment.value, batch_size)
     checkpoint = open_checkpoint(base)
     was_there = check_directory(out_dir, [packs])  # before the base is hashed, which may take minutes
+    check_configuration(checkpoint.path)
     with torchrun_ranks() as ranks:
         settings = default_settings(device=device, dtype=dtype, dequantize=True)
         if ranks.size > 1 and settings.device == "cuda":

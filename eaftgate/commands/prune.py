@@ -128,8 +128,9 @@ def prune(
         raise UserError("--pre-gate needs --packs: the calibration packs that the profile was made from")
     run = None
     if packs is not None:
-        from eaftgate.model.load import default_settings
+        from eaftgate.model.load import check_configuration, default_settings
 
+        check_configuration(checkpoint.path)
         run = ModelRun(packs, default_settings(device=device, dtype=dtype, dequantize=True), pre_gate)
     request = PruneRequest(
         keep_n=keep_n,

@@ -97,6 +97,8 @@ class GptOss:
                 f"{where}: num_attention_heads {heads} must be a multiple of num_key_value_heads {groups}, and "
                 f"head_dim {width} even; correct the one that is wrong"
             )
+        if config.get("sliding_window") is not None:
+            _positive(config, "sliding_window", where)
         for key in ("attention_bias", "tie_word_embeddings"):
             if not isinstance(said[key], bool):
                 raise UserError(f"{where}: {key} is {shown(said[key])} where true or false is needed; correct it")

@@ -93,7 +93,7 @@ class GptOssModel:
     def hidden_states(self, token_ids_BS: Tensor) -> Tensor:
         # A dict is handed through as it is: no mask tensor is built, the attention knows its patterns.
         no_mask: Any = dict.fromkeys(("full_attention", "sliding_attention"))
-        output = self.module.model(input_ids=token_ids_BS, attention_mask=no_mask, use_cache=False)
+        output = self.module.model(input_ids=token_ids_BS, attention_mask=no_mask, use_cache=False, return_dict=True)
         return output.last_hidden_state  # type: ignore[no-any-return]
 
     def embed(self, token_ids_BS: Tensor) -> Tensor:

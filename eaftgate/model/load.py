@@ -78,11 +78,7 @@ def load_model(path: Path, settings: ModelSettings) -> MoeModel:
     dequantised without being asked, or memory runs out.
     """
     dtype = DTYPES[settings.dtype]
-    try:
-        config = transformers.AutoConfig.from_pretrained(path)
-    except Exception as error:  # whatever a config.json of any content makes it raise
-        raise _not_loaded(path, error) from None
-    family = family_of({"model_type": config.model_type}, where=path / "config.json")
+    config, family = _configuration(path)
     model_class = family.model_class()
     quantized = getattr(config, "quantization_config", None) is not None
     if quantized and not settings.dequantize and not (is_triton_available("3.4.0") and is_kernels_available()):
@@ -94,6 +90,7 @@ def load_model(path: Path, settings: ModelSettings) -> MoeModel:
         "dtype": dtype,
         "attn_implementation": SINK_ATTENTION,
         "device_map": settings.device,
+        "generation_config": transformers.GenerationConfig(),  # nothing is generated, whatever the file says
         "output_loading_info": True,
         "ignore_mismatched_sizes": True,  # those are told as well, which names them
     }
@@ -119,6 +116,29 @@ def load_model(path: Path, settings: ModelSettings) -> MoeModel:
             "use another GPU, or ask for it with --dequantize"
         )
     return model
+
+
+def check_configuration(path: Path) -> None:
+    """Raises UserError when transformers makes no model of config.json: what else is told when the weights are read."""
+    config, family = _configuration(path)
+    ours = {
+        "attn_implementation": SINK_ATTENTION,
+        "experts_implementation": family.model_class().experts_implementation,
+    }
+    try:
+        with _quiet_transformers(), torch.device("meta"):
+            transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32, **ours)
+    except Exception as error:  # as below
+        raise _not_loaded(path, error) from None
+
+
+def _configuration(path: Path) -> tuple[Any, Family]:
+    try:
+        with _quiet_transformers():
+            config = transformers.AutoConfig.from_pretrained(path)
+    except Exception as error:  # whatever a config.json of any content makes it raise
+        raise _not_loaded(path, error) from None
+    return config, family_of({"model_type": config.model_type}, where=path / "config.json")
 
 
 def _check_all_loaded(path: Path, family: Family, told: Mapping[str, Any], *, as_mxfp4: bool) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from eaftgate.errors import UserError
-from eaftgate.lfs import check_no_pointer
+from eaftgate.lfs import check_file_no_pointer
 from eaftgate.strict_json import read_object
 
 
@@ -25,8 +25,7 @@ def load_tokenizer(checkpoint: Path) -> PackTokenizer:
     path = checkpoint / "tokenizer.json"
     if not path.is_file():
         raise UserError(f"{checkpoint} has no tokenizer.json: copy the tokenizer of the base model there")
-    with path.open("rb") as stream:
-        check_no_pointer(stream.read(64), path)
+    check_file_no_pointer(path)
     try:
         backend = Tokenizer.from_file(str(path))
     except Exception as error:  # the tokenizers library raises bare Exception for a malformed file

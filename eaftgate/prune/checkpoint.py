@@ -32,7 +32,7 @@ from eaftgate.prune.recipe import checkpoint_recipe
 from eaftgate.recipes.recipe import RECIPE_FILE
 from eaftgate.rewrite.keep_n import resolve_keep_n
 from eaftgate.rewrite.plan import MAX_SHARD_BYTES, in_gb, plan_shards
-from eaftgate.rewrite.rewrite import rewrite_checkpoint
+from eaftgate.rewrite.rewrite import companions, rewrite_checkpoint
 from eaftgate.search.journal import Journal, journal_path
 from eaftgate.search.settings import SearchSettings
 from eaftgate.select.class_weights import ClassWeights
@@ -72,12 +72,14 @@ class PruneRequest:
 
 
 def check_request(base: Checkpoint, request: PruneRequest) -> None:
-    """Raises UserError for what can be known to fail before the base is hashed: how many experts, how large shards."""
+    """Raises UserError for what is known to fail before the base is hashed: how many experts, how large shards, what
+    is copied along."""
     given = None
     if request.keep_sets is not None:
         given = read_keep_sets(request.keep_sets, base, allow_any_keep_n=request.allow_any_keep_n)
     keep = [range(_keep_n(base, request, given))] * base.num_layers  # whichever they are: they are of one size
     plan_shards(base, keep, max_shard_bytes=request.max_shard_bytes)
+    companions(base)
 
 
 def prune_checkpoint(

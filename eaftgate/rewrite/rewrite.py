@@ -20,6 +20,7 @@ from eaftgate.checkpoint.digest import checkpoint_digest
 from eaftgate.checkpoint.shards import INDEX_FILE
 from eaftgate.checkpoint.unchanged import check_unchanged
 from eaftgate.files import sha256_file, write_json
+from eaftgate.lfs import check_file_no_pointer
 from eaftgate.outputs import build
 from eaftgate.rewrite.copy import copy_shard
 from eaftgate.rewrite.finished import FinishedShards, finished_shards
@@ -155,10 +156,21 @@ def _write_companions(
     write_json(payload / MANIFEST_FILE, listed.content())
 
 
+def companions(base: Checkpoint) -> list[Path]:
+    """The files of COMPANIONS that the base has. Raises UserError for one that is a git-lfs pointer."""
+    found = [
+        path
+        for path in sorted(base.path.iterdir())
+        if path.is_file() and any(fnmatchcase(path.name, pattern) for pattern in COMPANIONS)
+    ]
+    for path in found:
+        check_file_no_pointer(path)
+    return found
+
+
 def copy_companions(base: Checkpoint, payload: Path) -> None:
-    for path in sorted(base.path.iterdir()):
-        if path.is_file() and any(fnmatchcase(path.name, pattern) for pattern in COMPANIONS):
-            shutil.copyfile(path, payload / path.name)  # follows a link: the copy is a file of its own
+    for path in companions(base):
+        shutil.copyfile(path, payload / path.name)  # follows a link: the copy is a file of its own
 
 
 def write_index(plans: list[ShardPlan], payload: Path) -> None:

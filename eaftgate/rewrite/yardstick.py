@@ -30,7 +30,7 @@ from eaftgate.rewrite.copy import read_all, write_all
 from eaftgate.rewrite.finished import finished_shards
 from eaftgate.rewrite.manifest import FileName, FileRecord, ToolRecord, verify_files
 from eaftgate.rewrite.plan import MAX_SHARD_BYTES, Piece, ShardPlan, plan_pieces
-from eaftgate.rewrite.rewrite import copy_companions, file_records, write_index, write_shards
+from eaftgate.rewrite.rewrite import companions, copy_companions, file_records, write_index, write_shards
 from eaftgate.rewrite.rounding import (
     BITS,
     GROUP,
@@ -107,6 +107,7 @@ def write_yardstick(
             inputs = weight.shape[weight.input_axis]
             raise UserError(f"tensor {weight.name!r} has {inputs} inputs, which are no groups of {GROUP}")
     plans = plan_pieces(_pieces(base, weights), base.family.shard_group, max_shard_bytes=max_shard_bytes)
+    companions(base)
     digest = base_digest or checkpoint_digest(base)
     record = Yardstick(
         base=ModelIdentity(name=base.name, digest=digest),

@@ -13,11 +13,13 @@ from tiny_checkpoint import Size, Tensor, write_shard, write_tiny_checkpoint
 from transformers import GptOssForCausalLM
 from transformers.utils import logging as transformers_logging
 
+from eaftgate.checkpoint.checkpoint import open_checkpoint
 from eaftgate.errors import UserError
 from eaftgate.families.gpt_oss_model import GROUPED_EXPERTS, GptOssModel
 from eaftgate.model import load
 from eaftgate.model.attention import SINK_ATTENTION
-from eaftgate.model.load import ModelSettings, default_settings, load_model
+from eaftgate.model.load import ModelSettings, check_configuration, default_settings, load_model
+from eaftgate.rewrite.rewrite import rewrite_checkpoint
 
 FP4 = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0]
 CPU_BF16 = ModelSettings("cpu", "bfloat16", dequantize=True)
@@ -309,3 +311,38 @@ def test_a_tied_head_is_the_embedding(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": True}))
     model = load_model(tmp_path, CPU_BF16)
     assert torch.equal(model.head_VD, bf16(tensors["model.embed_tokens.weight"]))
+
+
+@pytest.mark.parametrize("names", [("num_local_experts", "num_experts"), ("num_experts",)])
+def test_what_is_pruned_of_a_config_with_another_name_for_the_experts_is_loaded(
+    tmp_path: Path, names: tuple[str, ...]
+) -> None:
+    write_tiny_checkpoint(tmp_path / "base")
+    config = json.loads((tmp_path / "base" / "config.json").read_text())
+    count = config.pop("num_local_experts")
+    (tmp_path / "base" / "config.json").write_text(json.dumps(config | dict.fromkeys(names, count)))
+    rewrite_checkpoint(open_checkpoint(tmp_path / "base"), [range(4)] * 3, tmp_path / "out", provenance={})
+    pruned = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert {name: pruned.get(name) for name in ("num_local_experts", "num_experts") if name in pruned} == dict.fromkeys(
+        names, 4
+    )
+    assert load_model(tmp_path / "out", CPU_BF16).num_experts == 4
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"temperature": "x"}'])
+def test_what_generation_would_be_is_not_asked(
+    mxfp4: tuple[Path, dict[str, Tensor]], tmp_path: Path, content: str
+) -> None:
+    path = Path(shutil.copytree(mxfp4[0], tmp_path / "copy"))
+    (path / "generation_config.json").write_text(content)
+    assert load_model(path, CPU_BF16).num_experts == 4
+
+
+def test_a_configuration_of_which_no_model_is_made_is_known_without_weights(tmp_path: Path) -> None:
+    write_tiny_checkpoint(tmp_path, size=SIZE)
+    (tmp_path / "model.safetensors").unlink()
+    check_configuration(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"rope_theta": "x"}))
+    with pytest.raises(UserError, match="cannot be loaded by transformers"):
+        check_configuration(tmp_path)
