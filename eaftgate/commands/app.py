@@ -1,12 +1,14 @@
 """The command line: arguments in, one sentence out. The rooms do the work."""
 
 import io
+import re
 import sys
 from typing import Annotated, Any, NoReturn
 
 import typer
 
 from eaftgate import __version__
+from eaftgate.choices import did_you_mean
 from eaftgate.commands import gate, packs, profile, prune, report, study, yardstick
 from eaftgate.errors import UserError
 from eaftgate.recipes.command_line import UsageError, take_recipes
@@ -36,6 +38,7 @@ def _version(
 
 
 take_recipes(app)
+_NO_CHOICE = re.compile(r"'([^']*)' is not one of (.*)", re.DOTALL)
 
 
 def main() -> None:
@@ -54,11 +57,17 @@ def main() -> None:
         _refuse(str(error))
     except UsageError as error:
         said: Any = error
-        _refuse(said.format_message())
+        _refuse(f"{said.format_message()}{_meant(said.format_message())}")
     except OSError as error:  # a place that cannot be written, a disk that is full
         where = f": {error.filename}" if error.filename else ""
         _refuse(f"{error.strerror or error}{where}; choose another place or make room, and run again")
     sys.exit(code)
+
+
+def _meant(said: str) -> str:
+    """What a value that is no choice was meant to be, of those that the sentence names."""
+    found = _NO_CHOICE.search(said)
+    return did_you_mean(found[1], re.findall(r"'([^']*)'", found[2])) if found else ""
 
 
 def _refuse(reason: str) -> NoReturn:

@@ -14,45 +14,67 @@ PRUNED, OTHER = CANDIDATE_KINDS = ("pruned", "other")
 """What a candidate is: experts of the base, bit for bit; or any weights for the base's tokenizer and vocabulary."""
 
 
+def _integer(text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text[:100]!r} must be a whole number") from None
+    if abs(value) >= 1 << 63:
+        raise argparse.ArgumentTypeError(f"{text[:40]} is too large a number")
+    return value
+
+
 def _integers(text: str) -> tuple[int, ...]:
     try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} must be whole numbers with commas between") from None
+        return tuple(_integer(part) for part in text.split(","))
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(f"{text[:100]!r} must be whole numbers with commas between") from None
+
+
+def _name(text: str) -> str:
+    """An empty one would be a default."""
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty: give a value, or leave it out")
+    return text
+
+
+def _path(text: str) -> Path:
+    """An empty one would be the working directory."""
+    return Path(_name(text))
 
 
 def gate_options(option: Callable[..., object]) -> None:
     """Every option of the gate, by calls like those of ArgumentParser.add_argument; none has a default of its own."""
     option(
         "--recipe",
-        type=Path,
+        type=_path,
         metavar="FILE",
         help="YAML file, or the name of a shipped one, with options that are not given here",
     )
-    option("--base", metavar="BASE", help="base checkpoint: directory or hub id (default: the manifest's)")
-    option("--checkpoint", action="append", metavar="CKPT", help="candidate to gate; may be repeated")
+    option("--base", type=_name, metavar="BASE", help="base checkpoint: directory or hub id (default: the manifest's)")
+    option("--checkpoint", action="append", type=_name, metavar="CKPT", help="candidate to gate; may be repeated")
     option(
         "--candidate-kind",
         choices=list(CANDIDATE_KINDS),
         help="pruned (default): the base's tensors, bit for bit, or less of its experts; other: any weights, rounded, "
         "merged or fine-tuned, with the base's tokenizer and vocabulary",
     )
-    option("--packs", type=Path, metavar="DIR", help="directory of gate packs (*.parquet)")
-    option("--gates", type=Path, metavar="FILE", help="policies and regimes")
-    option("--policy", metavar="NAME", help="policy of the gates file (default: its default)")
-    option("--regime", metavar="NAME", help="regime of the gates file (default: bigblocks)")
+    option("--packs", type=_path, metavar="DIR", help="directory of gate packs (*.parquet)")
+    option("--gates", type=_path, metavar="FILE", help="policies and regimes")
+    option("--policy", type=_name, metavar="NAME", help="policy of the gates file (default: its default)")
+    option("--regime", type=_name, metavar="NAME", help="regime of the gates file (default: bigblocks)")
     option("--seq-lens", type=_integers, metavar="N,N", help="seq_lens instead of the regime's")
-    option("--num-blocks", type=int, metavar="N", help="blocks per pack and seq_len instead of the regime's")
-    option("--batch-size", type=int, metavar="N", help="blocks scored at a time")
-    option("--seed", type=int, metavar="N", help="shuffle every pack's rows (default: file order)")
+    option("--num-blocks", type=_integer, metavar="N", help="blocks per pack and seq_len instead of the regime's")
+    option("--batch-size", type=_integer, metavar="N", help="blocks scored at a time")
+    option("--seed", type=_integer, metavar="N", help="shuffle every pack's rows (default: file order)")
     option("--seeds", type=_integers, metavar="A,B", help="also hold the verdict over these seeds")
     option("--collector", choices=list(collector_kinds()), help="what scores the blocks")
     _options_of_collectors(option)
-    option("--device", metavar="DEV", help="cpu, cuda or cuda:N (default: cuda when there is one)")
+    option("--device", type=_name, metavar="DEV", help="cpu, cuda or cuda:N (default: cuda when there is one)")
     option("--dtype", choices=["float32", "bfloat16"], help="default: float32 on a CPU, bfloat16 on a GPU")
     option(
         "--results",
-        type=Path,
+        type=_path,
         metavar="RUN_DIR",
         help="default: ./results; resumed when it exists",
     )
@@ -63,7 +85,7 @@ def gate_options(option: Callable[..., object]) -> None:
     )
     option(
         "--best-of",
-        type=int,
+        type=_integer,
         metavar="K",
         help="candidates of which the best is to be chosen, those of other runs too: a PASS needs bounds at alpha / K",
     )

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from eaftgate.choices import listed
 from eaftgate.collect.collector import Needs
 from eaftgate.collect.collectors import DEFAULT, collector_kinds, options_of
 from eaftgate.errors import UserError
@@ -318,7 +319,9 @@ def make_plan(options: GateOptions, *, fixture_packs: Path) -> Plan:
 def _needs(options: GateOptions) -> Needs:
     kinds = collector_kinds()
     if options.collector not in kinds:
-        raise UserError(f"--collector is {options.collector!r}: it must be one of {', '.join(kinds)}")
+        raise UserError(
+            f"--collector is {options.collector!r}: it must be one of {listed(kinds, meant=options.collector)}"
+        )
     for option in (f"--{name.replace('_', '-')}" for name in options.of_collector):
         owners = [name for name, kind in kinds.items() if option in options_of(kind)]
         if options.collector not in owners:

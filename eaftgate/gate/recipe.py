@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
+from eaftgate.choices import listed
 from eaftgate.errors import UserError
 from eaftgate.recipes.recipe import read_section
 
@@ -35,7 +36,7 @@ def gate_settings(recipe: Path, define: Callable[[Callable[..., object]], None])
     found = {}
     for name, setting in read_section(recipe, "gate").items():
         if name not in actions:
-            raise UserError(f"{setting.where}: gate has no option {name!r}: it has {', '.join(actions)}")
+            raise UserError(f"{setting.where}: gate has no option {name!r}: it has {listed(actions, meant=name)}")
         values = [setting.value] if isinstance(setting.value, str) else setting.value
         if actions[name] != "append":
             values = [",".join(values)]

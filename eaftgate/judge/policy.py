@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
 
+from eaftgate.choices import listed
 from eaftgate.errors import UserError
 from eaftgate.judge.metrics import METRICS, POINT_METRICS, Side
 from eaftgate.packs.pack import UNION
@@ -143,7 +144,7 @@ class IntervalPolicy(_Strict):
         if not isinstance(value, dict):
             return value
         if unknown := [str(name) for name in value if name not in METRICS]:
-            raise ValueError(f"there is no metric {unknown[0]!r}: there are {', '.join(METRICS)}")
+            raise ValueError(f"there is no metric {unknown[0]!r}: there are {listed(METRICS, meant=unknown[0])}")
         return {
             name: {"side": METRICS[name].side, **rule} if isinstance(rule, dict) else rule
             for name, rule in value.items()
@@ -213,7 +214,7 @@ class Regime(_Strict):
     @classmethod
     def _names_metrics(cls, value: Literal["all"] | list[str]) -> Literal["all"] | list[str]:
         if unknown := [name for name in value if value != "all" and name not in METRICS]:
-            raise ValueError(f"there is no metric {unknown[0]!r}: there are {', '.join(METRICS)}")
+            raise ValueError(f"there is no metric {unknown[0]!r}: there are {listed(METRICS, meant=unknown[0])}")
         return value
 
     @model_validator(mode="after")
@@ -248,14 +249,14 @@ class Gates(_Strict):
 
     def policy(self, name: str | None) -> tuple[str, PointPolicy | IntervalPolicy]:
         """The named policy, or the default one. Raises UserError for a name that is none."""
-        name = name or self.default
+        name = self.default if name is None else name
         if name not in self.policies:
-            raise UserError(f"--policy is {name!r}: the gates file has {', '.join(self.policies)}")
+            raise UserError(f"--policy is {name!r}: the gates file has {listed(self.policies, meant=name)}")
         return name, self.policies[name]
 
     def regime(self, name: str) -> Regime:
         if name not in self.regimes:
-            raise UserError(f"--regime is {name!r}: the gates file has {', '.join(self.regimes)}")
+            raise UserError(f"--regime is {name!r}: the gates file has {listed(self.regimes, meant=name)}")
         return self.regimes[name]
 
 

@@ -20,6 +20,7 @@ from transformers.utils.quantization_config import Mxfp4Config
 
 from eaftgate import __version__
 from eaftgate.checkpoint.shards import INDEX_FILE
+from eaftgate.choices import listed
 from eaftgate.errors import UserError
 from eaftgate.families.family import Family
 from eaftgate.families.model import MoeModel
@@ -67,7 +68,7 @@ def default_settings(*, device: str | None = None, dtype: str | None = None, deq
         raise UserError(f"device {device} was asked for, but torch {torch.__version__} sees no CUDA GPU")
     dtype = dtype or ("bfloat16" if on_gpu else "float32")
     if dtype not in DTYPES:
-        raise UserError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
+        raise UserError(f"dtype {dtype!r} is not one of {listed(DTYPES, meant=dtype)}")
     return ModelSettings(device, dtype, dequantize or not on_gpu)
 
 

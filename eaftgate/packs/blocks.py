@@ -157,7 +157,7 @@ def build_blocks(pack: Pack, tokenizer: Tokenizer, *, eos_id: int, seq_len: int,
     if available < num_blocks or num_blocks == 0:
         raise UserError(
             f"pack {pack.name} has {available} blocks of {seq_len} tokens, fewer than the {num_blocks or 1} asked: "
-            "lower --num-blocks or --seq-len, or add rows"
+            "take fewer or shorter blocks, or add rows"
         )
     return _cut(pack, parts, seq_len, num_blocks)
 

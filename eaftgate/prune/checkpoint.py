@@ -30,7 +30,7 @@ from eaftgate.prune.methods import (
 )
 from eaftgate.prune.recipe import checkpoint_recipe
 from eaftgate.recipes.recipe import RECIPE_FILE
-from eaftgate.rewrite.keep_n import resolve_keep_n
+from eaftgate.rewrite.keep_n import ALLOW_ANY, resolve_keep_n
 from eaftgate.rewrite.plan import MAX_SHARD_BYTES, in_gb, plan_shards
 from eaftgate.rewrite.rewrite import companions, rewrite_checkpoint
 from eaftgate.search.journal import Journal, journal_path
@@ -188,7 +188,12 @@ def _keep_n(base: Checkpoint, request: PruneRequest, given: GivenKeepSets | None
     if given is not None and request.keep_n is None and request.keep_frac is None:
         return given.keep_n
     keep_n = resolve_keep_n(
-        base.num_experts, base.top_k, request.keep_n, request.keep_frac, allow_any=request.allow_any_keep_n
+        base.num_experts,
+        base.top_k,
+        request.keep_n,
+        request.keep_frac,
+        allow_any=request.allow_any_keep_n,
+        option=ALLOW_ANY,
     )
     if given is not None and given.keep_n != keep_n:
         raise UserError(f"{given.path} keeps {given.keep_n} experts a layer, not {keep_n}: leave --keep-n out")

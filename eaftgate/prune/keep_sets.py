@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from eaftgate.checkpoint.checkpoint import Checkpoint
 from eaftgate.errors import UserError
-from eaftgate.rewrite.keep_n import check_keep_sets
+from eaftgate.rewrite.keep_n import ALLOW_ANY, check_keep_sets
 from eaftgate.rewrite.manifest import MAPPING_FILE
 from eaftgate.strict_json import is_count, parse_json, read_limited, shown, without_mark
 
@@ -49,6 +49,7 @@ def read_keep_sets(path: Path, base: Checkpoint, *, allow_any_keep_n: bool = Fal
             num_experts=base.num_experts,
             top_k=base.top_k,
             allow_any=allow_any_keep_n,
+            option=ALLOW_ANY,
         )
     except UserError as error:
         raise UserError(f"keep sets {path}: {error}") from None

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from eaftgate.choices import listed
 from eaftgate.errors import UserError
 from eaftgate.search.settings import SearchSettings
 from eaftgate.select.scorers import SCORERS, Scorer
@@ -222,7 +223,7 @@ KEEP_SETS = Method("keep-sets", "nothing", _given)
 def method_named(name: str) -> Method:
     """Raises UserError when there is none."""
     if name not in METHODS:
-        raise UserError(f"--method is {name!r}: it must be one of {', '.join(METHODS)}")
+        raise UserError(f"--method is {name!r}: it must be one of {listed(METHODS, meant=name)}")
     return METHODS[name]
 
 

@@ -1,11 +1,14 @@
 """--recipe on the command line: what is not said there comes from the recipe's section of the command's name."""
 
+import math
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand
 
+from eaftgate.choices import listed
 from eaftgate.errors import UserError
 from eaftgate.recipes.recipe import Setting, read_section
 
@@ -44,8 +47,11 @@ class RecipeCommand(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Raises UserError when a value of the recipe is none for its option; it names file and line."""
+        _check_not_empty(args)
         try:
-            return super().parse_args(ctx, args)
+            rest = super().parse_args(ctx, args)
+            _check_values(ctx)
+            return rest
         except UsageError as error:
             said: Any = error
             name = getattr(getattr(said, "param", None), "name", "")
@@ -53,6 +59,34 @@ class RecipeCommand(TyperCommand):
             if setting is None or ctx.get_parameter_source(name).name != "DEFAULT_MAP":
                 raise
             raise UserError(f"{setting.where}: {said.format_message()}") from None
+
+
+def _check_values(ctx: Any) -> None:
+    """Raises UsageError for what no option takes: NaN, infinity, a whole number beyond 64 bits."""
+    for parameter in ctx.command.params:
+        source = ctx.get_parameter_source(parameter.name)
+        if source is None or source.name == "DEFAULT":
+            continue
+        value = ctx.params.get(parameter.name)
+        for one in value if isinstance(value, list | tuple) else [value]:
+            if problem := _problem(one):
+                raise typer.BadParameter(problem, ctx=ctx, param=parameter)
+
+
+def _problem(value: object) -> str:
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"{value} is no finite number."
+    if isinstance(value, int) and abs(value) >= 1 << 63:
+        return f"{str(value)[:40]} is too large a number."
+    return ""
+
+
+def _check_not_empty(args: list[str]) -> None:
+    """Raises UserError: an empty path is the working directory to pathlib, and an empty name would be a default."""
+    for before, text in pairwise(["", *args]):
+        if not text or (text.startswith("--") and text.endswith("=")):
+            name = text.removesuffix("=") or (before if before.startswith("-") else "a word of the command line")
+            raise UserError(f"{name} is empty: give a value, or leave it out")
 
 
 def _recipe_option() -> Any:
@@ -90,8 +124,12 @@ def _use(ctx: typer.Context, recipe: Path | None) -> None:
     settings: dict[str, Setting] = {}
     ctx.default_map = {}
     for option, setting in read_section(recipe, command).items():
+        if setting.value == "":
+            raise UserError(f"{setting.where}: {option} is empty: give a value, or leave it out")
         if option not in names:
-            raise UserError(f"{setting.where}: {command} has no option {option!r}: it has {', '.join(names)}")
+            raise UserError(
+                f"{setting.where}: {command} has no option {option!r}: it has {listed(names, meant=option)}"
+            )
         parameter = names[option]
         settings[parameter.name] = setting
         ctx.default_map[parameter.name] = _as_given(setting.value, parameter)

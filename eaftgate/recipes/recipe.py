@@ -17,6 +17,7 @@ from typing import Any
 
 import yaml
 
+from eaftgate.choices import listed
 from eaftgate.errors import UserError
 from eaftgate.files import is_regular
 from eaftgate.strict_yaml import read_yaml
@@ -109,7 +110,9 @@ def _merged(path: Path, extending: tuple[Path, ...], done: dict[Path, dict[str, 
 
 def _options(node: Any, path: Path, section: str) -> _Options:
     if section not in SECTIONS:
-        raise UserError(f"{_where(node, path)}: {section!r} is no command: it must be one of {', '.join(SECTIONS)}")
+        raise UserError(
+            f"{_where(node, path)}: {section!r} is no command: it must be one of {listed(SECTIONS, meant=section)}"
+        )
     if _is_null(node):
         return {}
     options: _Options = {}

@@ -9,6 +9,8 @@ from eaftgate.errors import UserError
 
 KEEP_MULTIPLE = 4
 """Fused MXFP4 MoE kernels tile the expert axis by this."""
+ALLOW_ANY = "--allow-any-keep-n"
+"""What prune calls `allow_any`."""
 
 
 def resolve_keep_n(
@@ -18,11 +20,13 @@ def resolve_keep_n(
     keep_frac: float | None = None,
     *,
     allow_any: bool = False,
+    option: str = "",
 ) -> int:
     """Experts to keep per layer, from exactly one of a number and a fraction of `num_experts`.
 
     A fraction is rounded **up** to the next multiple of `KEEP_MULTIPLE` (0.60 of 32 -> 20). `allow_any` lets
-    a number pass that is no such multiple. Raises UserError, also for keep_n < top_k and > num_experts.
+    a number pass that is no such multiple; `option` is what the command calls it, if it has it. Raises UserError,
+    also for keep_n < top_k and > num_experts.
     """
     if keep_frac is not None and keep_n is None:
         if not 0 < keep_frac <= 1:  # also catches NaN
@@ -38,13 +42,20 @@ def resolve_keep_n(
     if keep_n % KEEP_MULTIPLE and not allow_any:
         raise UserError(
             f"keeping {keep_n} experts is not a multiple of {KEEP_MULTIPLE}, which fused MXFP4 kernels may need "
-            "(SGLang's moe_runner_backend triton_kernel does not); choose a multiple or give --allow-any-keep-n"
+            "(SGLang's moe_runner_backend triton_kernel does not); choose a multiple"
+            f"{option and f' or give {option}'}"
         )
     return keep_n
 
 
 def check_keep_sets(
-    keep: Sequence[Sequence[int]], *, num_layers: int, num_experts: int, top_k: int, allow_any: bool = False
+    keep: Sequence[Sequence[int]],
+    *,
+    num_layers: int,
+    num_experts: int,
+    top_k: int,
+    allow_any: bool = False,
+    option: str = "",
 ) -> list[list[int]]:
     """The keep sets (per layer, ascending expert ids) as plain lists. Raises UserError when not valid."""
     if len(keep) != num_layers or len(keep) == 0:
@@ -61,5 +72,5 @@ def check_keep_sets(
                 f"layer {layer} keeps {len(row)} experts and layer 0 keeps {len(rows[0])}; "
                 "every layer must keep the same number"
             )
-    resolve_keep_n(num_experts, top_k, keep_n=len(rows[0]), allow_any=allow_any)
+    resolve_keep_n(num_experts, top_k, keep_n=len(rows[0]), allow_any=allow_any, option=option)
     return rows

@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass, fields, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from eaftgate.choices import did_you_mean
 from eaftgate.errors import UserError
 from eaftgate.packs.harmony import TokenClass
 from eaftgate.profile.trace import Trace
@@ -134,7 +135,7 @@ def parse_class_weights(text: str) -> ClassWeights:
         if not found or name not in names:
             raise UserError(
                 f"--class-weight is {text!r}: it must be {BALANCED}, or weights like call=8,header=4, of "
-                f"{', '.join(names)}"
+                f"{', '.join(names)}{did_you_mean(name, [*names, BALANCED])}"
             )
         if name in given:
             raise UserError(f"--class-weight is {text!r}: it gives {name} twice")

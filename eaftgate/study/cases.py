@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from eaftgate.choices import listed
 from eaftgate.errors import UserError
 from eaftgate.profile.profile import ALIGNMENTS
 from eaftgate.prune.methods import METHODS, using
@@ -50,7 +51,9 @@ class Factor:
         """Raises UserError when `text` is no value."""
         if self.choices:
             if text not in self.choices:
-                raise UserError(f"--vary {name}={text} is not possible: choose among {', '.join(self.choices)}")
+                raise UserError(
+                    f"--vary {name}={text} is not possible: choose among {listed(self.choices, meant=text)}"
+                )
             return text
         try:
             value = self.kind(text)
@@ -94,10 +97,10 @@ def planned(
     """
     for method in methods:
         if method not in METHODS:
-            raise UserError(f"{method!r} is no method: choose among {', '.join(METHODS)}")
+            raise UserError(f"--methods: {method!r} is no method: choose among {listed(METHODS, meant=method)}")
     for name in vary:
         if name not in FACTORS:
-            raise UserError(f"{name!r} cannot be varied: choose among {', '.join(FACTORS)}")
+            raise UserError(f"--vary: {name!r} cannot be varied: choose among {listed(FACTORS, meant=name)}")
         if not set(methods) & set(using(name)):
             raise UserError(f"--vary {name} changes nothing: it matters to {', '.join(using(name))} alone")
     standard = [Case(method, keep_n, rows, alignment, search=search) for keep_n in keep_ns for method in methods]

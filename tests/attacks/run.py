@@ -201,7 +201,7 @@ def _note(path: object) -> None:
         return
     box, outside = _watching[-1]
     text = os.path.abspath(os.fsdecode(path))  # noqa: PTH100 (links stay what they are)
-    if not (text == box or text.startswith((f"{box}/", "/dev/")) or "__pycache__" in text):
+    if not (text == box or text.startswith((f"{box}/", "/dev/")) or "__pycache__" in text or "/matplotlib" in text):
         outside.append(text)
 
 

@@ -76,7 +76,7 @@ def pack_of(directory: Path, **columns: list[str]) -> Path:
         (["--keep-n", "24", "--nope"], "No such option: --nope"),
         (["--keep-n", "24", "--method", "best"], "'best' is not one of"),
         (["--keep-n", "24", "--method", "random", "--seed", "-1"], "--seed"),
-        (["--keep-n", "24", "--w-good", "nan"], "the weight good is nan"),
+        (["--keep-n", "24", "--w-good", "nan"], "'--w-good': nan is no finite number"),
         (["--keep-n", "24", "--profile", "nowhere"], "nowhere is not a finished profile"),
         (["--keep-n", "many"], "--keep-n"),
     ],
@@ -222,7 +222,7 @@ def test_a_search_refuses_weights_that_it_would_ignore(
     refused(ended, "does not use EAFT's token weights")
 
 
-@pytest.mark.parametrize("excess", ["nan", "-1", "inf"])
+@pytest.mark.parametrize("excess", ["-1", "-1e30"])
 def test_a_weight_of_packs_that_is_none_is_refused(
     eaftgate: Command, small_profile: Profile, tmp_path: Path, excess: str
 ) -> None:

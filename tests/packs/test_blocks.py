@@ -216,7 +216,7 @@ def test_too_few_blocks_says_how_many_there_are() -> None:
     ):
         with pytest.raises(UserError) as caught:
             build_blocks(pack_of([row]), TOKENIZERS["specials"], eos_id=EOS, seq_len=seq_len, num_blocks=num_blocks)
-        assert str(caught.value) == f"pack p has {said}: lower --num-blocks or --seq-len, or add rows"
+        assert str(caught.value) == f"pack p has {said}: take fewer or shorter blocks, or add rows"
 
 
 def test_pack_without_assistant_messages() -> None:

@@ -44,7 +44,9 @@ def test_a_method_is_one_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         ["last", "reap"], [4], {"seed": ["1"]}, rows=9, alignment="predicting", search=SearchSettings()
     )  # fmt: skip
     assert [case.name for case in cases] == ["last", "reap", "last seed=1"]
-    with pytest.raises(UserError, match=r"--method is 'lost': it must be one of eaft-reap, .*, last$"):
+    with pytest.raises(
+        UserError, match=r"--method is 'lost': it must be one of eaft-reap, .*, last; did you mean 'last'"
+    ):
         prune_checkpoint(base, DIGEST, None, PruneRequest(keep_n=4, method="lost"), tmp_path / "other")
 
 

@@ -51,7 +51,8 @@ def test_number_is_taken_as_it_is() -> None:
     [
         ({}, "exactly one"),
         ({"keep_n": 24, "keep_frac": 0.75}, "exactly one"),
-        ({"keep_n": 21}, "--allow-any-keep-n"),
+        ({"keep_n": 21, "option": "--any"}, "choose a multiple or give --any"),
+        ({"keep_n": 21}, "choose a multiple"),
         ({"keep_n": 0}, "fewer than the 4"),
         ({"keep_n": -4}, "fewer than the 4"),
         ({"keep_n": 3, "allow_any": True}, "fewer than the 4"),
@@ -63,7 +64,7 @@ def test_number_is_taken_as_it_is() -> None:
         ({"keep_frac": float("inf")}, "not in (0, 1]"),
     ],
 )
-def test_refused(options: dict[str, float], expected: str) -> None:
+def test_refused(options: dict[str, object], expected: str) -> None:
     with pytest.raises(UserError) as caught:
         resolve_keep_n(32, 4, **options)  # type: ignore[arg-type]
     assert expected in str(caught.value)
