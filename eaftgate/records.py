@@ -50,6 +50,10 @@ def json_of(value: object, *, sealed: bool = False) -> Any:
 def is_as_sealed(path: Path) -> bool:
     """Whether a file that `read_model` reads says the sha256 of what it says; one of an earlier version says none."""
     told = parse_object(without_mark(read_limited(path, what="file")), what=f"file {path}", largest=LARGEST_64)
+    return seal_holds(told)
+
+
+def seal_holds(told: dict[str, Any]) -> bool:
     return told.get(SEAL) in (None, _seal_of(told))
 
 

@@ -95,15 +95,24 @@ def _read_cache(cache: Path | None) -> dict[str, tuple[Stamp, str]]:
         return {}
     try:
         value = json.loads(cache.read_text(encoding="utf-8"))
-        return {path: (list(stamp), str(sha256)) for path, (stamp, sha256) in value.items()}
+        return {
+            path: (list(stamp), str(sha256))
+            for path, (stamp, sha256, checksum) in value.items()
+            if checksum == _checksum(path, stamp, sha256)
+        }
     except (OSError, ValueError, AttributeError, TypeError, RecursionError):
         return {}
+
+
+def _checksum(path: str, stamp: Stamp, sha256: str) -> str:
+    return sha256_json([path, stamp, sha256])
 
 
 def _update_cache(cache: Path, records: dict[str, tuple[Stamp, str]]) -> None:
     try:
         cache.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(cache.with_name(f"{cache.name}.lock")):
-            write_json(cache, _read_cache(cache) | records)
+            known = (_read_cache(cache) | records).items()
+            write_json(cache, {path: [*record, _checksum(path, *record)] for path, record in known})
     except OSError as error:
         raise UserError(f"the digest cache {cache} cannot be written ({error.strerror}); give another place") from None

@@ -10,7 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from eaftgate.errors import UserError
 from eaftgate.files import write_failure
-from eaftgate.records import Record, read_model, write_model
+from eaftgate.records import Record, is_as_sealed, read_model, write_model
 
 State = TypeVar("State")
 
@@ -38,7 +38,7 @@ class Journal:
         of another request."""
         try:
             held = read_model(self.path, _File, what="journal", remedy="")
-            if held.request != json.loads(json.dumps(self.request)):
+            if held.request != json.loads(json.dumps(self.request)) or not is_as_sealed(self.path):
                 return None
             return TypeAdapter(model).validate_json(json.dumps(held.state), strict=True)
         except (UserError, ValidationError):
@@ -48,6 +48,6 @@ class Journal:
         """Raises UserError when the file cannot be written."""
         told = TypeAdapter(type(state)).dump_python(state, mode="json")
         try:
-            write_model(self.path, _File(request=dict(self.request), state=told))
+            write_model(self.path, _File(request=dict(self.request), state=told), sealed=True)
         except OSError as error:
             raise write_failure(error, self.path) from None

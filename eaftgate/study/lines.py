@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from eaftgate.errors import UserError
 from eaftgate.files import atomic_path, write_failure
 from eaftgate.judge.verdict import MetricVerdict, Verdict
-from eaftgate.records import Record, first_problem
+from eaftgate.records import Record, first_problem, json_of, seal_holds
 from eaftgate.select.keep import KeepSets
 from eaftgate.study.cases import Case
 
@@ -56,7 +56,7 @@ class SweepLine(Record):
 def read_lines(out: Path, keys: Collection[str]) -> dict[str, SweepLine]:
     """Whole lines by key, of those that are asked for; one that an interruption cut off is none.
 
-    Raises UserError for another kind of file, and for a line that is not what its key says.
+    Raises UserError for another kind of file, and for a line that is not what its key says or has changed since.
     """
     if not out.exists():
         return {}
@@ -75,6 +75,8 @@ def read_lines(out: Path, keys: Collection[str]) -> dict[str, SweepLine]:
             read = SweepLine.model_validate_json(text, strict=True)
         except ValidationError as error:
             raise UserError(f"{out}, line {number}: {first_problem(error)}; remove that line") from None
+        if not seal_holds(line):
+            raise UserError(f"{out}, line {number} has changed since it was written; remove that line")
         found[read.key] = read
     return found
 
@@ -89,7 +91,7 @@ def add_line(out: Path, line: SweepLine) -> None:
         begin, newline = content, b"\n"
     except (ValueError, RecursionError):
         pass
-    added = json.dumps(line.model_dump(mode="json")).encode() + b"\n"
+    added = json.dumps(json_of(line, sealed=True)).encode() + b"\n"
     try:
         with atomic_path(out) as temporary:
             temporary.write_bytes(begin + newline + added)

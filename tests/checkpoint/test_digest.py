@@ -81,6 +81,23 @@ def test_cache_is_not_fooled_by_a_restored_mtime(base: Path, tmp_path: Path) -> 
     assert checkpoint_digest(checkpoint, cache) != expected
 
 
+def test_an_edited_digest_is_not_believed(base: Path, tmp_path: Path) -> None:
+    """By which one checkpoint would be known as another."""
+    cache = tmp_path / "digests.json"
+    checkpoint = open_checkpoint(base)
+    expected = checkpoint_digest(checkpoint, cache)
+    whole = json.loads(cache.read_text())
+    one, two = whole
+    for edited in (
+        {**whole, one: [whole[one][0], whole[two][1], whole[one][2]]},
+        {one: whole[two], two: whole[one]},
+        {path: [*entry[:1], entry[1]] for path, entry in whole.items()},  # as in an earlier version
+    ):
+        cache.write_text(json.dumps(edited))
+        assert checkpoint_digest(checkpoint, cache) == expected
+        assert json.loads(cache.read_text()) == whole
+
+
 @pytest.mark.parametrize(
     "content",
     [b"", b"\xff", b"[]", b"3", b'{"a": 3}', b'{"a": [3, 4, 5]}', b"[" * 100_000],

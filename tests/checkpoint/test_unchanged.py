@@ -146,7 +146,7 @@ def test_a_snapshot_of_links_whose_blob_is_another_is_noticed(base: Path, tmp_pa
 def test_the_cache_of_digests_is_not_fooled_by_another_inode(base: Path, tmp_path: Path) -> None:
     cache = tmp_path / "digests.json"
     checkpoint_digest(open_checkpoint(base), cache)
-    assert all(stamp[3] == Path(shard).stat().st_ino for shard, (stamp, _) in json.loads(cache.read_text()).items())
+    assert all(stamp[3] == Path(shard).stat().st_ino for shard, (stamp, *_) in json.loads(cache.read_text()).items())
 
 
 @pytest.mark.parametrize("write", [rewrite_checkpoint, write_yardstick])

@@ -64,3 +64,13 @@ def test_where_it_cannot_be_written_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UserError, match="file"):
         Journal(tmp_path / "file" / ".x.search.json", REQUEST).write(State(1))
+
+
+def test_a_changed_state_is_none(path: Path) -> None:
+    Journal(path, REQUEST).write(State(1))
+    whole = path.read_text()
+    path.write_text(whole.replace('"layer": 1', '"layer": 2'))
+    assert path.read_text() != whole
+    assert Journal(path, REQUEST).read(State) is None
+    path.write_text(whole)
+    assert Journal(path, REQUEST).read(State) == State(1)

@@ -12,7 +12,7 @@ from rich.console import Console
 from eaftgate.errors import UserError
 from eaftgate.select.keep import KeepSets
 from eaftgate.study.cases import Case
-from eaftgate.study.lines import MetricScore, SweepLine, read_lines
+from eaftgate.study.lines import MetricScore, SweepLine, add_line, read_lines
 from eaftgate.study.plot import write_plot
 from eaftgate.study.ranking import DETAILS, ranked, ranked_table
 
@@ -109,3 +109,17 @@ def test_the_figure_names_every_selection_and_is_the_same_again(tmp_path: Path, 
 def test_a_selection_without_bounds_is_drawn(tmp_path: Path) -> None:
     write_plot(LINES, tmp_path / "sweep.svg")
     assert "greedy rows=9" in (tmp_path / "sweep.svg").read_text(encoding="utf-8")
+
+
+def test_a_line_that_has_changed_since_is_named(tmp_path: Path) -> None:
+    out = tmp_path / "sweep.jsonl"
+    for line in LINES:
+        add_line(out, line)
+    keys = {line.key for line in LINES}
+    assert read_lines(out, keys) == {line.key: line for line in LINES}
+    first, *others = out.read_text().splitlines()
+    told = json.loads(first)
+    told["scored_on_tokens"] += 1
+    out.write_text("\n".join([json.dumps(told), *others]) + "\n")
+    with pytest.raises(UserError, match=r"sweep\.jsonl, line 1 has changed since it was written; remove that line"):
+        read_lines(out, keys)
