@@ -187,7 +187,7 @@ _watching: list[tuple[str, list[str]]] = []
 def _audit(event: str, arguments: tuple[Any, ...]) -> None:
     if not _watching:
         return
-    if event == "socket.connect":
+    if event == "socket.connect" and isinstance(arguments[1], tuple):  # else it is one of this machine's own
         _watching[-1][1].append(f"connection to {arguments[1]!r}")
     elif event == "open" and arguments[2] & _WRITING:
         _note(arguments[0])
