@@ -48,6 +48,11 @@ def checkpoint_digest(checkpoint: Checkpoint, cache: Path | None = None) -> str:
     return sha256_json({"config": checkpoint.config, "shards": sorted(sha for _, sha in records.values())})
 
 
+def hashing_is_shown(checkpoint: Checkpoint) -> bool:
+    """Whether it takes so long that its progress is shown."""
+    return checkpoint.nbytes >= SHOWN_BYTES
+
+
 def tokenizer_digest(checkpoint: Checkpoint) -> str:
     """sha256 (hex) of tokenizer.json as a JSON value: key order and white space do not matter.
 
@@ -59,7 +64,7 @@ def tokenizer_digest(checkpoint: Checkpoint) -> str:
 @contextmanager
 def _shown(checkpoint: Checkpoint) -> Iterator[Callable[[int], None]]:
     """Gets the bytes that were read; what takes no time is not shown."""
-    if checkpoint.nbytes < SHOWN_BYTES:
+    if not hashing_is_shown(checkpoint):
         yield lambda _: None
         return
     with progress_bar(f"hash {checkpoint.name}", None, unit="B") as bar:

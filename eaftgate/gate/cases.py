@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from eaftgate.gate.plan import BASE, NOOP, ULP, Cell, Plan
+from eaftgate.visible import visible
 
 MODULES = (
     "test_artifact",
@@ -33,7 +34,12 @@ def has_cases(plan: Plan, module: str) -> bool:
 
 
 def cases(plan: Plan, kind: str) -> dict[str, Any]:
-    """Test id -> parameter, in the plan's order. Raises ValueError for a kind that is none."""
+    """Test id -> parameter, in the plan's order; names in an id are safe to print. Raises ValueError for a kind that is
+    none."""
+    return {visible(name): parameter for name, parameter in _cases(plan, kind).items()}
+
+
+def _cases(plan: Plan, kind: str) -> dict[str, Any]:
     metrics = plan.policy.metrics
     match kind:
         case "collection_case":
@@ -110,13 +116,14 @@ def order_of(plan: Plan) -> Callable[[str, str], tuple[int, int]]:
     the noise floor goes on with. With --sequential a candidate is compared while it is scored: the base comes first.
     """
     models = models_of(plan)
-    order = [BASE, *plan.checkpoints] if plan.options.sequential else [*plan.checkpoints, BASE]
+    candidates = list(map(visible, plan.checkpoints))
+    order = [BASE, *candidates] if plan.options.sequential else [*candidates, BASE]
 
     def key(module: str, name: str) -> tuple[int, int]:
         if module not in ("test_artifact", "test_collection"):
             return MODULES.index(module), 0
         checkpoint = name.partition("[")[2].removesuffix("]")  # the id of every case of test_artifact
-        return 0, order.index(models.get(name, checkpoint))
+        return 0, order.index(visible(models[name]) if name in models else checkpoint)
 
     return key
 

@@ -26,6 +26,7 @@ from eaftgate.gate.stability import agreement, describe_stability
 from eaftgate.judge.metrics import METRICS
 from eaftgate.judge.policy import IntervalPolicy
 from eaftgate.judge.verdict import worst
+from eaftgate.visible import visible
 
 _OVERLAP_PROPERTY = "overlap_"
 
@@ -130,7 +131,7 @@ def conclude(
     disjoint = {name: seen.get(f"test_artifact::test_disjoint[{name}]") for name in plan.checkpoints}
     overlap = {name: _overlap(outcome) for name, outcome in disjoint.items() if outcome is not None}
     cells = [
-        _cell(plan, cell, records[cell], overlap.get(cell.checkpoint, {}).get(cell.pack, 0))
+        _cell(plan, cell, records[cell], overlap.get(visible(cell.checkpoint), {}).get(cell.pack, 0))
         for cell in plan.cells
         if cell in records
     ]

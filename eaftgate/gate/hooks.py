@@ -126,6 +126,7 @@ def _uncaptured(config: pytest.Config) -> Callable[[], AbstractContextManager[No
         with nullcontext() if capture is None else capture.global_and_fixture_disabled():
             if terminal is not None and not hasattr(config, "workerinput"):
                 terminal.ensure_newline()
+                terminal.flush()
             yield
 
     return uncaptured

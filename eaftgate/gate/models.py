@@ -9,7 +9,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from eaftgate.checkpoint.checkpoint import Checkpoint, open_checkpoint
-from eaftgate.checkpoint.digest import ModelIdentity, checkpoint_digest, tokenizer_digest
+from eaftgate.checkpoint.digest import ModelIdentity, checkpoint_digest, hashing_is_shown, tokenizer_digest
 from eaftgate.checkpoint.unchanged import check_unchanged
 from eaftgate.errors import UserError
 from eaftgate.files import write_json
@@ -55,8 +55,7 @@ class Models:
         """BASE, NOOP, or a checkpoint by its short name. Raises UserError when it cannot be had or does not fit."""
         if name not in self._models:
             makers = {BASE: self._open_base, NOOP: self._make_noop, ULP: self._make_perturbed}
-            with self._uncaptured():
-                model = makers.get(name, lambda: self._open_candidate(name))()
+            model = makers.get(name, lambda: self._open_candidate(name))()
             self._check_same_for_all(name, model)
             self._models[name] = model
         return self._models[name]
@@ -64,12 +63,16 @@ class Models:
     def check_unchanged(self, name: str) -> None:
         """Raises UserError when a model is not what it was when it was opened. Reads all of its weights."""
         model = self[name]
-        with self._uncaptured():
+        with self._hashing(model.checkpoint):
             check_unchanged(model.checkpoint, model.digest, hash_again=True)
 
     def _open(self, source: str | Path) -> Model:
         checkpoint = open_checkpoint(source)
-        return Model(checkpoint, checkpoint_digest(checkpoint, cache=self.plan.options.results / "digests.json"))
+        with self._hashing(checkpoint):
+            return Model(checkpoint, checkpoint_digest(checkpoint, cache=self.plan.options.results / "digests.json"))
+
+    def _hashing(self, checkpoint: Checkpoint) -> AbstractContextManager[None]:
+        return self._uncaptured() if hashing_is_shown(checkpoint) else nullcontext()
 
     def _check_same_for_all(self, name: str, model: Model) -> None:
         """Each process of a run opens the model for itself; the first leaves its digest for the others."""
@@ -130,7 +133,7 @@ class Models:
         every = base.checkpoint.num_experts
         limit = max(MAX_SHARD_BYTES, smallest_limit(base.checkpoint, every))  # nobody publishes it
         request = PruneRequest(keep_n=every, allow_any_keep_n=True, max_shard_bytes=limit)
-        with self._lock(NOOP):
+        with self._lock(NOOP), self._uncaptured():
             if not out.exists():
                 prune_checkpoint(base.checkpoint, base.digest, None, request, out)
         return self._open(out)
@@ -138,7 +141,7 @@ class Models:
     def _make_perturbed(self) -> Model:
         """The base off by one bfloat16 ulp, in RUN_DIR/work."""
         noop, out = self[NOOP].checkpoint.path, self._work / ULP
-        with self._lock(ULP):
+        with self._lock(ULP), self._uncaptured():
             if not out.exists():
                 make_perturbed(noop, out, seed=self.plan.order_seed)
         return self._open(out)
@@ -151,7 +154,7 @@ class Models:
         base = self[BASE]
         keep_n = self.plan.regime.keep_n
         profile_dir, out = self._work / "profile", self._work / f"keep{keep_n}"
-        with self._lock("fixture"):
+        with self._lock("fixture"), self._uncaptured():
             if not out.exists():
                 packs = self._fixture / "packs" / "calibration"
                 request = ProfileRequest(packs, seq_len=512, batch_size=self.plan.batch_size)
