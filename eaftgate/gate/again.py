@@ -12,7 +12,7 @@ from eaftgate.collect.collection import Collection, restored
 from eaftgate.collect.collector import Needs
 from eaftgate.errors import UserError
 from eaftgate.files import sha256_file
-from eaftgate.gate.cases import cases
+from eaftgate.gate.cases import cases, disjoint_case
 from eaftgate.gate.conclusion import CaseOutcome, case_of, conclude
 from eaftgate.gate.judging import Order, judge_look_by_look, judge_tokens, order_of_blocks
 from eaftgate.gate.luck import luck_of
@@ -52,7 +52,7 @@ def judged_again(results: Path, told: Parity, gates: Path = DEFAULT_GATES) -> Pa
         name: {f"overlap_{cell.pack}": cell.calibrated_rows for cell in told.cells if cell.name == name}
         for name in plan.checkpoints
     }
-    disjoint = {f"test_artifact::test_disjoint[{name}]": rows for name, rows in overlap.items()}
+    disjoint = {disjoint_case(name): rows for name, rows in overlap.items()}
     failed = [
         CaseOutcome(case.case, False, case.reason, {"verdict": case.verdict, **disjoint.get(case_of(case.case), {})})
         for case in told.failed

@@ -100,6 +100,11 @@ def _collection_id(plan: Plan, cell: Cell) -> str:
     return cell.id if cell.seed == plan.options.seed else f"{cell.id}-seed{cell.seed}"
 
 
+def disjoint_case(checkpoint: str) -> str:
+    """`module::function[id]` of the case that no row of a checkpoint's calibration is gated on."""
+    return f"test_artifact::test_disjoint[{visible(checkpoint)}]"
+
+
 def models_of(plan: Plan) -> dict[str, str]:
     """`function[id]` -> the model that the case scores, for those that score one. To load it takes up to a minute."""
     scored = {f"test_collection[{i}]": cell.checkpoint for i, cell in cases(plan, "collection_case").items()}

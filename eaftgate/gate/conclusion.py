@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from eaftgate import __version__
 from eaftgate.gate.candidates import candidates_of
+from eaftgate.gate.cases import disjoint_case
 from eaftgate.gate.messages import first_lost
 from eaftgate.gate.plan import NOOP, Cell, Plan
 from eaftgate.gate.results import (
@@ -26,7 +27,6 @@ from eaftgate.gate.stability import agreement, describe_stability
 from eaftgate.judge.metrics import METRICS
 from eaftgate.judge.policy import IntervalPolicy
 from eaftgate.judge.verdict import worst
-from eaftgate.visible import visible
 
 _OVERLAP_PROPERTY = "overlap_"
 
@@ -128,10 +128,10 @@ def conclude(
         FailedCase(case=o.id, reason=o.reason, verdict=o.properties.get("verdict")) for o in outcomes if not o.passed
     ]
     seen = {case_of(outcome.id): outcome for outcome in outcomes}
-    disjoint = {name: seen.get(f"test_artifact::test_disjoint[{name}]") for name in plan.checkpoints}
+    disjoint = {name: seen.get(disjoint_case(name)) for name in plan.checkpoints}
     overlap = {name: _overlap(outcome) for name, outcome in disjoint.items() if outcome is not None}
     cells = [
-        _cell(plan, cell, records[cell], overlap.get(visible(cell.checkpoint), {}).get(cell.pack, 0))
+        _cell(plan, cell, records[cell], overlap.get(cell.checkpoint, {}).get(cell.pack, 0))
         for cell in plan.cells
         if cell in records
     ]

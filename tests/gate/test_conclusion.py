@@ -9,6 +9,7 @@ import pytest
 from results import INPUTS, parity_cell, parity_of
 
 from eaftgate.errors import UserError
+from eaftgate.gate.cases import required_cases
 from eaftgate.gate.conclusion import CaseOutcome, conclude, verdict_of
 from eaftgate.gate.plan import GateOptions, make_plan
 from eaftgate.gate.profiling_seeds import ProfilingGroup
@@ -213,3 +214,15 @@ def test_the_verdict_of_one_of_several_checkpoints(
     cells = (parity_cell(name="keep24"), parity_cell(name="keep24-2", verdict="fail"))
     cases = tuple(FailedCase(**case) for case in failed)
     assert verdict_of(parity_of(*cells, failed=cases, not_run=tuple(not_run)), name) == verdict
+
+
+@pytest.mark.parametrize("name", ["a", "a\x1b[1m\n\\b"])
+def test_rows_that_were_calibrated_on_are_found_whatever_the_checkpoint_is_called(name: str, tmp_path: Path) -> None:
+    (tmp_path / "chat.parquet").touch()
+    plan = make_plan(GateOptions(results=tmp_path, packs=tmp_path, checkpoints=(name,)), fixture_packs=tmp_path)
+    (case,) = (case for case in required_cases(plan) if "test_disjoint" in case)
+    assert case.isprintable()
+    module, _, function = case.partition("::")
+    outcome = CaseOutcome(f"gates/{module}.py::{function}", False, "no", {"overlap_chat": 7})
+    found = conclude(plan, dict.fromkeys(plan.cells, RECORD), outcomes=[outcome], missing=[], complete=True)
+    assert {cell.pack: cell.calibrated_rows for cell in found.cells} == {"UNION": 0, "chat": 7}
