@@ -387,6 +387,7 @@ def test_only_a_base_runs_its_noise_floor_and_the_noop_rewrite(tmp_path: Path) -
         "test_noise_floor",
         "test_noop",
         "test_run",
+        "test_unchanged",
     }
     assert run.parity["verdict"] == "pass"
     assert run.parity["cells"] == []
