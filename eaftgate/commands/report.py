@@ -103,10 +103,10 @@ def verify(
         files_only=files_only,
     )
     lock = read_lock(lock_file)
-    kind, versions = lock.candidate_kind, versions_line(lock)
-    summary = {"verified": not problems, "problems": problems, "candidate_kind": kind, "versions": versions}
+    kind = lock.candidate_kind
+    summary = {"verified": not problems, "problems": problems, "candidate_kind": kind}
     said = problems or ["the files are those that were locked" if files_only else "verified"]
-    result(as_json, summary, *said, kind_line(kind), versions)
+    result(as_json, summary, *said, kind_line(kind), versions_line(lock))
     if problems:
         raise typer.Exit(1)
 

@@ -125,6 +125,22 @@ def test_a_run_that_failed_is_not_locked_as_a_pass(bad_run: Run, random8: Path, 
         make_lock(results, str(random8))
 
 
+def test_a_candidate_beside_one_that_could_not_be_judged(
+    bad_run: Run, random8: Path, raised: Path, tmp_path: Path
+) -> None:
+    """It has no cells, and its cases failed."""
+    results = Path(shutil.copytree(bad_run.results, tmp_path / "results"))
+    told = bad_run.parity
+    told["cells"] = [cell for cell in told["cells"] if cell["checkpoint"] == str(random8)]
+    told["luck"] = []
+    told["lost_messages"]["raised"] = []
+    told["sha256"] = sha256_json({key: value for key, value in told.items() if key != "sha256"})
+    (results / "parity.json").write_text(json.dumps(told))
+    assert make_lock(results, str(random8)).verdict == "fail"
+    with pytest.raises(UserError, match=r"has judged .*random8: say which with --checkpoint"):
+        make_lock(results, str(raised))
+
+
 def test_a_case_that_fails_by_the_collections_has_to_be_told(bad_run: Run, random8: Path, tmp_path: Path) -> None:
     results = Path(shutil.copytree(bad_run.results, tmp_path / "results"))
     told = bad_run.parity
