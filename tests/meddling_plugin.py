@@ -17,6 +17,8 @@ CASE = "test_halves"
 def pytest_addoption(parser: pytest.Parser) -> None:
     if WAY == "reruns":
         parser.addoption("--reruns", type=int)
+    if WAY == "count":
+        parser.addoption("--count", type=int, default=1)
     if WAY == "retries":
         parser.addini("retries", "as pytest-retry has it")
 

@@ -30,8 +30,8 @@ _FIELDS = {field.name for field in fields(GateOptions)}
 PLAN = pytest.StashKey[Plan]()
 _FIRST = pytest.StashKey[BaseException]()
 """In a case that failed: with what."""
-_REPEATING = ("reruns", "retries", "force_flaky")
-"""Options of other plugins that have a case measured again until it passes, as they call them."""
+_REPEATING = {"reruns": 0, "retries": 0, "force_flaky": 0, "count": 1}
+"""Options of other plugins that have a case measured again, as they call them, and up to where they do not."""
 SESSION = pytest.StashKey[str]()
 _SAID = pytest.StashKey[list[str]]()
 """Lines for the user that a process has for the case that is running."""
@@ -64,11 +64,12 @@ def start(config: pytest.Config) -> None:
 
 def _check_options(config: pytest.Config) -> None:
     """Raises UsageError for what has a case measured again until it passes, or leaves out the gate's own parts."""
-    for name in _REPEATING:
-        if config.getoption(name, None) or _ini(config, name):
+    for name, harmless in _REPEATING.items():
+        asked = config.getoption(name, None) or _ini(config, name)
+        if asked and str(asked) != str(harmless):
             raise pytest.UsageError(
-                f"--{name.replace('_', '-')} measures a case again until it passes, and in a gate the first result "
-                "stands: leave it out"
+                f"--{name.replace('_', '-')} has a case measured again, and in a gate the first result stands: "
+                "leave it out"
             )
     if blocked := [name for name in (REPORT, CASES) if config.pluginmanager.is_blocked(name)]:
         raise pytest.UsageError(f"-p no:{blocked[0]} leaves out a part of the gate: there is no verdict without it")

@@ -3,6 +3,7 @@
 import os
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from importlib import import_module
@@ -244,6 +245,7 @@ class SessionReport:
             + self._left_out()
             + [str(again) for o in self._outcomes.values() if (again := o.properties.get(COLLECTED_AGAIN))]
             + remarks(parity.cells)
+            + _shared_reasons(parity)
             + [f"not run: {case}" for case in parity.not_run]
         )
         stable = [] if parity.stability is None else stability_lines(parity.stability, interval=parity.has_intervals)
@@ -265,6 +267,12 @@ class SessionReport:
             f"verdict: {parity.verdict.upper()}   ({where})",
             **{COLOURS[parity.verdict]: True},
         )
+
+
+def _shared_reasons(parity: Parity) -> list[str]:
+    """What several cases failed for, each once."""
+    counts = Counter(case.reason for case in parity.failed)
+    return [f"{count} cases failed: {reason}" for reason, count in counts.items() if count > 1]
 
 
 def _late(code: int) -> str:

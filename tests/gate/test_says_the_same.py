@@ -86,7 +86,8 @@ def test_a_run_that_passes_is_green_everywhere(say: Say) -> None:
     said = say().check()
     assert (said.code, said.verdict) == (0, "pass"), said.output
     assert "verdict: PASS" in said.output
-    assert list(said.reasons)[-3:] == ["test_tensors", *RUN_CASES]
+    assert list(said.reasons)[-2:] == RUN_CASES
+    assert "test_tensors" in said.reasons
 
 
 @pytest.mark.parametrize(
@@ -118,7 +119,7 @@ def test_what_was_planned_and_did_not_run_is_a_case_that_fails(
     ("meddle", "options", "code", "said"),
     [
         ("fails", (), 1, "the first result"),
-        ("fails", ("-x",), 1, "planned case did not run"),
+        ("fails", ("-x",), 1, "planned cases did not run"),
         pytest.param("fails", ("--maxfail=1", "-n", "2"), 2, "the first result", marks=pytest.mark.slow),
         ("fails", ("--runxfail", "--tb=no", "-q", "-q", "--no-summary"), 1, "the first result"),
         ("xfail", ("-o", "xfail_strict=false"), 1, "the first result"),
@@ -162,8 +163,9 @@ def test_whoever_meddles_with_a_run(meddle: str, options: tuple[str, ...], code:
         (("-p", "no:eaftgate-report"), "", "there is no verdict without it"),
         (("-p", "no:eaftgate-session"), "", "there is no verdict without it"),
         (("gates/test_run.py::test_verdict",), "", "not found: "),
-        (("--reruns=2",), "reruns", "--reruns measures a case again until it passes"),
-        (("-o", "retries=2"), "retries", "--retries measures a case again until it passes"),
+        (("--reruns=2",), "reruns", "--reruns has a case measured again"),
+        (("--count=2",), "count", "--count has a case measured again"),
+        (("-o", "retries=2"), "retries", "--retries has a case measured again"),
     ],
 )
 def test_a_command_line_that_is_refused_leaves_no_green_file(
@@ -206,5 +208,5 @@ def test_a_link_stays_a_link_and_what_is_no_junit_is_kept(say: Say, tmp_path: Pa
     (tmp_path / "notes.md").write_text("# mine", encoding="utf-8")
     refused = say(f"--junitxml={tmp_path / 'notes.md'}")
     assert refused.code == pytest.ExitCode.USAGE_ERROR
-    assert "would overwrite" in refused.output
+    assert "no JUnit file" in refused.output
     assert (tmp_path / "notes.md").read_text(encoding="utf-8") == "# mine"

@@ -123,6 +123,10 @@ def test_ids_and_properties_in_junit(copy_run: Run) -> None:
     assert case.properties.keys() >= {"estimate", "lower", "upper", "margin", "verdict", "tokens", "num_blocks"}
     assert float(case.properties["estimate"]) == 0
     assert case.properties["verdict"] == "pass"
+    assert (case.properties["unit"], case.properties["shown"]) == ("nats", "+0.00% [+0.00%, +0.00%] margin +5.00%")
+    assert (case.properties["decides"], case.properties["severity"]) == ("True", "primary")
+    advisory = near_lossless(copy_run, "copy-chat-64-ppl").properties
+    assert (advisory["decides"], advisory["severity"]) == ("False", "advisory")
 
 
 def test_the_noop_checkpoint_is_removed_afterwards(copy_run: Run) -> None:
@@ -198,6 +202,8 @@ def test_an_advisory_failure_is_shown_and_decides_only_with_strict_cells(
     assert run.code == 0, run.output
     case = near_lossless(run, f"random8-{worse}-64-ppl")
     assert (case.outcome, case.properties["verdict"]) == ("passed", "fail")
+    assert (case.properties["decides"], case.properties["severity"]) == ("False", "advisory")
+    assert case.properties["unit"] in ("perplexity", "nats", "share", "probability")
     cell = run.cells("random8")[f"{worse}-64"]
     assert (cell["severity"], cell["verdict"], run.parity["verdict"]) == ("advisory", "fail", "pass")
 
