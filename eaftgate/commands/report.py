@@ -57,17 +57,16 @@ def lock(
     run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Results of a gate run (pytest --results).")],
     out_file: Annotated[Path, typer.Option("--out", help="Lockfile to make (JSON).")],
     checkpoint: Annotated[str | None, typer.Option(help="Which one, as it was given to the gate.")] = None,
-    gates: Annotated[Path | None, typer.Option(help="Gates file of the run; default: the shipped one.")] = None,
+    gates: Annotated[Path | None, typer.Option(help="Gates file of the run; default: the copy that it kept.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Pin what was judged: digests of base and checkpoint, keep sets, rows, seeds, settings, versions and the verdict.
 
     The run's collections are judged again for it. Exits with 1 when the verdict it pins is not a pass.
     """
-    from eaftgate.judge.policy import DEFAULT_GATES
     from eaftgate.report.lock import write_lock
 
-    pinned, was_there = write_lock(run_dir, checkpoint, out_file, gates or DEFAULT_GATES)
+    pinned, was_there = write_lock(run_dir, checkpoint, out_file, gates)
     summary = {"out": str(out_file), "verdict": pinned.verdict, "candidate_kind": pinned.candidate_kind}
     line = f"locked {pinned.checkpoint.name} ({pinned.candidate_kind}), verdict {pinned.verdict}: {out_file}"
     made(as_json, summary, line, out=out_file, was_there=was_there)
@@ -82,7 +81,7 @@ def verify(
     checkpoint: Annotated[str | None, typer.Option(help="Where the checkpoint is now, if not where it was.")] = None,
     results: Annotated[Path | None, typer.Option(help="Where the gate run is now, if not where it was.")] = None,
     files_only: Annotated[bool, typer.Option("--files-only", help="Judge nothing again: compare files alone.")] = False,
-    gates: Annotated[Path | None, typer.Option(help="Gates file of the run; default: the shipped one.")] = None,
+    gates: Annotated[Path | None, typer.Option(help="Gates file of the run; default: the copy that it kept.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Check that base and checkpoint still are the ones that were locked, and that their verdict is a pass.
@@ -91,7 +90,6 @@ def verify(
     something does not hold, or the collections are not there and --files-only is not given.
     """
     from eaftgate.gate.candidates import kind_line
-    from eaftgate.judge.policy import DEFAULT_GATES
     from eaftgate.report.lock import read_lock, verify_lock, versions_line
 
     problems = verify_lock(
@@ -99,7 +97,7 @@ def verify(
         base=base,
         checkpoint=checkpoint,
         results=results,
-        gates=gates or DEFAULT_GATES,
+        gates=gates,
         files_only=files_only,
     )
     lock = read_lock(lock_file)

@@ -18,10 +18,10 @@ from eaftgate.gate.judging import Order, judge_look_by_look, judge_tokens, order
 from eaftgate.gate.luck import luck_of
 from eaftgate.gate.plan import BATCH, NOOP, RERUN, V1, V2, Cell, GateOptions, Plan
 from eaftgate.gate.profiling_seeds import ProfilingGroup
-from eaftgate.gate.results import CellInputs, CellRecord, Parity, ParityCell, Repeated, saved_collection
+from eaftgate.gate.results import GATES_FILE, CellInputs, CellRecord, Parity, ParityCell, Repeated, saved_collection
 from eaftgate.gate.stability import GroupStability, agreement
 from eaftgate.judge.cell import JudgedCell
-from eaftgate.judge.policy import DEFAULT_GATES, IntervalPolicy, PointPolicy, is_primary, load_gates
+from eaftgate.judge.policy import IntervalPolicy, PointPolicy, is_primary, load_gates
 from eaftgate.judge.verdict import MetricVerdict
 from eaftgate.parity.paired import PairedTokens, pair
 
@@ -31,14 +31,18 @@ _RELATIVE, _ABSOLUTE = 1e-6, 1e-9
 """Another version of NumPy may add in another order."""
 
 
-def judged_again(results: Path, told: Parity, gates: Path = DEFAULT_GATES) -> Parity:
-    """What parity.json has to say, from the collections and `gates`, the gates file that the run was judged by.
+def judged_again(results: Path, told: Parity, gates: Path | None = None) -> Parity:
+    """What parity.json has to say, from the collections and the gates file that the run was judged by: the copy that it
+    has kept, or `gates`.
 
     Raises UserError when a collection is gone, damaged or of something else, when `gates` is another file, or when what
     the run was judged on is not told whole.
     """
     if told.gates_sha256 is None:
         raise UserError(f"{results} was judged by an earlier version, which does not say on what: run the gate again")
+    gates = gates or results / GATES_FILE
+    if not gates.is_file():
+        raise UserError(f"{results} has lost its {GATES_FILE}: say with --gates by which gates file it was judged")
     if sha256_file(gates) != told.gates_sha256:
         raise UserError(f"{results} was judged by another gates file than {gates}: say with --gates which it was")
     try:

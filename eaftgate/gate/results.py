@@ -13,6 +13,7 @@ from pydantic import Field
 from eaftgate.checkpoint.digest import ModelIdentity
 from eaftgate.collect.collection import Collection, load_collection
 from eaftgate.errors import UserError
+from eaftgate.files import write_text
 from eaftgate.gate.candidates import Candidate
 from eaftgate.gate.messages import LostMessage, MessageCounts
 from eaftgate.gate.plan import CandidateKind, Cell
@@ -26,6 +27,8 @@ from eaftgate.records import Record, is_as_sealed, read_model, write_model
 from eaftgate.strict_json import read_object
 
 PARITY_FILE = "parity.json"
+GATES_FILE = "gates.json"
+"""What the run was judged by."""
 CELLS_DIR = "cells"
 COLLECTIONS_DIR = "collections"
 LOCK_FILE = "run.lock"
@@ -268,6 +271,11 @@ def read_parity(results: Path) -> Parity:
 def is_as_written(results: Path) -> bool:
     """Whether nobody has changed parity.json since."""
     return is_as_sealed(results / PARITY_FILE)
+
+
+def copy_gates(results: Path, gates: Path) -> None:
+    """Keep what the run was judged by, so that it can be judged again when that has moved on."""
+    write_text(results / GATES_FILE, gates.read_text(encoding="utf-8"))
 
 
 def write_parity(results: Path, parity: Parity) -> None:

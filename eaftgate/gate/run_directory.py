@@ -11,7 +11,7 @@ from eaftgate.errors import UserError
 from eaftgate.files import write_failure
 from eaftgate.gate.models import WORK_DIR, work_is_ours
 from eaftgate.gate.plan import GateOptions
-from eaftgate.gate.results import CELLS_DIR, COLLECTIONS_DIR, LOCK_FILE, PARITY_FILE
+from eaftgate.gate.results import CELLS_DIR, COLLECTIONS_DIR, GATES_FILE, LOCK_FILE, PARITY_FILE
 from eaftgate.locks import Taken, held
 from eaftgate.outputs import check_apart, check_outside_checkpoints, check_parent
 from eaftgate.strict_json import read_object
@@ -44,7 +44,7 @@ def check_run_directory(results: Path, inputs: Sequence[Path] = ()) -> None:
     check_parent(results, option=option)
     check_outside_checkpoints(results, option=option, itself=True)
     check_apart(results, inputs, option=option)
-    for name in (WORK_DIR, CELLS_DIR, COLLECTIONS_DIR, PARITY_FILE, DIGESTS_FILE):
+    for name in (WORK_DIR, CELLS_DIR, COLLECTIONS_DIR, PARITY_FILE, DIGESTS_FILE, GATES_FILE):
         path = results / name
         wrong = path.exists() and not (path.is_file() if name.endswith(".json") else path.is_dir())
         if path.is_symlink() or wrong or (name == PARITY_FILE and path.exists() and not _is_parity(path)):
@@ -65,7 +65,7 @@ def check_junit(junit: Path, results: Path, inputs: Sequence[Path] = ()) -> None
             begin = file.read(16)
         if begin and not begin.startswith(_XML):
             raise UserError(f"{option} is {junit}, which is there and no JUnit file: choose another place")
-    if junit.resolve() in {(results / name).resolve() for name in (PARITY_FILE, DIGESTS_FILE, LOCK_FILE)}:
+    if junit.resolve() in {(results / name).resolve() for name in (PARITY_FILE, DIGESTS_FILE, GATES_FILE, LOCK_FILE)}:
         raise UserError(f"{option} is {junit}, where the run puts a file of its own: choose another place")
 
 

@@ -26,7 +26,7 @@ from eaftgate.gate.models import clear_work, remove_copies
 from eaftgate.gate.plan import V1, V2, Cell, Plan
 from eaftgate.gate.plugin import DIRECTORY, RUN_MODULE, SUITE, SUITE_DIR
 from eaftgate.gate.pytest_internals import add_junit_property, junit_file, junit_written_to
-from eaftgate.gate.results import PARITY_FILE, CellRecord, Luck, Parity, write_parity
+from eaftgate.gate.results import PARITY_FILE, CellRecord, Luck, Parity, copy_gates, write_parity
 from eaftgate.gate.stability import stability_lines, stability_note
 from eaftgate.gate.table import COLOURS, remarks, render_cells
 from eaftgate.visible import plain
@@ -159,6 +159,7 @@ class SessionReport:
                 luck=self._luck(records),
                 floor=read_floor(self._plan, self._session),
             )
+            copy_gates(results, self._plan.options.gates)
             write_parity(results, self._parity)
         except UserError as error:
             self._without_verdict(str(error))

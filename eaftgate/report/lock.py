@@ -37,7 +37,6 @@ from eaftgate.gate.results import (
     read_parity,
 )
 from eaftgate.gate.stability import Stability
-from eaftgate.judge.policy import DEFAULT_GATES
 from eaftgate.judge.verdict import MetricVerdict, Verdict
 from eaftgate.outputs import check_file, put_file
 from eaftgate.records import Record, is_as_sealed, json_of, read_model
@@ -118,7 +117,7 @@ class Lock(Record):
         return "pruned" if self.asked is None else self.asked.candidate_kind
 
 
-def make_lock(results: Path, checkpoint: str | None, gates: Path = DEFAULT_GATES) -> Lock:
+def make_lock(results: Path, checkpoint: str | None, gates: Path | None = None) -> Lock:
     """The lock of one checkpoint of a gate run, judged again by the gates file of the run.
 
     Raises UserError when it is not clear which checkpoint, none was judged, or the run's parity.json does not say what
@@ -176,7 +175,7 @@ def _libraries() -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in PINNED_LIBRARIES}
 
 
-def _confirmed(results: Path, told: Parity, gates: Path) -> Parity:
+def _confirmed(results: Path, told: Parity, gates: Path | None) -> Parity:
     """The run's parity.json, where it says what judging its collections again gives."""
     again = judged_again(results, told, gates)
     if found := differences(told.model_dump(mode="json"), again.model_dump(mode="json")):
@@ -214,7 +213,7 @@ def _pinned(cell: ParityCell) -> LockedCell:
     )
 
 
-def write_lock(results: Path, checkpoint: str | None, out: Path, gates: Path = DEFAULT_GATES) -> tuple[Lock, bool]:
+def write_lock(results: Path, checkpoint: str | None, out: Path, gates: Path | None = None) -> tuple[Lock, bool]:
     """The lock, and whether it was there already. Raises UserError, too, when `out` is something else."""
     check_file(out, [results / PARITY_FILE])
     lock = make_lock(results, checkpoint, gates)
@@ -231,7 +230,7 @@ def verify_lock(
     base: str | None = None,
     checkpoint: str | None = None,
     results: Path | None = None,
-    gates: Path = DEFAULT_GATES,
+    gates: Path | None = None,
     files_only: bool = False,
 ) -> list[str]:
     """What no longer holds, one sentence each; empty when the files are those that were judged, and judging their
@@ -276,7 +275,7 @@ def _checkpoint_problems(lock: Lock, found: Checkpoint) -> list[str]:
     return problems + verify_files(found.path, manifest.files, hash_contents=True)
 
 
-def _verdict_problems(lock: Lock, results: Path | None, gates: Path) -> list[str]:
+def _verdict_problems(lock: Lock, results: Path | None, gates: Path | None) -> list[str]:
     """What of the lock is not what judging the collections again gives."""
     if lock.outcomes is None:
         return [

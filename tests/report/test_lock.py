@@ -193,6 +193,18 @@ def test_a_floor_that_fails_is_not_locked_as_a_pass(results: Path, copy_run: Run
         make_lock(results, None, path)
 
 
+def test_a_run_is_judged_again_by_the_gates_file_it_kept(results: Path) -> None:
+    kept = results / "gates.json"
+    assert kept.read_bytes() == DEFAULT_GATES.read_bytes()
+    kept.write_text(kept.read_text() + " ")
+    with pytest.raises(UserError, match="by another gates file than"):
+        make_lock(results, None)
+    kept.unlink()
+    with pytest.raises(UserError, match=r"has lost its gates\.json: say with --gates"):
+        make_lock(results, None)
+    assert make_lock(results, None, DEFAULT_GATES).gates_sha256 == sha256_file(DEFAULT_GATES)
+
+
 def test_a_damaged_collection_is_not_judged(results: Path, tmp_path: Path) -> None:
     lock = tmp_path / "lock.json"
     write_lock(results, None, lock)
