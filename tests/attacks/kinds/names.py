@@ -97,6 +97,7 @@ def prune_base(box: Box, odd: str) -> list[object]:
 
 
 def prune_to(box: Box, odd: str) -> list[object]:
+    (box.out / odd).parent.mkdir(parents=True)
     return ["prune", box.base(), "--keep-n", 8, "--out", box.out / odd]
 
 
@@ -113,4 +114,5 @@ def report(box: Box, odd: str) -> list[object]:
         cell |= {"name": odd, "pack": odd, "checkpoint": odd}
         cell["inputs"] |= {"collector": {odd: odd}, "base": {"name": odd, "digest": odd}}
     file.write_text(json.dumps(value), encoding="utf-8")
+    box.out.mkdir()
     return ["report", box.run(), "--out", box.out / "r.html"]
