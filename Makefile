@@ -9,7 +9,7 @@ ROOMS ?= parity packs judge rewrite
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup gate test test-all test-versions mutants gpu-test lint docs clean
+.PHONY: setup gate test test-all test-kill test-versions mutants gpu-test lint docs clean
 
 setup: $(READY)
 
@@ -49,6 +49,10 @@ test: lint
 
 test-all: lint
 	$(BIN)/python -m pytest -n 2 --dist worksteal -q tests/
+
+# Every command that writes, killed at 20 moments and on a disk that is full: given again, it ends as if nothing had been.
+test-kill: $(READY)
+	$(BIN)/python -m pytest -n 2 --dist worksteal -q --moments=20 tests/kill
 
 # The lowest and the newest declared pytest, pydantic, pyarrow, transformers, by the tests that concern them.
 test-versions: $(READY)

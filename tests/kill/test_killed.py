@@ -1,0 +1,72 @@
+"""Killed at any moment, and given again: the same as if nothing had been, but for times (`kill.jobs.made`).
+
+`make test-kill` takes 20 moments of every command that writes; without --moments, those that take long at three.
+"""
+
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kill.jobs import JOBS, Ended, made, run
+
+pytestmark = pytest.mark.slow
+LONG = ("profile", "prune", "refined", "sweep", "gate")
+MOMENTS = 3
+
+
+class Undisturbed:
+    """The commands as they end by themselves, each run when it is first asked for."""
+
+    def __init__(self, inputs: Path, factory: pytest.TempPathFactory) -> None:
+        self._inputs, self._factory = inputs, factory
+        self._found: dict[str, tuple[Ended, Path]] = {}
+
+    def __getitem__(self, name: str) -> tuple[Ended, Path]:
+        if name not in self._found:
+            place = self._factory.mktemp(name) / "place"
+            place.mkdir()
+            ended = run(JOBS[name].given(self._inputs), place)
+            assert ended.code in JOBS[name].codes, ended.output
+            self._found[name] = ended, place
+        return self._found[name]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
+    return Undisturbed(inputs, tmp_path_factory)
+
+
+def check_again(name: str, inputs: Path, undisturbed: Undisturbed, place: Path, after: float, number: int) -> None:
+    """Runs the command, sends it the signal `number` after so many seconds, and runs it again."""
+    ended, whole = undisturbed[name]
+    place.mkdir()
+    words = JOBS[name].given(inputs)
+    stopped = run(words, place, after=after, number=number)
+    again = run(words, place)
+    assert again.code == ended.code, f"stopped after {after:.3f} s ({stopped.code}): {again.output}"
+    assert made(place) == made(whole), f"stopped after {after:.3f} s"
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_killed_at_any_moment(
+    name: str, inputs: Path, undisturbed: Undisturbed, tmp_path: Path, pytestconfig: pytest.Config
+) -> None:
+    """Drawn between the first and the last instant of an undisturbed run; seeded, so that they can be told again."""
+    asked = pytestconfig.getoption("--moments", default=None)
+    rng = np.random.default_rng([*name.encode()])
+    moments = rng.uniform(0, undisturbed[name][0].seconds, asked or (MOMENTS if name in LONG else 1))
+    for number, moment in enumerate(moments):
+        check_again(name, inputs, undisturbed, tmp_path / str(number), float(moment), signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [*((name, signal.SIGINT) for name in LONG), ("refined", signal.SIGTERM), ("gate", signal.SIGTERM)],
+)
+def test_interrupted_and_terminated(
+    name: str, number: signal.Signals, inputs: Path, undisturbed: Undisturbed, tmp_path: Path
+) -> None:
+    after = 0.6 * undisturbed[name][0].seconds
+    check_again(name, inputs, undisturbed, tmp_path / "place", after, number)
