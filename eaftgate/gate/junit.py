@@ -6,6 +6,7 @@ imported here: the file is made red before pytest has read its options.
 
 import argparse
 import os
+import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
 from contextlib import suppress
@@ -17,7 +18,8 @@ from eaftgate.files import write_failure, write_text
 NOT_ENDED = "the run did not end"
 _ASKS_ONLY = {"-h", "--help", "-V", "--version", "--markers", "--fixtures", "--funcargs", "--fixtures-per-test"}
 _DEVICES = ("/dev/", "/proc/")
-_BEGINNINGS = (b"<", b"\xef\xbb\xbf<")
+_JUNIT = re.compile(rb"(\xef\xbb\xbf)?\s*(<\?xml[^>]*(>|\Z))?\s*(<testsuite|\Z)")
+"""How one begins, also one that was cut off; an HTML page or a figure does not."""
 
 
 def junit_path(arguments: Sequence[str], *, within: Path) -> Path | None:
@@ -60,7 +62,7 @@ def make_red(path: Path, reason: str = NOT_ENDED) -> None:
     target, red, there = path.resolve(), _red(reason), b""
     with suppress(OSError), target.open("rb") as stream:
         there = stream.read(len(red))
-    if there.strip() and not there.lstrip().startswith(_BEGINNINGS):
+    if there.strip() and not _JUNIT.match(there):
         raise UserError(f"--junitxml would overwrite {path}, which is no JUnit file: choose another place")
     try:
         write_text(target, red)

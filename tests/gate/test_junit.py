@@ -40,7 +40,9 @@ def test_a_red_file_has_one_failure(tmp_path: Path) -> None:
     assert [entry.name for entry in path.parent.iterdir()] == ["j.xml"]
 
 
-@pytest.mark.parametrize("content", ["{}", "not xml", "\0"])
+@pytest.mark.parametrize(
+    "content", ["{}", "not xml", "\0", "<!doctype html>", "<?xml version='1.0'?>\n<svg/>", "<svg>"]
+)
 def test_what_is_no_junit_is_not_overwritten(content: str, tmp_path: Path) -> None:
     path = tmp_path / "parity.json"
     path.write_text(content, encoding="utf-8")

@@ -9,6 +9,7 @@ from gate_command import BASE, GATE_PACKS, gate, pytest_command
 from tiny_checkpoint import write_tiny_checkpoint
 
 from eaftgate.errors import UserError
+from eaftgate.gate.junit import make_red
 from eaftgate.gate.run_directory import check_junit, check_run_directory, run_in
 from eaftgate.report.html import write_report
 
@@ -23,7 +24,7 @@ def test_a_second_run_is_refused_and_touches_nothing(tmp_path: Path) -> None:
         (results / "parity.json").write_text('{"schema_version": 3}')
         (results / "work").mkdir()
         (results / "work" / ".eaftgate").touch()
-        results.with_suffix(".xml").write_text("<?xml")
+        make_red(results.with_suffix(".xml"))  # as the first run has it until it ends
         before = contents(tmp_path)
         second = gate(results)
         assert second.code == 4
@@ -97,18 +98,14 @@ def test_it_lies_in_no_checkpoint_and_in_no_packs(tmp_path: Path) -> None:
         ("packs/junit.xml", "which it is made from"),
         ("run/parity.json", "where the run puts a file of its own"),
         ("run/../run/run.lock", "where the run puts a file of its own"),
-        ("notes.txt", "which is there and no JUnit file"),
         ("packs", "which it is made from"),
-        ("run", "which is no file"),
-        ("fifo", "which is no file"),
+        ("run", "which is a directory"),
     ],
 )
 def test_a_junit_file_replaces_nothing_else(tmp_path: Path, place: str, said: str) -> None:
     write_tiny_checkpoint(tmp_path / "base")
-    (tmp_path / "notes.txt").write_text("precious")
     (tmp_path / "packs").mkdir()
     (tmp_path / "run").mkdir()
-    os.mkfifo(tmp_path / "fifo")
     with pytest.raises(UserError, match=f"--junitxml.*|{said}") as caught:
         check_junit(tmp_path / place, tmp_path / "run", [tmp_path / "packs"])
     assert said in str(caught.value)
