@@ -9,7 +9,7 @@ ROOMS ?= parity packs judge rewrite
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup gate test test-all test-kill test-versions mutants gpu-test lint docs clean
+.PHONY: setup gate test test-all test-kill test-versions mutants gpu-test attacks fuzz lint docs clean
 
 setup: $(READY)
 
@@ -71,6 +71,15 @@ mutants: $(READY)
 # Tables and reference of the documents, from docs/data and the code.
 docs: $(READY)
 	$(BIN)/python docs/tables.py
+
+# Every attack of tests/attacks, and the table of docs/attacks.md from what came of them.
+attacks: $(READY)
+	PYTHONPATH=.:tests $(BIN)/python -m attacks --out docs/data/attacks.json
+	$(BIN)/python docs/tables.py
+
+# A minute of bytes that nobody has thought of for each parser; what breaks one is kept in $(OUT)/fuzz.
+fuzz: $(READY)
+	PYTHONPATH=.:tests $(BIN)/python -m fuzz --seconds 60 --out $(OUT)/fuzz
 
 # Everything that needs a GPU (an H100 or H200, SGLang installed); fails without one.
 gpu-test: $(READY)

@@ -198,7 +198,14 @@ def diagnose(
         raise UserError(f"{whole.name} is not the base that {checkpoint_dir} was made from: give it with --base")
     tokenizer = load_tokenizer(whole.path)
     cells = [
-        build_blocks(pack, tokenizer.backend, eos_id=tokenizer.eos_id, seq_len=seq_len, num_blocks=num_blocks)
+        build_blocks(
+            pack,
+            tokenizer.backend,
+            eos_id=tokenizer.eos_id,
+            seq_len=seq_len,
+            num_blocks=num_blocks,
+            vocab_size=whole.vocab_size,
+        )
         for seq_len in lengths
         for pack in named_packs(packs, seed=seed).values()
     ]

@@ -81,6 +81,7 @@ class GateRun:
                 eos_id=self._tokenizer.eos_id,
                 seq_len=cell.seq_len,
                 num_blocks=cell.num_blocks,
+                vocab_size=self.models[BASE].checkpoint.vocab_size,
             )
             self._blocks[key] = blocks.scoring_everything() if self.plan.options.whole_text else blocks
         return self._blocks[key]

@@ -17,6 +17,7 @@ from tokenizers import Encoding, Tokenizer
 from eaftgate.errors import UserError
 from eaftgate.packs.harmony import Message, Span, TokenClass, assistant_messages
 from eaftgate.packs.pack import Pack
+from eaftgate.packs.tokenizer import tokenizer_failures
 
 ROWS_PER_BATCH = 256
 NO_MESSAGE = -1
@@ -134,10 +135,19 @@ class Blocks:
         return digest.hexdigest()
 
 
-def build_blocks(pack: Pack, tokenizer: Tokenizer, *, eos_id: int, seq_len: int, num_blocks: int | None) -> Blocks:
+def build_blocks(
+    pack: Pack,
+    tokenizer: Tokenizer,
+    *,
+    eos_id: int,
+    seq_len: int,
+    num_blocks: int | None,
+    vocab_size: int | None = None,
+) -> Blocks:
     """The first `num_blocks` blocks of `pack` (all of them when None), tokenising no more rows than they need.
 
-    Raises UserError when the pack has fewer blocks than asked, or when none of its tokens counts.
+    Raises UserError when the pack has fewer blocks than asked, when none of its tokens counts, and for a token that is
+    none of the model's `vocab_size`.
     """
     if seq_len < 2:
         raise UserError(f"seq_len is {seq_len}: a block needs at least 2 tokens, because its first never counts")
@@ -159,7 +169,13 @@ def build_blocks(pack: Pack, tokenizer: Tokenizer, *, eos_id: int, seq_len: int,
             f"pack {pack.name} has {available} blocks of {seq_len} tokens, fewer than the {num_blocks or 1} asked: "
             "take fewer or shorter blocks, or add rows"
         )
-    return _cut(pack, parts, seq_len, num_blocks)
+    blocks = _cut(pack, parts, seq_len, num_blocks)
+    if vocab_size is not None and (highest := int(blocks.token_ids_BS.max())) >= vocab_size:
+        raise UserError(
+            f"pack {pack.name} has token {highest} ({tokenizer.id_to_token(highest)!r}), and the model has "
+            f"{vocab_size}: its tokenizer.json is of another model"
+        )
+    return blocks
 
 
 @dataclass(frozen=True)
@@ -220,7 +236,8 @@ def _tokenise(
     texts: Sequence[str], tokenizer: Tokenizer, eos_id: int, *, first_row: int, first_message: int
 ) -> _Tokens:
     """The concatenated rows, an EOS after each. Rows and messages are numbered on from the first."""
-    encodings: list[Encoding] = tokenizer.encode_batch(list(texts), add_special_tokens=False)
+    with tokenizer_failures("tokenizer.json fails on the rows of a pack"):
+        encodings: list[Encoding] = tokenizer.encode_batch(list(texts), add_special_tokens=False)
     length_R = np.fromiter((len(encoding) for encoding in encodings), np.int64, len(encodings))
     total = int(length_R.sum())
     id_N = np.fromiter(chain.from_iterable(e.ids for e in encodings), np.int32, total)

@@ -5,7 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from eaftgate.errors import UserError
@@ -13,6 +15,10 @@ from eaftgate.packs.harmony import MalformedRow, assistant_messages
 from eaftgate.visible import check_encoded
 
 UNION = "UNION"
+MIN_LIMIT_BYTES = 1 << 30
+MAX_EXPANSION = 1000
+"""A file may take so many times its size in memory, or MIN_LIMIT_BYTES."""
+MAX_ROWS = 20_000_000
 MAX_MALFORMED = 0.01
 """Share of a pack's rows that may be left out: beyond it the file is of another form, or cut."""
 
@@ -87,6 +93,7 @@ def read_table(path: Path) -> pa.Table:
     Parquet file or has no usable `text` column."""
     _check_regular(path)
     try:
+        _check_size(path)
         table = pq.read_table(path, page_checksum_verification=True)
     except (OSError, pa.ArrowException, OverflowError, MemoryError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
@@ -110,6 +117,27 @@ def read_table(path: Path) -> pa.Table:
     if table["text"].null_count:
         raise UserError(f"pack {path}: {table['text'].null_count} rows of column 'text' are null")
     return table
+
+
+def _check_size(path: Path) -> None:
+    """Raises UserError for a file that would fill the memory: by what it announces, or by texts that it repeats."""
+    found, size = pq.read_metadata(path), path.stat().st_size
+    if found.num_rows > MAX_ROWS:
+        raise UserError(f"pack {path} has {found.num_rows} rows, more than {MAX_ROWS}: it is no pack")
+    limit = max(MIN_LIMIT_BYTES, MAX_EXPANSION * size)
+    need = sum(found.row_group(number).total_byte_size for number in range(found.num_row_groups))
+    if need <= limit < need * found.num_rows:  # a text may be there once and be repeated in every row
+        repeated = pq.read_table(path, columns=["text"], read_dictionary=["text"])
+        need = sum(_text_bytes(chunk) for column in repeated.columns for chunk in column.chunks)
+    if need > limit:
+        raise UserError(f"pack {path} has {size} bytes and would take {need} in memory: it is no pack")
+
+
+def _text_bytes(chunk: pa.Array) -> int:
+    if not isinstance(chunk, pa.DictionaryArray) or not _is_text(chunk.type):
+        return int(chunk.nbytes)
+    lengths = pc.binary_length(chunk.dictionary).fill_null(0).to_numpy(zero_copy_only=False)
+    return int(lengths[chunk.indices.drop_null().to_numpy(zero_copy_only=False)].sum(dtype=np.int64))
 
 
 def _is_text(kind: pa.DataType) -> bool:

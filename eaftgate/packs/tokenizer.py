@@ -1,5 +1,8 @@
 """The tokenizer of a checkpoint, as packing needs it: no added specials, no truncation, and the EOS id."""
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,7 +11,7 @@ from tokenizers import Tokenizer
 
 from eaftgate.errors import UserError
 from eaftgate.lfs import check_file_no_pointer
-from eaftgate.strict_json import read_object
+from eaftgate.strict_json import MAX_JSON_BYTES, is_count, read_object
 
 
 @dataclass(frozen=True)
@@ -26,15 +29,40 @@ def load_tokenizer(checkpoint: Path) -> PackTokenizer:
     if not path.is_file():
         raise UserError(f"{checkpoint} has no tokenizer.json: copy the tokenizer of the base model there")
     check_file_no_pointer(path)
-    try:
+    if path.stat().st_size > MAX_JSON_BYTES:
+        raise UserError(f"{path} is larger than {MAX_JSON_BYTES} bytes: it is no tokenizer")
+    with tokenizer_failures(f"{path} is not a tokenizer"), _silent():
         backend = Tokenizer.from_file(str(path))
-    except Exception as error:  # the tokenizers library raises bare Exception for a malformed file
-        raise UserError(f"{path} is not a tokenizer ({str(error).splitlines()[0]})") from None
     backend.no_truncation()
     backend.no_padding()
     # A post-processor adds specials, or trims white space off a token's offsets, which would then not count.
     backend.post_processor = None
     return PackTokenizer(backend, _eos_id(checkpoint, backend))
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Without what a panic writes to the process's standard error."""
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nowhere:  # noqa: PTH123
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+@contextmanager
+def tokenizer_failures(said: str) -> Iterator[None]:
+    """Turns what the tokenizers library raises into a UserError that begins with `said`."""
+    try:
+        yield
+    except BaseException as error:  # its errors are bare Exceptions, and its panics are none
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(f"{said} ({reason})") from None
 
 
 def _eos_id(checkpoint: Path, backend: Tokenizer) -> int:
@@ -44,7 +72,7 @@ def _eos_id(checkpoint: Path, backend: Tokenizer) -> int:
     if eos_id is None:
         configured = _named(checkpoint / "config.json", "eos_token_id", what="the model configuration")
         eos_id = configured[0] if isinstance(configured, list) and configured else configured
-    if not isinstance(eos_id, int) or backend.id_to_token(eos_id) is None:
+    if not (is_count(eos_id) and eos_id < 1 << 31) or backend.id_to_token(eos_id) is None:
         raise UserError(f"{checkpoint} names no end-of-sequence token: set eos_token in tokenizer_config.json")
     return eos_id
 

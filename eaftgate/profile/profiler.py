@@ -97,7 +97,10 @@ def profile_checkpoint(
         print(sentence(packs[UNION].left_out), file=sys.stderr)
     rows = packs.pop(UNION).head(request.num_rows)
     tokenizer = load_tokenizer(base.path)
-    blocks = build_blocks(rows, tokenizer.backend, eos_id=tokenizer.eos_id, seq_len=request.seq_len, num_blocks=None)
+    blocks = build_blocks(
+        rows, tokenizer.backend, eos_id=tokenizer.eos_id, seq_len=request.seq_len, num_blocks=None,
+        vocab_size=base.vocab_size,
+    )  # fmt: skip
     description = _describe(base, base_digest, request, settings, rows, blocks, packs)
     described = description.model_dump(by_alias=True, exclude_unset=True)
     if up_to_date(out, made_from := _made_from(description)):

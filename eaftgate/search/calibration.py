@@ -20,7 +20,10 @@ def calibration_blocks(base: Checkpoint, profile: Profile, packs: Path) -> Block
     made = profile.description
     rows = named_packs(packs, seed=made.seed)[UNION].head(made.num_rows)
     tokenizer = load_tokenizer(base.path)
-    blocks = build_blocks(rows, tokenizer.backend, eos_id=tokenizer.eos_id, seq_len=made.seq_len, num_blocks=None)
+    blocks = build_blocks(
+        rows, tokenizer.backend, eos_id=tokenizer.eos_id, seq_len=made.seq_len, num_blocks=None,
+        vocab_size=base.vocab_size,
+    )  # fmt: skip
     if foreign := set(blocks.identities) - set(made.rows):
         raise UserError(
             f"--packs {packs} gives {len(foreign)} rows that profile {profile.path} was not made from: a search may "

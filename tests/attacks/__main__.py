@@ -1,4 +1,4 @@
-"""Runs every attack, the slow ones too, and writes what came of them: the table of docs/limits.md.
+"""Runs every attack, the slow ones too, and writes what came of them: the table of docs/attacks.md.
 
 PYTHONPATH=.:tests python -m attacks [--out docs/data/attacks.json] [KIND ...]
 """
@@ -8,11 +8,14 @@ import json
 import sys
 import tempfile
 from collections import Counter
+from datetime import date
 from pathlib import Path
+from typing import Any
 
 from attacks.attack import Box, all_kinds
 from attacks.run import Problem, run
 from attacks.sound import make_sound
+from eaftgate import __version__
 
 HEADINGS = {
     "kind": "what is attacked",
@@ -29,6 +32,7 @@ HEADINGS = {
     "disagree": "verdicts that disagree",
 }
 """Of the table's columns: `answered` is a command's own negative answer, exit code 1."""
+TOTAL = "all"
 _RIGHT = {"refused": "refused", "negative": "answered", "accepted": "accepted"}
 
 
@@ -37,7 +41,7 @@ def main() -> int:
     parser.add_argument("kinds", nargs="*")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
-    rows: list[dict[str, object]] = []
+    rows: list[dict[str, Any]] = []
     failed = False
     with tempfile.TemporaryDirectory() as directory:
         sound = Path(directory, "sound")
@@ -54,7 +58,7 @@ def main() -> int:
                     print(_shown(kind, attack.name, problem))
             rows.append({"kind": kind, **{name: counts[name] for name in HEADINGS if name != "kind"}})
             print(f"{kind}: {dict(counts)}", flush=True)
-    if given.out is not None and not failed:
+    if given.out is not None and not failed and not given.kinds:
         _write(given.out, rows)
     return int(failed)
 
@@ -63,8 +67,19 @@ def _shown(kind: str, name: str, problem: Problem) -> str:
     return f"{kind}: {name}: {problem.kind}: {problem.said[-400:]}"
 
 
-def _write(path: Path, rows: list[dict[str, object]]) -> None:
-    raise NotImplementedError(json.dumps([str(path), rows]))
+def _write(path: Path, rows: list[dict[str, Any]]) -> None:
+    total = {name: sum(row[name] for row in rows) for name in HEADINGS if name != "kind"}
+    value = {
+        "what": "Malformed, odd and hostile inputs, by kind, each met by a command; `python -m attacks` runs them all",
+        "command": "PYTHONPATH=.:tests python -m attacks --out docs/data/attacks.json",
+        "date": f"{date.today()}",
+        "hardware": None,
+        "software": f"eaftgate {__version__}",
+        "commit": None,
+        "columns": [{"heading": heading, "cell": f"{{{name}}}"} for name, heading in HEADINGS.items()],
+        "rows": [*rows, {"kind": TOTAL, **total}],
+    }
+    path.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -82,6 +83,8 @@ def attacks() -> Iterator[Attack]:
     yield from with_contents(pack, split, _damaged(), says=FILE)
     yield from with_contents(pack, split, ((f"bytes: {name}", data) for name, data in NOT_JSON.items()), says=FILE)
     yield from without_a_file(pack, split, says=FILE, but=["missing"])
+    yield Attack("a row a hundred million times", _repeated(100_000_000, "a"), says=FILE)
+    yield Attack("a megabyte ten thousand times", _repeated(10_000, "a" * 1_000_000), says=FILE)
     yield Attack("encrypted", _encrypted, says=FILE)
     yield Attack("no pack", _named(None), says="packs")
     for name, file in {"UNION": "UNION.parquet", "in capitals": "CHAT.PARQUET"}.items():
@@ -135,6 +138,20 @@ def _damaged() -> Iterator[tuple[str, bytes]]:
     yield "no begin", data[100:]
     for place in (4, len(data) - 60, len(data) - 9):
         yield f"zeros at {place * 100 // len(data)} %", data[:place] + b"\0" * 40 + data[place + 40 :][: len(data)]
+
+
+def _repeated(times: int, text: str) -> Callable[[Box], list[object]]:
+    """A file of a few kilobytes."""
+
+    def make(box: Box) -> list[object]:
+        indices = pa.array(np.zeros(min(times, 1_000_000), np.int32))
+        part = pa.table({"text": pa.DictionaryArray.from_arrays(indices, pa.array([text]))})
+        with pq.ParquetWriter(pack(box), part.schema, store_schema=False) as writer:
+            for _ in range(max(1, times // 1_000_000)):
+                writer.write_table(part)
+        return split(box)
+
+    return make
 
 
 def _encrypted(box: Box) -> list[object]:

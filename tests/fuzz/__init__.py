@@ -1,0 +1,1 @@
+"""Parsers against bytes that nobody has thought of: `python -m fuzz` (make fuzz)."""
