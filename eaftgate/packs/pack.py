@@ -121,7 +121,10 @@ def read_table(path: Path) -> pa.Table:
 
 def _check_size(path: Path) -> None:
     """Raises UserError for a file that would fill the memory: by what it announces, or by texts that it repeats."""
-    found, size = pq.read_metadata(path), path.stat().st_size
+    try:
+        found, size = pq.read_metadata(path), path.stat().st_size
+    except (OSError, pa.ArrowException):
+        return  # reading it says why
     if found.num_rows > MAX_ROWS:
         raise UserError(f"pack {path} has {found.num_rows} rows, more than {MAX_ROWS}: it is no pack")
     limit = max(MIN_LIMIT_BYTES, MAX_EXPANSION * size)

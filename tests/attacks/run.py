@@ -37,6 +37,8 @@ _CHANGED = {
     "os.truncate": [0], "os.chmod": [0],
 }  # fmt: skip
 """Which arguments of an audit event are paths that it changes."""
+_ELSEWHERE = ("__pycache__", "/matplotlib", "/pymp-")
+"""What Python and libraries keep for themselves."""
 _SCRATCH = "scratch"
 """In a box: temporary files, which nobody looks at."""
 
@@ -201,7 +203,7 @@ def _note(path: object) -> None:
         return
     box, outside = _watching[-1]
     text = os.path.abspath(os.fsdecode(path))  # noqa: PTH100 (links stay what they are)
-    if not (text == box or text.startswith((f"{box}/", "/dev/")) or "__pycache__" in text or "/matplotlib" in text):
+    if not (text == box or text.startswith((f"{box}/", "/dev/")) or any(part in text for part in _ELSEWHERE)):
         outside.append(text)
 
 
