@@ -22,8 +22,8 @@ def problem(target: Target, data: bytes, work: Path) -> str:
             warnings.simplefilter("error")
             target.read(path)
     except REFUSALS as error:
-        if "\n" in str(error) or not str(error):
-            return f"no one sentence: {error!r}"
+        if not str(error):
+            return f"a refusal without a word: {error!r}"
     except KeyboardInterrupt:
         raise
     except BaseException:  # a panic of a library in Rust is no Exception
