@@ -63,4 +63,4 @@ class GateScheduling(LoadScopeScheduling):  # type: ignore[misc]
         super()._assign_work_unit(node)
 
     def _model(self, nodeid: str) -> str | None:
-        return self._models.get(nodeid.rpartition("::")[2])
+        return self._models.get(nodeid.partition("::")[2])

@@ -6,6 +6,7 @@ is tests/meddling_plugin.py. Before every run there is a green JUnit file of ano
 
 import json
 import re
+import shutil
 import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,14 +95,21 @@ def test_a_run_that_passes_is_green_everywhere(say: Say) -> None:
     ("options", "code", "missing"),
     [
         (("-k", "not rerun-ppl"), 1, ["test_noise_floor::test_floor[base-UNION-64-rerun-ppl]"]),
-        (("-k", "test_tensors and not test_run"), 1, ["test_noise_floor::test_halves[base-UNION-64]"]),
+        pytest.param(
+            ("-k", "test_tensors and not test_run"),
+            1,
+            ["test_noise_floor::test_halves[base-UNION-64]"],
+            marks=pytest.mark.slow,
+        ),
         (("-k", "nothing"), 5, ["test_noop::test_tensors"]),
-        (("-m", "slow"), 5, ["test_noop::test_tensors"]),
+        pytest.param(("-m", "slow"), 5, ["test_noop::test_tensors"], marks=pytest.mark.slow),
         (("--deselect", "gates/test_noop.py"), 1, ["test_noop::test_tensors"]),
-        (("--ignore-glob=*test_noise*",), 1, ["test_noise_floor::test_halves[base-UNION-64]"]),
+        pytest.param(
+            ("--ignore-glob=*test_noise*",), 1, ["test_noise_floor::test_halves[base-UNION-64]"], marks=pytest.mark.slow
+        ),
         (("--setup-only",), 1, ["test_noop::test_tensors"]),
-        (("--setup-plan",), 1, ["test_noop::test_tensors"]),
-        (("-o", "python_functions=check_*"), 5, ["test_noop::test_tensors"]),
+        pytest.param(("--setup-plan",), 1, ["test_noop::test_tensors"], marks=pytest.mark.slow),
+        pytest.param(("-o", "python_functions=check_*"), 5, ["test_noop::test_tensors"], marks=pytest.mark.slow),
     ],
     ids=str,
 )
@@ -119,31 +127,31 @@ def test_what_was_planned_and_did_not_run_is_a_case_that_fails(
     ("meddle", "options", "code", "said"),
     [
         ("fails", (), 1, "the first result"),
-        ("fails", ("-x",), 1, "planned cases did not run"),
+        pytest.param("fails", ("-x",), 1, "planned cases did not run", marks=pytest.mark.slow),
         pytest.param("fails", ("--maxfail=1", "-n", "2"), 2, "the first result", marks=pytest.mark.slow),
         ("fails", ("--runxfail", "--tb=no", "-q", "-q", "--no-summary"), 1, "the first result"),
         ("xfail", ("-o", "xfail_strict=false"), 1, "the first result"),
         ("passes", (), 1, "test_halves"),
-        ("runs twice", (), 1, "the first result"),
+        pytest.param("runs twice", (), 1, "the first result", marks=pytest.mark.slow),
         ("calls twice", (), 1, "the first result"),
-        ("skips", (), 1, "not today"),
-        ("breaks", (), 1, "broken"),
+        pytest.param("skips", (), 1, "not today", marks=pytest.mark.slow),
+        pytest.param("breaks", (), 1, "broken", marks=pytest.mark.slow),
         ("breaks after", (), 1, "broken after"),
-        ("drops", (), 1, "test_halves[base-UNION-64]"),
-        ("drops all", (), 5, "no case was left to run"),
+        pytest.param("drops", (), 1, "test_halves[base-UNION-64]", marks=pytest.mark.slow),
+        pytest.param("drops all", (), 5, "no case was left to run", marks=pytest.mark.slow),
         ("exits", (), 1, "did not run"),
-        ("interrupts", (), 2, "the run was interrupted"),
+        pytest.param("interrupts", (), 2, "the run was interrupted", marks=pytest.mark.slow),
         ("kills", (), -9, "the run did not end"),
         pytest.param("kills", ("-n", "2"), 1, "crashed while running", marks=pytest.mark.slow),
-        ("terminates", (), -15, "the run did not end"),
-        ("full", (), 1, "no space left for"),
-        ("full at parity.json", (), 1, "no space left for"),
+        pytest.param("terminates", (), -15, "the run did not end", marks=pytest.mark.slow),
+        pytest.param("full", (), 1, "no space left for", marks=pytest.mark.slow),
+        pytest.param("full at parity.json", (), 1, "no space left for", marks=pytest.mark.slow),
         ("full at j.xml", (), 1, "the run did not end"),
-        ("crashes", (), 3, "pytest met an internal error"),
+        pytest.param("crashes", (), 3, "pytest met an internal error", marks=pytest.mark.slow),
         ("exits last", (), 1, "the run was not brought to its end"),
-        ("says 0", ("-k", "not halves"), 1, "1 planned case did not run"),
+        pytest.param("says 0", ("-k", "not halves"), 1, "1 planned case did not run", marks=pytest.mark.slow),
         ("says 1", (), 1, "pytest ended with exit code 1 after the verdict"),
-        ("fails last", (), 1, "the run was not brought to its end"),
+        pytest.param("fails last", (), 1, "the run was not brought to its end", marks=pytest.mark.slow),
         ("fails at the very last", (), 1, "after the verdict"),
     ],
 )  # fmt: skip
@@ -210,3 +218,19 @@ def test_a_link_stays_a_link_and_what_is_no_junit_is_kept(say: Say, tmp_path: Pa
     assert refused.code == pytest.ExitCode.USAGE_ERROR
     assert "no JUnit file" in refused.output
     assert (tmp_path / "notes.md").read_text(encoding="utf-8") == "# mine"
+
+
+@pytest.mark.parametrize("processes", [(), pytest.param(("-n", "2"), marks=pytest.mark.slow)])
+def test_names_of_any_kind_are_all_found(processes: tuple[str, ...], say: Say, tmp_path: Path) -> None:
+    """Cases are told apart, and none that was planned is missed, whatever a checkpoint and a pack are called."""
+    names = ["new\nline", "a::b", "br[ack]et]", "'\"`", "x" * 250, "test_x.py::y[z]", "base"]
+    for name in names:
+        (tmp_path / "candidates" / name).parent.mkdir(exist_ok=True)
+        shutil.copytree(BASE, tmp_path / "candidates" / name)
+    packs = shutil.copytree(GATE_PACKS, tmp_path / "packs")
+    for name in ("p\nq", "p::q[r]", "y" * 246):
+        shutil.copy(packs / "chat.parquet", packs / f"{name}.parquet")
+    candidates = [f"--checkpoint={tmp_path / 'candidates' / name}" for name in names]
+    found = say(*candidates, f"--packs={packs}", *processes).check()
+    assert (found.code, found.verdict) == (0, "pass"), found.output
+    assert len([name for name in found.reasons if name.startswith("test_near_lossless")]) == len(names) * 7 * 4
