@@ -44,6 +44,7 @@ class SessionReport:
     def __init__(self, config: pytest.Config, plan: Plan, session: str) -> None:
         self._config, self._plan, self._session = config, plan, session
         self._outcomes: dict[str, CaseOutcome] = {}
+        self._began = False
         self._parity: Parity | None = None
         self._counted: pytest.Session | None = None
         """The session until it has counted the cases of test_run.py, for the progress that the terminal shows."""
@@ -70,6 +71,7 @@ class SessionReport:
 
     def pytest_sessionstart(self, session: pytest.Session) -> None:
         """The verdict of an earlier run must not stand in for this one, should it be killed."""
+        self._began = True
         listing = self._config.option.collectonly
         if self._junit is not None:
             try:
@@ -130,6 +132,8 @@ class SessionReport:
     def exit_code(self, code: int) -> int:
         """Of a session that pytest would end with `code`: 0 only for a run whose verdict is pass; and where pytest ends
         it with another, there is no such verdict."""
+        if not self._began:  # --markers, and the like
+            return code
         if self._config.option.collectonly:
             return code or int(self._junit is not None)
         if self._passed and code != pytest.ExitCode.OK:

@@ -190,8 +190,14 @@ def test_nor_where_pytest_refuses_it_before_there_are_plugins(mistyped: str, tmp
     results = tmp_path / "run"
     results.with_suffix(".xml").write_text(GREEN, encoding="utf-8")
     run = eaftgate_gate(results, mistyped, directory=tmp_path)
-    assert run.code == pytest.ExitCode.USAGE_ERROR
+    assert run.code != 0
     assert run.junit["test_run::test_complete"].reason == "the run did not end"
+
+
+def test_what_is_no_run_leaves_the_file_as_it_is(say: Say) -> None:
+    for option in ("--markers", "--help", "--version"):
+        found = say(option)
+        assert (found.code, list(found.reasons)) == (0, ["earlier"]), found.output
 
 
 def test_a_list_of_cases_is_no_pass(say: Say) -> None:
