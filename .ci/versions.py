@@ -19,7 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 CONCERNED = {
     "pytest": ["tests/gate/test_anywhere.py", "tests/gate/test_inert.py", "tests/gate/test_pytest_internals.py",
-               "tests/gate/test_gate_recipe.py"],
+               "tests/gate/test_gate_recipe.py", "tests/gate/test_says_the_same.py"],
     "pytest-xdist": ["tests/gate/test_schedule.py"],
     "pydantic": ["tests/judge", "tests/gate/test_plan.py", "tests/gate/test_profiling_seeds.py", "tests/rewrite"],
     "pyarrow": ["tests/packs"],
