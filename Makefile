@@ -25,6 +25,7 @@ $(READY): pyproject.toml
 # profile -> prune to 24 -> gate, with the commands that work on any checkpoint. Given again after an interruption, every
 # step goes on where it was, and what is finished is used as it is; remove $(OUT) to start from nothing.
 $(OUT)/profile: | $(READY)
+	@mkdir -p $(OUT)
 	@echo '== 1 of 3: profile 2,418 conversations, a minute or two'
 	$(BIN)/eaftgate profile fixtures/checkpoint --packs fixtures/packs/calibration --seq-len 512 --batch-size 8 --out $@
 

@@ -108,6 +108,7 @@ def main() -> None:
     at: dict[str, Any] = {"batch_size": given.batch_size}
     if not (given.work / "profile").exists():
         request = ProfileRequest(given.calibration, given.rows, seq_len=given.seq_len, seed=given.seed, **at)
+        given.work.mkdir(parents=True, exist_ok=True)
         profile_checkpoint(base, checkpoint_digest(base), request, given.work / "profile", settings)
     profile = open_profile(given.work / "profile")
     seen = calibration_blocks(base, profile, given.calibration)

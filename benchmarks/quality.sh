@@ -5,6 +5,7 @@
 set -euo pipefail
 : "${LAB_A:?the trained model}" "${PACKS:?a directory of packs}" "${OUT:?a directory to make}"
 BATCH=${BATCH:-16} BLOCKS=${BLOCKS:-512} ROWS=${ROWS:-1500}
+mkdir -p "$OUT"
 
 eaftgate packs split "$PACKS" --calib-frac 0.4 --seed 3407 --out "$OUT/split"
 eaftgate profile "$LAB_A" --packs "$OUT/split/calibration" --num-rows "$ROWS" --seq-len 1024 --batch-size "$BATCH" \
