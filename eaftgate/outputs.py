@@ -29,7 +29,7 @@ from eaftgate import __version__
 from eaftgate.errors import UserError
 from eaftgate.files import sha256_file, sha256_json, write_failure, write_json, write_text
 from eaftgate.locks import Taken, held
-from eaftgate.records import Record, read_model, write_model
+from eaftgate.records import Record, json_of, read_model, write_model
 from eaftgate.strict_json import read_object
 
 MADE_FROM_FILE = "made_from.json"
@@ -98,17 +98,39 @@ def up_to_date(out: Path, made_from: Mapping[str, Any], *, option: str = "--out"
     """
     if not check_directory(out, option=option):
         return False
-    there = read_model(out / MADE_FROM_FILE, MadeFrom, what="what it was made from", remedy=f"remove {out}")
+    _check_made(out, out / MADE_FROM_FILE, out, made_from, option)
+    return True
+
+
+def file_up_to_date(out: Path, record: Path, made_from: Mapping[str, Any], *, option: str = "--out") -> bool:
+    """The same of a file that cannot be made again and compared, beside which `record` says what it was made from."""
+    if not out.exists():
+        return False
+    if not record.is_file():
+        raise _exists(out, option)
+    _check_made(out, record, out.parent, made_from, option)
+    return True
+
+
+def write_made_from(record: Path, made_from: Mapping[str, Any], file: Path, name: str, **more: Any) -> None:
+    """Say in `record` what the `file`, to be named `name`, was made from, and `more` (JSON) beside it."""
+    made = MadeFile(size=file.stat().st_size, sha256=sha256_file(file))
+    told = MadeFrom(eaftgate=__version__, inputs=dict(made_from), files={name: made})
+    write_json(record, {**json_of(told), **more})
+
+
+def _check_made(out: Path, record: Path, root: Path, made_from: Mapping[str, Any], option: str) -> None:
+    """Raises UserError when `out` was made from other inputs than these, as `record` says, or changed since."""
+    there = read_model(record, MadeFrom, what="what it was made from", remedy=f"remove {out}")
     asked = _made_from(made_from)
     if differs := _differences(_flat(_made_from(there.inputs, there.eaftgate)), _flat(asked)):
         raise UserError(
             f"{out} already exists and was made from other inputs ({differs}): choose another {option} or remove it"
         )
-    if (changed := _changed(out, there.files)) is not None:
+    if (changed := _changed(root, there.files)) is not None:
         raise UserError(
             f"{out} already exists and was made from the same inputs, but {changed} since: remove it and run again"
         )
-    return True
 
 
 def check_file(out: Path, inputs: Iterable[Path] = (), *, option: str = "--out") -> None:

@@ -1,16 +1,92 @@
 """`eaftgate packs ...`: directories of packs."""
 
+import re
+from dataclasses import asdict
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from eaftgate.commands.options import JsonOption
-from eaftgate.commands.output import made
+from eaftgate.commands.output import made, result
+from eaftgate.errors import UserError
 
 COMMANDS = typer.Typer(
-    help="Work on directories of packs (Parquet files of Harmony conversations).", no_args_is_help=True
+    help="Make, look at and split directories of packs (Parquet files of Harmony conversations).", no_args_is_help=True
 )
+
+
+class Template(StrEnum):
+    HARMONY = "harmony"
+
+
+class Preamble(StrEnum):
+    FULL = "full"
+    EFFORT = "effort"
+    NONE = "none"
+
+
+class Analysis(StrEnum):
+    KEEP = "keep"
+    SERVED = "served"
+
+
+class Effort(StrEnum):
+    LOW = "low"
+    MEDIUM = "medium"
+    HIGH = "high"
+
+
+@COMMANDS.command("build")
+def packs_build(
+    inputs: Annotated[
+        list[Path],
+        typer.Argument(metavar="FILE_OR_DIR...", help="JSONL, JSON, Parquet or Arrow, or a directory of a dataset."),
+    ],
+    out_dir: Annotated[Path, typer.Option("--out", help="Directory of packs: gets NAME.parquet and NAME.build.json.")],
+    name: Annotated[str | None, typer.Option(help="One pack of all inputs; default: one of each, by its name.")] = None,
+    column: Annotated[
+        str | None, typer.Option(help="Column of conversations; default: messages, conversations or text.")
+    ] = None,
+    domain_column: Annotated[str | None, typer.Option(help="What losses are listed by; default: domain.")] = None,
+    source_column: Annotated[str | None, typer.Option(help="Where a row is from; default: the file's name.")] = None,
+    split: Annotated[str | None, typer.Option(help="Which split of a dataset's directory.")] = None,
+    max_rows: Annotated[int | None, typer.Option(min=1, help="Rows of a pack, drawn by --seed.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Decides which rows are drawn.")] = 3407,
+    preamble: Annotated[
+        Preamble, typer.Option(help="Harmony's system message: whole, its reasoning effort alone, or none.")
+    ] = Preamble.FULL,
+    reasoning_effort: Annotated[Effort, typer.Option(help="Of rows that say none.")] = Effort.MEDIUM,
+    date: Annotated[str | None, typer.Option(help="Today, as the system message has it: YYYY-MM-DD.")] = None,
+    analysis: Annotated[
+        Analysis, typer.Option(help="Reasoning of earlier turns: kept, or left out as servers leave it out.")
+    ] = Analysis.KEEP,
+    as_json: JsonOption = False,
+) -> None:
+    """Make packs from chat data: OpenAI or ShareGPT messages with calls and reasoning, or texts in Harmony already.
+
+    What is left out is counted by reason, with the first row of each; nothing else is changed.
+    """
+    from eaftgate.chats.build import BuildOptions, build_packs, harmony_renderer
+    from eaftgate.chats.harmony import Rendering
+    from eaftgate.chats.report import lines_of
+
+    if date is not None and not re.fullmatch(r"\d{4}-\d{2}-\d{2}", date):
+        raise UserError(f"--date is {date!r}: it must be YYYY-MM-DD")
+    rendering = Rendering(
+        preamble=preamble.value,
+        effort=reasoning_effort.value,
+        date=date,
+        keep_analysis=analysis is Analysis.KEEP,
+    )
+    options = BuildOptions(
+        out=out_dir, name=name, column=column, domain_column=domain_column, source_column=source_column,
+        split=split, max_rows=max_rows, seed=seed,
+    )  # fmt: skip
+    reports = build_packs(inputs, options, harmony_renderer(rendering), asdict(rendering))
+    summary = {"out": str(out_dir), "packs": [report.model_dump(mode="json") for report in reports]}
+    result(as_json, summary, *(line for report in reports for line in lines_of(report)))
 
 
 @COMMANDS.command("split")
