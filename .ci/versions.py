@@ -22,7 +22,7 @@ CONCERNED = {
                "tests/gate/test_gate_recipe.py", "tests/gate/test_says_the_same.py"],
     "pytest-xdist": ["tests/gate/test_schedule.py"],
     "pydantic": ["tests/judge", "tests/gate/test_plan.py", "tests/gate/test_profiling_seeds.py", "tests/rewrite"],
-    "pyarrow": ["tests/packs"],
+    "pyarrow": ["tests/packs", "tests/chats"],
     "transformers": ["tests/model", "tests/families", "tests/collect/test_transformers_collector.py", "tests/profile"],
 }  # fmt: skip
 

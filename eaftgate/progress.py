@@ -41,11 +41,17 @@ class Bar:
 
 @contextmanager
 def progress_bar(
-    description: str, total: int | None, *, unit: str, out: Path | None = None, console: Console | None = None
+    description: str,
+    total: int | None,
+    *,
+    unit: str,
+    out: Path | None = None,
+    resumes: bool = True,
+    console: Console | None = None,
 ) -> Iterator[Bar]:
     """Show how far the work in the context is; where `total` is not known, from the first time that it is shown. `out`
-    is what it makes. `console` is stderr by default; only on a terminal a bar is drawn, of which xdist's workers share
-    one."""
+    is what it makes, `resumes` whether the same command goes on where it was. `console` is stderr by default; only on a
+    terminal a bar is drawn, of which xdist's workers share one."""
     worker = os.environ.get("PYTEST_XDIST_WORKER") if console is None else None
     console = console or Console(stderr=True)
     title = plain(description.strip())
@@ -56,7 +62,7 @@ def progress_bar(
             yield _Drawn(progress, progress.add_task(title, total=total))
     else:
         named = "".join((f"[{worker}] " if worker else "", title, f" to {plain(str(out))}" if out else ""))
-        with _beating(_Written(named, total, unit, _line_to(console))) as bar:
+        with _beating(_Written(named, total, unit, _line_to(console), resumes=resumes)) as bar:
             yield bar
 
 
@@ -125,7 +131,10 @@ class _Written(Bar):
         unit: str,
         write: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
+        *,
+        resumes: bool = True,
     ) -> None:
+        self._again = f"; {AGAIN}" if resumes else ""
         self._title, self._total, self._unit, self._write, self._clock = title, total, unit, write, clock
         self._done, self._from, self._now = 0.0, 0.0, ""
         self._opened = self._since = clock()
@@ -162,7 +171,7 @@ class _Written(Bar):
     def _begin(self) -> None:
         """Speed counts from here: what was done before is another run's."""
         self._began, self._from, self._since = True, self._done, self._clock()
-        self._write(f"{self._title}: {self._count()}; {AGAIN}")
+        self._write(f"{self._title}: {self._count()}{self._again}")
 
     def _count(self) -> str:
         if self._total is None:

@@ -166,7 +166,8 @@ def _build(
             built = read_model(record, _Built, what="what a pack was made from", remedy=f"remove {pack}")
             return built.report.model_copy(update={"up_to_date": True})
         rows = _Rows(name, pack)
-        with progress_bar(f"build {name}", sum(f.stat().st_size for f in files), unit="B", out=pack) as bar:
+        size = sum(file.stat().st_size for file in files)
+        with progress_bar(f"build {name}", size, unit="B", out=pack, resumes=False) as bar:
             for row in read_rows(files, _columns(options), bar.advance):
                 rows.take(row, options, render)
         rows.sample(options.max_rows, options.seed)

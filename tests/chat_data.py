@@ -1,21 +1,22 @@
-"""The fixture's generator's conversations as `messages`, as a user has them."""
+"""Conversations of the embedded packs as `messages`, as a user has them."""
 
 import json
 import re
-from collections.abc import Iterator
-from random import Random
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
-from conversations.aside import with_asides
-from conversations.corpus import PACKS
+import pyarrow.parquet as pq
 
+FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
+PACKS = ("chat", "reasoning", "tool_agentic")
 _MESSAGE = re.compile(r"<\|start\|>(.*?)<\|message\|>(.*?)<\|(?:end|call|return)\|>", re.DOTALL)
 _CALL = re.compile(r"assistant<\|channel\|>commentary to=functions\.(\S+) <\|constrain\|>json")
 
 
-def texts(pack: str, rows: int, *, seed: int = 11) -> list[str]:
-    rngs = (Random(f"{seed}:{pack}:{index}") for index in range(rows))
-    return [with_asides(rng, PACKS[pack](rng)).text for rng in rngs]
+def texts_of(pack: str, split: str = "gate") -> list[str]:
+    read: list[str] = pq.read_table(FIXTURES / "packs" / split / f"{pack}.parquet")["text"].to_pylist()
+    return read
 
 
 def messages_of(text: str) -> list[dict[str, Any]]:
@@ -43,6 +44,21 @@ def messages_of(text: str) -> list[dict[str, Any]]:
     return messages
 
 
-def lines(pack: str, rows: int, *, seed: int = 11) -> Iterator[str]:
-    for text in texts(pack, rows, seed=seed):
-        yield json.dumps({"messages": messages_of(text)})
+def sharegpt_of(messages: Iterable[dict[str, Any]]) -> list[dict[str, str]]:
+    """The same as ShareGPT has it; it has no place for reasoning."""
+    turns = []
+    for message in messages:
+        role = message["role"]
+        if calls := message.get("tool_calls"):
+            function = calls[0]["function"]
+            said = {"name": function["name"], "arguments": json.loads(function["arguments"])}
+            turns.append({"from": "function_call", "value": json.dumps(said)})
+        elif message["content"] is not None:
+            name = {"user": "human", "assistant": "gpt", "tool": "observation"}.get(role, role)
+            turns.append({"from": name, "value": message["content"]})
+    return turns
+
+
+def write_lines(path: Path, rows: Iterable[Any]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
