@@ -1,4 +1,4 @@
-"""A conversation reads as gpt-oss is served and writes it (openai/harmony, docs/format.md)."""
+"""A conversation reads as gpt-oss is served and writes it (format.md of openai/harmony)."""
 
 from typing import Any
 
