@@ -22,22 +22,11 @@ $(READY): pyproject.toml
 	$(BIN)/python -m pip install --disable-pip-version-check --editable '.[test]'
 	@touch $@
 
-# profile -> prune to 24 -> gate, with the commands that work on any checkpoint. Given again after an interruption, every
-# step goes on where it was, and what is finished is used as it is; remove $(OUT) to start from nothing.
-$(OUT)/profile: | $(READY)
-	@mkdir -p $(OUT)
-	@echo '== 1 of 3: profile 2,418 conversations, a minute or two'
-	$(BIN)/eaftgate profile fixtures/checkpoint --packs fixtures/packs/calibration --seq-len 512 --batch-size 8 --out $@
-
-$(OUT)/keep24: | $(OUT)/profile
-	@echo '== 2 of 3: keep 24 of 32 experts in every layer, rare tokens and calls weighed up'
-	$(BIN)/eaftgate prune fixtures/checkpoint --profile $(OUT)/profile --keep-n 24 --class-weight balanced --out $@
-
-gate: $(OUT)/keep24 | $(READY)
-	@echo '== 3 of 3: gate it against its base, a minute or two'
-	@ln -sf run/parity.json $(OUT)/parity.json
-	$(BIN)/python -m pytest gates/ -n 2 -q --base=fixtures/checkpoint --checkpoint=$(OUT)/keep24 \
-	  --packs=fixtures/packs/gate --regime=fixture --results=$(OUT)/run --junitxml=$(OUT)/junit.xml
+# profile -> prune to 24 -> gate -> report -> lock, with the command that works on any checkpoint. Given again after an
+# interruption it goes on where it was, and what is finished is used as it is; remove $(OUT) to start from nothing.
+gate: $(READY)
+	@mkdir -p $(OUT) && ln -sf run/parity.json $(OUT)/parity.json
+	$(BIN)/eaftgate run recipes/demo.yaml --out $(OUT)
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -9,7 +9,7 @@ import typer
 
 from eaftgate import __version__
 from eaftgate.choices import did_you_mean
-from eaftgate.commands import gate, packs, profile, prune, report, study, yardstick
+from eaftgate.commands import gate, packs, profile, prune, report, run, study, yardstick
 from eaftgate.errors import UserError
 from eaftgate.recipes.command_line import UsageError, take_recipes
 from eaftgate.visible import check_encoded, sentence
@@ -17,14 +17,14 @@ from eaftgate.visible import check_encoded, sentence
 app = typer.Typer(
     help="Remove experts from a gpt-oss checkpoint without training, and prove that the result is near-lossless.\n\n"
     "The way through: [bold]packs split[/] -> [bold]profile[/] -> [bold]prune[/] -> "
-    "[bold]gate[/] -> [bold]report[/].",
+    "[bold]gate[/] -> [bold]report[/]; [bold]run[/] does all of it by one recipe.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode="rich",
 )
 app.add_typer(packs.COMMANDS, name="packs")
-for group in (profile, prune, yardstick, gate, report, study):
+for group in (run, profile, prune, yardstick, gate, report, study):
     app.add_typer(group.COMMANDS)
 
 

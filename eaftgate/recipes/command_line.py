@@ -43,7 +43,8 @@ class RecipeCommand(TyperCommand):
 
     def __init__(self, *arguments: Any, **settings: Any) -> None:
         super().__init__(*arguments, **settings)
-        self.params.append(_recipe_option())
+        if all(parameter.name != "recipe" for parameter in self.params):  # run names its recipe first of all
+            self.params.append(_recipe_option())
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Raises UserError when a value of the recipe is none for its option; it names file and line."""
@@ -102,7 +103,7 @@ def _recipe_option() -> Any:
                 help="YAML file, or the name of a shipped one, with options that are not given here.",
                 is_eager=True,
                 expose_value=False,
-                callback=_use,
+                callback=use_recipe,
             ),
         ] = None,
     ) -> None:
@@ -111,7 +112,8 @@ def _recipe_option() -> Any:
     return typer.main.get_command(probe).params[0]
 
 
-def _use(ctx: typer.Context, recipe: Path | None) -> None:
+def use_recipe(ctx: typer.Context, recipe: Path | None) -> None:
+    """What the recipe says of the command of `ctx` is what it takes where the command line says nothing."""
     if recipe is None:
         return
     at: Any = ctx

@@ -30,7 +30,7 @@ MAX_EXTENDED = 50
 SHIPPED = Path(__file__).parent / "shipped"
 SECTIONS = (
     "packs split", "profile", "prune", "yardstick", "sweep", "diagnose", "overlap", "gate", "report", "budgets", "lock",
-    "verify", "cost",
+    "verify", "cost", "run",
 )  # fmt: skip
 """Every command of `eaftgate`, and the gate, which is pytest's."""
 
@@ -53,11 +53,18 @@ def read_section(path: Path, name: str) -> Section:
     Raises UserError for a file that is missing or no recipe, or is one for other commands only, and for files that
     extend each other in a circle.
     """
-    sections = _merged(_found(path, Path()), (), {})
+    sections = read_sections(path)
     if name not in sections:  # the wrong file, most likely; its command would run with nothing but defaults
         raise UserError(f"{path} has no section {name!r}: it has {', '.join(sections) or 'none'}")
-    options = sections[name]
-    return {option: Setting(value, where) for option, (value, where) in options.items() if value is not None}
+    return sections[name]
+
+
+def read_sections(path: Path) -> dict[str, Section]:
+    """Every section of the recipe `path` and of what it extends, by the name of its command. Raises UserError."""
+    return {
+        name: {option: Setting(value, where) for option, (value, where) in options.items() if value is not None}
+        for name, options in _merged(_found(path, Path()), (), {}).items()
+    }
 
 
 def _found(recipe: Path, within: Path) -> Path:

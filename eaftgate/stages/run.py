@@ -1,0 +1,188 @@
+"""Run the stages of a recipe one after the other, and nothing twice."""
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from eaftgate.errors import UserError
+from eaftgate.files import sha256_file, write_failure
+from eaftgate.gate.conclusion import reason_of, verdict_of
+from eaftgate.gate.results import Parity, RunVerdict
+from eaftgate.judge.policy import DEFAULT_GATES
+from eaftgate.locks import Taken, held
+from eaftgate.outputs import check_outside_checkpoints, check_parent
+from eaftgate.progress import AGAIN, duration
+from eaftgate.stages.process import run_stage, shown_command
+from eaftgate.stages.record import (
+    RunRecord,
+    check_asked,
+    gate_inputs,
+    judged,
+    made_by_run,
+    made_of,
+    read_record,
+    remember,
+)
+from eaftgate.stages.stage import GATE, LOCK, REPORT, Layout, Stage
+
+LOCK_FILE = ".run.lock"
+_PASSED, _NEGATIVE, _PUT_RIGHT, _INTERRUPTED = 0, 1, 2, 130
+_GATE_CODES = {0: _PASSED, 1: _NEGATIVE, 2: _INTERRUPTED}
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A stage that has ended. `seconds` is None for one that was up to date and was not begun."""
+
+    label: str
+    out: Path
+    seconds: float | None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """`code` is the run's: 0, 1 for a negative verdict, else that of the stage that could not be done."""
+
+    ended: tuple[Ended, ...]
+    parity: Parity | None
+    code: int
+
+    @property
+    def verdicts(self) -> dict[str, RunVerdict]:
+        """By candidate; of one that was not judged at all, incomplete."""
+        if self.parity is None:
+            return {}
+        names = dict.fromkeys([one.name for one in self.parity.candidates] + [cell.name for cell in self.parity.cells])
+        return {name: verdict_of(self.parity, name) for name in names}
+
+    @property
+    def reason(self) -> str:
+        """Why the run is no pass, in one line; nothing where it is one."""
+        return "" if self.parity is None or self.parity.verdict == "pass" else reason_of(self.parity)
+
+
+def check_place(out: Path) -> None:
+    """Raises UserError when no run can have the directory `out`."""
+    check_parent(out)
+    check_outside_checkpoints(out, itself=True)
+    if out.is_symlink() or (out.exists() and not out.is_dir()):
+        raise UserError(f"{out} is no directory, so nothing can be made in it: choose another --out")
+
+
+def run_stages(recipe: Path, stages: Sequence[Stage], layout: Layout, *, say: Callable[[str], None]) -> Outcome:
+    """Have the directory of the run to oneself, and do in it what is not done. `say` gets every line for people.
+
+    Raises UserError when another run has it, or it was made by a recipe that says something else.
+    """
+    check_place(layout.out)
+    try:
+        layout.out.mkdir(exist_ok=True)
+        with held(layout.out / LOCK_FILE):
+            record = read_record(layout.out)
+            check_asked(recipe, record, stages)
+            return _Running(layout, say, record, [stage for stage in stages if stage.name == "prune"]).through(stages)
+    except Taken as taken:
+        raise UserError(
+            f"another run is going on in {layout.out} ({taken}): wait for it or choose another --out"
+        ) from None
+    except OSError as error:
+        raise write_failure(error, layout.out) from None
+
+
+class _Running:
+    """The state of one run: what is recorded so far, and what the gate came to."""
+
+    def __init__(
+        self, layout: Layout, say: Callable[[str], None], record: RunRecord, candidates: Sequence[Stage]
+    ) -> None:
+        self._layout, self._say, self._record = layout, say, record
+        self._candidates = [stage.out for stage in candidates]
+        self._parity: Parity | None = None
+
+    def through(self, stages: Sequence[Stage]) -> Outcome:
+        ended: list[Ended] = []
+        worst = _PASSED
+        for number, stage in enumerate(stages, 1):
+            one, code = self._do(stage, f"{number} of {len(stages)}")
+            if one is None:
+                continue
+            ended.append(one)
+            if code > _NEGATIVE or (code and stage.name not in (GATE, LOCK)):
+                return Outcome(tuple(ended), self._parity, code)
+            worst = max(worst, code)
+        return Outcome(tuple(ended), self._parity, worst)
+
+    def _do(self, stage: Stage, place: str) -> tuple[Ended | None, int]:
+        """None for a stage of which there is nothing to make."""
+        if stage.name == GATE:
+            return self._gate(stage, place)
+        if stage.name not in (REPORT, LOCK):
+            self._record = remember(self._layout.out, self._record, stage)
+            return self._begin(stage, place)
+        if self._parity is None or (stage.name == LOCK and not self._was_judged(stage)):
+            self._say(f"== {place}: no {stage.label}: the gate has not come to a verdict")
+            return None, _PASSED
+        of = {"parity": str(self._parity.sha256)}
+        if made_of(self._record, stage, of):
+            return self._up_to_date(stage, place), self._negative(stage)
+        if made_by_run(self._record, stage):
+            stage.out.unlink()
+        self._record = remember(self._layout.out, self._record, stage, of=of)
+        ended, code = self._begin(stage, place)
+        if stage.out.is_file():
+            self._record = remember(self._layout.out, self._record, stage, of=of, sha256=sha256_file(stage.out))
+        return ended, code
+
+    def _gate(self, stage: Stage, place: str) -> tuple[Ended, int]:
+        packs = next(Path(word.removeprefix("--packs=")) for word in _packs(stage))
+        gates = Path(str(stage.asked["gates"].value)) if "gates" in stage.asked else DEFAULT_GATES
+        of = gate_inputs(self._candidates, packs, gates)
+        before = self._record.stages.get(stage.label)
+        parity = judged(stage.out) if before is not None and before.of == of else None
+        if parity is not None:
+            self._parity = parity
+            return self._up_to_date(stage, place), int(parity.verdict != "pass")
+        self._record = remember(self._layout.out, self._record, stage, of=of)
+        ended, code = self._begin(stage, place)
+        self._parity = judged(stage.out)
+        return ended, _GATE_CODES.get(code, code if code < 0 else _PUT_RIGHT)
+
+    def _begin(self, stage: Stage, place: str) -> tuple[Ended, int]:
+        self._say(f"== {place}: {' '.join(shown_command(stage))}")
+        began = time.monotonic()
+        try:
+            code = run_stage(stage, line=self._say, stdout=sys.stdout)
+        except KeyboardInterrupt:
+            self._say(f"== {place}: {stage.label} was interrupted; {AGAIN}")
+            raise
+        seconds = time.monotonic() - began
+        if code < 0:
+            raise UserError(
+                f"{stage.label} was ended by signal {-code}, for want of memory or by somebody: give the same command "
+                "again, it goes on where it was"
+            )
+        self._say(f"== {place}: {stage.label} took {duration(seconds)}")
+        return Ended(stage.label, stage.out, seconds), code
+
+    def _up_to_date(self, stage: Stage, place: str) -> Ended:
+        self._say(f"== {place}: {stage.out} is up to date")
+        return Ended(stage.label, stage.out, None)
+
+    def _name(self, stage: Stage) -> str:
+        return stage.out.name.removesuffix(".lock.json")
+
+    def _was_judged(self, stage: Stage) -> bool:
+        assert self._parity is not None
+        return verdict_of(self._parity, self._name(stage)) != "incomplete"
+
+    def _negative(self, stage: Stage) -> int:
+        assert self._parity is not None
+        return int(stage.name == LOCK and verdict_of(self._parity, self._name(stage)) != "pass")
+
+
+def _packs(stage: Stage) -> list[str]:
+    if "packs" in stage.asked:
+        return [str(stage.asked["packs"].value)]
+    return [word for word in stage.words if word.startswith("--packs=")]

@@ -1,0 +1,1 @@
+from cli_command import eaftgate  # noqa: F401
