@@ -150,10 +150,13 @@ class _Running:
         return ended, _GATE_CODES.get(code, code if code < 0 else _PUT_RIGHT)
 
     def _begin(self, stage: Stage, place: str) -> tuple[Ended, int]:
-        self._say(f"== {place}: {' '.join(shown_command(stage))}")
+        lines: list[str] = []
+        looks = stage.out.is_dir() and stage.name != GATE  # the command says that it is up to date, or what differs
+        if not looks:
+            self._say(f"== {place}: {' '.join(shown_command(stage))}")
         began = time.monotonic()
         try:
-            code = run_stage(stage, line=self._say, stdout=sys.stdout)
+            code = run_stage(stage, line=lines.append if looks else self._say, stdout=sys.stdout)
         except KeyboardInterrupt:
             self._say(f"== {place}: {stage.label} was interrupted; {AGAIN}")
             raise
@@ -163,6 +166,10 @@ class _Running:
                 f"{stage.label} was ended by signal {-code}, for want of memory or by somebody: give the same command "
                 "again, it goes on where it was"
             )
+        if looks and lines == [f"{stage.out} is up to date"]:
+            return self._up_to_date(stage, place), code
+        for line in lines:
+            self._say(line)
         self._say(f"== {place}: {stage.label} took {duration(seconds)}")
         return Ended(stage.label, stage.out, seconds), code
 

@@ -25,7 +25,13 @@ from eaftgate.rewrite.manifest import read_manifest
 from eaftgate.select.saliency import EaftWeights
 from eaftgate.select.scores import open_scores
 
-CHOICES = {"method": ("reap", "ean"), "alignment": ("token", "predicting")}
+CHOICES = {
+    "method": ("reap", "ean"),
+    "alignment": ("token", "predicting"),
+    "preamble": ("effort", "none"),
+    "reasoning_effort": ("low", "high"),
+    "analysis": ("served", "keep"),
+}
 SHIPPED = sorted((ROOT / "recipes").glob("*.yaml"))
 
 

@@ -233,3 +233,12 @@ def test_shipped_recipes_can_be_planned(name: str, tmp_path: Path, monkeypatch: 
     ended = CliRunner().invoke(app, ["run", f"recipes/{name}", "--dry-run", "--out", str(tmp_path / "out")])
     assert ended.exit_code == 0, ended.output
     assert "report (" in ended.output
+
+
+def test_packs_are_built_first_where_the_recipe_says_of_what(tmp_path: Path) -> None:
+    text = f"packs build: {{file_or_dir: [a.jsonl, b.jsonl], name: chat}}\nprofile: {{base: {BASE}}}\nprune: {{keep_n: 24}}"
+    recipe = written(tmp_path / "r.yaml", text)
+    said = planned(recipe)
+    assert said["build"] == "packs build --out=out/packs"
+    assert said["split"] == "packs split out/packs --out=out/split"
+    assert said["profile"] == "profile --packs=out/split/calibration --out=out/profile"
