@@ -236,7 +236,7 @@ def test_shipped_recipes_can_be_planned(name: str, tmp_path: Path, monkeypatch: 
 
 
 def test_packs_are_built_first_where_the_recipe_says_of_what(tmp_path: Path) -> None:
-    text = f"packs build: {{file_or_dir: [a.jsonl, b.jsonl], name: chat}}\nprofile: {{base: {BASE}}}\nprune: {{keep_n: 24}}"
+    text = f"packs build: {{file_or_dir: [a.jsonl, b.jsonl]}}\nprofile: {{base: {BASE}}}\nprune: {{keep_n: 24}}"
     recipe = written(tmp_path / "r.yaml", text)
     said = planned(recipe)
     assert said["build"] == "packs build --out=out/packs"
