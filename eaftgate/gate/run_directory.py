@@ -66,16 +66,17 @@ def check_junit(junit: Path, results: Path, inputs: Sequence[Path] = ()) -> None
 @contextmanager
 def run_in(results: Path) -> Iterator[None]:
     """Have `results` to oneself. Raises UserError when another run has it, or it cannot be made."""
-    try:
-        results.mkdir(exist_ok=True)
-        with held(results / LOCK_FILE):
-            yield
-    except Taken as taken:
-        raise UserError(
-            f"another run is going on in {results} ({taken}): wait for it or choose another --results"
-        ) from None
-    except OSError as error:
-        raise write_failure(error, results) from None
+    with ExitStack() as having:
+        try:
+            results.mkdir(exist_ok=True)
+            having.enter_context(held(results / LOCK_FILE))
+        except Taken as taken:
+            raise UserError(
+                f"another run is going on in {results} ({taken}): wait for it or choose another --results"
+            ) from None
+        except OSError as error:
+            raise write_failure(error, results) from None
+        yield
 
 
 def _is_parity(path: Path) -> bool:

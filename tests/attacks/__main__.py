@@ -5,7 +5,6 @@ PYTHONPATH=.:tests python -m attacks [--out docs/data/attacks.json] [KIND ...]
 
 import argparse
 import json
-import multiprocessing.util
 import sys
 import tempfile
 from collections import Counter
@@ -42,7 +41,6 @@ def main() -> int:
     parser.add_argument("kinds", nargs="*")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
-    multiprocessing.util.get_temp_dir()  # not in a box, which is gone when this process ends
     rows: list[dict[str, Any]] = []
     failed = False
     with tempfile.TemporaryDirectory() as directory:

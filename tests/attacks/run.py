@@ -5,6 +5,7 @@ The gate is pytest, and runs in a process of its own.
 
 import gc
 import hashlib
+import multiprocessing.util
 import os
 import re
 import resource
@@ -145,6 +146,7 @@ def _gate(words: list[str], box: Box) -> Ended:
 
 @contextmanager
 def _inside(path: Path) -> Iterator[None]:
+    multiprocessing.util.get_temp_dir()  # of this process for good: not in a box, whose path is too long for a socket
     before, temporary = Path.cwd(), tempfile.tempdir
     os.chdir(path)
     tempfile.tempdir = str(path / _SCRATCH)

@@ -155,13 +155,10 @@ def made(place: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for path in sorted(place.rglob("*")):
         name = path.relative_to(place).as_posix()
-        if path.is_dir():
-            if LEFTOVERS.fullmatch(path.name):
-                found[name] = "left over"
-        elif "/trace/" not in name and path.suffix != ".log" and not name.endswith(".lock"):
-            found[name] = _untimed(path, path.read_bytes().replace(str(place).encode(), b"PLACE"))
-        elif LEFTOVERS.fullmatch(path.name):
+        if LEFTOVERS.fullmatch(path.name):
             found[name] = "left over"
+        elif path.is_file() and "/trace/" not in name and path.suffix not in (".log", ".lock"):
+            found[name] = _untimed(path, path.read_bytes().replace(str(place).encode(), b"PLACE"))
     if (place / "out" / "trace").is_dir():
         found["trace"] = _trace(place / "out")
     return found

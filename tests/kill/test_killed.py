@@ -3,6 +3,7 @@
 `make test-kill` takes 20 moments of every command that writes; without --moments, those that take long at three.
 """
 
+import re
 import signal
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from kill.jobs import JOBS, Ended, made, run
 pytestmark = pytest.mark.slow
 LONG = ("profile", "prune", "refined", "sweep", "gate")
 MOMENTS = 3
+ERRORS = re.compile(r"^(?!KeyboardInterrupt)[\w.]+(Error|Exception|Interrupt)\b", re.MULTILINE)
+"""How a traceback ends; one of an interrupt that came before the command line was there is Python's."""
 
 
 class Undisturbed:
@@ -44,6 +47,7 @@ def check_again(name: str, inputs: Path, undisturbed: Undisturbed, place: Path, 
     place.mkdir()
     words = JOBS[name].given(inputs)
     stopped = run(words, place, after=after, number=number)
+    assert not ERRORS.search(stopped.output), stopped.output
     again = run(words, place)
     assert again.code == ended.code, f"stopped after {after:.3f} s ({stopped.code}): {again.output}"
     assert made(place) == made(whole), f"stopped after {after:.3f} s"
