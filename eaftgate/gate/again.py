@@ -25,7 +25,7 @@ from eaftgate.judge.policy import IntervalPolicy, PointPolicy, is_primary, load_
 from eaftgate.judge.verdict import MetricVerdict
 from eaftgate.parity.paired import PairedTokens, pair
 
-NOT_JUDGED = frozenset({"eaftgate", "lost_messages", "sha256", "keep_jaccard"})
+NOT_JUDGED = frozenset({"eaftgate", "lost_messages", "sha256", "keep_jaccard", "run"})
 """Keys of parity.json that no collection can show."""
 _RELATIVE, _ABSOLUTE = 1e-6, 1e-9
 """Another version of NumPy may add in another order."""

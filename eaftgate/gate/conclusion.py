@@ -78,7 +78,12 @@ def reason_of(parity: Parity) -> str:
 
 def verdict_of(parity: Parity, name: str) -> RunVerdict:
     """The verdict of one of a run's checkpoints, by its short name: the run's but for what concerns others alone."""
-    names = {cell.name for cell in parity.cells}
+    return of_checkpoint(parity, name).verdict
+
+
+def of_checkpoint(parity: Parity, name: str) -> Parity:
+    """What a run would have said with one of its checkpoints alone."""
+    names = {cell.name for cell in parity.cells} | {candidate.name for candidate in parity.candidates}
 
     def concerns(case: str) -> bool:
         inside = case.partition("[")[2].rstrip("]")
@@ -86,12 +91,11 @@ def verdict_of(parity: Parity, name: str) -> RunVerdict:
         owner = max(owners, key=len, default=name)
         return owner == name or inside.startswith(f"{owner}+")  # several, compared with each other
 
-    return run_verdict(
-        [case for case in parity.failed if concerns(case.case)],
-        [case for case in parity.not_run if concerns(case)],
-        [cell for cell in parity.cells if cell.name == name],
-        complete=parity.complete,
-    )
+    failed = tuple(case for case in parity.failed if concerns(case.case))
+    not_run = tuple(case for case in parity.not_run if concerns(case))
+    cells = tuple(cell for cell in parity.cells if cell.name == name)
+    verdict = run_verdict(failed, not_run, cells, complete=parity.complete)
+    return parity.model_copy(update={"failed": failed, "not_run": not_run, "cells": cells, "verdict": verdict})
 
 
 def read_records(plan: Plan, session: str) -> dict[Cell, CellRecord]:

@@ -126,6 +126,8 @@ class Plan:
     """The checkpoints of which nothing says what rows they were made on."""
     gates_sha256: str | None = None
     """Of the gates file."""
+    packs: Path | None = None
+    """Where its rows are, also where none was given: those of the embedded checkpoint."""
     yardsticks: Mapping[str, int] = field(default_factory=dict)
     """Those that say that they are the base with rounded experts, and to how many bits."""
 
@@ -312,6 +314,7 @@ def make_plan(options: GateOptions, *, fixture_packs: Path) -> Plan:
         profiling_groups=groups,
         rows_unknown=frozenset(unknown),
         gates_sha256=sha256_file(options.gates),
+        packs=options.packs or fixture_packs,
         yardsticks=yardsticks,
     )
 

@@ -15,6 +15,7 @@ from eaftgate.collect.collection import Collection, load_collection
 from eaftgate.errors import UserError
 from eaftgate.files import write_text
 from eaftgate.gate.candidates import Candidate
+from eaftgate.gate.identity import RunIdentity
 from eaftgate.gate.messages import LostMessage, MessageCounts
 from eaftgate.gate.plan import CandidateKind, Cell
 from eaftgate.gate.stability import Stability
@@ -29,6 +30,8 @@ from eaftgate.strict_json import read_object
 PARITY_FILE = "parity.json"
 GATES_FILE = "gates.json"
 """What the run was judged by."""
+PAGE_FILE = "report.html"
+"""What people read of the run."""
 CELLS_DIR = "cells"
 COLLECTIONS_DIR = "collections"
 LOCK_FILE = "run.lock"
@@ -250,6 +253,8 @@ class Parity(Record):
     further: tuple[ParityCell, ...] = ()
     """The primary cells in the row order of further seeds."""
     repeated: tuple[Repeated, ...] = ()
+    """None in files of earlier versions."""
+    run: RunIdentity | None = None
     """None in files of earlier versions."""
     gates_sha256: str | None = None
     """Of the gates file; None in files of earlier versions."""

@@ -11,12 +11,15 @@ from eaftgate.errors import UserError
 from eaftgate.files import write_failure
 from eaftgate.gate.models import WORK_DIR, work_is_ours
 from eaftgate.gate.plan import GateOptions
-from eaftgate.gate.results import CELLS_DIR, COLLECTIONS_DIR, GATES_FILE, LOCK_FILE, PARITY_FILE
+from eaftgate.gate.results import CELLS_DIR, COLLECTIONS_DIR, GATES_FILE, LOCK_FILE, PAGE_FILE, PARITY_FILE
 from eaftgate.locks import Taken, held
 from eaftgate.outputs import check_apart, check_outside_checkpoints, check_parent
 from eaftgate.strict_json import read_object
 
 DIGESTS_FILE = "digests.json"
+_FILES = (PARITY_FILE, DIGESTS_FILE, GATES_FILE, PAGE_FILE, LOCK_FILE)
+_PAGE = b"<title>eaftgate: "
+"""In the head of every report."""
 
 
 def hold(config: pytest.Config, options: GateOptions) -> None:
@@ -43,10 +46,10 @@ def check_run_directory(results: Path, inputs: Sequence[Path] = ()) -> None:
     check_parent(results, option=option)
     check_outside_checkpoints(results, option=option, itself=True)
     check_apart(results, inputs, option=option)
-    for name in (WORK_DIR, CELLS_DIR, COLLECTIONS_DIR, PARITY_FILE, DIGESTS_FILE, GATES_FILE):
+    for name in (WORK_DIR, CELLS_DIR, COLLECTIONS_DIR, PARITY_FILE, DIGESTS_FILE, GATES_FILE, PAGE_FILE):
         path = results / name
-        wrong = path.exists() and not (path.is_file() if name.endswith(".json") else path.is_dir())
-        if path.is_symlink() or wrong or (name == PARITY_FILE and path.exists() and not _is_parity(path)):
+        wrong = path.exists() and not (path.is_file() if name.endswith((".json", ".html")) else path.is_dir())
+        if path.is_symlink() or wrong or (name in _IS_OURS and path.exists() and not _IS_OURS[name](path)):
             raise _not_ours(path)
     if not work_is_ours(results):
         raise _not_ours(results / WORK_DIR)
@@ -59,7 +62,7 @@ def check_junit(junit: Path, results: Path, inputs: Sequence[Path] = ()) -> None
     check_apart(junit, inputs, option=option)
     if junit.is_dir():
         raise UserError(f"{option} is {junit}, which is a directory: choose another place")
-    if junit.resolve() in {(results / name).resolve() for name in (PARITY_FILE, DIGESTS_FILE, GATES_FILE, LOCK_FILE)}:
+    if junit.resolve() in {(results / name).resolve() for name in _FILES}:
         raise UserError(f"{option} is {junit}, where the run puts a file of its own: choose another place")
 
 
@@ -84,6 +87,15 @@ def _is_parity(path: Path) -> bool:
         return "schema_version" in read_object(path, what="gate result")
     except UserError:
         return False
+
+
+def _is_page(path: Path) -> bool:
+    with path.open("rb") as file:
+        return _PAGE in file.read(1024)
+
+
+_IS_OURS = {PARITY_FILE: _is_parity, PAGE_FILE: _is_page}
+"""What a run takes away at its begin."""
 
 
 def _not_ours(path: Path) -> UserError:

@@ -20,21 +20,24 @@ from eaftgate.gate.cases import required_cases
 from eaftgate.gate.classes import class_lines
 from eaftgate.gate.conclusion import CaseOutcome, case_of, conclude, read_floor, read_records
 from eaftgate.gate.ending import cut_short, reports_of
+from eaftgate.gate.identity import RunIdentity, identity_of, now
 from eaftgate.gate.junit import is_file_or_free, make_red
 from eaftgate.gate.luck import luck_line, luck_of
 from eaftgate.gate.models import clear_work, remove_copies
 from eaftgate.gate.plan import V1, V2, Cell, Plan
 from eaftgate.gate.plugin import DIRECTORY, RUN_MODULE, SUITE, SUITE_DIR
 from eaftgate.gate.pytest_internals import add_junit_property, junit_file, junit_written_to
-from eaftgate.gate.results import PARITY_FILE, CellRecord, Luck, Parity, copy_gates, write_parity
+from eaftgate.gate.results import PAGE_FILE, PARITY_FILE, CellRecord, Luck, Parity, copy_gates, write_parity
 from eaftgate.gate.stability import stability_lines, stability_note
 from eaftgate.gate.table import COLOURS, remarks, render_cells
-from eaftgate.visible import plain
+from eaftgate.visible import plain, sentence
 
 MAX_LINES = 8
 COLLECTED_AGAIN = "collected_again"
 """The property of a case that says which saved files it could not use."""
 RUN_CASES = ("test_complete", "test_verdict")
+PAGE_MODULE = "eaftgate.report.html"
+"""Of a later room, which this one does not know: what it makes of a run is asked for by name, as the suite is."""
 LISTED_ONLY = "nothing was judged: --collect-only lists the cases"
 
 
@@ -43,6 +46,7 @@ class SessionReport:
 
     def __init__(self, config: pytest.Config, plan: Plan, session: str) -> None:
         self._config, self._plan, self._session = config, plan, session
+        self._started = now()
         self._outcomes: dict[str, CaseOutcome] = {}
         self._began = False
         self._parity: Parity | None = None
@@ -50,6 +54,8 @@ class SessionReport:
         """The session until it has counted the cases of test_run.py, for the progress that the terminal shows."""
         self._problem = ""
         """What kept the run from saying its verdict, in one sentence."""
+        self._page = ""
+        """Where the report is, or why there is none."""
         place = junit_file(config)
         self._junit = place if place is not None and is_file_or_free(place) else None
 
@@ -79,7 +85,8 @@ class SessionReport:
             except UserError as error:
                 raise pytest.UsageError(str(error)) from None
         if not listing:
-            (self._plan.options.results / PARITY_FILE).unlink(missing_ok=True)
+            for name in (PARITY_FILE, PAGE_FILE):
+                (self._plan.options.results / name).unlink(missing_ok=True)
             clear_work(self._plan.options.results)
         self._counted = session
         # Not by a case: what was not planned has none.
@@ -127,6 +134,7 @@ class SessionReport:
             self._revoke(_late(session.exitstatus))
         if session.exitstatus == pytest.ExitCode.OK and not self._passed:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        self._write_page()
         return result
 
     def exit_code(self, code: int) -> int:
@@ -163,6 +171,7 @@ class SessionReport:
                 luck=self._luck(records),
                 floor=read_floor(self._plan, self._session),
             )
+            self._parity = self._parity.model_copy(update={"run": self._identity(self._parity)})
             copy_gates(results, self._plan.options.gates)
             write_parity(results, self._parity)
         except UserError as error:
@@ -179,8 +188,9 @@ class SessionReport:
         self._problem = self._problem or problem
         if self._parity is not None:
             self._parity = self._parity.model_copy(update={"verdict": "incomplete", "complete": False})
-        with suppress(OSError):
-            (self._plan.options.results / PARITY_FILE).unlink(missing_ok=True)
+        for name in (PARITY_FILE, PAGE_FILE):
+            with suppress(OSError):
+                (self._plan.options.results / name).unlink(missing_ok=True)
 
     def _revoke(self, problem: str, *, in_session: bool = True) -> None:
         """What was said cannot be stood by."""
@@ -209,21 +219,30 @@ class SessionReport:
         for report in reports_of(f"{place}/{RUN_MODULE}.py", name, reason, max_lines=MAX_LINES):
             hook.pytest_runtest_logreport(report=report)
 
+    def _identity(self, parity: Parity) -> RunIdentity:
+        base = parity.cells[0].inputs.base.name if parity.cells else self._plan.options.base
+        arguments = [str(argument) for argument in self._config.invocation_params.args]
+        return identity_of(self._plan, arguments, started=self._started, base=base)
+
+    def _write_page(self) -> None:
+        """For people, when everything else is written: it is no part of the verdict, and changes nothing of it."""
+        results = self._plan.options.results
+        if self._parity is None or self._problem:
+            return
+        try:
+            import_module(PAGE_MODULE).write_page(results, self._parity)
+            self._page = f"report: {results / PAGE_FILE}"
+        except (Exception, KeyboardInterrupt) as error:
+            self._page = (
+                f"{results / PAGE_FILE} could not be written ({sentence(str(error) or type(error).__name__)}): "
+                f"eaftgate report {results} --out FILE makes it"
+            )
+
     def _luck(self, records: Mapping[Cell, CellRecord]) -> tuple[Luck, ...]:
         """It is shown only, and no verdict waits for it."""
         with suppress(UserError):
             return luck_of(self._plan, records)
         return ()
-
-    def _left_out(self) -> list[str]:
-        """Which rows of the packs are no conversations; what keeps a pack from being read, its cases say."""
-        if self._plan.options.packs is None:
-            return []
-        from eaftgate.packs.pack import read_packs
-
-        with suppress(UserError):
-            return [pack.left_out for pack in read_packs(self._plan.options.packs) if pack.left_out]
-        return []
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         parity = self._parity
@@ -247,7 +266,7 @@ class SessionReport:
                 terminalreporter.write_line(line)
         said = (
             unknown_rows(parity.candidates)
-            + self._left_out()
+            + [pack.left_out for pack in (parity.run.packs if parity.run else ()) if pack.left_out]
             + [str(again) for o in self._outcomes.values() if (again := o.properties.get(COLLECTED_AGAIN))]
             + remarks(parity.cells)
             + _shared_reasons(parity)
@@ -267,6 +286,8 @@ class SessionReport:
             write(f"{V1}, the rule on point estimates, would say: {parity.v1_verdict}")
         if self._plan.policy_name != V2 and parity.v2_verdict not in (None, parity.verdict):
             write(f"{V2} would have said: {parity.v2_verdict} (--policy={V2} asks it, and is how to pin a policy)")
+        if self._page and not self._problem:
+            write(self._page)
         where = "there is no parity.json" if self._problem else self._plan.options.results / PARITY_FILE
         write(
             f"verdict: {parity.verdict.upper()}   ({where})",

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from eaftgate.collect.collection import Collection
 from eaftgate.errors import UserError
-from eaftgate.gate.results import ParityCell, Severity, read_parity
+from eaftgate.gate.results import Parity, ParityCell, Severity, read_parity
 from eaftgate.judge.cell import judge_cell
 from eaftgate.judge.metrics import has_intervals
 from eaftgate.judge.policy import IntervalPolicy, PointPolicy
@@ -40,16 +40,22 @@ class BudgetRow:
 
 
 def budgets_of(
-    results: Path, policy: PointPolicy | IntervalPolicy, budgets: Sequence[int], *, strict: bool = False
+    results: Path,
+    policy: PointPolicy | IntervalPolicy,
+    budgets: Sequence[int],
+    *,
+    strict: bool = False,
+    parity: Parity | None = None,
+    primary_only: bool = False,
 ) -> list[BudgetRow]:
-    """One row for every cell and budget.
+    """One row for every cell and budget. `parity` is what the run says, where that has been read already.
 
     `budgets` empty: 8 blocks, and twice as many until all of them. Raises UserError when the run's collections are not
     there or not whole, or a budget has no counted token.
     """
     rows = []
-    parity = read_parity(results)
-    for cell in parity.cells:
+    parity = parity or read_parity(results)
+    for cell in (cell for cell in parity.cells if cell.severity == "primary" or not primary_only):
         tokens = pair(*(_collection(results, cell, role) for role in ("base", "checkpoint")))
         for blocks in budgets or _doubling(cell.num_blocks):
             seen = tokens.select(tokens.block_T < blocks)

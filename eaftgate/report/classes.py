@@ -10,12 +10,6 @@ from eaftgate.judge.wording import bounds_shown, shown
 from eaftgate.report.rows import Cell, html_text, row, table
 from eaftgate.visible import visible
 
-STYLE = """
-ol.lost li { margin: .8rem 0; max-width: 60rem; } ol.lost small { display: block; }
-code { white-space: pre-wrap; overflow-wrap: anywhere; font-size: .85em; background: #f4f5f6; padding: .1rem .3rem; }
-summary { cursor: pointer; margin: .5rem 0; }
-"""
-
 _CLASSES = (
     "The change of the log-loss by class of tokens, shown as a relative change of perplexity, with its bounds and the "
     "number of tokens. header: channel, recipient and constraint, up to <|message|>; recipient: the name that a call "
@@ -35,16 +29,17 @@ _MESSAGES = (
 def classes_section(parity: Parity) -> str:
     """HTML, of every candidate; nothing where the policy looks at no class and no message was counted."""
     said = ""
-    for name in dict.fromkeys(cell.name for cell in parity.cells):
+    for number, name in enumerate(dict.fromkeys(cell.name for cell in parity.cells)):
         cells = [cell for cell in parity.cells if cell.name == name]
         by_class = [cell for cell in cells if has_classes(cell)]
         counted = [cell for cell in cells if cell.messages]
         title = html_text(visible(name))
         if by_class:
-            said += f'<h2>{title}, by class</h2>{_class_table(by_class)}<p class="note">{html_text(_CLASSES)}</p>'
+            said += f'<h2 id="classes{number}">{title}, by class</h2>{_class_table(by_class)}'
+            said += f'<p class="note">{html_text(_CLASSES)}</p>'
         if counted:
-            said += f'<h2>{title}, whole messages</h2>{_message_table(counted)}<p class="note">{_MESSAGES}</p>'
-            said += _breakdown(counted)
+            said += f'<h2 id="messages{number}">{title}, whole messages</h2>{_message_table(counted)}'
+            said += f'<p class="note">{_MESSAGES}</p>{_breakdown(counted)}'
         said += _lost(title, parity.lost_messages.get(name, ()))
     return said
 
@@ -149,7 +144,7 @@ def _lost(title: str, messages: Sequence[LostMessage]) -> str:
         for message in messages
     )
     return (
-        f"<h2>{title}, the first messages lost</h2>"
+        f"<h3>{title}, the first messages lost</h3>"
         '<p class="note">Calls and final answers of the cells that decide, that the base writes exactly as they stand. '
         "What is no printable character is written as in a Python literal.</p>"
         f'<ol class="lost">{items}</ol>'

@@ -1,21 +1,32 @@
 """report.html: one self-contained page that says what was judged, how it went, and what the numbers mean."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from eaftgate.files import write_text
 from eaftgate.gate.candidates import kind_line, unknown_rows
 from eaftgate.gate.classes import EXACT, LOSSES
 from eaftgate.gate.luck import luck_line
-from eaftgate.gate.results import PARITY_FILE, Parity, ParityCell, RunVerdict, is_as_written, read_parity
+from eaftgate.gate.results import PAGE_FILE, PARITY_FILE, Parity, ParityCell, RunVerdict, is_as_written, read_parity
 from eaftgate.gate.table import remarks
 from eaftgate.judge.metrics import METRICS, POINT_METRICS
 from eaftgate.judge.verdict import MetricVerdict
 from eaftgate.judge.wording import bounds_shown, shown
 from eaftgate.outputs import check_file, put_file
-from eaftgate.report.classes import STYLE, classes_section
+from eaftgate.report.banner import banners, names_of
+from eaftgate.report.classes import classes_section
+from eaftgate.report.keep_map import keep_maps
+from eaftgate.report.landscapes import landscapes_section
+from eaftgate.report.made_from import made_from
+from eaftgate.report.margins import drawn_metrics, key, margins_section
 from eaftgate.report.rows import Cell, html_text, row, table, verdict_cell
+from eaftgate.report.side_by_side import side_by_side
+from eaftgate.report.smaller import smaller_budgets
 from eaftgate.report.stability import stability_section
+from eaftgate.report.style import STYLE
 from eaftgate.report.yardstick import yardstick_lines
+from eaftgate.visible import visible
 
 ORIGIN_ROWS = (
     ("base against base, no-op rewrite", "UNION 1024, PPL 5.449", "0", "0", "0", "0", "pass"),
@@ -30,22 +41,11 @@ ORIGIN_ROWS = (
 )
 """Published by the project this grew from (radna0/cuda-norm): gpt-oss-20b, 512 blocks, v1."""
 
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 96rem; padding: 0 1rem; color: #1c2024; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.1rem; margin-top: 2rem; } h3 { font-size: 1rem; }
-small { color: #697177; font-size: .78em; } .scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; white-space: nowrap; }
-th, td { padding: .3rem .55rem; text-align: right; border-bottom: 1px solid #e3e6e8; }
-th { font-weight: 600; border-bottom: 2px solid #1c2024; }
-td.name, th.name { text-align: left; } tr.advisory { color: #697177; }
-.verdict { font-weight: 700; } .pass { color: #18794e; } .fail { color: #cd2b31; }
-.inconclusive, .incomplete { color: #ad5700; }
-p.note { max-width: 48rem; color: #4a5056; }
-"""
-
-
 _ALLOWED = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 """The page runs nothing and fetches nothing; only its own style is applied."""
+
+OPEN_AT_FIRST = 2
+"""Candidates whose margins are open when the page is."""
 
 _CHANGED = """<p class="verdict fail">parity.json has changed since the run wrote it: its sha256 is not that of what it
 says, and nothing on this page can be relied on.</p>
@@ -56,51 +56,108 @@ def write_report(results: Path, out: Path) -> bool:
     """Render the run in `results`; returns whether the page was there already. Raises UserError when the run has no
     result, and when `out` is something else."""
     check_file(out, [results / PARITY_FILE])
-    return put_file(out, render(read_parity(results), as_written=is_as_written(results)))
+    return put_file(out, render(read_parity(results), results, as_written=is_as_written(results)))
 
 
-def render(parity: Parity, *, as_written: bool = True) -> str:
-    """The page; `as_written`: nobody has changed parity.json since the run wrote it."""
+def write_page(results: Path, parity: Parity) -> None:
+    """The run's own page, which replaces that of an earlier run."""
+    write_text(results / PAGE_FILE, render(parity, results))
+
+
+def render(parity: Parity, results: Path | None = None, *, as_written: bool = True) -> str:
+    """The page; `results` is where the run's collections are, if they are; `as_written`: nobody has changed parity.json
+    since the run wrote it."""
+    sections = [
+        side_by_side(parity),
+        _problems(parity),
+        _margins(parity),
+        classes_section(parity),
+        landscapes_section(results, parity),
+        smaller_budgets(results, parity),
+        keep_maps(parity),
+        _luck(parity),
+        stability_section(parity.stability, interval=parity.has_intervals),
+        _figures(parity),
+        _published(),
+        made_from(parity),
+    ]
+    policy, regime = html_text(parity.policy), html_text(parity.regime)
+    when = f", {html_text(parity.run.ended[:10])}" if parity.run else ""
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="{_ALLOWED}">
+<title>eaftgate: {html_text(parity.verdict)}</title><style>{STYLE}</style></head><body>
+<header><h1>Near-lossless gate: {_verdict(parity.verdict, parity.verdict.upper())}</h1>
+<p>Policy {policy}, regime {regime}{when}. The rule on point estimates (near-lossless-v1) says
+{_verdict(parity.v1_verdict, parity.v1_verdict)}.{_v2(parity.v2_verdict)}
+{_best_of(parity.asked.best_of)}</p>
+{"" if as_written else _CHANGED}</header>
+<nav aria-label="on this page">{_contents(sections)}</nav>
+<main>{banners(parity)}
+{_candidates(parity)}
+{"".join(section for section in sections if section)}
+</main>
+<footer><p class="note">Written by eaftgate {html_text(parity.eaftgate)}. This page repeats parity.json and what the
+run's collections show; eaftgate lock judges the collections again.</p></footer>
+</body></html>
+"""
+
+
+_HEADING = re.compile(r'<h2 id="([\w-]+)">([^<]*)</h2>')
+
+
+def _contents(sections: Sequence[str]) -> str:
+    """Links to the sections that are there."""
+    found = [match.groups() for section in sections for match in _HEADING.finditer(section)]
+    return "<ul>" + "".join(f'<li><a href="#{place}">{title}</a></li>' for place, title in found) + "</ul>"
+
+
+def _margins(parity: Parity) -> str:
+    """Every candidate's cells against their margins."""
+    if not drawn_metrics(parity.cells):
+        return ""
+    names = names_of(parity)
+    said = "".join(
+        f"<details{' open' if number < OPEN_AT_FIRST else ''}><summary><h3>{html_text(visible(name))}</h3></summary>"
+        f"{margins_section(cells, number, parity.cells)}</details>"
+        for number, name in enumerate(names)
+        if (cells := [cell for cell in parity.cells if cell.name == name])
+    )
+    remarked = _remarks(parity.cells)
+    return f"""<h2 id="margins">Against the margins</h2>
+<p class="note">Differences are candidate minus base on the same tokens. A metric passes when its one-sided 95 % bounds
+lie inside its margin, fails when they lie outside, and is inconclusive in between.</p>{key()}{said}{remarked}"""
+
+
+def _figures(parity: Parity) -> str:
+    """Every number of every cell."""
     cells = parity.cells
-    metrics = list(cells[0].metrics) if cells else []
+    if not cells:
+        return ""
     by_class = {*EXACT, *LOSSES} - {"ppl"}  # in tables of their own
-    elsewhere = [metric for metric in metrics if metric not in by_class]
+    elsewhere = [metric for metric in cells[0].metrics if metric not in by_class]
     columns = ("js2d plug-in", "PPL base", "PPL", "dPPL", "blocks", "tokens")
     judged = table(
         ("checkpoint", "pack", "seq_len", "verdict", *elsewhere, *columns),
         [_cell_row(cell, elsewhere) for cell in cells],
+        label="all figures",
     )
+    return f"""<h2 id="figures">All figures</h2><details><summary>Every cell, as in parity.json</summary>{judged}
+<p class="note">Only completion tokens count. {_meanings(elsewhere, interval=parity.has_intervals)}
+js2d plug-in is the Jensen-Shannon divergence on 160 x 120 bins, which at a small budget is mostly bias. The metrics
+that have a margin are coloured by their verdict. Grey cells are advisory.</p></details>"""
+
+
+def _published() -> str:
     origin = table(
         ("run (20B)", "cell", "dPPL", "dCC (pp)", "d mean p", "JS2D", "verdict"),
         [row("td", (*published, verdict_cell(verdict) if verdict else "")) for *published, verdict in ORIGIN_ROWS],
+        label="published figures",
     )
-    policy, regime = html_text(parity.policy), html_text(parity.regime)
-    return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="{_ALLOWED}">
-<title>eaftgate: {html_text(parity.verdict)}</title><style>{_STYLE}{STYLE}</style></head><body>
-<h1>Near-lossless gate: {_verdict(parity.verdict, parity.verdict.upper())}</h1>
-<p>Policy {policy}, regime {regime}. The rule on point estimates (near-lossless-v1) says
-{_verdict(parity.v1_verdict, parity.v1_verdict)}.{_v2(parity.v2_verdict)}
-{_best_of(parity.asked.best_of)}</p>
-{"" if as_written else _CHANGED}{judged}
-<p class="note">Differences are candidate minus base on the same tokens; only completion tokens count. A metric is
-shown with its one-sided 95 % bounds where the policy has them: it passes when they lie inside the margin, fails when
-they lie outside, and is inconclusive in between. {_meanings(elsewhere, interval=parity.has_intervals)}
-js2d plug-in is the Jensen-Shannon divergence on 160 x 120 bins, which at a small budget is mostly bias. The metrics
-that have a margin are coloured by their verdict. Grey cells are advisory.</p>
-{classes_section(parity)}
-{_candidates(parity)}{_remarks(cells)}{_problems(parity)}
-{_luck(parity)}{stability_section(parity.stability, interval=parity.has_intervals)}
-<h2>Published figures of the origin, for comparison</h2>
-{origin}
+    return f"""<h2 id="origin">Published figures of the origin</h2><details><summary>For comparison</summary>{origin}
 <p class="note">keep 20 ran on other blocks, with base PPL 5.718 and 4.671: it loses 8.5 and 8.2 %, and its rows
 do not compare with those of keep 24. At 1024 tokens the worst pack of keep 24, tool_agentic, had a JS2D of 0.0213.</p>
-<h2>Made from</h2>{_inputs(cells)}
-<p class="note">Written by eaftgate {html_text(parity.eaftgate)}. This page repeats parity.json; eaftgate lock judges
-the collections again.</p>
-</body></html>
-"""
+</details>"""
 
 
 def _verdict(verdict: RunVerdict, said: str) -> str:
@@ -174,7 +231,7 @@ def _candidates(parity: Parity) -> str:
 
 def _remarks(cells: Sequence[ParityCell]) -> str:
     said = "".join(f"<li>{html_text(line)}</li>" for line in remarks(cells))
-    return f"<h2>What limits the cells, and keeps deciding ones from a pass</h2><ul>{said}</ul>" if said else ""
+    return f"<h3>What limits the cells, and keeps deciding ones from a pass</h3><ul>{said}</ul>" if said else ""
 
 
 def _luck(parity: Parity) -> str:
@@ -188,7 +245,7 @@ def _luck(parity: Parity) -> str:
         )
         for found in parity.luck
     ]
-    return f"""<h2>The best of {parity.luck[0].candidates} candidates</h2>
+    return f"""<h2 id="luck">The best of {parity.luck[0].candidates} candidates</h2>
 {table(("pack", "seq_len", "documents", "one passes by luck", "at least one of all does"), body)}
 <p class="note">The documents of the cell are drawn anew, the same for all candidates, whose differences are moved so
 that each lies exactly on the margin of ppl; judged by the policy's bounds, by document.
@@ -202,19 +259,7 @@ def _problems(parity: Parity) -> str:
     if not items:
         return ""
     return (
-        "<h2>What failed or did not run</h2><ul>" + "".join(f"<li>{html_text(item)}</li>" for item in items) + "</ul>"
+        '<h2 id="problems">What failed or did not run</h2><ul>'
+        + "".join(f"<li>{html_text(item)}</li>" for item in items)
+        + "</ul>"
     )
-
-
-def _inputs(cells: Sequence[ParityCell]) -> str:
-    rows: dict[str, tuple[str, str]] = {}
-    for cell in cells:
-        base = cell.inputs.base
-        rows["base"] = (base.name, base.digest)
-        rows[cell.name] = (cell.checkpoint, cell.inputs.checkpoint_digest)
-    models = table(
-        ("model", "named", "digest"), [row("td", (role, name, digest)) for role, (name, digest) in rows.items()]
-    )
-    settings = cells[0].inputs.collector if cells else {}
-    scored = ", ".join(f"{key} {value}" for key, value in settings.items())
-    return f'{models}<p class="note">Scored with: {html_text(scored)}.</p>'

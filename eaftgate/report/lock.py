@@ -4,7 +4,6 @@ It is made from the run's collections, which are judged again, and from parity.j
 do. What they cannot show (`outcomes`) is the run's own word.
 """
 
-import importlib.metadata
 import platform
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +19,7 @@ from eaftgate.errors import UserError
 from eaftgate.files import json_text, sha256_file
 from eaftgate.gate.again import differences, judged_again
 from eaftgate.gate.conclusion import verdict_of
+from eaftgate.gate.identity import library_versions
 from eaftgate.gate.options import OTHER
 from eaftgate.gate.plan import CandidateKind
 from eaftgate.gate.results import (
@@ -41,8 +41,6 @@ from eaftgate.judge.verdict import MetricVerdict, Verdict
 from eaftgate.outputs import check_file, put_file
 from eaftgate.records import Record, is_as_sealed, json_of, read_model
 from eaftgate.rewrite.manifest import MANIFEST_FILE, Manifest, own_manifest, read_manifest, verify_files
-
-PINNED_LIBRARIES = ("numpy", "safetensors", "scipy", "tokenizers", "torch", "transformers")
 
 
 class LockedModel(ModelIdentity):
@@ -163,16 +161,12 @@ def make_lock(results: Path, checkpoint: str | None, gates: Path | None = None) 
         stability=parity.stability,
         collector=cells[0].inputs.collector,
         cells=tuple(_pinned(cell) for cell in cells),
-        libraries=_libraries(),
+        libraries=library_versions(),
         python=platform.python_version(),
         **_pinned_run(results, parity),
         outcomes=Outcomes(failed=parity.failed, not_run=parity.not_run, complete=parity.complete),
         results=str(results.absolute()),
     )
-
-
-def _libraries() -> dict[str, str]:
-    return {name: importlib.metadata.version(name) for name in PINNED_LIBRARIES}
 
 
 def _confirmed(results: Path, told: Parity, gates: Path | None) -> Parity:
@@ -313,7 +307,7 @@ def _verdict_problems(lock: Lock, results: Path | None, gates: Path | None) -> l
 
 def versions_line(lock: Lock) -> str:
     """Which versions it was made with, and which of them are others now: shown, not compared."""
-    now: Mapping[str, str] = {"eaftgate": __version__, "python": platform.python_version(), **_libraries()}
+    now: Mapping[str, str] = {"eaftgate": __version__, "python": platform.python_version(), **library_versions()}
     then = {"eaftgate": lock.eaftgate, "python": lock.python, **lock.libraries}
     said = [
         f"{name} {version}" + (f" (now {now[name]})" if now.get(name, version) != version else "")

@@ -36,6 +36,10 @@ def verdict_cell(verdict: str) -> Cell:
     return Cell(verdict, f"verdict {verdict}")
 
 
-def table(head: Sequence[str | Cell], body: Sequence[str]) -> str:
-    """`body` are finished rows."""
-    return f'<div class="scroll"><table>{row("th", head)}{"".join(body)}</table></div>'
+def table(head: Sequence[str | Cell], body: Sequence[str], *, kind: str = "", label: str = "table") -> str:
+    """`body` are finished rows. It scrolls in a box of its own, which a keyboard reaches by its `label`."""
+    of = f' class="{html_text(kind)}"' if kind else ""
+    return (
+        f'<div class="scroll" tabindex="0" role="group" aria-label="{html_text(visible(label))}"><table{of}>'
+        f"{row('th', head)}{''.join(body)}</table></div>"
+    )

@@ -1,0 +1,126 @@
+"""What a run was, for whoever reads of it later: when, by which command, where, of what. Nothing follows from it."""
+
+import importlib.metadata
+import os
+import platform
+import shlex
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+from eaftgate.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from eaftgate.errors import UserError
+from eaftgate.files import sha256_file
+from eaftgate.gate.models import WORK_DIR
+from eaftgate.gate.plan import Plan
+from eaftgate.gate.plugin import SUITE
+from eaftgate.packs.pack import read_packs
+from eaftgate.records import Record
+from eaftgate.rewrite.manifest import MANIFEST_FILE, own_manifest
+
+LIBRARIES = ("numpy", "safetensors", "scipy", "tokenizers", "torch", "transformers")
+"""Whose versions are told: what numbers depend on."""
+
+
+class PackIdentity(Record):
+    """`rows` are those that were used; `left_out` says which are no conversations."""
+
+    name: str
+    rows: int
+    left_out: str = ""
+
+
+class CheckpointIdentity(Record):
+    """`name` is the one in test ids, `base` of the base. `bytes` are those of all tensors; `manifest` is the sha256 of
+    manifest.json, and `keep` are the experts that were kept, by layer, where there is one."""
+
+    name: str
+    given: str
+    bytes: int
+    experts: int
+    method: str | None = None
+    keep: tuple[tuple[int, ...], ...] = ()
+    manifest: str | None = None
+
+
+class RunIdentity(Record):
+    """Times are in UTC, to the second. `command` can be given to a shell again, in `directory`. `results` is the run
+    directory, as it was given."""
+
+    started: str
+    ended: str
+    command: str
+    directory: str
+    results: str
+    host: str
+    system: str
+    processors: int
+    python: str
+    libraries: Mapping[str, str]
+    packs: tuple[PackIdentity, ...]
+    checkpoints: tuple[CheckpointIdentity, ...]
+
+
+def now() -> datetime:
+    return datetime.now(UTC).replace(microsecond=0)
+
+
+def library_versions() -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in LIBRARIES}
+
+
+def identity_of(plan: Plan, arguments: Sequence[str], *, started: datetime, base: str | None) -> RunIdentity:
+    """Of a run that `arguments` of pytest began. What cannot be read is left out: that it cannot, the cases say."""
+    results = plan.options.results
+    places: dict[str, str | Path] = {} if base is None else {"base": base}
+    places |= {
+        name: results / WORK_DIR / name if plan.options.embedded else at for name, at in plan.checkpoints.items()
+    }
+    checkpoints = []
+    for name, place in places.items():
+        with suppress(UserError, OSError):
+            checkpoints.append(_checkpoint(name, open_checkpoint(place)))
+    return RunIdentity(
+        started=started.isoformat(),
+        ended=now().isoformat(),
+        command=command_line(arguments),
+        directory=os.getcwd(),  # noqa: PTH109 (as it is)
+        results=str(results),
+        host=platform.node(),
+        system=platform.platform(terse=True),
+        processors=os.cpu_count() or 1,
+        python=platform.python_version(),
+        libraries=library_versions(),
+        packs=_packs(plan.packs),
+        checkpoints=tuple(checkpoints),
+    )
+
+
+def command_line(arguments: Sequence[str]) -> str:
+    """What to give to a shell: `eaftgate gate` where that was what started pytest."""
+    if list(arguments[:2]) == ["-p", f"{SUITE.partition('.')[0]}.gate.plugin"] and SUITE in arguments:
+        return shlex.join(["eaftgate", "gate", *arguments[list(arguments).index(SUITE) + 1 :]])
+    return shlex.join(["pytest", *arguments])
+
+
+def _packs(directory: Path | None) -> tuple[PackIdentity, ...]:
+    with suppress(UserError):
+        packs = [] if directory is None else read_packs(directory)
+        return tuple(PackIdentity(name=pack.name, rows=len(pack), left_out=pack.left_out) for pack in packs)
+    return ()
+
+
+def _checkpoint(name: str, found: Checkpoint) -> CheckpointIdentity:
+    manifest = None
+    with suppress(UserError):
+        manifest = own_manifest(found.path)
+    known = CheckpointIdentity(name=name, given=found.name, bytes=found.nbytes, experts=found.num_experts)
+    if manifest is None:
+        return known
+    made = {
+        "method": manifest.selection.method,
+        "keep": tuple(map(tuple, manifest.keep)),
+        "manifest": sha256_file(found.path / MANIFEST_FILE),
+    }
+    return known.model_copy(update=made)
