@@ -61,11 +61,9 @@ def why(parity: Parity) -> str:
     if parity.verdict != "pass":
         reason = reason_of(parity)
         case, _, said = reason.partition("]: ")
-        if "::" not in case or not said:
-            return f"{reason}."
-        said = said.rstrip(".")
-        where = case.partition("[")[2]
-        return f"{said[:1].upper()}{said[1:]}, in {where}." if where else f"{said}."
+        if "::" in case and said:
+            reason = f"in {case.partition('[')[2]}: {said}"
+        return f"{reason[:1].upper()}{reason[1:].rstrip('.')}."
     deciding = [cell for cell in parity.cells if cell.decides_something]
     rules = {metric for cell in deciding for metric in cell.metrics if cell.decides(metric)}
     said = f"Every bound that decides lies inside its margin: {len(rules)} rules in {len(deciding)} cells"

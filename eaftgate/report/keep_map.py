@@ -100,5 +100,5 @@ def _drawing(keep_LE: "np.ndarray[tuple[int, ...], np.dtype[np.bool_]]", level_L
         f'<text x="{X0 + expert * SIDE + 4}" y="{Y0 - 4}" text-anchor="middle">{expert}</text>'
         for expert in range(0, experts, 8)
     )
-    size = f"{X0 + experts * SIDE + 4} {Y0 + layers * SIDE + 4}"
-    return f'<svg viewBox="0 0 {size}" role="img" aria-label="{html_text(label)}">{drawn}{rows}{columns}</svg>'
+    width, height = X0 + experts * SIDE + 4, Y0 + layers * SIDE + 4
+    return f'<svg viewBox="0 0 {width} {height}" style="width: {width}px" role="img" aria-label="{html_text(label)}">{drawn}{rows}{columns}</svg>'

@@ -77,7 +77,6 @@ td.drawn {{ min-width: 12rem; }} .size {{ fill: var(--m4); }} .size-base {{ fill
 .maps {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(min(19rem, 100%), 1fr)); gap: .8rem; }}
 figure {{ margin: 0; break-inside: avoid; }} figcaption {{ font-size: .88rem; color: var(--muted); }}
 .frame {{ fill: none; stroke: var(--line); }} .region {{ stroke: var(--text); stroke-dasharray: 4 3; fill: none; }}
-.keep svg {{ min-width: 36rem; max-width: 70rem; }}
 dl {{ display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1rem; margin: .4rem 0; }} dt {{ color:
   var(--muted); }}
 dd {{ margin: 0; }}
