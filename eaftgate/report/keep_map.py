@@ -101,4 +101,5 @@ def _drawing(keep_LE: "np.ndarray[tuple[int, ...], np.dtype[np.bool_]]", level_L
         for expert in range(0, experts, 8)
     )
     width, height = X0 + experts * SIDE + 4, Y0 + layers * SIDE + 4
-    return f'<svg viewBox="0 0 {width} {height}" style="width: {width}px" role="img" aria-label="{html_text(label)}">{drawn}{rows}{columns}</svg>'
+    place = f'viewBox="0 0 {width} {height}" style="width: {width}px"'
+    return f'<svg {place} role="img" aria-label="{html_text(label)}">{drawn}{rows}{columns}</svg>'
