@@ -19,17 +19,20 @@ def read_tensors(path: Path) -> dict[str, TensorEntry]:
     """Tensor name -> entry for the directory `path`; shards in sorted order, within a shard in file order.
 
     The index is followed only to plain file names in `path` itself, and index and shards must name the same
-    tensors. Raises UserError.
+    tensors; some tools write an index of a single file, too. Raises UserError.
     """
     has_single, has_index = _is_there(path / SINGLE_FILE), _is_there(path / INDEX_FILE)
-    if has_single and has_index:
-        raise UserError(f"{path} has both {SINGLE_FILE} and {INDEX_FILE}; remove the one that is not the checkpoint")
     if has_single or has_index:
         _check_no_adapter(path, alone=False)
+    if has_index:
+        tensors = _read_sharded(path)
+        if has_single and any(entry.shard != SINGLE_FILE for entry in tensors.values()):
+            raise UserError(
+                f"{path} has both {SINGLE_FILE} and {INDEX_FILE}; remove the one that is not the checkpoint"
+            )
+        return tensors
     if has_single:
         return _sized(read_header(path / SINGLE_FILE), path / SINGLE_FILE)
-    if has_index:
-        return _read_sharded(path)
     _check_no_adapter(path, alone=True)
     if others := sorted(file.name for file in path.iterdir() if ".safetensors" in file.suffixes):
         raise UserError(

@@ -179,7 +179,8 @@ def _with_metadata(path: Path) -> Iterator[Path]:
 
 
 def _not_loaded(path: Path, error: Exception) -> UserError:
-    reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    reason = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
     if "above report" in reason:  # which is not shown
         reason = "it cannot convert the experts as they are stored"
     return UserError(f"{path} cannot be loaded by transformers {transformers.__version__}: {reason}")

@@ -21,6 +21,11 @@ def prune(box: Box) -> list[object]:
     return ["prune", box.base(), "--keep-n", 8, "--out", box.out]
 
 
+def profile(box: Box) -> list[object]:
+    """The shortest way to run the model."""
+    return ["profile", box.base(), "--packs", box.packs(), "--seq-len", 64, "--out", box.out]
+
+
 def attacks() -> Iterator[Attack]:
     sound = build_config(Size(), mxfp4=True, vocab_size=build_tokenizer().get_vocab_size())
     odd = {"as it was": sound, "unknown keys": {**sound, "a": {"b": [None]}}}
@@ -30,3 +35,6 @@ def attacks() -> Iterator[Attack]:
     yield from with_contents(config, prune, bad_objects(), says="config.json")
     yield from with_contents(config, prune, retyped(sound, *COUNTS, "model_type"), says="config")
     yield from without_a_file(config, prune, says="config.json")
+    for name, value in {"of fewer layers": ["full_attention"], "of no kind": ["linear"] * Size.layers}.items():
+        content = json.dumps({**sound, "layer_types": value}).encode()
+        yield from with_contents(config, profile, [(f"layer_types {name}", content)], says="layer_types")

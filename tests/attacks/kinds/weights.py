@@ -11,6 +11,7 @@ import numpy as np
 from tiny_checkpoint import Tensor, write_index, write_shard, write_tiny_checkpoint
 
 from attacks.attack import Attack, Box, Expected, edited
+from eaftgate.checkpoint.header import read_header
 
 Tensors = dict[str, Tensor]
 NORM, HEAD, EMBEDDING = "model.norm.weight", "lm_head.weight", "model.embed_tokens.weight"
@@ -119,6 +120,12 @@ def hub_layout(directory: Path) -> None:
         file.symlink_to(f"../blobs/{number}")
 
 
+def index_of_one(directory: Path) -> None:
+    """As MLX writes a checkpoint."""
+    index = {"metadata": {"total_size": 1}, "weight_map": dict.fromkeys(read_header(directory / SINGLE), SINGLE)}
+    (directory / INDEX).write_text(json.dumps(index), encoding="utf-8")
+
+
 def sound() -> Iterator[Case]:
     head, buffer = add(HEAD, EMBEDDING), add("model.layers.0.self_attn.rotary_emb.inv_freq")
     for mxfp4 in (True, False):
@@ -130,6 +137,7 @@ def sound() -> Iterator[Case]:
         yield Case(f"{kind}, float32", as_float32, mxfp4=mxfp4)
         yield Case(f"{kind}, links as in the Hub's cache", then=hub_layout, mxfp4=mxfp4, shards=2)
         yield Case(f"{kind}, num_experts, too", config={"num_experts": 8}, mxfp4=mxfp4)
+    yield Case("one file and its index", then=index_of_one)
     yield Case("num_experts alone", config={"num_experts": 8, "num_local_experts": GONE})
     yield Case("num_experts_per_tok alone", config={"experts_per_token": GONE})
     yield Case("experts_per_token alone, the usual number", config={"num_experts_per_tok": GONE})
