@@ -15,13 +15,15 @@ from huggingface_hub.errors import (
 from eaftgate.errors import UserError
 
 _HUB_ID = re.compile(r"(?P<repo>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>[\w./-]+))?", re.ASCII)
-_ALLOW = ["*.safetensors", "*.json", "*.jinja", "*.txt", "LICENSE*", "USAGE_POLICY*"]
+WEIGHTS = "*.safetensors"
+_ALLOW = [WEIGHTS, "*.json", "*.jinja", "*.txt", "LICENSE*", "USAGE_POLICY*"]
 _IGNORE = ["original/*", "metal/*"]
 """Other packagings of the same weights, three times the download."""
 
 
-def resolve(source: str | Path) -> Path:
-    """The directory that `source` names: an existing directory as it is, or a hub id `org/name[@revision]`.
+def resolve(source: str | Path, *, weights: bool = True) -> Path:
+    """The directory that `source` names: an existing directory as it is, or a hub id `org/name[@revision]`; without
+    `weights`, no more of that than its configuration and tokenizer is downloaded.
 
     A hub id is downloaded into the Hub cache (or found there). Raises UserError when it is neither, when the
     Hub cannot be reached and the cache does not have it, and when the repository or revision does not exist.
@@ -40,14 +42,15 @@ def resolve(source: str | Path) -> Path:
         raise UserError(
             f"{str(source)[:200]!r} is not an existing directory; check the path, or give a hub id org/name"
         )
-    return _download(str(source), match["repo"], match["revision"])
+    allowed = _ALLOW if weights else [pattern for pattern in _ALLOW if pattern != WEIGHTS]
+    return _download(str(source), match["repo"], match["revision"], allowed)
 
 
-def _download(source: str, repo: str, revision: str | None) -> Path:
+def _download(source: str, repo: str, revision: str | None, allowed: list[str]) -> Path:
     nothing = f"{source} is neither an existing directory nor"
     try:
         return Path(
-            huggingface_hub.snapshot_download(repo, revision=revision, allow_patterns=_ALLOW, ignore_patterns=_IGNORE)
+            huggingface_hub.snapshot_download(repo, revision=revision, allow_patterns=allowed, ignore_patterns=_IGNORE)
         )
     except GatedRepoError:
         raise UserError(f"{source} is gated on the Hub; accept its terms there and run `hf auth login`") from None

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from eaftgate.errors import UserError
+
 BaseArgument = Annotated[str, typer.Argument(metavar="BASE", help="Checkpoint directory or hub id.")]
 KeepNOption = Annotated[int | None, typer.Option(help="Experts to keep in every layer.")]
 KeepFracOption = Annotated[float | None, typer.Option(help="The same as a share, rounded up to a multiple of 4.")]
@@ -22,3 +24,11 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JS
 class Alignment(StrEnum):
     PREDICTING = "predicting"
     TOKEN = "token"
+
+
+def whole_numbers(option: str, text: str) -> list[int]:
+    """Those of a list like 1024,2048. Raises UserError for what is none."""
+    try:
+        return [int(part.strip()) for part in text.split(",")]
+    except ValueError:
+        raise UserError(f"{option} is {text!r}: it must be whole numbers, separated by commas") from None

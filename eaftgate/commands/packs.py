@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from eaftgate.commands.options import JsonOption
-from eaftgate.commands.output import made, result
+from eaftgate.commands.options import JsonOption, whole_numbers
+from eaftgate.commands.output import made, result, say, show_whole
 from eaftgate.errors import UserError
 
 COMMANDS = typer.Typer(
@@ -87,6 +87,55 @@ def packs_build(
     reports = build_packs(inputs, options, harmony_renderer(rendering), asdict(rendering))
     summary = {"out": str(out_dir), "packs": [report.model_dump(mode="json") for report in reports]}
     result(as_json, summary, *(line for report in reports for line in lines_of(report)))
+
+
+@COMMANDS.command("check")
+def packs_check(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Directory of *.parquet packs.")],
+    base: Annotated[
+        str | None, typer.Option(help="Checkpoint directory or hub id: its tokenizer says what a gate would rest on.")
+    ] = None,
+    regime: Annotated[str, typer.Option(help="Regime of the gates file.")] = "bigblocks",
+    seq_lens: Annotated[str, typer.Option(help="Lengths instead of the regime's, like 1024,2048.")] = "",
+    num_blocks: Annotated[int | None, typer.Option(min=1, help="Blocks a pack and length, not the regime's.")] = None,
+    policy: Annotated[str | None, typer.Option(help="Policy of the gates file; default: its default.")] = None,
+    gates: Annotated[Path | None, typer.Option(help="Gates file; default: the shipped one.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Order of rows; default: file order.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Count what is in packs; with a base, say whether a gate run on them could decide, and what is missing.
+
+    No model is run. Exits with 1 when a rule that must decide cannot, whatever the candidate.
+    """
+    from eaftgate.gate.enough import is_enough
+    from eaftgate.gate.enough_shown import cells_table, classes_table, enough_lines, packs_table, shared_lines
+    from eaftgate.gate.plan import GateOptions, make_plan
+    from eaftgate.judge.policy import DEFAULT_GATES
+    from eaftgate.packs.counted import count_packs
+
+    lengths = whole_numbers("--seq-lens", seq_lens) if seq_lens else []
+    plan = None
+    if base is not None:
+        asked = GateOptions(
+            results=directory, base=base, packs=directory, gates=gates or DEFAULT_GATES, policy=policy, regime=regime,
+            seq_lens=tuple(lengths), num_blocks=num_blocks, seed=seed,
+        )  # fmt: skip
+        plan = make_plan(asked, fixture_packs=directory)
+    packs, shared = count_packs(directory)
+    enough = None if plan is None or base is None else is_enough(plan, base)
+    if as_json:
+        told = {"packs": [asdict(pack) for pack in packs], "shared": [asdict(found) for found in shared]}
+        result(True, told | ({} if enough is None else {"enough": not enough.problems, **asdict(enough)}))
+    else:
+        show_whole(packs_table(packs))
+        say(*shared_lines(packs, shared))
+        if enough is not None:
+            for table in (cells_table(enough.cells), classes_table(enough.cells)):
+                say("")
+                show_whole(table)
+            say("", *enough_lines(enough))
+    if enough is not None and enough.problems:
+        raise typer.Exit(1)
 
 
 @COMMANDS.command("split")

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from eaftgate.commands.options import BaseArgument, BatchOption, DeviceOption, DtypeOption, JsonOption
+from eaftgate.commands.options import BaseArgument, BatchOption, DeviceOption, DtypeOption, JsonOption, whole_numbers
 from eaftgate.commands.output import say, show, show_whole
 from eaftgate.errors import UserError
 from eaftgate.tables import terminal_table
@@ -77,7 +77,7 @@ def sweep(
     before = _size(out_file)
     checkpoint, profile = open_checkpoint(base), open_profile(profile_dir)
     check_profile(checkpoint, checkpoint_digest(checkpoint), profile)
-    counts = _counts("--keep-n", keep_n)
+    counts = whole_numbers("--keep-n", keep_n)
     for n in counts:
         resolve_keep_n(checkpoint.num_experts, checkpoint.top_k, n)
     held_out = hold_out(calibration_blocks(checkpoint, profile, packs), profile, score_frac)
@@ -192,7 +192,7 @@ def diagnose(
     from eaftgate.study.lever import next_lever
 
     manifest = read_kept(checkpoint_dir)
-    lengths = _counts("--seq-lens", seq_lens)
+    lengths = whole_numbers("--seq-lens", seq_lens)
     whole = open_checkpoint(base or manifest.base.name)
     if checkpoint_digest(whole) != manifest.base.digest:
         raise UserError(f"{whole.name} is not the base that {checkpoint_dir} was made from: give it with --base")
@@ -269,10 +269,3 @@ def _factors(given: list[str]) -> dict[str, list[str]]:
             raise UserError(f"--vary {name} is given twice: give all of its values in one, like {text},...")
         values[name] = _parts(listed)
     return values
-
-
-def _counts(option: str, text: str) -> list[int]:
-    try:
-        return [int(part) for part in _parts(text)]
-    except ValueError:
-        raise UserError(f"{option} is {text!r}: it must be whole numbers, separated by commas") from None

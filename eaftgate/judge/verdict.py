@@ -125,8 +125,8 @@ def judge_intervals(
         judged = _interval_verdict(policy, METRICS[name], rule, found, num_blocks, width)
         judged = replace(judged, decides=judged.decides and name in deciding)
         if policy.evidence is not None and rule.margin is not None:
-            whole = _lacking(policy.evidence, rule, budget[name], METRICS[name], budget_blocks)
-            so_far = _lacking(policy.evidence, rule, found, METRICS[name], num_blocks)
+            whole = lacking(policy.evidence, rule, budget[name], METRICS[name], budget_blocks)
+            so_far = lacking(policy.evidence, rule, found, METRICS[name], num_blocks)
             judged = _with_evidence(judged, whole, so_far)
         elif rule.min_base_events is not None and found.base_events is not None:
             events = (rule.min_base_events, found.base_events, budget[name].base_events or 0)
@@ -183,7 +183,7 @@ def _with_evidence(
     return judged
 
 
-def _lacking(
+def lacking(
     least: EvidenceSettings, rule: IntervalRule, found: Measured, metric: Metric, num_blocks: int
 ) -> tuple[str, int | None]:
     """What is missing before a rule may decide, in words, and how many blocks would have it; None: it is not known, for

@@ -1,3 +1,4 @@
+from cli_command import eaftgate  # noqa: F401
 from prepared import (  # noqa: F401
     bad_run,
     base_copy,
