@@ -28,6 +28,8 @@ from eaftgate.records import Record, is_as_sealed, read_model, write_model
 from eaftgate.strict_json import read_object
 
 PARITY_FILE = "parity.json"
+SUMMARY_FILE = "parity.md"
+"""The same for people, short."""
 GATES_FILE = "gates.json"
 """What the run was judged by."""
 PAGE_FILE = "report.html"

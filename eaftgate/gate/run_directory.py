@@ -11,13 +11,22 @@ from eaftgate.errors import UserError
 from eaftgate.files import write_failure
 from eaftgate.gate.models import WORK_DIR, work_is_ours
 from eaftgate.gate.plan import GateOptions
-from eaftgate.gate.results import CELLS_DIR, COLLECTIONS_DIR, GATES_FILE, LOCK_FILE, PAGE_FILE, PARITY_FILE
+from eaftgate.gate.results import (
+    CELLS_DIR,
+    COLLECTIONS_DIR,
+    GATES_FILE,
+    LOCK_FILE,
+    PAGE_FILE,
+    PARITY_FILE,
+    SUMMARY_FILE,
+)
+from eaftgate.gate.summary import HEAD
 from eaftgate.locks import Taken, held
 from eaftgate.outputs import check_apart, check_outside_checkpoints, check_parent
 from eaftgate.strict_json import read_object
 
 DIGESTS_FILE = "digests.json"
-_FILES = (PARITY_FILE, DIGESTS_FILE, GATES_FILE, PAGE_FILE, LOCK_FILE)
+_FILES = (PARITY_FILE, DIGESTS_FILE, GATES_FILE, PAGE_FILE, SUMMARY_FILE, LOCK_FILE)
 _PAGE = b"<title>eaftgate: "
 """In the head of every report."""
 
@@ -46,9 +55,9 @@ def check_run_directory(results: Path, inputs: Sequence[Path] = ()) -> None:
     check_parent(results, option=option)
     check_outside_checkpoints(results, option=option, itself=True)
     check_apart(results, inputs, option=option)
-    for name in (WORK_DIR, CELLS_DIR, COLLECTIONS_DIR, PARITY_FILE, DIGESTS_FILE, GATES_FILE, PAGE_FILE):
+    for name in (WORK_DIR, CELLS_DIR, COLLECTIONS_DIR, PARITY_FILE, DIGESTS_FILE, GATES_FILE, PAGE_FILE, SUMMARY_FILE):
         path = results / name
-        wrong = path.exists() and not (path.is_file() if name.endswith((".json", ".html")) else path.is_dir())
+        wrong = path.exists() and not (path.is_file() if "." in name else path.is_dir())
         if path.is_symlink() or wrong or (name in _IS_OURS and path.exists() and not _IS_OURS[name](path)):
             raise _not_ours(path)
     if not work_is_ours(results):
@@ -94,7 +103,12 @@ def _is_page(path: Path) -> bool:
         return _PAGE in file.read(1024)
 
 
-_IS_OURS = {PARITY_FILE: _is_parity, PAGE_FILE: _is_page}
+def _is_summary(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(HEAD)) == HEAD.encode()
+
+
+_IS_OURS = {PARITY_FILE: _is_parity, PAGE_FILE: _is_page, SUMMARY_FILE: _is_summary}
 """What a run takes away at its begin."""
 
 

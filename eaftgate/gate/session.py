@@ -14,7 +14,7 @@ import pytest
 
 from eaftgate import __version__
 from eaftgate.errors import UserError
-from eaftgate.files import atomic_path, write_failure
+from eaftgate.files import atomic_path, write_failure, write_text
 from eaftgate.gate.candidates import kind_line, unknown_rows
 from eaftgate.gate.cases import required_cases
 from eaftgate.gate.classes import class_lines
@@ -27,9 +27,20 @@ from eaftgate.gate.models import clear_work, remove_copies
 from eaftgate.gate.plan import V1, V2, Cell, Plan
 from eaftgate.gate.plugin import DIRECTORY, RUN_MODULE, SUITE, SUITE_DIR
 from eaftgate.gate.pytest_internals import add_junit_property, junit_file, junit_written_to
-from eaftgate.gate.results import PAGE_FILE, PARITY_FILE, CellRecord, Luck, Parity, copy_gates, write_parity
+from eaftgate.gate.results import (
+    PAGE_FILE,
+    PARITY_FILE,
+    SUMMARY_FILE,
+    CellRecord,
+    Luck,
+    Parity,
+    copy_gates,
+    write_parity,
+)
 from eaftgate.gate.stability import stability_lines, stability_note
+from eaftgate.gate.summary import HEAD, add_step_summary, parity_markdown
 from eaftgate.gate.table import COLOURS, remarks, render_cells
+from eaftgate.markdown import escaped
 from eaftgate.visible import plain, sentence
 
 MAX_LINES = 8
@@ -85,7 +96,7 @@ class SessionReport:
             except UserError as error:
                 raise pytest.UsageError(str(error)) from None
         if not listing:
-            for name in (PARITY_FILE, PAGE_FILE):
+            for name in (PARITY_FILE, PAGE_FILE, SUMMARY_FILE):
                 (self._plan.options.results / name).unlink(missing_ok=True)
             clear_work(self._plan.options.results)
         self._counted = session
@@ -147,7 +158,13 @@ class SessionReport:
         if self._passed and code != pytest.ExitCode.OK:
             self._revoke(_late(code), in_session=False)
             print(plain(f"verdict: INCOMPLETE: {self._problem}"), file=sys.stderr)
+        add_step_summary(self._summary())
         return code or int(not self._passed)
+
+    def _summary(self) -> str:
+        if self._parity is None or self._problem:
+            return f"{HEAD}INCOMPLETE\n\n{escaped(self._problem or 'the run did not end')}\n"
+        return parity_markdown(self._parity)
 
     @property
     def _passed(self) -> bool:
@@ -174,6 +191,7 @@ class SessionReport:
             self._parity = self._parity.model_copy(update={"run": self._identity(self._parity)})
             copy_gates(results, self._plan.options.gates)
             write_parity(results, self._parity)
+            write_text(results / SUMMARY_FILE, parity_markdown(self._parity))
         except UserError as error:
             self._without_verdict(str(error))
         except OSError as error:
@@ -188,7 +206,7 @@ class SessionReport:
         self._problem = self._problem or problem
         if self._parity is not None:
             self._parity = self._parity.model_copy(update={"verdict": "incomplete", "complete": False})
-        for name in (PARITY_FILE, PAGE_FILE):
+        for name in (PARITY_FILE, PAGE_FILE, SUMMARY_FILE):
             with suppress(OSError):
                 (self._plan.options.results / name).unlink(missing_ok=True)
 

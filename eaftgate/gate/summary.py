@@ -1,0 +1,150 @@
+"""RUN_DIR/parity.md: a run in Markdown, short enough to be pasted anywhere.
+
+GitHub takes 65,536 characters for a comment and 1 MiB for the summary of a step.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Protocol
+
+from eaftgate.gate.classes import EXACT, LOSSES, measured
+from eaftgate.gate.conclusion import reason_of, verdict_of
+from eaftgate.gate.results import Parity, ParityCell
+from eaftgate.gate.table import remarks
+from eaftgate.judge.metrics import METRICS, has_intervals
+from eaftgate.judge.verdict import MetricVerdict
+from eaftgate.judge.wording import shown
+from eaftgate.markdown import code, escaped, table
+
+LIMIT = 60_000
+"""Characters."""
+STEP_SUMMARY = "GITHUB_STEP_SUMMARY"
+"""What GitHub's runner names the file by to which a step adds its summary."""
+HEAD = "## eaftgate: "
+_MAX_REMARKS = 12
+
+
+class Judged(Protocol):
+    """A cell as parity.json and a lock have it."""
+
+    @property
+    def pack(self) -> str: ...
+    @property
+    def seq_len(self) -> int: ...
+    @property
+    def tokens(self) -> int: ...
+    @property
+    def metrics(self) -> Mapping[str, MetricVerdict]: ...
+
+
+def cells_table(
+    cells: Sequence[Judged], lead: Mapping[str, Callable[[int], str]], verdict: Callable[[int], str]
+) -> list[str]:
+    """Lines of a table of cells: `lead` are columns before theirs, by the cell's index, `verdict` is the last one."""
+    columns = [
+        (metric.name, column)
+        for metric in METRICS.values()
+        for column in metric.columns
+        if cells and metric.name in cells[0].metrics and has_intervals(cells[0].metrics)
+    ]
+    head = [*lead, "pack", "seq", "tokens", *(column.head for _, column in columns), "verdict"]
+
+    def row(index: int, cell: Judged) -> list[str]:
+        values = [getattr(cell.metrics[name], column.number) for name, column in columns]
+        return [
+            *(show(index) for show in lead.values()),
+            code(cell.pack, cell=True),
+            str(cell.seq_len),
+            f"{cell.tokens:,}",
+            *("?" if value is None else column.text(value) for value, (_, column) in zip(values, columns, strict=True)),
+            verdict(index),
+        ]
+
+    return table(head, (row(index, cell) for index, cell in enumerate(cells)), text=len(lead) + 1)
+
+
+def verdict_word(cell: ParityCell) -> str:
+    """As in the terminal: in brackets where it does not decide."""
+    return f"**{cell.verdict.upper()}**" if cell.decides_something else f"({cell.verdict})"
+
+
+def parity_markdown(parity: Parity) -> str:
+    """The run, within LIMIT: what does not fit is left to parity.json, which is said."""
+    lines = _fitting(list(_head(parity)), LIMIT // 4)
+    deciding = [cell for cell in parity.cells if cell.severity == "primary"]
+    others = [cell for cell in parity.cells if cell.severity != "primary"]
+    lines += _fitting(_cells(deciding), LIMIT // 4)
+    lines += _fitting(_classes(parity), LIMIT // 4)
+    if others:
+        within = _fitting(_cells(others), LIMIT // 4)
+        lines += ["<details><summary>Other cells</summary>", "", *within, "</details>", ""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def add_step_summary(text: str) -> None:
+    """To the file that GitHub's runner has named, if it has. The run's verdict does not depend on it."""
+    if place := os.environ.get(STEP_SUMMARY):
+        with suppress(OSError), Path(place).open("a", encoding="utf-8") as file:
+            file.write(f"{text}\n")
+
+
+def _head(parity: Parity) -> Iterator[str]:
+    yield f"{HEAD}{parity.verdict.upper()}"
+    yield ""
+    yield f"Policy {code(parity.policy)}, regime {code(parity.regime)}, eaftgate {escaped(parity.eaftgate)}."
+    yield ""
+    names = dict.fromkeys([one.name for one in parity.candidates] + [cell.name for cell in parity.cells])
+    for name in names:
+        yield f"- {code(name)}: **{verdict_of(parity, name).upper()}**"
+    if names:
+        yield ""
+    if parity.verdict != "pass":
+        yield from (escaped(reason_of(parity)[:2000]), "")
+    said = remarks(parity.cells)
+    for line in said[:_MAX_REMARKS]:
+        yield f"- {escaped(line[:1000])}"
+    if len(said) > _MAX_REMARKS:
+        yield f"- and {len(said) - _MAX_REMARKS} further ones, in parity\\.json"
+    if said:
+        yield ""
+
+
+def _cells(cells: Sequence[ParityCell]) -> list[str]:
+    if not cells:
+        return []
+    lead = {"candidate": lambda index: code(cells[index].name, cell=True)}
+    return [*cells_table(cells, lead, lambda index: verdict_word(cells[index])), ""]
+
+
+def _classes(parity: Parity) -> list[str]:
+    """What decides by class of tokens and by whole messages, wherever it does."""
+    rows = []
+    for cell in parity.cells:
+        for metric in (*LOSSES, *EXACT):
+            if metric == "ppl" or not measured(cell, metric) or not cell.decides(metric):
+                continue
+            verdict = cell.metrics[metric]
+            word = "" if verdict.verdict is None else f"**{verdict.verdict.upper()}**"
+            rows.append(
+                [
+                    code(cell.name, cell=True), code(cell.pack, cell=True), metric, str(cell.seq_len),
+                    shown(metric, verdict.estimate, interval=True), shown(metric, verdict.upper, interval=True),
+                    "underpowered" if verdict.underpowered else word,
+                ]
+            )  # fmt: skip
+    head = ("candidate", "pack", "rule", "seq", "loss", "at most", "verdict")
+    return [*table(head, rows, text=3), ""] if rows else []
+
+
+def _fitting(lines: list[str], limit: int) -> list[str]:
+    """Lines, as many as have room."""
+    kept: list[str] = []
+    room = limit
+    for line in lines:
+        room -= len(line) + 1
+        if room < 0:
+            return [*kept, "", f"{len(lines) - len(kept)} further lines are in parity\\.json\\.", ""]
+        kept.append(line)
+    return kept
