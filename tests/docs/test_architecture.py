@@ -17,7 +17,9 @@ def text_of(document: str) -> str:
     return (ROOT / document).read_text(encoding="utf-8")
 
 
-MADE = re.compile(r"gate-out/.*|calibration/|gate/|(manifest|made_from|parity|expert_mapping|config|training)\.json")
+MADE = re.compile(
+    r"parity\.md|gate-out/.*|calibration/|gate/|(manifest|made_from|parity|expert_mapping|config|training)\.json"
+)
 """What a run makes, and no repository holds."""
 
 
