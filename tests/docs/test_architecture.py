@@ -18,7 +18,7 @@ def text_of(document: str) -> str:
 
 
 MADE = re.compile(
-    r"parity\.md|gate-out/.*|calibration/|gate/|(manifest|made_from|parity|expert_mapping|config|training)\.json"
+    r"(RUN_DIR/)?parity\.md|gate-out/.*|calibration/|gate/|(manifest|made_from|parity|expert_mapping|config|training)\.json"
 )
 """What a run makes, and no repository holds."""
 
