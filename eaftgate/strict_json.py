@@ -57,8 +57,13 @@ def parse_object(data: bytes, *, what: str, remedy: str = FRESH_COPY, largest: i
 def read_object(path: Path, *, what: str) -> dict[str, Any]:
     """Read a JSON object from a regular file of at most `MAX_JSON_BYTES`. Raises UserError."""
     if not path.is_file():  # also keeps a FIFO or a device from being opened
-        raise UserError(f"{what} is missing: there is no file {path}; take a complete copy of the checkpoint")
+        raise UserError(f"{what} {absent(path)}; take a complete copy of the checkpoint")
     return parse_object(read_limited(path, what=what), what=f"{what} {path}")
+
+
+def absent(path: Path) -> str:
+    """What to say of a path that is no regular file."""
+    return f"cannot be read: {path} is no regular file" if path.exists() else f"is missing: there is no file {path}"
 
 
 def read_limited(path: Path, *, what: str) -> bytes:

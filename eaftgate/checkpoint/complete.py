@@ -40,7 +40,7 @@ def check_complete(
         *(f"tensor {shown(name)} is none that the model has" for name in sorted(extra)),
     ]
     if problems:
-        more = f" (and {len(problems) - 1} more tensors are not as it needs them)" if problems[1:] else ""
+        more = f" (the first of {len(problems)} tensors that are not as they must be)" if problems[1:] else ""
         raise UserError(f"{path}: {problems[0]}{more}; take a complete copy of the checkpoint and its config.json")
     for name, of in twins.items():
         if not _equal(path, stored[name], stored[of]):

@@ -23,7 +23,7 @@ from safetensors.numpy import load, save_file
 from eaftgate.errors import UserError
 from eaftgate.files import atomic_path, write_failure
 from eaftgate.packs.blocks import Blocks, Roles
-from eaftgate.strict_json import parse_object
+from eaftgate.strict_json import MAX_JSON_BYTES, parse_object
 
 TOP_K = 20
 SCHEMA = "collection-3"
@@ -215,6 +215,18 @@ def seal_of(path: Path) -> str:
             return _seal_of(size + stream.read(int.from_bytes(size, "little")))[1]
     except (OSError, OverflowError, MemoryError, ValueError) as error:
         raise Unusable(path, str(error)) from None
+
+
+def is_earlier(path: Path) -> bool:
+    """Whether `path` is a saved collection of an earlier version, which no request finds."""
+    try:
+        with path.open("rb") as stream:
+            begin = stream.read(8)
+            header = begin + stream.read(min(int.from_bytes(begin, "little"), MAX_JSON_BYTES))
+        schema = parse_object(_header(header), what="its header")["__metadata__"]["schema"]
+    except (OSError, KeyError, TypeError, UserError):
+        return False
+    return isinstance(schema, str) and schema.startswith("collection-") and schema != SCHEMA
 
 
 def _header(data: bytes) -> bytes:

@@ -148,10 +148,14 @@ def packs_split(
 ) -> None:
     """Split packs into rows to calibrate on and rows to gate on, disjoint by the sha256 of a row's text."""
     from eaftgate.outputs import check_directory
+    from eaftgate.packs.pack import read_packs
     from eaftgate.packs.split import split_packs
 
     was_there = check_directory(out_dir, [directory])
+    # A split keeps them, and every other command leaves them out.
+    left_out = [pack.left_out for pack in read_packs(directory) if pack.left_out]
     splits = split_packs(directory, out_dir, calib_frac=calib_frac, seed=seed)
     lines = [f"{s.pack}: {s.calibration_rows} rows to calibrate on, {s.gate_rows} to gate on" for s in splits]
-    summary = {"out": str(out_dir), "packs": [s.__dict__ for s in splits]}
+    lines += left_out
+    summary = {"out": str(out_dir), "packs": [s.__dict__ for s in splits], "left_out": left_out}
     made(as_json, summary, *lines, f"written to {out_dir}", out=out_dir, was_there=was_there)

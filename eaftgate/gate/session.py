@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from eaftgate import __version__
+from eaftgate.collect.collection import is_earlier
 from eaftgate.errors import UserError
 from eaftgate.files import atomic_path, write_failure, write_text
 from eaftgate.gate.candidates import kind_line, unknown_rows
@@ -28,6 +29,7 @@ from eaftgate.gate.plan import V1, V2, Cell, Plan
 from eaftgate.gate.plugin import DIRECTORY, RUN_MODULE, SUITE, SUITE_DIR
 from eaftgate.gate.pytest_internals import add_junit_property, junit_file, junit_written_to
 from eaftgate.gate.results import (
+    COLLECTIONS_DIR,
     PAGE_FILE,
     PARITY_FILE,
     SUMMARY_FILE,
@@ -262,6 +264,12 @@ class SessionReport:
             return luck_of(self._plan, records)
         return ()
 
+    def _of_earlier_versions(self) -> list[str]:
+        directory = self._plan.options.results / COLLECTIONS_DIR
+        count = sum(map(is_earlier, directory.glob("*.safetensors")))
+        said = f"{count} collections of an earlier version in {directory} were not used, but collected again"
+        return [said] if count else []
+
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         parity = self._parity
 
@@ -286,6 +294,7 @@ class SessionReport:
             unknown_rows(parity.candidates)
             + [pack.left_out for pack in (parity.run.packs if parity.run else ()) if pack.left_out]
             + [str(again) for o in self._outcomes.values() if (again := o.properties.get(COLLECTED_AGAIN))]
+            + self._of_earlier_versions()
             + remarks(parity.cells)
             + _shared_reasons(parity)
             + [f"not run: {case}" for case in parity.not_run]

@@ -116,15 +116,13 @@ def _weighed(settings: Settings, *, option: bool = False) -> dict[str, Any]:
 
     if settings.classes == ClassWeights():
         return {}
-    weights = settings.classes.as_dict()
-    if option:
-        return {"class_weight": ",".join(f"{name}={value:g}" for name, value in weights.items())}
-    return {"class_weights": weights}
+    return {"class_weight": settings.classes.as_option()} if option else {"class_weights": settings.classes.as_dict()}
 
 
 def _scores(sight: Sight, settings: Settings) -> "Scores":
     """Those that were given, or cut from the profile. Raises UserError when they are for other settings."""
     from eaftgate.profile.profile import Profile
+    from eaftgate.select.class_weights import ClassWeights
     from eaftgate.select.scores import scores_of
 
     source, quantile = sight.source, settings.weights.low_quantile
@@ -133,7 +131,9 @@ def _scores(sight: Sight, settings: Settings) -> "Scores":
         alignment = settings.alignment or source.description.alignment
         return scores_of(source, alignment=alignment, low_quantile=quantile, classes=settings.classes)
     if settings.classes != source.classes:
-        raise UserError("--scores are for other --class-weight: give the one they were cut with, or --profile")
+        plain, weighed = source.classes == ClassWeights(), source.classes.as_option()
+        cut = "without --class-weight" if plain else f"with --class-weight {weighed}"
+        raise UserError(f"--scores were cut {cut}: give the same, or --profile for others")
     if (settings.alignment or source.alignment, quantile) != (source.alignment, source.low_quantile):
         raise UserError(
             f"--scores are for --alignment {source.alignment} and quantile {source.low_quantile}: give --profile"

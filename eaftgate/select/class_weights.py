@@ -55,6 +55,10 @@ class ClassWeights:
     def as_dict(self) -> dict[str, float]:
         return asdict(self)
 
+    def as_option(self) -> str:
+        """What `parse_class_weights` takes."""
+        return ",".join(f"{name}={value:g}" for name, value in self.as_dict().items())
+
     @property
     def of_class(self) -> FloatArray:
         """By TokenClass."""

@@ -30,7 +30,7 @@ MAX_DATA_BYTES = 1_000_000_000
 _COMMENT = """\
 # Sums over the profile that this checkpoint was made from. Other numbers of experts, scoring methods and token weights
 # are cut from them without profiling again:
-#   eaftgate prune BASE --scores reap-scores.yaml --keep-n N --out NEW
+#   eaftgate prune BASE --scores reap-scores.yaml --keep-n N{weighed} --out NEW
 """
 
 
@@ -67,20 +67,22 @@ def scores_of(profile: Profile, *, alignment: str, low_quantile: float, classes:
 def scores_files(scores: Scores) -> dict[str, bytes]:
     """The two files of the snapshot by name, the same for the same scores."""
     description, data = scores.description, io.BytesIO()
+    plain = scores.classes == ClassWeights()
+    weighed = "" if plain else f" --class-weight {scores.classes.as_option()}"
     np.savez(data, rows=np.array(description.rows, dtype=np.bytes_), **asdict(scores.sums))
     told: dict[str, Any] = {
         "schema": "scores-1",
         "data_sha256": hashlib.sha256(data.getvalue()).hexdigest(),
         "alignment": scores.alignment,
         "low_quantile": scores.low_quantile,
-        **({} if scores.classes == ClassWeights() else {"class_weights": scores.classes.as_dict()}),
+        **({} if plain else {"class_weights": scores.classes.as_dict()}),
         "profile": description.model_dump(
             by_alias=True, exclude={"rows", "eaftgate", "thresholds", "seconds", "trace"}
         ),
     }
     told["sha256"] = sha256_json(told)
     return {
-        SCORES_FILE: (_COMMENT + yaml.safe_dump(told, sort_keys=False)).encode(),
+        SCORES_FILE: (_COMMENT.format(weighed=weighed) + yaml.safe_dump(told, sort_keys=False)).encode(),
         DATA_FILE: data.getvalue(),
     }
 

@@ -87,7 +87,7 @@ def test_a_tensor_that_is_missing_or_misnamed_is_named(tmp_path: Path, name: str
     said = refusal(written(tmp_path / "missing", lambda tensors: tensors.pop(name), mxfp4=mxfp4))
     assert said.startswith(f"{tmp_path / 'missing'}: {missing}; take")
     said = refusal(written(tmp_path / "misnamed", renamed, mxfp4=mxfp4))
-    assert f"{missing} (and 1 more tensors are not as it needs them); take" in said
+    assert f"{missing} (the first of 2 tensors that are not as they must be); take" in said
 
 
 @pytest.mark.parametrize(
@@ -110,12 +110,12 @@ def test_a_tensor_of_another_shape_is_named(tmp_path: Path) -> None:
     ("config", "said"),
     [
         ({"num_key_value_heads": ...}, "config.json: num_key_value_heads is missing"),
-        ({"num_attention_heads": 8}, "where config.json says [64, 128] (and 11 more"),
+        ({"num_attention_heads": 8}, "where config.json says [64, 128] (the first of 12"),
         ({"num_attention_heads": 3}, "num_attention_heads 3 must be a multiple of num_key_value_heads 2"),
         ({"num_attention_heads": "4"}, "num_attention_heads is '4'"),
         ({"head_dim": 8}, "self_attn"),
         ({"head_dim": 15}, "head_dim 15 even"),
-        ({"attention_bias": False}, "is none that the model has (and 11 more"),
+        ({"attention_bias": False}, "is none that the model has (the first of 12"),
         ({"attention_bias": "yes"}, "attention_bias is 'yes' where true or false"),
         ({"tie_word_embeddings": 1}, "tie_word_embeddings is 1 where true or false"),
         ({"experts_per_token": 2, "num_experts_per_tok": ...}, "which transformers does not read, and takes 4"),

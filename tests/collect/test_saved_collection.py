@@ -19,6 +19,7 @@ from eaftgate.collect.collection import (
     Unusable,
     check_stats,
     concatenate,
+    is_earlier,
     load_arrays,
     load_collection,
     make_collection,
@@ -278,3 +279,11 @@ def test_statistics_of_different_lengths_are_damaged(collection: Collection, tmp
     save_collection(tmp_path / "c.safetensors", dataclasses.replace(collection, stats=stats))
     with pytest.raises(UserError, match="its columns differ in length"):
         load_collection(tmp_path / "c.safetensors")
+
+
+def test_what_an_earlier_version_has_saved_is_told_from_the_rest(tmp_path: Path) -> None:
+    save_stats(tmp_path / "now", stats_of(5), {}, {})
+    save_file({"x": np.zeros(3)}, tmp_path / "earlier", metadata={"schema": "collection-2", "meta": "{}"})
+    save_file({"x": np.zeros(3)}, tmp_path / "another", metadata={"made": "elsewhere"})
+    (tmp_path / "cut").write_bytes((tmp_path / "earlier").read_bytes()[:30])
+    assert [path.name for path in tmp_path.iterdir() if is_earlier(path)] == ["earlier"]

@@ -645,3 +645,18 @@ def test_an_interrupted_profile_exits_with_130_and_the_same_command_resumes(eaft
     assert not out.exists()
     assert eaftgate(*command, "10").code == 0
     assert (out / "profile.json").is_file()
+
+
+def test_a_split_says_which_rows_are_malformed_and_refuses_more_than_a_hundredth(
+    eaftgate: Command, tmp_path: Path
+) -> None:
+    sound = [f"<|start|>user<|message|>{n}<|end|><|start|>assistant<|message|>a{n}<|return|>" for n in range(150)]
+    for name, rows in (("few", sound), ("many", sound[:20])):
+        (tmp_path / name).mkdir()
+        table = pa.table({"text": [*rows, "<|start|>assistant no message<|end|>"]})
+        pq.write_table(table, tmp_path / name / "chat.parquet")
+    said = eaftgate("packs", "split", tmp_path / "few", "--out", tmp_path / "out")
+    assert said.code == 0
+    assert "pack chat: 1 of 151 rows are not well-formed Harmony conversations" in said.out
+    refused(eaftgate("packs", "split", tmp_path / "many", "--out", tmp_path / "no"), "1 of 21 rows are not well-formed")
+    assert not (tmp_path / "no").exists()

@@ -24,5 +24,6 @@ def test_a_collection_under_the_name_of_another_is_collected_again(
     for name in names:
         line = rf"^\S+{name['checkpoint']} is not used but collected again: it is of another checkpoint$"
         assert len(re.findall(line, again.output, re.M)) == 1
+    assert "of an earlier version" not in again.output
     said = [case.properties["collected_again"] for case in again.junit.values() if "collected_again" in case.properties]
     assert len(said) == len(names)
