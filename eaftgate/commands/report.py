@@ -20,11 +20,18 @@ def report(
     run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Results of a gate run (pytest --results).")],
     out_file: Annotated[Path, typer.Option("--out", help="HTML file to make.")],
 ) -> None:
-    """Write one self-contained HTML page about a gate run."""
+    """Write one self-contained HTML page about a gate run.
+
+    Exits with 1 when parity.json is not what the run wrote.
+    """
+    from eaftgate.gate.results import is_as_written
     from eaftgate.report.html import write_report
 
     was_there = write_report(run_dir, out_file)
     say(f"{out_file} is up to date" if was_there else f"written to {out_file}")
+    if not is_as_written(run_dir):
+        say(f"parity.json of {run_dir} has changed since the run wrote it: nothing on the page can be relied on")
+        raise typer.Exit(1)
 
 
 @COMMANDS.command()

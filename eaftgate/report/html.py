@@ -83,11 +83,13 @@ def render(parity: Parity, results: Path | None = None, *, as_written: bool = Tr
     ]
     policy, regime = html_text(parity.policy), html_text(parity.regime)
     when = f", {html_text(parity.run.ended[:10])}" if parity.run else ""
+    headline = _verdict(parity.verdict, parity.verdict.upper()) if as_written else _verdict("fail", "CHANGED SINCE")
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="{_ALLOWED}">
-<title>eaftgate: {html_text(parity.verdict)}</title><style>{STYLE}</style></head><body>
-<header><h1>Near-lossless gate: {_verdict(parity.verdict, parity.verdict.upper())}</h1>
+<title>eaftgate: {html_text(parity.verdict) if as_written else "changed since"}</title>
+<style>{STYLE}</style></head><body>
+<header><h1>Near-lossless gate: {headline}</h1>
 <p>Policy {policy}, regime {regime}{when}. The rule on point estimates (near-lossless-v1) says
 {_verdict(parity.v1_verdict, parity.v1_verdict)}.{_v2(parity.v2_verdict)}
 {_best_of(parity.asked.best_of)}</p>

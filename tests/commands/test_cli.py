@@ -660,3 +660,15 @@ def test_a_split_says_which_rows_are_malformed_and_refuses_more_than_a_hundredth
     assert "pack chat: 1 of 151 rows are not well-formed Harmony conversations" in said.out
     refused(eaftgate("packs", "split", tmp_path / "many", "--out", tmp_path / "no"), "1 of 21 rows are not well-formed")
     assert not (tmp_path / "no").exists()
+
+
+def test_the_report_of_an_edited_result_is_no_pass(eaftgate: Command, copy_run: Run, tmp_path: Path) -> None:
+    told = {**copy_run.parity, "verdict": "pass", "failed": []}
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "parity.json").write_text(json.dumps(told | {"cells": told["cells"][:1]}))
+    ended = eaftgate("report", tmp_path / "run", "--out", tmp_path / "report.html")
+    assert ended.code == 1
+    assert "has changed since the run wrote it" in ended.out
+    page = (tmp_path / "report.html").read_text()
+    assert "<title>eaftgate: changed since</title>" in page
+    assert "CHANGED SINCE" in page
