@@ -18,6 +18,7 @@ from eaftgate.collect.collector import Collector, ScoredModel, Scorer
 from eaftgate.collect.collectors import collector_kinds
 from eaftgate.collect.store import CollectionStore, Request, Say
 from eaftgate.collect.watched import WatchedCollector
+from eaftgate.errors import UserError
 from eaftgate.gate.judging import Order, judge_look_by_look, judge_tokens, order_of_blocks
 from eaftgate.gate.messages import lost_messages, message_counts
 from eaftgate.gate.models import Models
@@ -51,7 +52,7 @@ class GateRun:
         self._fixture = fixture
         self._uncaptured = uncaptured
         self._store = CollectionStore(plan.options.results / COLLECTIONS_DIR, session=session, say=say)
-        self._blocks: dict[tuple[str, int, int, int | None], Blocks] = {}
+        self._blocks: dict[tuple[str, int, int, int | None], Blocks | UserError] = {}
         self._packs: dict[int | None, dict[str, Pack]] = {}
         self._cells: dict[Cell, JudgedCell] = {}
         self._closing = ExitStack()
@@ -73,18 +74,28 @@ class GateRun:
         return load_tokenizer(self.models[BASE].checkpoint.path)
 
     def blocks(self, cell: Cell) -> Blocks:
+        """Of the base's tokenizer. Raises UserError for a cell that has none, the same whenever it is asked."""
         key = (cell.pack, cell.seq_len, cell.num_blocks, cell.seed)
         if key not in self._blocks:
-            blocks = build_blocks(
-                self.packs(cell.seed)[cell.pack],
-                self._tokenizer.backend,
-                eos_id=self._tokenizer.eos_id,
-                seq_len=cell.seq_len,
-                num_blocks=cell.num_blocks,
-                vocab_size=self.models[BASE].checkpoint.vocab_size,
-            )
-            self._blocks[key] = blocks.scoring_everything() if self.plan.options.whole_text else blocks
-        return self._blocks[key]
+            try:
+                self._blocks[key] = self._build_blocks(cell)
+            except UserError as error:
+                self._blocks[key] = error
+        found = self._blocks[key]
+        if isinstance(found, UserError):
+            raise UserError(str(found))
+        return found
+
+    def _build_blocks(self, cell: Cell) -> Blocks:
+        blocks = build_blocks(
+            self.packs(cell.seed)[cell.pack],
+            self._tokenizer.backend,
+            eos_id=self._tokenizer.eos_id,
+            seq_len=cell.seq_len,
+            num_blocks=cell.num_blocks,
+            vocab_size=self.models[BASE].checkpoint.vocab_size,
+        )
+        return blocks.scoring_everything() if self.plan.options.whole_text else blocks
 
     def overlap(self, name: str) -> dict[str, int]:
         """Rows of every gate pack that the checkpoint was calibrated on, by count."""

@@ -5,6 +5,7 @@ the four of the origin. To add one, add an entry here and a rule to the gates fi
 """
 
 import math
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -20,10 +21,12 @@ if TYPE_CHECKING:  # which is checked against this table
 Unit = Literal["nats", "probability", "share", "ratio", "perplexity"]
 Side = Literal["worse", "both"]
 
+_LARGEST_LOG = math.log(sys.float_info.max)
+
 
 def percent(value: float) -> str:
     """Of a logarithm of a ratio: the relative change."""
-    return f"{math.expm1(value):+.2%}"
+    return f"{math.expm1(value) if value < _LARGEST_LOG else math.inf:+.2%}"
 
 
 def plain(value: float) -> str:

@@ -259,7 +259,7 @@ def _blocks_needed(estimate: Estimate, margin: float, side: str, num_blocks: int
     """blocks * ((width + z_power) * SE / distance to the margin)^2, because SE falls with the root of the blocks."""
     distance = abs(abs(margin) - abs(estimate.value)) if side == "both" else abs(margin - estimate.value)
     reach = (widths + float(norm.ppf(POWER))) * estimate.standard_error
-    if not math.isfinite(reach) or reach > distance * math.sqrt(MAX_BLOCKS_NEEDED / num_blocks):
+    if not math.isfinite(reach) or reach >= distance * math.sqrt(MAX_BLOCKS_NEEDED / num_blocks):
         return None
     return max(num_blocks + 1, math.ceil(num_blocks * (reach / distance) ** 2))
 

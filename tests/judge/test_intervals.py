@@ -9,6 +9,7 @@ from scipy.stats import norm
 from shipped_policies import V1, V2
 
 from eaftgate.judge.metrics import METRICS, Metric
+from eaftgate.judge.policy import IntervalPolicy, Threshold
 from eaftgate.judge.verdict import MetricVerdict, deciding_verdict, floor_problem, judge_intervals
 from eaftgate.parity.bounds import fixed_width
 from eaftgate.parity.clusters import Estimate, Evidence
@@ -32,17 +33,18 @@ def judged(
     events: int | None = None,
     budget: int = 0,
     strict: bool = False,
+    policy: IntervalPolicy = V2,
 ) -> MetricVerdict:
     estimate = Estimate(value, error, clusters - 1)
     measured, whole = ({metric: Measured(estimate, MANY_DOCUMENTS, base_events=number)} for number in (events, budget))
     (verdict,) = judge_intervals(
-        V2,
+        policy,
         measured,
         num_blocks=blocks,
         width=width,
         budget=whole,
         budget_blocks=blocks,
-        deciding=V2.deciding,
+        deciding=policy.deciding,
         strict=strict,
     ).values()
     return verdict
@@ -71,6 +73,15 @@ def test_a_ratio_is_estimated_as_its_logarithm_and_reported_as_a_ratio() -> None
     assert (found.margin, found.verdict) == (1.5, "pass")
     assert judged("cc_ratio", math.log(1.4), 0.1, events=1000, budget=1000).verdict == "inconclusive"
     assert judged("cc_ratio", math.log(2.0), 0.1, events=1000, budget=1000).verdict == "fail"
+
+
+def test_no_number_of_blocks_tells_no_change_at_all_from_no_margin_at_all() -> None:
+    none = Threshold(value=0.0, rationale="equal", origin="here")
+    rules = V2.rules | {"mean_p": V2.rules["mean_p"].model_copy(update={"margin": none})}
+    policy = V2.model_copy(update={"rules": rules})
+    found = judged("mean_p", 0.0, 0.0, policy=policy)
+    assert (found.verdict, found.blocks_needed) == ("inconclusive", None)
+    assert floor_problem(policy, "mean_p", found) is None
 
 
 def test_a_metric_without_a_margin_is_shown_and_decides_nothing() -> None:
