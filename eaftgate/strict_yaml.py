@@ -54,7 +54,13 @@ def read_yaml(path: Path, *, what: str) -> Any:
 
     Raises UserError with file and line.
     """
-    data = read_regular(path, what=what, limit=MAX_YAML_BYTES)
+    return parse_yaml(read_regular(path, what=what, limit=MAX_YAML_BYTES), path=path, what=what)
+
+
+def parse_yaml(data: bytes, *, path: Path, what: str) -> Any:
+    """The same of a part of a file that is YAML. Raises UserError with file and line, counted from the part's begin."""
+    if len(data) > MAX_YAML_BYTES:
+        raise UserError(f"{what} {path} is larger than {MAX_YAML_BYTES} bytes: it is none")
     try:
         return yaml.compose(data.decode("utf-8"), Loader=_Loader)
     except _Refused as error:

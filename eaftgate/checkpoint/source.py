@@ -14,9 +14,9 @@ from huggingface_hub.errors import (
 
 from eaftgate.errors import UserError
 
-_HUB_ID = re.compile(r"(?P<repo>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>[\w./-]+))?", re.ASCII)
+HUB_ID = re.compile(r"(?P<repo>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>[\w./-]+))?", re.ASCII)
 WEIGHTS = "*.safetensors"
-_ALLOW = [WEIGHTS, "*.json", "*.jinja", "*.txt", "LICENSE*", "USAGE_POLICY*"]
+_ALLOW = [WEIGHTS, "*.json", "*.jinja", "*.txt", "LICENSE*", "USAGE_POLICY*", "README.md"]
 _IGNORE = ["original/*", "metal/*"]
 """Other packagings of the same weights, three times the download."""
 
@@ -37,7 +37,7 @@ def resolve(source: str | Path, *, weights: bool = True) -> Path:
         raise UserError(f"{str(source)[:200]!r} is not a usable path ({error}); give a directory or a hub id") from None
     if exists:
         raise UserError(f"{source} is a file; give the directory of the checkpoint instead")
-    match = _HUB_ID.fullmatch(str(source))
+    match = HUB_ID.fullmatch(str(source))
     if match is None or isinstance(source, Path):
         raise UserError(
             f"{str(source)[:200]!r} is not an existing directory; check the path, or give a hub id org/name"

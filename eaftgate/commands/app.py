@@ -9,7 +9,7 @@ import typer
 
 from eaftgate import __version__
 from eaftgate.choices import did_you_mean
-from eaftgate.commands import gate, packs, profile, prune, report, run, study, yardstick
+from eaftgate.commands import gate, packs, profile, prune, publish, report, run, study, yardstick
 from eaftgate.errors import UserError
 from eaftgate.recipes.command_line import UsageError, take_recipes
 from eaftgate.visible import check_encoded, sentence
@@ -24,7 +24,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 app.add_typer(packs.COMMANDS, name="packs")
-for group in (run, profile, prune, yardstick, gate, report, study):
+for group in (run, profile, prune, yardstick, gate, report, publish, study):
     app.add_typer(group.COMMANDS)
 
 

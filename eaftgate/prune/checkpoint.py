@@ -15,6 +15,7 @@ from eaftgate.files import sha256_json
 from eaftgate.outputs import check_directory, claimed, up_to_date
 from eaftgate.profile.profile import Profile, ProfileDescription
 from eaftgate.progress import progress_bar
+from eaftgate.prune.card import model_card
 from eaftgate.prune.keep_sets import GivenKeepSets, read_keep_sets
 from eaftgate.prune.methods import (
     DEFAULT_METHOD,
@@ -141,6 +142,7 @@ def prune_checkpoint(
                 choice.keep,
                 out,
                 provenance={"method": method.name} | _calibration(description) | choice.provenance,
+                card=model_card(base, base_digest, keep_n, method.name, description, recipe),
                 carried={RECIPE_FILE: recipe.encode()} | ({} if choice.scores is None else scores_files(choice.scores)),
                 base_digest=base_digest,
                 max_shard_bytes=request.max_shard_bytes,

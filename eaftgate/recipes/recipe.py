@@ -29,8 +29,8 @@ MAX_EXTENDED = 50
 """Files one after the other, and in one file."""
 SHIPPED = Path(__file__).parent / "shipped"
 SECTIONS = (
-    "packs build", "packs split", "profile", "prune", "yardstick", "sweep", "diagnose", "overlap", "gate", "report",
-    "budgets", "lock", "verify", "cost", "run",
+    "packs build", "packs check", "packs split", "profile", "prune", "yardstick", "sweep", "diagnose", "overlap",
+    "gate", "report", "budgets", "lock", "verify", "cost", "run", "publish",
 )  # fmt: skip
 """Every command of `eaftgate`, and the gate, which is pytest's."""
 

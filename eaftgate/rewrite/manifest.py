@@ -16,6 +16,8 @@ from eaftgate.strict_json import read_object
 
 MANIFEST_FILE = "manifest.json"
 MAPPING_FILE = "expert_mapping.json"
+CARD_FILE = "README.md"
+"""The model card. Not in the manifest: that which is published has the verdict in it, and the same manifest holds."""
 FORMAT: Final = "eaftgate-checkpoint"
 _UNLISTED_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".pkl", ".py")
 """What a loader may pick up by itself: nothing of the kind may lie in the directory unlisted."""
@@ -78,7 +80,7 @@ class Manifest(_Strict):
     max_shard_bytes: Count | None = None
     """Not there where it is the limit that published shards keep to."""
     files: dict[FileName, FileRecord]
-    """Every file of the checkpoint but the manifest itself."""
+    """Every file of the checkpoint but the manifest itself and the card."""
 
     def content(self) -> dict[str, Any]:
         """Of manifest.json."""

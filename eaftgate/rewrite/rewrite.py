@@ -19,13 +19,14 @@ from eaftgate.checkpoint.checkpoint import CONFIG_FILE, Checkpoint
 from eaftgate.checkpoint.digest import checkpoint_digest
 from eaftgate.checkpoint.shards import INDEX_FILE
 from eaftgate.checkpoint.unchanged import check_unchanged
-from eaftgate.files import sha256_file, write_json
+from eaftgate.files import sha256_file, write_json, write_text
 from eaftgate.lfs import check_file_no_pointer
 from eaftgate.outputs import build
 from eaftgate.rewrite.copy import copy_shard
 from eaftgate.rewrite.finished import FinishedShards, finished_shards
 from eaftgate.rewrite.keep_n import check_keep_sets
 from eaftgate.rewrite.manifest import (
+    CARD_FILE,
     MANIFEST_FILE,
     MAPPING_FILE,
     BaseRecord,
@@ -52,6 +53,7 @@ def rewrite_checkpoint(
     *,
     provenance: dict[str, Any],
     carried: Mapping[str, bytes] | None = None,
+    card: str | None = None,
     base_digest: str | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
     allow_any_keep_n: bool = False,
@@ -60,8 +62,8 @@ def rewrite_checkpoint(
 ) -> None:
     """Write to `out` the checkpoint `base` with only the experts of `keep` (per layer, ascending ids).
 
-    `provenance` (a JSON object) goes into the manifest, `carried` are further files by name; `base_digest` is
-    `checkpoint_digest(base)` if the caller has it, `made_from` what `outputs.up_to_date` compares.
+    `provenance` (a JSON object) goes into the manifest, `carried` are further files by name, `card` is CARD_FILE;
+    `base_digest` is `checkpoint_digest(base)` if the caller has it, `made_from` what `outputs.up_to_date` compares.
     `progress(done, total)` gets bytes of shards, from several threads but one at a time.
     The result is a function of the arguments alone, byte for byte.
 
@@ -103,6 +105,8 @@ def rewrite_checkpoint(
         for name, content in (carried or {}).items():
             (work.payload / name).write_bytes(content)
         _write_companions(plans, base, manifest, work.payload, finished)
+        if card is not None:
+            write_text(work.payload / CARD_FILE, card)
 
 
 def write_shards(

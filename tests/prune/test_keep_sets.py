@@ -43,7 +43,7 @@ def pruned(eaftgate: Command, base: Checkpoint, tmp_path: Path) -> Path:
 
 def weights(directory: Path) -> dict[str, bytes]:
     """Everything but what says who chose."""
-    said = ("manifest.json", "made_from.json", RECIPE_FILE)
+    said = ("manifest.json", "made_from.json", "README.md", RECIPE_FILE)
     return {path.name: path.read_bytes() for path in directory.iterdir() if path.name not in said}
 
 
