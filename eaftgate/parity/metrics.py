@@ -15,6 +15,7 @@ from eaftgate.parity.js2d import plug_in
 FloatArray = NDArray[np.floating]
 
 QUANTILE = 0.15
+_LARGEST_LOG = np.log(np.finfo(np.float64).max)
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,8 @@ class CellMetrics:
 
 
 def perplexity(logprob_T: FloatArray) -> float:
-    """exp of the mean negative log-probability (nats)."""
-    return float(np.exp(-np.mean(logprob_T, dtype=np.float64)))
+    """exp of the mean negative log-probability (nats); the largest number where that is beyond all numbers."""
+    return float(np.exp(np.minimum(-np.mean(logprob_T, dtype=np.float64), _LARGEST_LOG)))
 
 
 def base_thresholds(p_T: FloatArray, entropy_T: FloatArray) -> Thresholds:

@@ -31,6 +31,12 @@ def test_perplexity_by_hand() -> None:
     assert perplexity(np.zeros(5)) == 1.0
 
 
+def test_a_perplexity_beyond_all_numbers_is_a_number() -> None:
+    """A broken head makes one, which has to be written and judged."""
+    assert 1e300 < perplexity(np.full(3, -5000.0)) < math.inf
+    assert math.isnan(perplexity(np.array([math.nan])))
+
+
 def test_perplexity_of_many_float32_tokens_is_summed_in_float64() -> None:
     """In float32 the running sum of a million halves-of-nats would be off in the third digit."""
     logprob = np.full(1_000_000, -0.7, dtype=np.float32)
