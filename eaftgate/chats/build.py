@@ -5,7 +5,7 @@ A pack is DIR/NAME.parquet; beside it NAME.build.json says what it was made from
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ from pydantic import Field
 
 from eaftgate.chats.chat import Chat, LeftOut
 from eaftgate.chats.forms import chat_of
-from eaftgate.chats.harmony import Rendering, harmony_text
 from eaftgate.chats.rows import Row, data_files, read_rows
 from eaftgate.errors import UserError
 from eaftgate.files import atomic_path, sha256_file
@@ -84,7 +83,7 @@ class _Built(Record):
 @dataclass(frozen=True)
 class BuildOptions:
     """`column` holds the conversations, where it is not one of MESSAGES or TEXT. `max_rows` are drawn by `seed`, as
-    Pack.shuffled orders rows, and stay in the order of the data. `settings` say how rows are rendered."""
+    Pack.shuffled orders rows, and stay in the order of the data."""
 
     out: Path
     name: str | None = None
@@ -94,11 +93,6 @@ class BuildOptions:
     split: str | None = None
     max_rows: int | None = None
     seed: int = 3407
-    rendering: Rendering = field(default_factory=Rendering)
-
-
-def harmony_renderer(rendering: Rendering) -> Render:
-    return lambda chat: harmony_text(chat, rendering)
 
 
 def build_packs(

@@ -44,19 +44,10 @@ def harmony_text(chat: Chat, rendering: Rendering) -> str:
 
 
 def _parts(chat: Chat, rendering: Rendering) -> Iterator[str]:
-    messages = list(chat.messages if rendering.keep_analysis else without_earlier_analysis(chat.messages))
-    effort = chat.effort or rendering.effort
-    own = ""
-    if messages and messages[0].role == "system":
-        said = messages[0].content or ""
-        if alone := _EFFORT_ALONE.fullmatch(said):
-            effort = alone[1]  # type: ignore[assignment]  # one of the three
-            messages.pop(0)
-        elif said.startswith(IDENTITY):  # Harmony's own already
-            own = said
-            messages.pop(0)
-    if own or rendering.preamble != "none":
-        yield _message("system", own or system_text(effort, rendering, has_tools=bool(chat.tools)))
+    begun = opening(chat, rendering)
+    messages = list(begun.messages if rendering.keep_analysis else without_earlier_analysis(begun.messages))
+    if begun.own or rendering.preamble != "none":
+        yield _message("system", begun.own or system_text(begun.effort, rendering, has_tools=bool(chat.tools)))
     tools = tools_section(chat.tools) if chat.tools else ""
     instructing = next((i for i, m in enumerate(messages) if m.role in ("system", "developer")), None)
     if tools and instructing != 0:
@@ -64,6 +55,27 @@ def _parts(chat: Chat, rendering: Rendering) -> Iterator[str]:
         tools = ""
     for number, message in enumerate(messages):
         yield from _rendered(message, tools if number == instructing else "")
+
+
+@dataclass(frozen=True)
+class Opening:
+    """What a conversation begins with: Harmony's `own` system message, where the data have one, else what to make it
+    of; and the `messages` after it."""
+
+    own: str
+    effort: Effort
+    messages: tuple[Message, ...]
+
+
+def opening(chat: Chat, rendering: Rendering) -> Opening:
+    effort = chat.effort or rendering.effort
+    if chat.messages and chat.messages[0].role == "system":
+        said = chat.messages[0].content or ""
+        if alone := _EFFORT_ALONE.fullmatch(said):
+            return Opening("", alone[1], chat.messages[1:])  # type: ignore[arg-type]  # one of the three
+        if said.startswith(IDENTITY):
+            return Opening(said, effort, chat.messages[1:])
+    return Opening("", effort, chat.messages)
 
 
 def system_text(effort: Effort, rendering: Rendering, *, has_tools: bool) -> str:
@@ -77,15 +89,19 @@ def system_text(effort: Effort, rendering: Rendering, *, has_tools: bool) -> str
 
 def instructions(text: str, tools: str = "") -> str:
     """The content of a developer message; one that is Harmony's own already stays as it is."""
-    said = text if text.startswith(_HARMONYS_OWN) else f"# Instructions\n\n{text}"
+    said = text if is_harmonys_own(text) else f"# Instructions\n\n{text}"
     return "\n\n".join(part for part in (said, tools) if part)
+
+
+def is_harmonys_own(text: str) -> bool:
+    return text.startswith(_HARMONYS_OWN)
 
 
 def without_earlier_analysis(messages: tuple[Message, ...]) -> Iterator[Message]:
     """Without the reasoning of turns that ended in an answer and were followed by the user: what a server leaves out of
     the history. Reasoning between calls stays until there is an answer."""
     users = [number for number, message in enumerate(messages) if message.role == "user"]
-    answers = [n for n, m in enumerate(messages) if _answers(m) and users and n < users[-1]]
+    answers = [n for n, m in enumerate(messages) if is_answer(m) and users and n < users[-1]]
     last = answers[-1] if answers else -1
     for number, message in enumerate(messages):
         if number > last or message.reasoning is None:
@@ -94,7 +110,7 @@ def without_earlier_analysis(messages: tuple[Message, ...]) -> Iterator[Message]
             yield Message(message.role, message.content, None, message.calls, message.name, message.commentary)
 
 
-def _answers(message: Message) -> bool:
+def is_answer(message: Message) -> bool:
     return message.role == "assistant" and message.content is not None and not message.calls and not message.commentary
 
 
@@ -109,7 +125,7 @@ def _rendered(message: Message, tools: str) -> Iterator[str]:
         if message.reasoning:
             yield _message("assistant<|channel|>analysis", message.reasoning)
         if message.content is not None:
-            yield _message(f"assistant<|channel|>{'final' if _answers(message) else 'commentary'}", message.content)
+            yield _message(f"assistant<|channel|>{'final' if is_answer(message) else 'commentary'}", message.content)
         for call in message.calls:
             header = f"assistant<|channel|>commentary to={call.name} <|constrain|>json"
             yield _message(header, call.arguments, "<|call|>")

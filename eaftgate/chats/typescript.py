@@ -47,7 +47,9 @@ def typescript(schema: Any, indent: str = "") -> str:
 def _one_of(variants: list[Any], indent: str) -> str:
     lines = []
     for variant in variants:
-        comments = [text for text in (_string(variant, "description"), _default(variant, bare_enum=False)) if text]
+        comments = [
+            text for text in (_string(variant, "description"), _default(variant, bare_enum=False)) if text is not None
+        ]
         lines.append(f"\n{indent} | {_or_null(variant, f'{indent}   ')}{_trailing(comments)}")
     return "".join(lines)
 
@@ -78,7 +80,7 @@ def _property(name: str, field: Any, indent: str, *, optional: str) -> str:
         return text + _variants(name, field, variants, indent, optional)
     comment = None if has_variants else _default(field)
     type_ = _or_null(field, f"{indent}    ")
-    return f"{text}{indent}{name}{optional}: {type_},{_trailing([comment] if comment else [])}\n"
+    return f"{text}{indent}{name}{optional}: {type_},{_trailing([] if comment is None else [comment])}\n"
 
 
 def _variants(name: str, field: Mapping[str, Any], variants: list[Any], indent: str, optional: str) -> str:

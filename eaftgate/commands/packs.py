@@ -1,16 +1,22 @@
 """`eaftgate packs ...`: directories of packs."""
 
-import re
+import datetime
+import hashlib
+from contextlib import suppress
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from eaftgate.commands.options import JsonOption, whole_numbers
 from eaftgate.commands.output import made, result, say, show_whole
 from eaftgate.errors import UserError
+
+if TYPE_CHECKING:
+    from eaftgate.chats.build import Render
+    from eaftgate.chats.harmony import Rendering
 
 COMMANDS = typer.Typer(
     help="Make, look at and split directories of packs (Parquet files of Harmony conversations).", no_args_is_help=True
@@ -19,6 +25,8 @@ COMMANDS = typer.Typer(
 
 class Template(StrEnum):
     HARMONY = "harmony"
+    LIBRARY = "openai-harmony"
+    CHECKPOINT = "checkpoint"
 
 
 class Preamble(StrEnum):
@@ -54,6 +62,11 @@ def packs_build(
     split: Annotated[str | None, typer.Option(help="Which split of a dataset's directory.")] = None,
     max_rows: Annotated[int | None, typer.Option(min=1, help="Rows of a pack, drawn by --seed.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Decides which rows are drawn.")] = 3407,
+    template: Annotated[
+        Template,
+        typer.Option(help="Harmony, as openai-harmony itself has it (extra `packs`), or --base's own template."),
+    ] = Template.HARMONY,
+    base: Annotated[str | None, typer.Option(help="Of --template checkpoint: directory or hub id.")] = None,
     preamble: Annotated[
         Preamble, typer.Option(help="Harmony's system message: whole, its reasoning effort alone, or none.")
     ] = Preamble.FULL,
@@ -68,12 +81,12 @@ def packs_build(
 
     What is left out is counted by reason, with the first row of each; nothing else is changed.
     """
-    from eaftgate.chats.build import BuildOptions, build_packs, harmony_renderer
+    from eaftgate.chats.build import BuildOptions, build_packs
     from eaftgate.chats.harmony import Rendering
     from eaftgate.chats.report import lines_of
 
-    if date is not None and not re.fullmatch(r"\d{4}-\d{2}-\d{2}", date):
-        raise UserError(f"--date is {date!r}: it must be YYYY-MM-DD")
+    if date is not None and not _is_date(date):
+        raise UserError(f"--date is {date!r}: it must be a day, YYYY-MM-DD")
     rendering = Rendering(
         preamble=preamble.value,
         effort=reasoning_effort.value,
@@ -84,9 +97,36 @@ def packs_build(
         out=out_dir, name=name, column=column, domain_column=domain_column, source_column=source_column,
         split=split, max_rows=max_rows, seed=seed,
     )  # fmt: skip
-    reports = build_packs(inputs, options, harmony_renderer(rendering), asdict(rendering))
+    render, settings = _renderer(template, base, rendering)
+    reports = build_packs(inputs, options, render, settings)
     summary = {"out": str(out_dir), "packs": [report.model_dump(mode="json") for report in reports]}
     result(as_json, summary, *(line for report in reports for line in lines_of(report)))
+
+
+def _is_date(text: str) -> bool:
+    with suppress(ValueError):
+        return datetime.date.fromisoformat(text).isoformat() == text
+    return False
+
+
+def _renderer(template: Template, base: str | None, rendering: "Rendering") -> tuple["Render", dict[str, Any]]:
+    """What renders a chat, and what it was made from."""
+    from eaftgate.chats.harmony import harmony_text
+    from eaftgate.chats.library import library_renderer
+    from eaftgate.chats.template import template_renderer
+
+    if (base is not None) != (template is Template.CHECKPOINT):
+        raise UserError("--template checkpoint and --base go together: the checkpoint whose template it is")
+    settings = {"template": template.value, **asdict(rendering)}
+    if template is Template.LIBRARY:
+        render, version = library_renderer(rendering)
+        return render, settings | {"openai_harmony": version}
+    if base is None:
+        return lambda chat: harmony_text(chat, rendering), settings
+    if rendering.preamble != "full" or not rendering.keep_analysis:
+        raise UserError("--preamble and --analysis are for Harmony: the template of a checkpoint decides for itself")
+    render, text = template_renderer(base, rendering)
+    return render, settings | {"template_sha256": hashlib.sha256(text.encode()).hexdigest()}
 
 
 @COMMANDS.command("check")
