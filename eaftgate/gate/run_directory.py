@@ -22,7 +22,7 @@ from eaftgate.gate.results import (
 )
 from eaftgate.gate.summary import HEAD
 from eaftgate.locks import Taken, held
-from eaftgate.outputs import check_apart, check_outside_checkpoints, check_parent
+from eaftgate.outputs import MADE_FROM_FILE, check_apart, check_outside_checkpoints, check_parent
 from eaftgate.strict_json import read_object
 
 DIGESTS_FILE = "digests.json"
@@ -36,7 +36,10 @@ def hold(config: pytest.Config, options: GateOptions) -> None:
     or must not be written to."""
     inputs = [path for path in (options.packs, options.gates) if path is not None]
     check_run_directory(options.results, inputs)
-    if junit := getattr(config.option, "xmlpath", None):
+    junit = getattr(config.option, "xmlpath", None)
+    if junit == "":
+        raise UserError("--junitxml is empty: give a file, or leave it out")
+    if junit:
         check_junit(Path(os.path.expandvars(junit)).expanduser(), options.results, inputs)
     if not config.option.collectonly:
         lock = ExitStack()
@@ -55,6 +58,8 @@ def check_run_directory(results: Path, inputs: Sequence[Path] = ()) -> None:
     check_parent(results, option=option)
     check_outside_checkpoints(results, option=option, itself=True)
     check_apart(results, inputs, option=option)
+    if (results / MADE_FROM_FILE).exists():
+        raise UserError(f"{option} is {results}, which another command has made: choose another {option}")
     for name in (WORK_DIR, CELLS_DIR, COLLECTIONS_DIR, PARITY_FILE, DIGESTS_FILE, GATES_FILE, PAGE_FILE, SUMMARY_FILE):
         path = results / name
         wrong = path.exists() and not (path.is_file() if "." in name else path.is_dir())

@@ -76,6 +76,9 @@ def test_nothing_is_removed_or_written_through_that_no_run_has_made(tmp_path: Pa
     (tmp_path / "other things").mkdir()
     (tmp_path / "other things" / "notes.txt").touch()
     check_run_directory(tmp_path / "other things")
+    (tmp_path / "other things" / "made_from.json").write_text("{}")  # a profile, a split
+    with pytest.raises(UserError, match="which another command has made: choose another --results"):
+        check_run_directory(tmp_path / "other things")
 
 
 def test_it_lies_in_no_checkpoint_and_in_no_packs(tmp_path: Path) -> None:
@@ -131,3 +134,10 @@ def test_a_run_that_goes_on_is_not_reported(tmp_path: Path) -> None:
         pytest.raises(UserError, match=r"a run is going on in .* since .*: wait for it to end"),
     ):
         write_report(tmp_path / "run", tmp_path / "report.html")
+
+
+def test_an_empty_name_of_a_junit_file_is_no_wish_for_none(tmp_path: Path) -> None:
+    """A variable that is not set."""
+    run = pytest_command("gates/", f"--results={tmp_path / 'run'}", "--junitxml=", results=tmp_path / "run")
+    assert run.code == 4
+    assert "--junitxml is empty: give a file, or leave it out" in run.output
