@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 
 from eaftgate.visible import plain, visible
 
-_PUNCTUATION = re.compile(r"([\\`*_{}\[\]<>()+!|~&$#-])")
+_PUNCTUATION = re.compile(r"([\\`*_{}\[\]<>|~&$#])")
 _LINKED = re.compile(r"(@|\\#|://|www\.)")
 """What a renderer would make a link or a mention of."""
 

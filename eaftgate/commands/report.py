@@ -35,6 +35,27 @@ def report(
 
 
 @COMMANDS.command()
+def memo(
+    run_dirs: Annotated[list[Path], typer.Argument(metavar="RUN_DIR...", help="Results of one gate run or several.")],
+    out_file: Annotated[
+        Path | None, typer.Option("--out", help="Markdown file to make; default: standard output.")
+    ] = None,
+) -> None:
+    """Write a decision memo: the conclusion for each keep_n, what was tried, what failed where, cost, what is open.
+
+    No sentence in it but what parity.json says; names are text, whatever is in them.
+    """
+    from eaftgate.report.memo import memo as memo_of
+    from eaftgate.report.memo import write_memo
+
+    if out_file is None:
+        say(*memo_of(run_dirs).splitlines())
+        return
+    was_there = write_memo(run_dirs, out_file)
+    say(f"{out_file} is up to date" if was_there else f"written to {out_file}")
+
+
+@COMMANDS.command()
 def budgets(
     run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Results of a gate run (pytest --results).")],
     blocks: Annotated[str, typer.Option(help="Budgets, like 8,32,128; default: 8, doubled until all.")] = "",

@@ -30,7 +30,7 @@ MAX_EXTENDED = 50
 SHIPPED = Path(__file__).parent / "shipped"
 SECTIONS = (
     "packs build", "packs check", "packs split", "profile", "prune", "yardstick", "sweep", "diagnose", "overlap",
-    "gate", "report", "budgets", "lock", "verify", "cost", "run", "publish",
+    "gate", "report", "memo", "budgets", "lock", "verify", "cost", "run", "publish",
 )  # fmt: skip
 """Every command of `eaftgate`, and the gate, which is pytest's."""
 
