@@ -9,7 +9,7 @@ ROOMS ?= parity packs judge rewrite
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup gate test test-all test-kill test-versions mutants gpu-test attacks fuzz lint docs clean
+.PHONY: setup gate test test-all test-kill test-versions test-browser mutants gpu-test attacks fuzz lint docs clean
 
 setup: $(READY)
 
@@ -35,14 +35,25 @@ lint: $(READY)
 
 # At most 6 minutes on two quiet cores. What is slow by nature is left to test-all, which is what CI runs.
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist worksteal -q -m "not slow" tests/
+	$(BIN)/python -m pytest -n 2 --dist worksteal -q -m "not slow" --ignore=tests/browser tests/
 
 test-all: lint
-	$(BIN)/python -m pytest -n 2 --dist worksteal -q tests/
+	$(BIN)/python -m pytest -n 2 --dist worksteal -q --ignore=tests/browser tests/
 
 # Every command that writes, killed at 20 moments and on a disk that is full: given again, it ends as if nothing had been.
 test-kill: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist worksteal -q --moments=20 tests/kill
+
+# report.html in Chromium: needs Debian's chromium and npm, which brings axe-core. A minute; pictures lie in $(OUT)/browser.
+AXE := $(OUT)/browser/package/axe.min.js
+
+$(AXE):
+	mkdir -p $(OUT)/browser
+	cd $(OUT)/browser && tar -xzf "$$(npm pack --silent axe-core@4.14.1)" package/axe.min.js
+
+test-browser: $(AXE) | $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[browser]'
+	$(BIN)/python -m pytest -q tests/browser --axe=$(AXE) --screenshots=$(OUT)/browser
 
 # The lowest and the newest declared pytest, pydantic, pyarrow, transformers, by the tests that concern them.
 test-versions: $(READY)

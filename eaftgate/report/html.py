@@ -44,6 +44,8 @@ ORIGIN_ROWS = (
 _ALLOWED = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 """The page runs nothing and fetches nothing; only its own style is applied."""
 
+MANY_PROBLEMS = 12
+"""More of them are listed where they are asked for."""
 OPEN_AT_FIRST = 2
 """Candidates whose margins are open when the page is."""
 
@@ -260,8 +262,7 @@ def _problems(parity: Parity) -> str:
     items += [f"not run: {case}" for case in parity.not_run]
     if not items:
         return ""
-    return (
-        '<h2 id="problems">What failed or did not run</h2><ul>'
-        + "".join(f"<li>{html_text(item)}</li>" for item in items)
-        + "</ul>"
-    )
+    listed = "<ul>" + "".join(f"<li>{html_text(item)}</li>" for item in items) + "</ul>"
+    if len(items) > MANY_PROBLEMS:
+        listed = f"<details><summary>{len(items)} cases</summary>{listed}</details>"
+    return f'<h2 id="problems">What failed or did not run</h2>{listed}'

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from eaftgate.gate.results import ParityCell
 from eaftgate.judge.metrics import METRICS
-from eaftgate.judge.verdict import MetricVerdict
+from eaftgate.judge.verdict import SEVERITY, MetricVerdict
 from eaftgate.judge.wording import bounds_shown, shown
 from eaftgate.report.rows import Cell, html_text, table
 from eaftgate.visible import visible
@@ -186,7 +186,7 @@ def _panel(cells: Sequence[ParityCell], metric: str, name: str, every: Sequence[
         said = shown(metric, verdict.estimate, interval=interval) if verdict.estimate is not None else "-"
         bounded = verdict.lower is not None or verdict.upper is not None
         bounds = f"<br><small>{html_text(bounds_shown(metric, verdict))}</small>" if bounded and interval else ""
-        lacks = f"<br><small>{html_text(visible(verdict.lacks))}</small>" if verdict.lacks else ""
+        lacks = f"<br><small>{html_text(visible(_lacking(verdict)))}</small>" if _lacking(verdict) else ""
         rows += (
             f'<tr><th scope="row">{html_text(visible(f"{cell.pack} {cell.seq_len}"))}<br>'
             f'<small class="{kind_of(verdict, decides=decides)}">'
@@ -202,6 +202,13 @@ def _panel(cells: Sequence[ParityCell], metric: str, name: str, every: Sequence[
         f"<tr><th>cell and verdict</th><th>drawn</th><th>estimate and bounds</th></tr></thead><tbody>{rows}</tbody>"
         f"</table>{_axis(scale, both=both)}</section>"
     )
+
+
+def _lacking(verdict: MetricVerdict) -> str:
+    """What there is too little of, all of it among what limits the cells; here what would do."""
+    if verdict.blocks_needed is not None and (verdict.underpowered or verdict.verdict == "inconclusive"):
+        return f"{verdict.blocks_needed:,} blocks would do"
+    return "" if verdict.underpowered else verdict.lacks
 
 
 def _axis(scale: Scale, *, both: bool) -> str:
@@ -233,11 +240,14 @@ def key() -> str:
 
 
 def nearest(cells: Iterable[ParityCell]) -> tuple[ParityCell, str, float] | None:
-    """The deciding bound that comes nearest to its margin, or lies farthest beyond: its cell, metric and place."""
+    """The deciding bound that is worst: of the worst verdict, what comes nearest to its margin or lies farthest beyond.
+    Its cell, metric and place."""
     found = [
         (cell, metric, max(abs(value) if verdict.side == "both" else value for value in place.known))
         for cell in cells
         for metric, verdict in cell.metrics.items()
-        if cell.decides(metric) and (place := place_of(metric, verdict, interval=cell.has_intervals)) is not None
+        if cell.decides(metric)
+        and verdict.verdict is not None
+        and (place := place_of(metric, verdict, interval=cell.has_intervals)) is not None
     ]
-    return max(found, key=lambda entry: entry[2], default=None)
+    return max(found, key=lambda one: (SEVERITY[one[0].metrics[one[1]].verdict or "pass"], one[2]), default=None)

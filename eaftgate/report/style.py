@@ -35,7 +35,7 @@ a {{ color: var(--link); }} small {{ color: var(--muted); font-size: .8em; font-
 nav ul {{ list-style: none; display: flex; flex-wrap: wrap; gap: .2rem 1.2rem; margin: .8rem 0; padding: 0; }}
 p.note {{ max-width: 52rem; color: var(--muted); }} .hidden {{ position: absolute; width: 1px; height: 1px;
   overflow: hidden; clip-path: inset(50%); white-space: nowrap; }}
-.scroll {{ overflow-x: auto; max-width: 100%; }}
+.scroll {{ overflow-x: auto; max-width: 100%; position: relative; }}
 table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; }}
 .scroll table {{ white-space: nowrap; }}
 th, td {{ padding: .3rem .55rem; text-align: right; border-bottom: 1px solid var(--line); }}
@@ -58,8 +58,10 @@ pre code {{ background: none; padding: 0; font-size: 1em; }}
 summary {{ cursor: pointer; margin: .6rem 0; }} summary h2, summary h3 {{ display: inline; }}
 ol.lost li {{ margin: .8rem 0; max-width: 60rem; }} ol.lost small {{ display: block; }}
 .matrix td a {{ text-decoration: none; color: inherit; }} .matrix td a:hover {{ text-decoration: underline; }}
-.panels {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(min(25rem, 100%), 1fr)); gap: .8rem; }}
-.panel {{ border: 1px solid var(--line); border-radius: .4rem; padding: .6rem .7rem; break-inside: avoid; }}
+.panels {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(min(25rem, 100%), 1fr));
+  gap: .8rem; margin-top: .8rem; }}
+.panel {{ position: relative; border: 1px solid var(--line); border-radius: .4rem; padding: .6rem .7rem;
+  break-inside: avoid; }}
 .panel:target {{ border-color: var(--link); box-shadow: 0 0 0 2px var(--link); }}
 .panel table {{ width: 100%; table-layout: fixed; font-size: .86rem; line-height: 1.25; }}
 .panel th, .panel td {{ padding: .15rem .25rem; border: 0; }} .panel th {{ text-align: left; font-weight: 400; }}
@@ -72,7 +74,7 @@ svg {{ display: block; width: 100%; height: auto; }} svg text {{ fill: var(--tex
   currentColor; }}
 .shown {{ color: var(--none); }} .weak {{ color: var(--none); }}
 .key {{ display: flex; flex-wrap: wrap; gap: .2rem 1.4rem; padding: 0; list-style: none; color: var(--muted); }}
-.key li {{ display: flex; align-items: center; gap: .4rem; }} .key svg {{ width: 4.5rem; flex: none; }}
+.key li {{ display: flex; align-items: center; gap: .4rem; }} .key svg {{ width: 8rem; flex: none; }}
 td.drawn {{ min-width: 12rem; }} .size {{ fill: var(--m4); }} .size-base {{ fill: none; stroke: var(--zero); }}
 .maps {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(min(19rem, 100%), 1fr)); gap: .8rem; }}
 figure {{ margin: 0; break-inside: avoid; }} figcaption {{ font-size: .88rem; color: var(--muted); }}
