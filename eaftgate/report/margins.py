@@ -15,6 +15,8 @@ from eaftgate.report.rows import Cell, html_text, table
 from eaftgate.visible import visible
 
 WIDTH, HEIGHT, EDGE = 160, 20, 6
+LABEL = 38
+"""How wide a label of the axis is."""
 FARTHEST = 4.0
 """In margins: what lies beyond is an arrow at the edge."""
 GLYPHS = {"pass": "✓", "fail": "✗", "inconclusive": "?"}
@@ -211,10 +213,18 @@ def _lacking(verdict: MetricVerdict) -> str:
     return "" if verdict.underpowered else verdict.lacks
 
 
+def _tick(x: float, said: str, anchor: str) -> str:
+    return f'<text x="{x}" y="9" text-anchor="{anchor}">{said}</text>'
+
+
 def _axis(scale: Scale, *, both: bool) -> str:
     """What a metric's scale says, under its drawings: in the same columns."""
-    ticks = [(0.0, "0"), (1.0, "margin"), *([(-1.0, "margin")] if both else [])]
-    texts = "".join(f'<text x="{scale.x(at)}" y="9" text-anchor="middle">{said}</text>' for at, said in ticks)
+    zero, limit, left = scale.x(0), scale.x(1), scale.x(-1)
+    texts = _tick(limit, "margin", "start" if limit + LABEL < WIDTH else "middle")
+    if both:
+        texts += _tick(left, "margin", "end" if left - LABEL > 0 else "middle")
+    if limit - zero > LABEL / 2:
+        texts += _tick(zero, "0", "middle")
     return (
         '<table aria-hidden="true"><colgroup><col class="cell"><col class="drawn"><col></colgroup><tr><td></td>'
         f'<td><svg viewBox="0 0 {WIDTH} 12">{texts}</svg></td><td></td></tr></table>'
