@@ -5,6 +5,7 @@ A pack is DIR/NAME.parquet; beside it NAME.build.json says what it was made from
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,8 @@ from eaftgate.visible import MAX_STEM_BYTES
 RECORD_SUFFIX = ".build.json"
 MESSAGES, TEXT = ("messages", "conversations"), "text"
 TOOLS, EFFORT, SYSTEM, ID = "tools", "reasoning_effort", "system", "id"
+SHOWN_FROM_BYTES = 1 << 25
+"""Data of less are read in seconds."""
 DUPLICATE, NOT_SAMPLED = "the same text as an earlier row", "not among --max-rows"
 NO_ASSISTANT = "no assistant message"
 _NOT_MALFORMED = (DUPLICATE, NOT_SAMPLED, NO_ASSISTANT)
@@ -111,7 +114,11 @@ def build_packs(
         name: [f for path in paths for f in data_files(path, split=options.split)] for name, paths in named.items()
     }
     options.out.mkdir(exist_ok=True)
-    return [_build(str(name), found, options, render, settings) for name, found in files.items()]
+    try:
+        return [_build(str(name), found, options, render, settings) for name, found in files.items()]
+    finally:
+        with suppress(OSError):  # unless there is something in it
+            options.out.rmdir()
 
 
 def _check_out(out: Path, inputs: Sequence[Path]) -> None:
@@ -125,7 +132,7 @@ def _check_out(out: Path, inputs: Sequence[Path]) -> None:
 
 
 def _by_name(inputs: Sequence[Path]) -> dict[str | None, list[Path]]:
-    names = [path.resolve().stem if path.is_file() else path.resolve().name for path in inputs]
+    names = [(Path.cwd() / path).stem if path.is_file() else (Path.cwd() / path).name for path in inputs]
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise UserError(
             f"two inputs make a pack {twice[0]!r}: give --name to make one pack of them, or build them apart"
@@ -161,8 +168,16 @@ def _build(
             return built.report.model_copy(update={"up_to_date": True})
         rows = _Rows(name, pack)
         size = sum(file.stat().st_size for file in files)
-        with progress_bar(f"build {name}", size, unit="B", out=pack, resumes=False) as bar:
-            for row in read_rows(files, _columns(options), bar.advance):
+        with progress_bar(f"build {name}", None, unit="B", out=pack, resumes=False) as bar:
+            done = 0
+
+            def advance(read: int) -> None:
+                nonlocal done
+                done += read
+                if size > SHOWN_FROM_BYTES:
+                    bar.show(min(done, size), size)
+
+            for row in read_rows(files, _columns(options), advance):
                 rows.take(row, options, render)
         rows.sample(options.max_rows, options.seed)
         report = rows.report()

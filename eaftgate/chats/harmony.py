@@ -20,7 +20,7 @@ IDENTITY = "You are ChatGPT, a large language model trained by OpenAI."
 CUTOFF = "2024-06"
 CHANNELS = "# Valid channels: analysis, commentary, final. Channel must be included for every message."
 TO_FUNCTIONS = "Calls to these tools must go to the commentary channel: 'functions'."
-_EFFORT_ALONE = re.compile(r"\s*Reasoning: (low|medium|high)\s*")
+_EFFORT_ALONE = re.compile(r"Reasoning: (?:low|medium|high)")
 _HARMONYS_OWN = ("# Instructions\n", "# Tools\n")
 
 
@@ -71,9 +71,7 @@ def opening(chat: Chat, rendering: Rendering) -> Opening:
     effort = chat.effort or rendering.effort
     if chat.messages and chat.messages[0].role == "system":
         said = chat.messages[0].content or ""
-        if alone := _EFFORT_ALONE.fullmatch(said):
-            return Opening("", alone[1], chat.messages[1:])  # type: ignore[arg-type]  # one of the three
-        if said.startswith(IDENTITY):
+        if said.startswith(IDENTITY) or _EFFORT_ALONE.fullmatch(said):
             return Opening(said, effort, chat.messages[1:])
     return Opening("", effort, chat.messages)
 

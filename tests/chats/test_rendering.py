@@ -84,14 +84,17 @@ def test_what_is_harmonys_own_form_already_stays(own: str) -> None:
     )
 
 
-def test_a_system_message_of_an_effort_alone_is_the_effort() -> None:
-    effort = {"role": "system", "content": "Reasoning: high"}
-    only = Rendering(preamble="effort")
-    assert text_of(effort, user("a"), said("1"), rendering=only).startswith(
-        "<|start|>system<|message|>Reasoning: high<|end|><|start|>user"
-    )
-    assert "Reasoning: high\n\n# Valid" in text_of(effort, user("a"), said("1"), rendering=Rendering())
-    assert "Reasoning: low" in text_of(user("a"), said("1"), rendering=only, effort="low")
+def test_a_system_message_of_an_effort_alone_stays() -> None:
+    text = text_of({"role": "system", "content": "Reasoning: high"}, user("a"), said("1"), rendering=Rendering())
+    assert text.startswith("<|start|>system<|message|>Reasoning: high<|end|><|start|>user")
+
+
+def test_the_effort_is_the_rows_own_or_the_one_that_is_asked_for() -> None:
+    only = Rendering(preamble="effort", effort="high")
+    begin = "<|start|>system<|message|>Reasoning: {}<|end|><|start|>user"
+    assert text_of(user("a"), said("1"), rendering=only, effort="Low").startswith(begin.format("low"))
+    assert text_of(user("a"), said("1"), rendering=only).startswith(begin.format("high"))
+    assert "Reasoning: low\n\n# Valid" in text_of(user("a"), said("1"), rendering=Rendering(), effort="low")
 
 
 def test_a_call_with_its_reasoning_preamble_and_result() -> None:
