@@ -9,7 +9,7 @@ ROOMS ?= parity packs judge rewrite
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup gate test test-all test-kill test-versions test-browser mutants gpu-test attacks fuzz lint docs clean
+.PHONY: setup gate test test-all test-kill test-versions test-browser picture mutants gpu-test attacks fuzz lint docs clean
 
 setup: $(READY)
 
@@ -54,6 +54,11 @@ $(AXE):
 test-browser: $(AXE) | $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[browser]'
 	$(BIN)/python -m pytest -q tests/browser --axe=$(AXE) --screenshots=$(OUT)/browser
+
+# The picture in README.md, from a stored run.
+picture: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[browser]'
+	$(BIN)/python tests/browser/picture.py
 
 # The lowest and the newest declared pytest, pydantic, pyarrow, transformers, by the tests that concern them.
 test-versions: $(READY)

@@ -69,7 +69,7 @@ def _cell(results: Path, cells: Sequence[ParityCell]) -> str:
         figures.append(_figure(_shades(found_PH), cell, name, f"{cell.cc:.3%} in confident conflict"))
         said = f"{moved / total:.1%} of the tokens lie in another bin, net; JS2D {cell.js2d:.4f}"
         figures.append(_figure(_sides(found_PH - base_PH), cell, f"{name} less base", said))
-    title = f"{first.pack} {first.seq_len}: {total:,} tokens"
+    title = f"{first.pack} {first.seq_len}: {total:,} tokens, quantiles p {first.p_thr:.3g}, entropy {first.h_thr:.3g}"
     return f'<h3>{html_text(visible(title))}</h3><div class="maps">{"".join(figures)}</div>'
 
 

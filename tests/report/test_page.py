@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gate_command import BASE, GATE_PACKS, Run, gate
+from gate_command import BASE, GATE_PACKS, ROOT, Run, gate
 from prepared import TINY
 from results import parity_cell, parity_of
 
 from eaftgate.gate.identity import CheckpointIdentity, RunIdentity, command_line
 from eaftgate.gate.results import Asked, FailedCase, Parity
 from eaftgate.judge.verdict import MetricVerdict
+from eaftgate.records import read_model
 from eaftgate.report.banner import next_steps, why
 from eaftgate.report.html import render, write_report
 from eaftgate.report.keep_map import keep_maps
@@ -202,6 +203,15 @@ def test_every_link_of_the_page_leads_somewhere_and_places_are_named_once() -> N
     assert len(set(ids)) == len(ids)
     assert links
     assert set(links) <= set(ids)
+
+
+def test_the_run_in_the_picture_of_the_readme_has_a_report() -> None:
+    docs = ROOT / "docs"
+    parity = read_model(docs / "report-run.json", Parity, what="run", remedy="make it again")
+    page = render(parity)
+    assert "24 of 32 experts a layer (eaft-reap). 4.45 MB of 5.32 MB, 16.3% saved." in page
+    assert (docs / "report.png").stat().st_size < 300_000
+    assert "docs/report.png" in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 # The run's own
