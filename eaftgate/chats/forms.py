@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from eaftgate.chats.chat import EFFORTS, Call, Chat, LeftOut, Message, Role, Tool
+from eaftgate.chats.harmony import describes_tools
 from eaftgate.errors import UserError
 from eaftgate.strict_json import parse_json, shown
 
@@ -46,7 +47,11 @@ def chat_of(messages: Any, tools: Any = None, effort: Any = None, system: Any = 
     if isinstance(system, str) and system:
         found = [{"role": "system", "content": system}, *found]
     read = tuple(reader.message(number, each) for number, each in enumerate(found))
-    return Chat(read, _tools(tools), _effort(effort), tuple(sorted(reader.not_read)))
+    offered = _tools(tools)
+    if offered and any(describes_tools(message) for message in read):
+        offered = ()
+        reader.not_read.add("tools beside the developer's own")
+    return Chat(read, offered, _effort(effort), tuple(sorted(reader.not_read)))
 
 
 class _Reader:

@@ -21,7 +21,8 @@ CUTOFF = "2024-06"
 CHANNELS = "# Valid channels: analysis, commentary, final. Channel must be included for every message."
 TO_FUNCTIONS = "Calls to these tools must go to the commentary channel: 'functions'."
 _EFFORT_ALONE = re.compile(r"Reasoning: (?:low|medium|high)")
-_HARMONYS_OWN = ("# Instructions\n", "# Tools\n")
+_TOOLS = "# Tools\n"
+_HARMONYS_OWN = ("# Instructions\n", _TOOLS)
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,12 @@ def instructions(text: str, tools: str = "") -> str:
 
 def is_harmonys_own(text: str) -> bool:
     return text.startswith(_HARMONYS_OWN)
+
+
+def describes_tools(message: Message) -> bool:
+    """Whether it is Harmony's own developer message, and has the tools in it."""
+    text = message.content or ""
+    return message.role in ("system", "developer") and is_harmonys_own(text) and f"\n{_TOOLS}" in f"\n{text}"
 
 
 def without_earlier_analysis(messages: tuple[Message, ...]) -> Iterator[Message]:

@@ -14,7 +14,7 @@ def lines_of(report: BuildReport) -> Iterator[str]:
         yield f"  {found.rows} left out: {found.reason}"
         yield f"    first: {found.place}" + ("" if said == found.reason else f": {said}")
     for name, rows in report.not_read.items():
-        yield f"  not in the texts: {name} of messages, {rows} rows"
+        yield f"  not in the texts: {name} ({rows} rows)"
     if report.is_suspect:
         yield (
             f"  {report.malformed / report.read:.1%} of the rows are malformed: look at the first of each reason "

@@ -16,7 +16,7 @@ from eaftgate.visible import check_encoded, sentence
 
 app = typer.Typer(
     help="Remove experts from a gpt-oss checkpoint without training, and prove that the result is near-lossless.\n\n"
-    "The way through: [bold]packs split[/] -> [bold]profile[/] -> [bold]prune[/] -> "
+    "The way through: [bold]packs build[/] -> [bold]packs split[/] -> [bold]profile[/] -> [bold]prune[/] -> "
     "[bold]gate[/] -> [bold]report[/]; [bold]run[/] does all of it by one recipe.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

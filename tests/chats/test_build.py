@@ -163,8 +163,8 @@ def test_keys_that_no_text_shows_are_said(eaftgate: Command, tmp_path: Path) -> 
     messages = [{"role": "user", "content": "Who?", "name": "ada"}, {"role": "assistant", "content": "I.", "weight": 1}]
     write_lines(tmp_path / "x.jsonl", [{"messages": messages}])
     ended = eaftgate("packs", "build", tmp_path / "x.jsonl", "--out", tmp_path / "o")
-    assert "not in the texts: name of user of messages, 1 rows" in ended.out
-    assert "not in the texts: weight of messages, 1 rows" in ended.out
+    assert "not in the texts: name of user (1 rows)" in ended.out
+    assert "not in the texts: weight (1 rows)" in ended.out
 
 
 def test_max_rows_draws_those_that_shuffling_puts_first(eaftgate: Command, tmp_path: Path) -> None:

@@ -45,6 +45,13 @@ def text_of(*messages: Any, rendering: Rendering = BARE, **row: Any) -> str:
     return harmony_text(chat_of(list(messages), **row), rendering)
 
 
+def test_tools_are_not_said_twice() -> None:
+    own = {"role": "developer", "content": "# Instructions\n\nBe kind.\n\n# Tools\n// none"}
+    chat = chat_of([own, user("a"), said("1")], [WEATHER])
+    assert harmony_text(chat, BARE).startswith(f"<|start|>developer<|message|>{own['content']}<|end|>")
+    assert chat.not_read == ("tools beside the developer's own",)
+
+
 def test_the_last_answer_returns_and_earlier_ones_end() -> None:
     text = text_of(user("a"), said("1"), user("b"), said("2"))
     assert text == USER.format("a") + FINAL.format("1<|end|>") + USER.format("b") + FINAL.format("2<|return|>")
