@@ -10,7 +10,9 @@ import typer
 from eaftgate import __version__
 from eaftgate.choices import did_you_mean
 from eaftgate.commands import gate, packs, profile, prune, publish, report, run, study, yardstick
+from eaftgate.commands.examples import add_help
 from eaftgate.errors import UserError
+from eaftgate.prune.methods import METHODS
 from eaftgate.recipes.command_line import UsageError, take_recipes
 from eaftgate.visible import check_encoded, sentence
 
@@ -38,6 +40,7 @@ def _version(
 
 
 take_recipes(app)
+add_help(app, {"prune": ["Methods:", *(f"{name}: {method.meaning}" for name, method in METHODS.items())]})
 _NO_CHOICE = re.compile(r"'([^']*)' is not one of (.*)", re.DOTALL)
 
 

@@ -2,12 +2,15 @@
 
 import argparse
 import os
+import shutil
+import textwrap
 from pathlib import Path
 from typing import Any
 
 import typer
 from typer.core import TyperCommand
 
+from eaftgate.commands.examples import EXAMPLES
 from eaftgate.gate.junit import forget_earlier
 from eaftgate.gate.options import gate_options
 
@@ -48,10 +51,16 @@ def _print_help() -> None:
     parser = argparse.ArgumentParser(
         prog="eaftgate gate",
         usage="eaftgate gate [OPTIONS] [OPTIONS OF pytest]",
-        description=gate.__doc__,
-        epilog=ALSO,
+        description=_filled(gate.__doc__ or ""),
+        epilog="\n  ".join([f"{_filled(ALSO)}\n\nexamples:", *EXAMPLES["gate"]]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         add_help=False,
     )
     gate_options(parser.add_argument)
     parser.add_argument("-h", "--help", action="store_true", help="show this message and exit")
     parser.print_help()
+
+
+def _filled(text: str) -> str:
+    """As wide as argparse has it."""
+    return textwrap.fill(text, shutil.get_terminal_size().columns - 2)

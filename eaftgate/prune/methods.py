@@ -90,6 +90,8 @@ class Method:
     choose: Callable[[Sight, Settings], Choice]
     uses: frozenset[str] = frozenset()
     suffices: "Callable[[Blocks], bool] | None" = None
+    meaning: str = ""
+    """How it chooses, for --help."""
 
 
 def _scoring(name: str, scorer: Scorer) -> Method:
@@ -107,7 +109,7 @@ def _scoring(name: str, scorer: Scorer) -> Method:
         )
 
     weighed = {"good", "conflict", "uncertain", "low_quantile"} if scorer.weighs_tokens else set()
-    return Method(name, "trace", choose, frozenset({"alignment", "rows"} | weighed))
+    return Method(name, "trace", choose, frozenset({"alignment", "rows"} | weighed), meaning=scorer.meaning)
 
 
 def _weighed(settings: Settings, *, option: bool = False) -> dict[str, Any]:
@@ -147,6 +149,7 @@ def _searching(
     *,
     uses: Collection[str] = (),
     suffices: "Callable[[Blocks], bool] | None" = None,
+    meaning: str,
 ) -> Method:
     def choose(sight: Sight, settings: Settings) -> Choice:
         from eaftgate.profile.profile import Profile
@@ -157,7 +160,7 @@ def _searching(
         provenance = {"alignment": "predicting", "search": found | {"model": dict(sight.running.described)}}
         return Choice(keep, provenance | _weighed(settings), asdict(settings.search) | _weighed(settings, option=True))
 
-    return Method(name, "model", choose, frozenset({"rows", "max_positions", "seed", *uses}), suffices)
+    return Method(name, "model", choose, frozenset({"rows", "max_positions", "seed", *uses}), suffices, meaning)
 
 
 def _greedy(profile: "Profile", on: Running, settings: Settings) -> "Found":
@@ -208,9 +211,15 @@ METHODS = {
     method.name: method
     for method in (
         *(_scoring(name, scorer) for name, scorer in SCORERS.items()),
-        _searching("greedy", _greedy),
-        _searching("refined", _refined, uses=["pack_excess"], suffices=_can_refine),
-        Method("random", "nothing", _random, frozenset({"seed"})),
+        _searching("greedy", _greedy, meaning="one expert after the other goes that a layer's output misses least"),
+        _searching(
+            "refined",
+            _refined,
+            uses=["pack_excess"],
+            suffices=_can_refine,
+            meaning="greedy, then experts are swapped as long as the log-loss of the whole model falls",
+        ),
+        Method("random", "nothing", _random, frozenset({"seed"}), meaning="by --seed, to compare with"),
     )
 }
 """By what --method calls them. A scorer has its entry in eaftgate.select.scorers."""

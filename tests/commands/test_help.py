@@ -1,0 +1,56 @@
+"""--help teaches: an example of every command, which works as far as its options go, and every method in words, in a
+terminal of 60 columns, too."""
+
+import shlex
+
+import pytest
+from cli_command import Command
+from docs.test_commands_shown import problems, shown_commands
+from reference import commands
+
+from eaftgate.commands import app as cli
+from eaftgate.commands.examples import EXAMPLES
+from eaftgate.prune.methods import METHODS
+
+COLUMNS = 60
+
+
+def test_every_command_has_an_example() -> None:
+    assert EXAMPLES.keys() == commands().keys()
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_an_example_is_a_command_line_that_there_is(name: str) -> None:
+    text = "".join(f"    {line}\n" for line in EXAMPLES[name])
+    found = list(shown_commands(text))
+    assert found
+    for words in found:
+        assert words[: 1 + len(name.split())] == ["eaftgate", *name.split()]
+        assert problems(words) == []
+
+
+def test_an_option_that_there_is_not_would_be_seen() -> None:
+    (words,) = shown_commands("    eaftgate prune BASE --kepe-n 24\n")
+    assert problems(words) == [f"{shlex.join(words)}: no option --kepe-n"]
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_the_help_fits_60_columns_with_examples_unbroken(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(COLUMNS))
+    monkeypatch.setattr("sys.argv", ["eaftgate", *name.split(), "--help"])
+    with pytest.raises(SystemExit):
+        cli.main()
+    lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    assert max(map(len, lines)) <= COLUMNS
+    shown = [line.strip() for line in lines]
+    begin = shown.index(EXAMPLES[name][0])
+    assert shown[begin : begin + len(EXAMPLES[name])] == [line.strip() for line in EXAMPLES[name]]
+
+
+def test_the_methods_of_prune_are_explained(eaftgate: Command) -> None:
+    said = eaftgate("prune", "--help").out
+    for name, method in METHODS.items():
+        assert method.meaning
+        assert f"{name}: {method.meaning}" in said
