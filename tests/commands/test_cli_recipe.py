@@ -28,6 +28,7 @@ from eaftgate.select.scores import open_scores
 CHOICES = {
     "method": ("reap", "ean"),
     "alignment": ("token", "predicting"),
+    "template": ("openai-harmony", "checkpoint"),
     "preamble": ("effort", "none"),
     "reasoning_effort": ("low", "high"),
     "analysis": ("served", "keep"),
