@@ -17,6 +17,7 @@ from eaftgate.choices import listed
 from eaftgate.errors import UserError
 from eaftgate.files import is_regular
 from eaftgate.lfs import check_file_no_pointer
+from eaftgate.packs.pack import check_size
 from eaftgate.strict_json import MAX_JSON_BYTES, parse_json, read_limited, shown, without_mark
 from eaftgate.visible import check_encoded
 
@@ -199,6 +200,7 @@ def _columns(file: Path, columns: Sequence[str], advance: Advance) -> Iterator[R
 def _batches(file: Path, columns: Sequence[str]) -> Iterator[tuple[pa.RecordBatch, float]]:
     """With each, its share of the file."""
     if file.suffix == ".parquet":
+        check_size(file)
         with pq.ParquetFile(file, page_checksum_verification=True) as parquet:
             names = parquet.schema_arrow.names
             there, rows = [name for name in columns if name in names], max(1, parquet.metadata.num_rows)

@@ -93,7 +93,7 @@ def read_table(path: Path) -> pa.Table:
     Parquet file or has no usable `text` column."""
     _check_regular(path)
     try:
-        _check_size(path)
+        check_size(path)
         table = pq.read_table(path, page_checksum_verification=True)
     except (OSError, pa.ArrowException, OverflowError, MemoryError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
@@ -119,21 +119,21 @@ def read_table(path: Path) -> pa.Table:
     return table
 
 
-def _check_size(path: Path) -> None:
+def check_size(path: Path) -> None:
     """Raises UserError for a file that would fill the memory: by what it announces, or by texts that it repeats."""
     try:
         found, size = pq.read_metadata(path), path.stat().st_size
     except (OSError, pa.ArrowException):
         return  # reading it says why
     if found.num_rows > MAX_ROWS:
-        raise UserError(f"pack {path} has {found.num_rows} rows, more than {MAX_ROWS}: it is no pack")
+        raise UserError(f"{path} has {found.num_rows} rows, more than {MAX_ROWS}: these are no conversations")
     limit = max(MIN_LIMIT_BYTES, MAX_EXPANSION * size)
     need = sum(found.row_group(number).total_byte_size for number in range(found.num_row_groups))
     if need <= limit < need * found.num_rows:  # a text may be there once and be repeated in every row
         repeated = pq.read_table(path, columns=["text"], read_dictionary=["text"])
         need = sum(_text_bytes(chunk) for column in repeated.columns for chunk in column.chunks)
     if need > limit:
-        raise UserError(f"pack {path} has {size} bytes and would take {need} in memory: it is no pack")
+        raise UserError(f"{path} has {size} bytes and would take {need} in memory: these are no conversations")
 
 
 def _text_bytes(chunk: pa.Array) -> int:

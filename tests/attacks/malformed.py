@@ -7,6 +7,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from attacks.attack import Attack, Box, Expected
 
 DEEP = 200_000
@@ -150,3 +154,12 @@ def without_a_file(
             return command(box)
 
         yield Attack(prefix + name, make, says=says)
+
+
+def write_repeated(path: Path, times: int, text: str) -> None:
+    """A Parquet file of a few kilobytes, with a text that many times."""
+    indices = pa.array(np.zeros(min(times, 1_000_000), np.int32))
+    part = pa.table({"text": pa.DictionaryArray.from_arrays(indices, pa.array([text]))})
+    with pq.ParquetWriter(path, part.schema, store_schema=False) as writer:
+        for _ in range(max(1, times // 1_000_000)):
+            writer.write_table(part)

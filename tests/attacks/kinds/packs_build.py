@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from attacks.attack import Attack, Box, Ended, Expected
-from attacks.malformed import DEEP, LONG_NUMBER, NOT_JSON, OTHER_TYPES, with_contents, without_a_file
+from attacks.malformed import DEEP, LONG_NUMBER, NOT_JSON, OTHER_TYPES, with_contents, without_a_file, write_repeated
 
 SOUND = [{"role": "user", "content": "Is it?"}, {"role": "assistant", "content": "It is."}]
 LINE = json.dumps({"messages": SOUND}).encode() + b"\n"
@@ -62,6 +62,8 @@ def attacks() -> Iterator[Attack]:
         yield from without_a_file(place(suffix), build(suffix), says="data", prefix=f"{suffix}: ")
     for name, (table, expected) in _tables().items():
         yield _table(name, table, expected)
+    for times, text in ((100_000_000, "a"), (10_000, "a" * 1_000_000)):
+        yield Attack(f"a table: a text of {len(text)} {times} times", _repeated(times, text), says="data")
     yield from without_a_file(lines, command, says="data", but=["a directory"])
     for name, make in _directories().items():
         yield Attack(f"a directory: {name}", make, says="data")
@@ -166,6 +168,14 @@ def _table(name: str, table: Any, expected: Expected) -> Attack:
         return build(".parquet")(box)
 
     return Attack(f"a table: {name}", make, expected, says="data" if expected == "refused" else "")
+
+
+def _repeated(times: int, text: str) -> Callable[[Box], Sequence[object]]:
+    def make(box: Box) -> Sequence[object]:
+        write_repeated(place(".parquet")(box), times, text)
+        return build(".parquet")(box)
+
+    return make
 
 
 def _directories() -> dict[str, Callable[[Box], Sequence[object]]]:

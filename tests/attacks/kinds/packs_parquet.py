@@ -4,12 +4,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from attacks.attack import Attack, Box, Expected
-from attacks.malformed import NOT_JSON, with_contents, without_a_file
+from attacks.malformed import NOT_JSON, with_contents, without_a_file, write_repeated
 from attacks.sound import conversation
 
 FILE = "chat.parquet"
@@ -144,11 +143,7 @@ def _repeated(times: int, text: str) -> Callable[[Box], list[object]]:
     """A file of a few kilobytes."""
 
     def make(box: Box) -> list[object]:
-        indices = pa.array(np.zeros(min(times, 1_000_000), np.int32))
-        part = pa.table({"text": pa.DictionaryArray.from_arrays(indices, pa.array([text]))})
-        with pq.ParquetWriter(pack(box), part.schema, store_schema=False) as writer:
-            for _ in range(max(1, times // 1_000_000)):
-                writer.write_table(part)
+        write_repeated(pack(box), times, text)
         return split(box)
 
     return make
