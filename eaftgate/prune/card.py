@@ -90,7 +90,8 @@ def model_card(
         "",
         "## Serve",
         "",
-        "It is a checkpoint like its base, of fewer experts. DIR is this directory, or its name on the Hub.",
+        "Like its base. DIR is this directory, or its name on the Hub. Of these, eaftgate was tried with SGLang and "
+        "transformers, not with vLLM.",
         "",
         *_block("python -m sglang.launch_server --model-path DIR", "vllm serve DIR"),
         "",

@@ -166,7 +166,7 @@ class _Running:
                 f"{stage.label} was ended by signal {-code}, for want of memory or by somebody: give the same command "
                 "again, it goes on where it was"
             )
-        if looks and lines == [f"{stage.out} is up to date"]:
+        if looks and not code and not any(line.startswith("written ") for line in lines):
             return self._up_to_date(stage, place), code
         for line in lines:
             self._say(line)

@@ -201,6 +201,26 @@ def test_without_a_verdict_there_is_neither_report_nor_lock(eaftgate: Command, r
     assert "no report: the gate has not come to a verdict" in ended.out
 
 
+def test_what_is_up_to_date_is_one_line(
+    eaftgate: Command, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As every command that makes a directory says of it, whatever else it says."""
+
+    def run_stage(stage: Stage, *, line: Callable[[str], None], **_: Any) -> int:
+        line(f"{stage.out} is up to date" if stage.out.exists() else f"written to {stage.out}")
+        line("chat: 60 of 60 rows")
+        stage.out.mkdir(exist_ok=True)
+        return 0
+
+    monkeypatch.setattr(running, "run_stage", run_stage)
+    first = eaftgate("run", recipe, "--to", "split").out
+    assert f"written to {tmp_path}/out/split" in first
+    assert "== 1 of 1: split took" in first
+    again = eaftgate("run", recipe, "--to", "split").out
+    assert again.splitlines()[0] == f"== 1 of 1: {tmp_path}/out/split is up to date"
+    assert "rows" not in again
+
+
 @pytest.mark.parametrize(("code", "said"), [(2, 2), (130, 130)])
 def test_the_first_stage_that_fails_ends_the_run(
     eaftgate: Command, recipe: Path, monkeypatch: pytest.MonkeyPatch, code: int, said: int
