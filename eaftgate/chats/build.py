@@ -113,12 +113,14 @@ def build_packs(
     files = {
         name: [f for path in paths for f in data_files(path, split=options.split)] for name, paths in named.items()
     }
+    was_there = options.out.exists()
     options.out.mkdir(exist_ok=True)
     try:
         return [_build(str(name), found, options, render, settings) for name, found in files.items()]
     finally:
-        with suppress(OSError):  # unless there is something in it
-            options.out.rmdir()
+        if not was_there:
+            with suppress(OSError):  # something was put into it
+                options.out.rmdir()
 
 
 def _check_out(out: Path, inputs: Sequence[Path]) -> None:
@@ -126,8 +128,10 @@ def _check_out(out: Path, inputs: Sequence[Path]) -> None:
     check_parent(out)
     if out.is_symlink() or (out.exists() and not out.is_dir()):
         raise UserError(f"{out} already exists and is no directory: choose another --out or remove it")
-    if (out / MADE_FROM_FILE).exists():
-        raise UserError(f"{out} is what another command made, and nothing is added to that: choose another --out")
+    if finished := [place for place in (out, *out.resolve().parents) if (place / MADE_FROM_FILE).exists()]:
+        raise UserError(
+            f"{finished[0]} is what another command made, and nothing is added to that: choose another --out"
+        )
     check_apart(out, [path for path in inputs if path.is_dir()])
 
 

@@ -50,7 +50,7 @@ class Effort(StrEnum):
 def packs_build(
     inputs: Annotated[
         list[Path],
-        typer.Argument(metavar="FILE_OR_DIR...", help="JSONL, JSON, Parquet or Arrow, or a directory of a dataset."),
+        typer.Argument(metavar="FILE_OR_DIR", help="JSONL, JSON, Parquet or Arrow, or a directory of a dataset."),
     ],
     out_dir: Annotated[Path, typer.Option("--out", help="Directory of packs: gets NAME.parquet and NAME.build.json.")],
     name: Annotated[str | None, typer.Option(help="One pack of all inputs; default: one of each, by its name.")] = None,

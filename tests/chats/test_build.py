@@ -233,7 +233,14 @@ class TestOutput:
         data = write_lines(tmp_path / "x.jsonl", [{"messages": asked(f"{number}")} for number in range(9)])
         eaftgate("packs", "build", data, "--out", tmp_path / "o")
         eaftgate("packs", "split", tmp_path / "o", "--out", tmp_path / "s")
-        refused(eaftgate("packs", "build", data, "--out", tmp_path / "s"), "what another command made")
+        for out in ("s", "s/gate", "s/more"):
+            refused(eaftgate("packs", "build", data, "--out", tmp_path / out), "what another command made")
+
+    def test_a_directory_that_was_there_stays(self, eaftgate: Command, tmp_path: Path) -> None:
+        (tmp_path / "o").mkdir()
+        data = write_lines(tmp_path / "x.jsonl", [WRONG["unknown role"]])
+        refused(eaftgate("packs", "build", data, "--out", tmp_path / "o"), "no row is left")
+        assert list((tmp_path / "o").iterdir()) == []
 
 
 class TestDatasetDirectories:
