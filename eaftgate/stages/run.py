@@ -110,7 +110,7 @@ class _Running:
                 continue
             ended.append(one)
             if code > _NEGATIVE or (code and stage.name not in (GATE, LOCK)):
-                return Outcome(tuple(ended), self._parity, code)
+                return Outcome(tuple(ended), self._parity, max(code, _PUT_RIGHT))  # torchrun ends with 1 whatever it is
             worst = max(worst, code)
         return Outcome(tuple(ended), self._parity, worst)
 

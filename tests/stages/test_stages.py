@@ -221,7 +221,7 @@ def test_what_is_up_to_date_is_one_line(
     assert "rows" not in again
 
 
-@pytest.mark.parametrize(("code", "said"), [(2, 2), (130, 130)])
+@pytest.mark.parametrize(("code", "said"), [(2, 2), (130, 130), (1, 2)])
 def test_the_first_stage_that_fails_ends_the_run(
     eaftgate: Command, recipe: Path, monkeypatch: pytest.MonkeyPatch, code: int, said: int
 ) -> None:
