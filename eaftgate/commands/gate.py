@@ -42,7 +42,7 @@ def gate(ctx: typer.Context) -> int:
     forget_earlier(ctx.args, within=Path.cwd())  # pytest refuses some of what is mistyped before it loads the plugin
     # The plugin by name, for where entry points are not loaded; pytest would warn if it had been imported before.
     # What the gate leaves behind is in --results alone. A project's ini file is not even read.
-    plugins = ["-p", "eaftgate.gate.plugin", "-p", "no:cacheprovider"]
+    plugins = ["-p", "eaftgate.gate.plugin", "-p", "no:cacheprovider", "-p", "no:benchmark"]
     place = ["-c", os.devnull, "--rootdir", "."]
     return int(pytest.main([*plugins, *place, "--pyargs", "eaftgate.suite", *ctx.args]))
 
