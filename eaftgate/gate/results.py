@@ -30,7 +30,7 @@ from eaftgate.strict_json import read_object
 PARITY_FILE = "parity.json"
 SUMMARY_FILE = "parity.md"
 """The same for people, short."""
-GATES_FILE = "gates.json"
+GATES_FILE = "judged_by.json"
 """What the run was judged by."""
 PAGE_FILE = "report.html"
 """What people read of the run."""

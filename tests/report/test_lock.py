@@ -194,13 +194,13 @@ def test_a_floor_that_fails_is_not_locked_as_a_pass(results: Path, copy_run: Run
 
 
 def test_a_run_is_judged_again_by_the_gates_file_it_kept(results: Path) -> None:
-    kept = results / "gates.json"
+    kept = results / "judged_by.json"
     assert kept.read_bytes() == DEFAULT_GATES.read_bytes()
     kept.write_text(kept.read_text() + " ")
     with pytest.raises(UserError, match="by another gates file than"):
         make_lock(results, None)
     kept.unlink()
-    with pytest.raises(UserError, match=r"has lost its gates\.json: say with --gates"):
+    with pytest.raises(UserError, match=r"has lost its judged_by\.json: say with --gates"):
         make_lock(results, None)
     assert make_lock(results, None, DEFAULT_GATES).gates_sha256 == sha256_file(DEFAULT_GATES)
 
