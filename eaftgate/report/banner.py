@@ -58,6 +58,11 @@ def _card(parity: Parity, name: str) -> str:
 
 def why(parity: Parity) -> str:
     """The verdict of one candidate in one sentence."""
+    if parity.verdict == "incomplete" and parity.not_run:
+        first, more = parity.not_run[0], len(parity.not_run) - 1
+        others = f", nor did {more:,} further planned case{'s' * (more > 1)}" if more else ""
+        ended = "" if parity.complete else "The session did not end by itself: "
+        return f"{ended}{first} did not run{others}."
     if parity.verdict != "pass":
         reason = reason_of(parity)
         case, _, said = reason.partition("]: ")

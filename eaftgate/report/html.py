@@ -71,8 +71,8 @@ def render(parity: Parity, results: Path | None = None, *, as_written: bool = Tr
     since the run wrote it."""
     sections = [
         side_by_side(parity),
-        _problems(parity),
         _margins(parity),
+        _problems(parity),
         classes_section(parity),
         landscapes_section(results, parity),
         smaller_budgets(results, parity),

@@ -213,18 +213,19 @@ def _lacking(verdict: MetricVerdict) -> str:
     return "" if verdict.underpowered else verdict.lacks
 
 
-def _tick(x: float, said: str, anchor: str) -> str:
+def _tick(x: float, said: str, anchor: str = "middle") -> str:
     return f'<text x="{x}" y="9" text-anchor="{anchor}">{said}</text>'
 
 
 def _axis(scale: Scale, *, both: bool) -> str:
     """What a metric's scale says, under its drawings: in the same columns."""
     zero, limit, left = scale.x(0), scale.x(1), scale.x(-1)
-    texts = _tick(limit, "margin", "start" if limit + LABEL < WIDTH else "middle")
+    half = LABEL / 2
+    texts = _tick(limit, "margin", "start") if limit + LABEL < WIDTH else _tick(min(limit, WIDTH - half), "margin")
     if both:
-        texts += _tick(left, "margin", "end" if left - LABEL > 0 else "middle")
-    if limit - zero > LABEL / 2:
-        texts += _tick(zero, "0", "middle")
+        texts += _tick(left, "margin", "end") if left > LABEL else _tick(max(left, half), "margin")
+    if limit - zero > half:
+        texts += _tick(zero, "0")
     return (
         '<table aria-hidden="true"><colgroup><col class="cell"><col class="drawn"><col></colgroup><tr><td></td>'
         f'<td><svg viewBox="0 0 {WIDTH} 12">{texts}</svg></td><td></td></tr></table>'

@@ -149,6 +149,11 @@ def test_a_fail_names_what_failed_and_is_looked_into_or_cut_larger() -> None:
 def test_an_incomplete_one_is_gone_on_with() -> None:
     parity = one("pass").model_copy(update={"verdict": "incomplete", "complete": False})
     assert why(parity) == "The session did not end by itself."
+    failed = FailedCase(case="m.py::test_other[keep24-ppl]", reason="no", verdict="inconclusive")
+    short = parity.model_copy(update={"not_run": ("m::test_a[keep24]", "m::test_b[keep24]"), "failed": (failed,)})
+    assert why(short) == (
+        "The session did not end by itself: m::test_a[keep24] did not run, nor did 1 further planned case."
+    )
     ((_, command),) = next_steps(parity, "keep24")
     assert command == parity.run.command  # type: ignore[union-attr]
 
