@@ -2,8 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,8 @@ from eaftgate.strict_json import MAX_JSON_BYTES, read_object
 
 REFUSED = "the checkpoint's template refuses it"
 _TODAY = "strftime_now"
+_FIRST_CALL = "tool_calls[0]"
+"""In the template of gpt-oss: all but the first call of a message would be passed over."""
 _FORM = re.compile(rf"{_TODAY}\(\s*[\"']([^\"']*)[\"']\s*\)")
 _SAYS_TODAY = "{% macro strftime_now(form) %}{{ eaftgate_dates[form] }}{% endmacro %}"
 """Before a template, so that its today is a date that was given: what is passed to a template cannot be called."""
@@ -44,11 +45,15 @@ def template_renderer(base: str, rendering: Rendering) -> tuple[Callable[[Chat],
     dates = {form: date.fromisoformat(str(rendering.date)).strftime(form) for form in _FORM.findall(template) if dated}
     written = _SAYS_TODAY + template if dated else template
 
+    takes_one_call = _FIRST_CALL in template
+
     def render(chat: Chat) -> str:
+        if takes_one_call and any(len(message.calls) > 1 for message in chat.messages):
+            raise LeftOut(REFUSED, "it takes one call of a message")
         tools = [{"type": "function", "function": _tool(t.name, t.description, t.parameters)} for t in chat.tools]
         try:
             text = tokenizer.apply_chat_template(
-                [told for message in chat.messages for told in _messages(message)], tools=tools or None,
+                [_message(message) for message in chat.messages], tools=tools or None,
                 chat_template=written,
                 tokenize=False, reasoning_effort=chat.effort or rendering.effort, eaftgate_dates=dates,
             )  # fmt: skip
@@ -70,13 +75,6 @@ def _template(checkpoint: Path) -> str:
     if not isinstance(told, str):
         raise UserError(f"{checkpoint} has no chat template: leave --template out, which writes Harmony")
     return told
-
-
-def _messages(message: Message) -> Iterator[dict[str, Any]]:
-    """One call each: that of gpt-oss passes over all but the first of a message."""
-    yield _message(replace(message, calls=message.calls[:1]))
-    for call in message.calls[1:]:
-        yield _message(Message("assistant", calls=(call,)))
 
 
 def _message(message: Message) -> dict[str, Any]:

@@ -66,6 +66,18 @@ def test_the_template_is_what_renders(eaftgate: Command, tmp_path: Path, beside:
     assert "is up to date" in eaftgate("packs", "build", data, *asked).out
 
 
+def test_a_call_that_a_template_would_pass_over_is_not_lost(eaftgate: Command, tmp_path: Path) -> None:
+    base = checkpoint(
+        tmp_path / "base", TEMPLATE.replace("m.tool_calls or []", "([m.tool_calls[0]] if m.tool_calls else [])")
+    )
+    call = {"function": {"name": "f", "arguments": "{}"}}
+    two = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "tool_calls": [call, call]}]}
+    data = write_lines(tmp_path / "x.jsonl", [ROW, two])
+    ended = eaftgate("packs", "build", data, "--template", "checkpoint", "--base", base, "--out", tmp_path / "o")
+    assert "it takes one call of a message" in ended.out
+    assert pq.read_table(tmp_path / "o" / "x.parquet")["text"].to_pylist() == [RENDERED]
+
+
 def test_another_template_is_another_pack(eaftgate: Command, tmp_path: Path) -> None:
     data = write_lines(tmp_path / "x.jsonl", [ROW])
     for name, template in {"a": TEMPLATE, "b": TEMPLATE.replace("final", "commentary")}.items():
