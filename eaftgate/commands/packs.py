@@ -169,7 +169,9 @@ def packs_check(
     else:
         show_whole(packs_table(packs))
         say(*shared_lines(packs, shared))
-        if enough is not None:
+        if enough is None:
+            say("", "whether a gate run on these could decide: give --base")
+        else:
             for table in (cells_table(enough.cells), classes_table(enough.cells)):
                 say("")
                 show_whole(table)

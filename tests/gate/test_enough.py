@@ -32,7 +32,9 @@ def test_rows_left_out_repeated_silent_and_shared_are_counted(eaftgate: Command,
     assert "the first is row 202, counted from 0" in a["left_out"]
     assert (b["rows"], b["malformed"], b["twice"], b["silent"]) == (50, 0, 0, 0)
     assert told["shared"] == [{"packs": ["a", "b"], "rows": 50}]
-    assert "a and b share 50 rows" in eaftgate("packs", "check", packs).out
+    said = eaftgate("packs", "check", packs, "--regime", "fixture").out
+    assert "a and b share 50 rows" in said
+    assert "could decide: give --base" in said
 
 
 def test_the_embedded_packs_are_enough_for_their_regime(eaftgate: Command) -> None:
