@@ -23,6 +23,10 @@ LIBRARIES = ("numpy", "safetensors", "scipy", "tokenizers", "torch", "transforme
 """Whose versions are told: what numbers depend on."""
 
 
+NOT_SHOWN = "NOT_SHOWN"
+_MAY_BE_SECRET = frozenset("@?#")
+
+
 class PackIdentity(Record):
     """`rows` are those that were used; `left_out` says which are no conversations."""
 
@@ -98,10 +102,20 @@ def identity_of(plan: Plan, arguments: Sequence[str], *, started: datetime, base
 
 
 def command_line(arguments: Sequence[str]) -> str:
-    """What to give to a shell: `eaftgate gate` where that was what started pytest."""
-    if list(arguments[:2]) == ["-p", f"{SUITE.partition('.')[0]}.gate.plugin"] and SUITE in arguments:
-        return shlex.join(["eaftgate", "gate", *arguments[list(arguments).index(SUITE) + 1 :]])
-    return shlex.join(["pytest", *arguments])
+    """What to give to a shell: `eaftgate gate` where that was what started pytest. What may be a secret in the URL of a
+    server, which the gate refuses, is not in it."""
+    words = [_told(word, before) for before, word in zip(["", *arguments], arguments, strict=False)]
+    if words[:2] == ["-p", f"{SUITE.partition('.')[0]}.gate.plugin"] and SUITE in words:
+        return shlex.join(["eaftgate", "gate", *words[words.index(SUITE) + 1 :]])
+    return shlex.join(["pytest", *words])
+
+
+def _told(word: str, before: str) -> str:
+    name, _, value = word.partition("=") if word.startswith("--") else ("", "", word)
+    is_server = "--endpoint" in (name, before) or "://" in value
+    if not is_server or not _MAY_BE_SECRET & set(value):
+        return word
+    return f"{name}={NOT_SHOWN}" if name else NOT_SHOWN
 
 
 def _packs(directory: Path | None) -> tuple[PackIdentity, ...]:

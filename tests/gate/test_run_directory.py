@@ -61,9 +61,8 @@ def test_nothing_is_removed_or_written_through_that_no_run_has_made(tmp_path: Pa
     def fifo(results: Path) -> None:
         os.mkfifo(results / "cells")
 
-    for number, plant in enumerate(
-        [*map(link, ("work", "cells", "collections", "parity.json", "digests.json")), user_parity, user_work, fifo]
-    ):
+    names = ("work", "cells", "collections", "parity.json", "digests.json", "report.html")
+    for number, plant in enumerate([*map(link, names), user_parity, user_work, fifo]):
         results = tmp_path / f"run{number}"
         results.mkdir()
         plant(results)

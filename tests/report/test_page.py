@@ -172,6 +172,15 @@ def test_the_command_is_the_one_that_was_given() -> None:
     assert command_line(["gates/", "-n", "2"]) == "pytest gates/ -n 2"
 
 
+@pytest.mark.parametrize(
+    "given", [["--endpoint=http://me:secret@box"], ["--endpoint", "http://box?key=secret"], ["http://x#secret"]]
+)
+def test_the_command_holds_no_secret(given: list[str]) -> None:
+    assert "secret" not in command_line(["gates/", *given])
+    assert "NOT_SHOWN" in command_line(["gates/", *given])
+    assert command_line(["--endpoint=http://box:1"]) == "pytest --endpoint=http://box:1"
+
+
 # Sections
 
 
