@@ -97,7 +97,7 @@ def render(parity: Parity, results: Path | None = None, *, as_written: bool = Tr
 {_best_of(parity.asked.best_of)}</p>
 {"" if as_written else _CHANGED}</header>
 <nav aria-label="on this page">{_contents(sections)}</nav>
-<main>{banners(parity)}
+<main>{banners(parity) if as_written else ""}
 {_candidates(parity)}
 {"".join(section for section in sections if section)}
 </main>

@@ -166,6 +166,12 @@ def test_a_run_of_an_earlier_version_has_commands_to_fill_in() -> None:
     assert "RUN_DIR" in render(parity)
 
 
+def test_an_edited_run_has_no_banner() -> None:
+    parity = one("pass", ppl=verdict_of(0.01, 0.0, 0.02))
+    assert 'class="card pass"' in render(parity)
+    assert 'class="card' not in render(parity, as_written=False)
+
+
 def test_the_command_is_the_one_that_was_given() -> None:
     given = ["-p", "eaftgate.gate.plugin", "-c", "x", "--pyargs", "eaftgate.suite", "--base=a b"]
     assert command_line(given) == "eaftgate gate '--base=a b'"

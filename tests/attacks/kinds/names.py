@@ -109,7 +109,7 @@ def overlap(box: Box, odd: str) -> list[object]:
 def report(box: Box, odd: str) -> list[object]:
     file = box.run() / "parity.json"
     value = json.loads(file.read_text(encoding="utf-8"))
-    value |= {"policy": odd, "regime": odd, "eaftgate": odd, "not_run": [odd]}
+    value |= {"policy": odd, "regime": odd, "eaftgate": odd, "not_run": [odd], "sha256": None}
     value.pop("sha256")  # as of an earlier version: one that was edited is no run at all
     for cell in value["cells"]:
         cell |= {"name": odd, "pack": odd, "checkpoint": odd}
