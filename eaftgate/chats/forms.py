@@ -20,7 +20,7 @@ NAMESPACE = "functions."
 SPECIAL = re.compile(
     r"<\|(?:start|end|message|channel|constrain|return|call|startoftext|endoftext|endofprompt|reserved_\d+)\|>"
 )
-"""What the tokenizer of gpt-oss makes single tokens of: in a content it would be structure that nobody wrote."""
+"""What a tokenizer of Harmony makes single tokens of: in a content it would be structure that nobody wrote."""
 _NAME = re.compile(r"[^\s<>|=\"']{1,200}")
 _ROLES: dict[str, Role] = {
     "system": "system", "developer": "developer", "user": "user", "human": "user", "assistant": "assistant",

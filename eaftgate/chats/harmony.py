@@ -1,4 +1,4 @@
-"""A Chat as the Harmony text that gpt-oss is served, and writes (format.md of openai/harmony).
+"""A Chat as the Harmony text that a model is served, and writes (format.md of openai/harmony).
 
 An assistant's reasoning is a message on the channel analysis, its answer one on final, what it says beside calls one
 on commentary, and a call one on commentary with a recipient, closed by `<|call|>`. The recipient stands in the channel,

@@ -18,7 +18,7 @@ from eaftgate.strict_json import MAX_JSON_BYTES, read_object
 REFUSED = "the checkpoint's template refuses it"
 _TODAY = "strftime_now"
 _FIRST_CALL = "tool_calls[0]"
-"""In the template of gpt-oss: all but the first call of a message would be passed over."""
+"""In a template of Harmony: all but the first call of a message would be passed over."""
 _FORM = re.compile(rf"{_TODAY}\(\s*[\"']([^\"']*)[\"']\s*\)")
 _SAYS_TODAY = "{% macro strftime_now(form) %}{{ eaftgate_dates[form] }}{% endmacro %}"
 """Before a template, so that its today is a date that was given: what is passed to a template cannot be called."""
@@ -78,7 +78,7 @@ def _template(checkpoint: Path) -> str:
 
 
 def _message(message: Message) -> dict[str, Any]:
-    """As templates know them: that of gpt-oss reads the reasoning from `thinking`, others from `reasoning_content`."""
+    """As templates know them: that of Harmony reads the reasoning from `thinking`, others from `reasoning_content`."""
     told: dict[str, Any] = {"role": message.role}
     if message.content is not None:
         told["content"] = message.content

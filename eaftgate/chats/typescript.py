@@ -1,4 +1,4 @@
-"""Functions' JSON schemas as gpt-oss reads them: TypeScript, in a namespace of the developer message.
+"""Functions' JSON schemas as Harmony has them: TypeScript, in a namespace of the developer message.
 
 The text is openai-harmony's, to the character (json_schema_to_typescript and template_tools_section of its
 src/encoding.rs, 0.0.8); tests/chats hold the two against each other.

@@ -13,6 +13,10 @@ if TYPE_CHECKING:  # NumPy
     from eaftgate.packs.blocks import Blocks
 
 
+LIBRARIES = ("numpy", "safetensors", "scipy", "tokenizers", "torch", "transformers")
+"""What numbers depend on besides our own version."""
+
+
 class Collector(Protocol):
     """Token statistics of one model, batch after batch. Made cheaply: the model loads when the first is asked for."""
 

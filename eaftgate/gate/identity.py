@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from eaftgate.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from eaftgate.collect.collector import LIBRARIES
 from eaftgate.errors import UserError
 from eaftgate.files import sha256_file
 from eaftgate.gate.models import WORK_DIR
@@ -18,10 +19,6 @@ from eaftgate.gate.plugin import SUITE
 from eaftgate.packs.pack import read_packs
 from eaftgate.records import Record
 from eaftgate.rewrite.manifest import MANIFEST_FILE, own_manifest
-
-LIBRARIES = ("numpy", "safetensors", "scipy", "tokenizers", "torch", "transformers")
-"""Whose versions are told: what numbers depend on."""
-
 
 NOT_SHOWN = "NOT_SHOWN"
 _MAY_BE_SECRET = frozenset("@?#")
@@ -104,16 +101,15 @@ def identity_of(plan: Plan, arguments: Sequence[str], *, started: datetime, base
 def command_line(arguments: Sequence[str]) -> str:
     """What to give to a shell: `eaftgate gate` where that was what started pytest. What may be a secret in the URL of a
     server, which the gate refuses, is not in it."""
-    words = [_told(word, before) for before, word in zip(["", *arguments], arguments, strict=False)]
+    words = [_told(word) for word in arguments]
     if words[:2] == ["-p", f"{SUITE.partition('.')[0]}.gate.plugin"] and SUITE in words:
         return shlex.join(["eaftgate", "gate", *words[words.index(SUITE) + 1 :]])
     return shlex.join(["pytest", *words])
 
 
-def _told(word: str, before: str) -> str:
+def _told(word: str) -> str:
     name, _, value = word.partition("=") if word.startswith("--") else ("", "", word)
-    is_server = "--endpoint" in (name, before) or "://" in value
-    if not is_server or not _MAY_BE_SECRET & set(value):
+    if "://" not in value or not _MAY_BE_SECRET & set(value):
         return word
     return f"{name}={NOT_SHOWN}" if name else NOT_SHOWN
 

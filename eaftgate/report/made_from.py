@@ -8,7 +8,7 @@ from eaftgate.report.rows import Cell, html_text, row, table
 
 
 def made_from(parity: Parity) -> str:
-    return f'<h2 id="made-from">Made from</h2>{_run(parity)}{_models(parity)}{_packs(parity)}{_blocks(parity.cells)}'
+    return f'<h2 id="made-from">Made from</h2>{_run(parity)}{_models(parity)}{_packs(parity)}{_of_blocks(parity.cells)}'
 
 
 def _run(parity: Parity) -> str:
@@ -77,7 +77,7 @@ def _packs(parity: Parity) -> str:
     return table(("pack", Cell("rows"), Cell("left out", "name")), rows, label="packs")
 
 
-def _blocks(cells: Sequence[ParityCell]) -> str:
+def _of_blocks(cells: Sequence[ParityCell]) -> str:
     shapes = {(cell.pack, cell.seq_len): cell for cell in cells}
     rows = [
         row("td", (cell.pack, Cell(str(cell.seq_len)), str(cell.num_blocks), Cell(cell.inputs.blocks_digest, "name")))

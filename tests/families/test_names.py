@@ -19,10 +19,10 @@ OWN = {
     "its modules' attributes": r"\bmlp\b|\brouter\.(weight|bias)|model\.(layers|norm|model)\b|_apply_gate",
     "keys of its config": r"num_local_experts|num_experts_per_tok|experts_per_token|num_hidden_layers|swiglu",
 }
-PROSE = {"__init__.py", "commands/app.py", "report/html.py"}
-"""Where gpt-oss is a word for people: what the package is for, and the table of published figures."""
-OTHERS = {"collect/sglang/models/scoring.py": "lm_head"}
-"""What SGLang calls the head of every causal language model."""
+PROSE = {"__init__.py", "commands/app.py", "commands/examples.py", "report/html.py"}
+"""Where gpt-oss is a word for people: what the package is for, examples, and the table of published figures."""
+OTHERS = {"collect/sglang/models/scoring.py": "lm_head", "chats/library.py": "HARMONY_GPT_OSS"}
+"""What SGLang calls the head of every causal language model, and openai-harmony its one encoding."""
 
 
 def named(file: str, text: str) -> Iterator[str]:
@@ -30,7 +30,7 @@ def named(file: str, text: str) -> Iterator[str]:
     for number, line in enumerate(text.splitlines(), start=1):
         searched = line.replace(OTHERS[file], "") if file in OTHERS else line
         found = [what for what, pattern in OWN.items() if re.search(pattern, searched)]
-        if re.search(r"gpt.?oss", line, re.IGNORECASE) and file not in PROSE and not found:
+        if re.search(r"gpt.?oss", searched, re.IGNORECASE) and file not in PROSE and not found:
             found = ["its name"]
         yield from (f"{file}:{number}: {what}" for what in found)
 

@@ -20,6 +20,7 @@ from tiny_model import write_lively_checkpoint, write_packs
 
 TIMEOUT_SECONDS = 120
 SMALL = ("--seq-len", 48, "--batch-size", 2, "--device", "cpu")
+_DATES = re.compile(rb"\d{4}-\d\d-\d\d[T ]?(\d\d:\d\d:\d\d)?")
 LEFTOVERS = re.compile(r"\..*\.(partial|lock|tmp|search\.json)")
 
 
@@ -150,7 +151,8 @@ def made(place: Path) -> dict[str, Any]:
     """Of everything in the working directory of a job by its path: its bytes, but for what is a matter of time.
 
     Times are: `seconds` of profile.json and of a sweep's lines, how a trace is divided into files (by the half minute),
-    the speed of a collection, the session of a cell, and in JUnit time, timestamp, hostname and tokens per second.
+    the speed of a collection, the session of a cell, what parity.json and the report say of when the run was, and in
+    JUnit time, timestamp, hostname and tokens per second. A checksum over any of these goes with them.
     """
     found: dict[str, Any] = {}
     for path in sorted(place.rglob("*")):
@@ -172,13 +174,17 @@ def _untimed(path: Path, data: bytes) -> Any:
         timed = "profile.json" in told["files"]
         return told["inputs"] if timed else told
     if data.startswith(b'{"key"'):
-        return [json.loads(line) | {"seconds": 0} for line in data.splitlines()]
+        return [json.loads(line) | {"seconds": 0, "sha256": ""} for line in data.splitlines()]
+    if path.name == "parity.json":
+        return json.loads(data) | {"run": None, "sha256": ""}
+    if path.name == "report.html":
+        return _DATES.sub(b"", data)
     if path.suffix == ".xml":
         data = re.sub(rb' (time|timestamp|hostname)="[^"]*"', b"", data)
         return re.sub(rb'(<property name="tokens_per_second" value=)"[^"]*"', rb"\1", data)
     if path.suffix == ".safetensors" and path.parent.name == "collections":
         return _collection(path)
-    if path.parent.name == "cells":
+    if "cells" in path.parts:
         return json.loads(data) | {"session": ""}
     if path.name == "digests.json":
         return sorted((key.rpartition("/")[2], value[1]) for key, value in json.loads(data).items())

@@ -112,7 +112,7 @@ def test_one_base_by_two_ways_is_no_circle(tmp_path: Path) -> None:
         ("just text", "r.yaml must be a mapping"),
         ("prune: [keep_n]", "r.yaml: prune must be a mapping"),
         ("prune: 24", "r.yaml: prune must be a mapping"),
-        ("\nprnue: {keep_n: 24}", "r.yaml:2: 'prnue' is no command: it must be one of packs split, profile"),
+        ("\nprnue: {keep_n: 24}", "r.yaml:2: 'prnue' is no command: it must be one of packs build, packs check"),
         ("prune: {keep_n: 24}\nprune: {seed: 1}", "r.yaml:2: 'prune' is there twice"),
         ("prune:\n  keep_n: 24\n  keep_n: 20", "r.yaml:3: 'keep_n' is there twice"),
         ("prune:\n  keep_n: 24\n  keep-n: 20", "r.yaml:3: prune.keep-n is there twice"),
