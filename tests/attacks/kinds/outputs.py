@@ -136,7 +136,7 @@ def attacks() -> Iterator[Attack]:
             yield Attack(f"{name}: {what}", to(words, place), says="too long" if what == "too long a name" else "--out")
     for name in ("split", "profile", "sweep"):
         yield Attack(f"{name}: in the packs", to({**DIRECTORIES, **FILES}[name], in_the_packs), says="packs/out")
-    for name in ("prune", "report", "lock", "sweep"):
+    for name in ("prune", "report", "sweep"):
         yield Attack(f"{name}: a lock of the user's own", to({**DIRECTORIES, **FILES}[name], foreign_lock), says="lock")
     yield Attack("prune: in the profile", to(prune, lambda box: f"{box.profile().name}/out"), says="profile")
     for name in ("report", "lock"):
