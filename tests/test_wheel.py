@@ -23,6 +23,11 @@ BUDGET = (POLICY, "--regime=fixture", "--seq-lens=256", "--num-blocks=48")
 SOURCES = ("pyproject.toml", "README.md", "LICENSE", "near_lossless_gates.json")
 
 
+def environment() -> dict[str, str]:
+    """Without what makes Python see the clone, where pip would find eaftgate installed already."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "PYTEST"))}
+
+
 @dataclass(frozen=True)
 class Product:
     """The installed wheel: its programs, the project they lie in, and an empty directory beside it."""
@@ -35,10 +40,15 @@ class Product:
         return self.project / ".venv" / "bin"
 
     def run(self, *words: str | Path, where: Path | None = None) -> subprocess.CompletedProcess[str]:
-        environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "PYTEST"))}
         command = [self.programs / words[0], *words[1:]]
         return subprocess.run(
-            command, cwd=where or self.empty, env=environment, capture_output=True, text=True, timeout=600, check=False
+            command,
+            cwd=where or self.empty,
+            env=environment(),
+            capture_output=True,
+            text=True,
+            timeout=600,
+            check=False,
         )
 
     def gate(self, checkpoint: str, *options: str, where: Path) -> subprocess.CompletedProcess[str]:
@@ -84,7 +94,7 @@ def product(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Product:
     venv.create(made.project / ".venv")
     python = made.programs / "python"
     install = [sys.executable, "-m", "pip", "--python", str(python), "install", "--no-deps", "--no-index", str(wheel)]
-    subprocess.run(install, check=True, capture_output=True)
+    subprocess.run(install, check=True, capture_output=True, env=environment())
     (site_packages,) = (made.project / ".venv").glob("lib/python*/site-packages")
     here = [path for path in sys.path if Path(path).name == "site-packages"]
     (site_packages / "libraries.pth").write_text("\n".join(here), encoding="utf-8")
