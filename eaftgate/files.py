@@ -68,17 +68,24 @@ def is_regular(path: Path) -> bool:
         return False
 
 
-def read_regular(path: Path, *, what: str, limit: int) -> bytes:
-    """The bytes of a regular file of at most `limit` bytes. `what` names it in the sentence. Raises UserError."""
+def read_regular(path: Path, *, what: str, limit: int, remedy: str = "") -> bytes:
+    """The bytes of a regular file of at most `limit` bytes. `what` names it in the sentence, `remedy` may say what to
+    do. Raises UserError."""
+    end = remedy and f"; {remedy}"
     if not is_regular(path):
-        raise UserError(f"{what} not found: there is no file {str(path)[:1000]}")
+        shown = str(path)[:1000]
+        raise UserError(
+            f"{what} cannot be read: {shown} is no regular file{end}"
+            if os.path.lexists(shown)
+            else f"{what} is missing: there is no file {shown}{end}"
+        )
     try:
         with path.open("rb") as stream:
             data = stream.read(limit + 1)
     except OSError as error:
         raise UserError(f"{what} cannot be read: {path} ({error.strerror}); check its permissions") from None
     if len(data) > limit:
-        raise UserError(f"{what} {path} is larger than {limit} bytes: it is none")
+        raise UserError(f"{what} is larger than {limit} bytes: {path}{end}")
     return data
 
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from eaftgate.errors import UserError
 from eaftgate.files import sha256_json, write_json
-from eaftgate.strict_json import LARGEST_64, absent, parse_object, read_limited, without_mark
+from eaftgate.strict_json import LARGEST_64, parse_object, read_limited, without_mark
 
 Model = TypeVar("Model")
 SEAL = "sha256"
@@ -26,9 +26,7 @@ class Record(BaseModel):
 
 def read_model(path: Path, model: type[Model], *, what: str, remedy: str) -> Model:
     """What is in `path`. `what` names the file in the sentence, `remedy` says what to do about it. Raises UserError."""
-    if not path.is_file():
-        raise UserError(f"{what} {absent(path)}; {remedy}")
-    data = without_mark(read_limited(path, what=what))
+    data = without_mark(read_limited(path, what=what, remedy=remedy))
     parse_object(data, what=f"{what} {path}", remedy=remedy, largest=LARGEST_64)
     try:
         return TypeAdapter(model).validate_json(data, strict=True)

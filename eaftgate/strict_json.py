@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeGuard
 
 from eaftgate.errors import UserError
+from eaftgate.files import read_regular
 from eaftgate.lfs import check_no_pointer
 
 MAX_JSON_BYTES = 100_000_000
@@ -56,25 +57,13 @@ def parse_object(data: bytes, *, what: str, remedy: str = FRESH_COPY, largest: i
 
 def read_object(path: Path, *, what: str) -> dict[str, Any]:
     """Read a JSON object from a regular file of at most `MAX_JSON_BYTES`. Raises UserError."""
-    if not path.is_file():  # also keeps a FIFO or a device from being opened
-        raise UserError(f"{what} {absent(path)}; take a complete copy of the checkpoint")
-    return parse_object(read_limited(path, what=what), what=f"{what} {path}")
+    data = read_limited(path, what=what, remedy="take a complete copy of the checkpoint")
+    return parse_object(data, what=f"{what} {path}")
 
 
-def absent(path: Path) -> str:
-    """What to say of a path that is no regular file."""
-    return f"cannot be read: {path} is no regular file" if path.exists() else f"is missing: there is no file {path}"
-
-
-def read_limited(path: Path, *, what: str) -> bytes:
-    """The bytes of a file that has at most `MAX_JSON_BYTES`. Raises UserError."""
-    try:
-        with path.open("rb") as stream:
-            data = stream.read(MAX_JSON_BYTES + 1)
-    except OSError as error:
-        raise UserError(f"{what} cannot be read: {path} ({error.strerror}); check its permissions") from None
-    if len(data) > MAX_JSON_BYTES:
-        raise UserError(f"{what} is larger than {MAX_JSON_BYTES} bytes: {path}; {FRESH_COPY}")
+def read_limited(path: Path, *, what: str, remedy: str = FRESH_COPY) -> bytes:
+    """The bytes of a regular file that has at most `MAX_JSON_BYTES`. Raises UserError."""
+    data = read_regular(path, what=what, limit=MAX_JSON_BYTES, remedy=remedy)
     check_no_pointer(data, path)
     return data
 

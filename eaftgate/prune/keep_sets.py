@@ -38,9 +38,7 @@ class GivenKeepSets:
 
 def read_keep_sets(path: Path, base: Checkpoint, *, allow_any_keep_n: bool = False) -> GivenKeepSets:
     """The keep sets in `path`, which are such that `base` can be cut to them. Raises UserError when they are not."""
-    if not path.is_file():
-        raise UserError(f"keep sets not found: there is no file {path}")
-    data = read_limited(path, what="the file of keep sets")
+    data = read_limited(path, what="the file of keep sets", remedy=_FORMS)
     value = parse_json(without_mark(data), what=f"keep sets {path}", remedy=_FORMS)
     try:
         keep = check_keep_sets(

@@ -90,10 +90,10 @@ def scores_files(scores: Scores) -> dict[str, bytes]:
 def open_scores(path: Path) -> Scores:
     """Read a snapshot. Raises UserError when a file is missing, damaged or not of this kind."""
     try:
-        read = yaml_value(read_yaml(path, what="scores"), where=path)
+        read = yaml_value(read_yaml(path, what="scores file"), where=path)
         told = _Snapshot.model_validate(read)
         data_path = path.with_suffix(".npz")
-        data = read_regular(data_path, what="scores", limit=MAX_DATA_BYTES)
+        data = read_regular(data_path, what="scores file", limit=MAX_DATA_BYTES)
     except ValidationError as error:
         raise UserError(
             f"{path} is not a {SCORES_FILE} that eaftgate prune wrote: {first_problem(error)}; take a fresh copy"

@@ -2,8 +2,8 @@
 
     make picture
 
-docs/report-run.json is that run's parity.json, without what the picture does not show, and with the places that
-`make gate` gives.
+docs/report-run.json is that run's parity.json, without lost messages, noise floor and checksum, its directory by the
+clone's name alone and its host called "example".
 """
 
 import sys

@@ -150,7 +150,10 @@ def test_a_file_that_is_none_is_one_sentence(
 
 
 def test_a_file_that_is_not_there(eaftgate: Command, base: Checkpoint, tmp_path: Path) -> None:
-    refused(eaftgate("prune", base.path, "--keep-sets", tmp_path, "--out", tmp_path / "out"), "keep sets not found")
+    refused(
+        eaftgate("prune", base.path, "--keep-sets", tmp_path, "--out", tmp_path / "out"),
+        "the file of keep sets cannot be read",
+    )
 
 
 def renumbered(mapping: dict[str, Any]) -> None:

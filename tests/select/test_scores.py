@@ -110,8 +110,8 @@ def replaced_by_text(directory: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        (lambda d: (d / SCORES_FILE).unlink(), "scores not found"),
-        (lambda d: (d / DATA_FILE).unlink(), "scores not found"),
+        (lambda d: (d / SCORES_FILE).unlink(), "scores file is missing"),
+        (lambda d: (d / DATA_FILE).unlink(), "scores file is missing"),
         (lambda d: (d / SCORES_FILE).write_text("- a"), "is not a reap-scores.yaml"),
         (lambda d: (d / SCORES_FILE).write_text("a: ["), "is not valid YAML"),
         (lambda d: edit(d, lambda told: told.update(schema="scores-2")), "is not a reap-scores.yaml"),
