@@ -51,6 +51,8 @@ class ModelSettings:
             "torch": torch.__version__,
             "transformers": transformers.__version__,
             **({} if self.dequantize else {name: _version(name) for name in ("triton", "kernels")}),
+            # Once it was rounded with the weights: collections and profiles of then are none of now.
+            **({"rotary": "float32"} if self.dequantize and self.dtype == "bfloat16" else {}),
         }
 
 
@@ -103,8 +105,8 @@ def load_model(path: Path, settings: ModelSettings) -> MoeModel:
         with _quiet_transformers(), _with_metadata(path) as readable:
             module: Any
             module, told = getattr(transformers, family.architecture).from_pretrained(readable, **options)
-            # transformers before 5.23 dequantises to bfloat16 whatever dtype says; the cast is exact.
-            module = module.to(dtype=dtype) if settings.dequantize else module
+            if settings.dequantize:
+                _cast_parameters(module, dtype)
     except torch.OutOfMemoryError:
         raise UserError(f"{path} does not fit into the memory of {settings.device} as {settings.dtype}") from None
     except Exception as error:  # whatever a damaged file makes it raise
@@ -117,6 +119,15 @@ def load_model(path: Path, settings: ModelSettings) -> MoeModel:
             "use another GPU, or ask for it with --dequantize"
         )
     return model
+
+
+def _cast_parameters(module: torch.nn.Module, dtype: torch.dtype) -> None:
+    """transformers before 5.23 dequantises to bfloat16 whatever dtype says; the cast is exact.
+
+    Buffers stay as they are: rotary frequencies rounded to bfloat16 would be radians off after a thousand tokens.
+    """
+    for parameter in module.parameters():
+        parameter.data = parameter.data.to(dtype)
 
 
 def check_configuration(path: Path) -> None:

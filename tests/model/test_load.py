@@ -76,6 +76,17 @@ def test_dequantising_is_exact(mxfp4: tuple[Path, dict[str, Tensor]], dtype: str
     assert {parameter.dtype for parameter in model.parameters()} == {load.DTYPES[dtype]}
 
 
+@pytest.mark.parametrize("stored", ["mxfp4", "plain"])
+def test_rotary_frequencies_are_not_rounded_with_the_weights(request: pytest.FixtureRequest, stored: str) -> None:
+    """In bfloat16 they would be off by radians after a thousand tokens."""
+    path, _ = request.getfixturevalue(stored)
+    exact, found = (
+        loaded(path, ModelSettings("cpu", dtype, dequantize=True)).model.rotary_emb for dtype in ("float32", "bfloat16")
+    )
+    assert exact.inv_freq.dtype == torch.float32
+    assert torch.equal(found.inv_freq, exact.inv_freq)
+
+
 def test_every_tensor_arrives(plain: tuple[Path, dict[str, Tensor]]) -> None:
     path, tensors = plain
     state = loaded(path, CPU_BF16).state_dict()
