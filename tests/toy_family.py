@@ -93,6 +93,9 @@ class ToyFamily:
             ExpertWeight(name, tensor.shape, 1, name) for name, tensor in tensors.items() if _EXPERT.fullmatch(name)
         ]
 
+    def layer_of(self, name: str) -> int | None:
+        return int(name.split(".")[1]) if name.startswith("layers.") else None
+
     def holds_experts(self, name: str) -> bool:
         return _EXPERT.fullmatch(name) is not None or _ROUTER.fullmatch(name) is not None
 

@@ -27,12 +27,20 @@ def profile(
     batch_size: BatchOption = 1,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
+    stream: Annotated[
+        bool | None,
+        typer.Option(
+            "--stream/--no-stream",
+            help="One layer in memory at a time instead of the whole model; default: where that does not fit.",
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Observe in one pass which experts every completion token uses, how much, and how well the model does on it.
 
-    MXFP4 experts are dequantised for this, in memory only. Every later keep set, method and weighting is cut from the
-    result without running the model again. Several GPUs: torchrun --nproc-per-node=N -m eaftgate profile ...
+    MXFP4 experts are dequantised for this, in memory only; with --stream one layer at a time, to the same result. Every
+    later keep set, method and weighting is cut from it without running the model again. Several GPUs: torchrun
+    --nproc-per-node=N -m eaftgate profile ...
     """
     from eaftgate.checkpoint.checkpoint import open_checkpoint
     from eaftgate.checkpoint.digest import checkpoint_digest
@@ -49,7 +57,8 @@ def profile(
         settings = default_settings(device=device, dtype=dtype, dequantize=True)
         if ranks.size > 1 and settings.device == "cuda":
             settings = replace(settings, device=f"cuda:{ranks.local}")
-        profiled = profile_checkpoint(checkpoint, checkpoint_digest(checkpoint), request, out_dir, settings, ranks)
+        digest = checkpoint_digest(checkpoint)
+        profiled = profile_checkpoint(checkpoint, digest, request, out_dir, settings, ranks, stream=stream)
         if not ranks.first:
             return
     told = profiled.description

@@ -186,6 +186,10 @@ class Family(Protocol):
         """The weights of every expert, without biases and routers."""
         ...
 
+    def layer_of(self, name: str) -> int | None:
+        """The layer of the model that the tensor belongs to; None for what comes before the first or after the last."""
+        ...
+
     def holds_experts(self, name: str) -> bool:
         """Whether the tensor shrinks in proportion with the experts."""
         ...

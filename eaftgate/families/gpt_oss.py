@@ -163,6 +163,9 @@ class GptOss:
             found.append(ExpertWeight(name, _expected_shape(part, dimensions), 1, stored, scales))
         return found
 
+    def layer_of(self, name: str) -> int | None:
+        return layer_of(name)
+
     def holds_experts(self, name: str) -> bool:
         return expert_tensor(name) is not None
 

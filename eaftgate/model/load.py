@@ -132,6 +132,12 @@ def _cast_parameters(module: torch.nn.Module, dtype: torch.dtype) -> None:
 
 def check_configuration(path: Path) -> None:
     """Raises UserError when transformers makes no model of config.json: what else is told when the weights are read."""
+    module_without_weights(path, "float32")
+
+
+def module_without_weights(path: Path, dtype: str) -> Any:
+    """transformers' model as `load_model` has it with plain experts, in evaluation mode; every tensor is on the meta
+    device. Raises UserError when transformers makes no model of config.json."""
     config, family = _configuration(path)
     ours = {
         "attn_implementation": SINK_ATTENTION,
@@ -139,7 +145,7 @@ def check_configuration(path: Path) -> None:
     }
     try:
         with _quiet_transformers(), torch.device("meta"):
-            transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32, **ours)
+            return transformers.AutoModelForCausalLM.from_config(config, dtype=DTYPES[dtype], **ours).eval()
     except Exception as error:  # as below
         raise _not_loaded(path, error) from None
 

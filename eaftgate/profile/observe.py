@@ -28,32 +28,46 @@ class Observation:
     own_T: np.ndarray
 
 
-@torch.inference_mode()
-def observe_batch(model: MoeModel, token_ids_BS: IntArray, scored_BS: BoolArray) -> Observation:
-    """Score a batch and record, at every position that predicts or is a scored token, what each layer selected."""
-    device = model.device
-    scored_T = np.flatnonzero(scored_BS)
-    positions_X = np.union1d(scored_T, scored_T - 1)
-    positions = torch.from_numpy(positions_X).to(device)
-    records: list[tuple[Tensor, Tensor, Tensor]] = []
+class Watched:
+    """A batch on its way through the layers: what each selected at every position that predicts or is a scored token.
 
-    def record(expert_ids: Tensor, gate: Tensor, norm: Tensor) -> None:
-        records.append(
+    Layers run in order, so records are in layer order.
+    """
+
+    def __init__(self, device: torch.device, token_ids_BS: IntArray, scored_BS: BoolArray) -> None:
+        self.ids_BS = torch.from_numpy(token_ids_BS.astype(np.int64)).to(device)
+        self._scored_T = np.flatnonzero(scored_BS)
+        self._positions_X = np.union1d(self._scored_T, self._scored_T - 1)
+        self._positions = torch.from_numpy(self._positions_X).to(device)
+        self._records: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def record(self, expert_ids: Tensor, gate: Tensor, norm: Tensor) -> None:
+        """An `Observe`."""
+        self._records.append(
             (
-                expert_ids[positions].to(torch.uint8),
-                gate[positions].to(torch.float16),
-                (norm[positions] / NORM_SCALE).to(torch.float16),
+                expert_ids[self._positions].to(torch.uint8),
+                gate[self._positions].to(torch.float16),
+                (norm[self._positions] / NORM_SCALE).to(torch.float16),
             )
         )
 
-    observers: list[Observe] = [record] * len(model.moe_layers)
-    ids_BS = torch.from_numpy(token_ids_BS.astype(np.int64)).to(device)
-    with model.observing(observers):  # layers run in order, so records are in layer order
-        hidden_BSD = model.hidden_states(ids_BS)
-    scored = torch.from_numpy(scored_T).to(device)
-    columns = token_stats(hidden_BSD.flatten(0, 1)[scored - 1], ids_BS.flatten()[scored], model.head_VD, top_k=TOP_K)
-    expert, gate, norm = (torch.stack(column, dim=1).cpu().numpy() for column in zip(*records, strict=True))
-    predicting_T = np.searchsorted(positions_X, scored_T - 1).astype(np.int32)
-    own_T = np.searchsorted(positions_X, scored_T).astype(np.int32)
-    stats = TokenStats(*(column.cpu().numpy() for column in columns))
-    return Observation(stats, expert, gate, norm, predicting_T, own_T)
+    def observation(self, hidden_BSD: Tensor, head_VD: Tensor) -> Observation:
+        """After the last layer, of its normalised states."""
+        scored = torch.from_numpy(self._scored_T).to(hidden_BSD.device)
+        targets = self.ids_BS.flatten()[scored]
+        columns = token_stats(hidden_BSD.flatten(0, 1)[scored - 1], targets, head_VD, top_k=TOP_K)
+        expert, gate, norm = (torch.stack(column, dim=1).cpu().numpy() for column in zip(*self._records, strict=True))
+        predicting_T = np.searchsorted(self._positions_X, self._scored_T - 1).astype(np.int32)
+        own_T = np.searchsorted(self._positions_X, self._scored_T).astype(np.int32)
+        stats = TokenStats(*(column.cpu().numpy() for column in columns))
+        return Observation(stats, expert, gate, norm, predicting_T, own_T)
+
+
+@torch.inference_mode()
+def observe_batch(model: MoeModel, token_ids_BS: IntArray, scored_BS: BoolArray) -> Observation:
+    """Score a batch and record, at every position that predicts or is a scored token, what each layer selected."""
+    batch = Watched(model.device, token_ids_BS, scored_BS)
+    observers: list[Observe] = [batch.record] * len(model.moe_layers)
+    with model.observing(observers):
+        hidden_BSD = model.hidden_states(batch.ids_BS)
+    return batch.observation(hidden_BSD, model.head_VD)

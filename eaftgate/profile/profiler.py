@@ -3,8 +3,10 @@
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,8 +24,10 @@ from eaftgate.errors import UserError
 from eaftgate.families.model import MoeModel
 from eaftgate.files import sha256_json
 from eaftgate.model.load import ModelSettings, load_model
+from eaftgate.model.memory import lack_of_memory
+from eaftgate.model.stream import StreamedModel
 from eaftgate.outputs import build, check_directory, joined, up_to_date
-from eaftgate.packs.blocks import Blocks, build_blocks
+from eaftgate.packs.blocks import Blocks, BoolArray, IntArray, build_blocks
 from eaftgate.packs.pack import UNION, Pack, named_packs
 from eaftgate.packs.tokenizer import load_tokenizer
 from eaftgate.profile.observe import Observation, observe_batch
@@ -40,6 +44,7 @@ from eaftgate.profile.profile import (
     open_profile,
 )
 from eaftgate.profile.ranks import ALONE, Ranks
+from eaftgate.profile.streamed import group_tokens, observe_streamed
 from eaftgate.profile.trace import (
     Trace,
     TraceDimensions,
@@ -77,9 +82,14 @@ def profile_checkpoint(
     out: Path,
     settings: ModelSettings,
     ranks: Ranks = ALONE,
+    *,
+    stream: bool | None = None,
 ) -> Profile:
     """Profile `base` and write `out`. An interrupted run is resumed, and a finished one left as it is
     (eaftgate.outputs).
+
+    `stream` has one layer at a time in memory instead of the whole model, which changes nothing of the trace; None is
+    where the whole does not fit.
 
     Each of several `ranks` (torchrun, one GPU each, `out` on a disk they share) observes its share of the blocks; the
     trace is that of one.
@@ -111,10 +121,10 @@ def profile_checkpoint(
         if ranks.first:
             _remove_damaged(directory)
         ranks.wait()
-        share = ranks.share(blocks.num_blocks, request.batch_size)
         seconds = _trace_blocks(
-            base, base_digest, settings, request.batch_size, rows, blocks, sorted(packs), directory, share, out
-        )
+            base, base_digest, settings, request.batch_size, rows, blocks, sorted(packs), directory, ranks, out,
+            stream=stream,
+        )  # fmt: skip
         ranks.wait()
         check_unchanged(base, base_digest)  # its tokenizer, too
         if ranks.first:
@@ -188,47 +198,102 @@ def _trace_blocks(
     blocks: Blocks,
     pack_names: list[str],
     directory: Path,
-    share: range,
+    ranks: Ranks,
     out: Path,
+    *,
+    stream: bool | None,
 ) -> float:
-    """Observe every block of `share` that no finished shard holds; returns the seconds spent in the model."""
+    """Observe every block of this rank's share that no finished shard holds; returns the seconds spent in the model."""
     directory.mkdir(exist_ok=True)
+    share = ranks.share(blocks.num_blocks, batch_size)
     missing = missing_stretches(share, shard_ranges(directory).values())
     if not missing:
         return 0.0
     pack_R = np.array([pack_names.index(source) for source in rows.sources], dtype=np.uint8)
+    if stream is None and (lack := lack_of_memory(base, settings)):
+        stream = True
+        if ranks.first:
+            print(sentence(f"one layer is in memory at a time: {lack}"), file=sys.stderr)
     with progress_bar("profile", None, unit="tokens", out=out) as bar:
-        model = load_model(base.path, settings)
+        observe: _Observe
+        if stream:
+            observe = partial(_observed_streaming, base, StreamedModel(base, settings))
+        else:
+            observe = partial(_observed, base, load_model(base.path, settings))
         check_unchanged(base, base_digest)  # before anything is kept of what it puts out
         bar.show(0, sum(map(len, missing)) * blocks.seq_len)
         started = time.perf_counter()
         for gap in missing:
-            for held, observations in finished_stretches(
-                _observations(base, model, blocks, gap, batch_size),
-                gap.start,
-                seconds=SHARD_SECONDS,
-                advance=lambda count: bar.advance(count * blocks.seq_len),
-            ):
+            for held, observations in observe(blocks, gap, batch_size, bar.advance):
                 part = blocks.reordered(np.arange(held.start, held.stop))
                 save_shard(directory, shard_name(held.start, held.stop), _shard(observations, part, pack_R))
     return time.perf_counter() - started
 
 
-def _observations(
-    base: Checkpoint, model: MoeModel, blocks: Blocks, gap: range, batch_size: int
-) -> Iterator[tuple[int, Observation]]:
-    for start in range(gap.start, gap.stop, batch_size):
-        stop = min(start + batch_size, gap.stop)
-        yield stop - start, _observe(base, model, blocks, start, stop)
+_Observe = Callable[[Blocks, range, int, Callable[[int], None]], Iterator[tuple[range, list[Observation]]]]
+"""Called with (blocks, those to observe, batch size, what gets the tokens of every batch): stretches of them."""
 
 
-def _observe(base: Checkpoint, model: MoeModel, blocks: Blocks, start: int, stop: int) -> Observation:
-    scored_BS = blocks.scored_BS[start:stop]
-    where = f"profiling blocks {start} to {stop - 1}"
+def _observed(
+    base: Checkpoint, model: MoeModel, blocks: Blocks, gap: range, batch_size: int, advance: Callable[[int], None]
+) -> Iterator[tuple[range, list[Observation]]]:
+    """Batch after batch, by a model that is in memory as a whole."""
+
+    def observations() -> Iterator[tuple[int, Observation]]:
+        for batch in _batches(gap, batch_size):
+            where, token_ids_BS, scored_BS = _of(blocks, batch)
+            with _memory_of(where):
+                observation = observe_batch(model, token_ids_BS, scored_BS)
+            yield len(batch), _checked(base, observation, scored_BS, where)
+
+    return finished_stretches(
+        observations(), gap.start, seconds=SHARD_SECONDS, advance=lambda count: advance(count * blocks.seq_len)
+    )
+
+
+def _observed_streaming(
+    base: Checkpoint,
+    model: StreamedModel,
+    blocks: Blocks,
+    gap: range,
+    batch_size: int,
+    advance: Callable[[int], None],
+) -> Iterator[tuple[range, list[Observation]]]:
+    """Group after group, layer by layer."""
+    size = max(1, group_tokens(base.dimensions) // (blocks.seq_len * batch_size)) * batch_size
+    for group in _batches(gap, size):
+        of_group = [_of(blocks, batch) for batch in _batches(group, batch_size)]
+        with _memory_of(f"profiling blocks {group.start} to {group.stop - 1}"):
+            observations = observe_streamed(model, [(ids, scored) for _, ids, scored in of_group], advance)
+        yield (
+            group,
+            [
+                _checked(base, observation, scored_BS, where)
+                for observation, (where, _, scored_BS) in zip(observations, of_group, strict=True)
+            ],
+        )
+
+
+def _batches(blocks: range, size: int) -> Iterator[range]:
+    for start in range(blocks.start, blocks.stop, size):
+        yield range(start, min(start + size, blocks.stop))
+
+
+def _of(blocks: Blocks, batch: range) -> tuple[str, IntArray, BoolArray]:
+    """What is said of a batch, its tokens, and which of them are scored."""
+    held = slice(batch.start, batch.stop)
+    return f"profiling blocks {batch.start} to {batch.stop - 1}", blocks.token_ids_BS[held], blocks.scored_BS[held]
+
+
+@contextmanager
+def _memory_of(where: str) -> Iterator[None]:
     try:
-        observation = observe_batch(model, blocks.token_ids_BS[start:stop], scored_BS)
+        yield
     except torch.OutOfMemoryError:
         raise UserError(f"{where} ran out of GPU memory: lower --batch-size or --seq-len") from None
+
+
+def _checked(base: Checkpoint, observation: Observation, scored_BS: BoolArray, where: str) -> Observation:
     norms_finite = np.isfinite(observation.norm_XLK).all() and np.isfinite(observation.gate_XLK).all()
     if count_not_finite(observation.stats) or not norms_finite:
         check_finite(base)  # names the tensor, if it is one that is stored

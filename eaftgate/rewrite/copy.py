@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import BinaryIO
 
-from eaftgate.errors import UserError
+from eaftgate.checkpoint.read import read_all
 from eaftgate.rewrite.plan import ShardPlan
 
 CHUNK_BYTES = 1 << 20
@@ -62,13 +62,3 @@ def write_all(out: BinaryIO, data: memoryview) -> None:
 
 def _open(path: Path) -> BinaryIO:
     return path.open("rb", buffering=0)
-
-
-def read_all(file: BinaryIO, begin: int, view: memoryview) -> None:
-    """Fill `view` from the byte `begin` of a file on. Raises UserError when that has become shorter."""
-    while view:
-        count = os.preadv(file.fileno(), [view], begin)
-        if count == 0:
-            raise UserError(f"shard {file.name} became shorter while it was read; restore it and run again")
-        begin += count
-        view = view[count:]

@@ -20,13 +20,14 @@ from eaftgate import __version__
 from eaftgate.checkpoint.checkpoint import CONFIG_FILE, Checkpoint
 from eaftgate.checkpoint.digest import ModelIdentity, checkpoint_digest
 from eaftgate.checkpoint.header import TensorEntry
+from eaftgate.checkpoint.read import read_all
 from eaftgate.checkpoint.unchanged import check_unchanged
 from eaftgate.errors import UserError
 from eaftgate.families.family import ExpertWeight, kept_whole
 from eaftgate.files import write_json
 from eaftgate.outputs import build, up_to_date
 from eaftgate.records import Record, read_model, write_model
-from eaftgate.rewrite.copy import read_all, write_all
+from eaftgate.rewrite.copy import write_all
 from eaftgate.rewrite.finished import finished_shards
 from eaftgate.rewrite.manifest import FileName, FileRecord, ToolRecord, verify_files
 from eaftgate.rewrite.plan import MAX_SHARD_BYTES, Piece, ShardPlan, plan_pieces

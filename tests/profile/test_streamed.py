@@ -1,0 +1,227 @@
+"""Profiling with one layer in memory at a time: the same trace, byte for byte, whatever the groups."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from gate_command import BASE, CALIBRATION_PACKS
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from tiny_checkpoint import Size
+from tiny_model import write_lively_checkpoint, write_packs
+
+from eaftgate.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from eaftgate.errors import UserError
+from eaftgate.families.model import MoeModel
+from eaftgate.model.load import ModelSettings, load_model
+from eaftgate.model.stream import StreamedModel
+from eaftgate.profile import profiler, streamed
+from eaftgate.profile.observe import observe_batch
+from eaftgate.profile.profile import Profile, open_profile
+from eaftgate.profile.profiler import ProfileRequest, profile_checkpoint
+from eaftgate.profile.trace import FORMS, TraceShard, save_shard
+
+DIGEST = "0" * 64
+CPU, CPU_BF16 = (ModelSettings("cpu", dtype, dequantize=True) for dtype in ("float32", "bfloat16"))
+
+
+@pytest.fixture(scope="module", params=["mxfp4", "plain"])
+def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    mxfp4 = request.param == "mxfp4"
+    return open_checkpoint(write_lively_checkpoint(tmp_path_factory.mktemp("base"), size=Size(layers=3), mxfp4=mxfp4))
+
+
+@pytest.fixture(scope="module")
+def packs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_packs(tmp_path_factory.mktemp("packs"), {"chat": 6, "tools": 3})
+
+
+def profile(
+    base: Checkpoint, request: ProfileRequest, out: Path, *, stream: bool | None, of: ModelSettings = CPU
+) -> Profile:
+    return profile_checkpoint(base, DIGEST, request, out, of, stream=stream)
+
+
+def columns(found: Profile) -> dict[str, bytes]:
+    """Of the whole trace, whatever its shards."""
+    trace = found.trace
+    ends = {"predicting_T", "own_T"}  # which index the shard's positions
+    offsets = [0]
+    for shard in trace.shards:
+        offsets.append(offsets[-1] + len(shard.expert_XLK))
+    return {
+        name: b"".join(
+            (getattr(shard, name) + np.int32(offset) if name in ends else getattr(shard, name)).tobytes()
+            for shard, offset in zip(trace.shards, offsets, strict=False)
+        )
+        for name in FORMS
+    }
+
+
+@pytest.fixture(scope="module")
+def whole(base: Checkpoint, packs: Path, tmp_path_factory: pytest.TempPathFactory) -> Profile:
+    request = ProfileRequest(packs, seq_len=24, batch_size=2)
+    return profile(base, request, tmp_path_factory.mktemp("whole") / "profile", stream=False)
+
+
+def assert_identical(found: Profile, expected: Profile) -> None:
+    ours, theirs = columns(found), columns(expected)
+    assert [name for name in FORMS if ours[name] != theirs[name]] == []
+    of_a_run: dict[str, Any] = {"seconds": None, "trace": None}
+    assert found.description.model_copy(update=of_a_run) == expected.description.model_copy(update=of_a_run)
+
+
+@pytest.fixture(scope="module", params=["float32", "bfloat16"])
+def models(base: Checkpoint, request: pytest.FixtureRequest) -> tuple[MoeModel, StreamedModel]:
+    of = ModelSettings("cpu", request.param, dequantize=True)
+    return load_model(base.path, of), StreamedModel(base, of)
+
+
+@settings(max_examples=20)
+@example(seq_len=24, sizes=[3, 3, 1], density=0.3, seed=0)
+@example(seq_len=24, sizes=[1, 1], density=0.0, seed=0)
+@given(
+    seq_len=st.integers(2, 70),
+    sizes=st.lists(st.integers(1, 5), min_size=1, max_size=4),
+    density=st.floats(0, 1),
+    seed=st.integers(0, 99),
+)
+def test_batches_of_any_shape_are_observed_alike(
+    models: tuple[MoeModel, StreamedModel], seq_len: int, sizes: list[int], density: float, seed: int
+) -> None:
+    whole, parts = models
+    rng = np.random.default_rng(seed)
+    batches = []
+    for size in sizes:
+        scored_BS = rng.random((size, seq_len)) < density
+        scored_BS[:, 0] = False
+        batches.append((rng.integers(0, len(whole.head_VD), (size, seq_len), dtype=np.int32), scored_BS))
+    advanced: list[int] = []
+    found = streamed.observe_streamed(parts, batches, advanced.append)
+    assert sum(advanced) == sum(sizes) * seq_len
+    for one, batch in zip(found, batches, strict=True):
+        expected = observe_batch(whole, *batch)
+        for name in ("expert_XLK", "gate_XLK", "norm_XLK", "predicting_T", "own_T"):
+            assert getattr(one, name).tobytes() == getattr(expected, name).tobytes(), name
+        for name, column in vars(expected.stats).items():
+            assert getattr(one.stats, name).tobytes() == column.tobytes(), name
+
+
+@pytest.mark.parametrize("of", [CPU, CPU_BF16])
+def test_the_trace_of_the_embedded_checkpoint_is_that_of_the_whole_model(of: ModelSettings, tmp_path: Path) -> None:
+    """Of two shards, trained, with windows of 128."""
+    base, request = open_checkpoint(BASE), ProfileRequest(CALIBRATION_PACKS, num_rows=10, seq_len=160, batch_size=3)
+    found = profile(base, request, tmp_path / "streamed", stream=True, of=of)
+    assert_identical(found, profile(base, request, tmp_path / "whole", stream=False, of=of))
+
+
+def test_groups_are_bounded_by_a_layers_experts(
+    base: Checkpoint, packs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Profile
+) -> None:
+    sizes: list[int] = []
+
+    def counting(stream: Any, batches: Any, advance: Any) -> Any:
+        sizes.append(sum(ids_BS.size for ids_BS, _ in batches))
+        return streamed.observe_streamed(stream, batches, advance)
+
+    monkeypatch.setattr(profiler, "observe_streamed", counting)
+    monkeypatch.setattr(profiler, "group_tokens", lambda _: 100)
+    found = profile(base, ProfileRequest(packs, seq_len=24, batch_size=2), tmp_path / "profile", stream=True)
+    assert_identical(found, whole)
+    assert sum(sizes) == found.description.num_blocks * 24
+    assert set(sizes[:-1]) == {96}
+    size = base.dimensions
+    assert streamed.group_tokens(size) * size.hidden_size == 3 * size.num_experts * size.hidden_size * (
+        size.intermediate_size
+    )
+
+
+# Which way.
+
+
+@pytest.fixture
+def ways(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """By which way models were had."""
+    taken: list[str] = []
+    for name in ("load_model", "StreamedModel"):
+        original: Callable[..., Any] = getattr(profiler, name)
+
+        def noted(*arguments: Any, name: str = name, original: Callable[..., Any] = original) -> Any:
+            taken.append(name)
+            return original(*arguments)
+
+        monkeypatch.setattr(profiler, name, noted)
+    return taken
+
+
+@pytest.mark.parametrize(
+    ("free", "stream", "taken", "said"),
+    [
+        (10**12, None, "load_model", ""),
+        (None, None, "load_model", ""),
+        (10**4, None, "StreamedModel", "one layer is in memory at a time: BASE takes "),
+        (10**4, False, "load_model", ""),
+        (10**12, True, "StreamedModel", ""),
+    ],
+)
+def test_one_layer_at_a_time_where_the_whole_does_not_fit(
+    base: Checkpoint, packs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ways: list[str],
+    capsys: pytest.CaptureFixture[str], free: int | None, stream: bool | None, taken: str, said: str,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("eaftgate.model.memory.free_bytes", lambda _: free)
+    named = dataclasses.replace(base, name="BASE")
+    profile(named, ProfileRequest(packs, num_rows=3, seq_len=24), tmp_path / "profile", stream=stream)
+    assert ways == [taken]
+    printed = capsys.readouterr().err
+    assert ("one layer is in memory" in printed) == bool(said)
+    assert said in printed
+
+
+# Interrupted.
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "saved"), [(True, True, 0), (True, True, 2), (True, False, 1), (False, True, 3)]
+)
+def test_an_interrupted_profile_is_taken_up_by_either_way(
+    base: Checkpoint,
+    packs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    whole: Profile,
+    first: bool,
+    then: bool,
+    saved: int,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(profiler, "SHARD_SECONDS", 0.0)
+    monkeypatch.setattr(profiler, "group_tokens", lambda _: 100)
+    request, names = ProfileRequest(packs, seq_len=24, batch_size=2), list[str]()
+
+    def killed(directory: Path, name: str, shard: TraceShard) -> None:
+        if len(names) == saved:
+            raise KeyboardInterrupt
+        names.append(name)
+        save_shard(directory, name, shard)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(profiler, "save_shard", killed)
+        with pytest.raises(KeyboardInterrupt):
+            profile(base, request, tmp_path / "profile", stream=first)
+    assert_identical(profile(base, request, tmp_path / "profile", stream=then), whole)
+    assert len(names) == saved
+    assert_identical(open_profile(tmp_path / "profile"), whole)
+
+
+def test_out_of_memory_is_a_sentence(
+    base: Checkpoint, packs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> Any:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(profiler, "observe_streamed", full)
+    with pytest.raises(UserError, match=r"profiling blocks 0 to \d+ ran out of GPU memory: lower --batch-size or"):
+        profile(base, ProfileRequest(packs, seq_len=24), tmp_path / "profile", stream=True)
