@@ -16,7 +16,7 @@ from pydantic import Field
 
 from eaftgate.chats.chat import Chat, LeftOut
 from eaftgate.chats.forms import chat_of
-from eaftgate.chats.rows import Row, data_files, read_rows
+from eaftgate.chats.rows import Row, data_files, read_rows, stem_of
 from eaftgate.errors import UserError
 from eaftgate.files import atomic_path, sha256_file
 from eaftgate.outputs import (
@@ -37,7 +37,9 @@ from eaftgate.visible import MAX_STEM_BYTES
 
 RECORD_SUFFIX = ".build.json"
 MESSAGES, TEXT = ("messages", "conversations"), "text"
-TOOLS, EFFORT, SYSTEM, ID = "tools", "reasoning_effort", "system", "id"
+TOOLS = ("tools", "functions")
+"""The second is the older form's."""
+EFFORT, SYSTEM, ID = "reasoning_effort", "system", "id"
 SHOWN_FROM_BYTES = 1 << 25
 """Data of less are read in seconds."""
 DUPLICATE, NOT_SAMPLED = "the same text as an earlier row", "not among --max-rows"
@@ -136,7 +138,7 @@ def _check_out(out: Path, inputs: Sequence[Path]) -> None:
 
 
 def _by_name(inputs: Sequence[Path]) -> dict[str | None, list[Path]]:
-    names = [(Path.cwd() / path).stem if path.is_file() else (Path.cwd() / path).name for path in inputs]
+    names = [stem_of(Path.cwd() / path) if path.is_file() else (Path.cwd() / path).name for path in inputs]
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise UserError(
             f"two inputs make a pack {twice[0]!r}: give --name to make one pack of them, or build them apart"
@@ -193,7 +195,9 @@ def _build(
 
 def _columns(options: BuildOptions) -> list[str]:
     told = (options.column, options.domain_column, options.source_column)
-    return list(dict.fromkeys([*MESSAGES, TEXT, TOOLS, EFFORT, SYSTEM, ID, "domain", *(name for name in told if name)]))
+    return list(
+        dict.fromkeys([*MESSAGES, TEXT, *TOOLS, EFFORT, SYSTEM, ID, "domain", *(name for name in told if name)])
+    )
 
 
 class _Rows:
@@ -291,7 +295,7 @@ def _text_of(row: Row, options: BuildOptions, render: Render) -> tuple[str, Sequ
         if START not in text:
             raise LeftOut("text that is no Harmony conversation", f"it has no {START}")
     else:
-        chat = chat_of(value, row.values.get(TOOLS), row.values.get(EFFORT), row.values.get(SYSTEM))
+        chat = chat_of(value, _tools_of(row.values), row.values.get(EFFORT), row.values.get(SYSTEM))
         try:
             text, not_read = render(chat), chat.not_read  # type: ignore[assignment]
         except RecursionError:
@@ -305,6 +309,13 @@ def _text_of(row: Row, options: BuildOptions, render: Render) -> tuple[str, Sequ
     except UnicodeEncodeError:
         raise LeftOut("text that is no Unicode") from None
     return text, not_read
+
+
+def _tools_of(values: dict[str, Any]) -> Any:
+    found = [values[name] for name in TOOLS if values.get(name)]
+    if len(found) > 1 and found[0] != found[1]:
+        raise LeftOut("tools in two columns", " and ".join(TOOLS))
+    return found[0] if found else None
 
 
 def _conversation(values: dict[str, Any], column: str | None) -> Any:

@@ -1,8 +1,8 @@
 """A row of chat data, in the forms that people have it in, to a Chat.
 
 OpenAI: `role` and `content` (text, or a list of parts that are text), reasoning beside it (`reasoning_content`,
-`reasoning`, `thinking`) or in a `channel` of its own, `tool_calls`, the older `function_call`, results by
-`tool_call_id` or `name`.
+`reasoning`, `thinking`) or in a `channel` of its own, `tool_calls`, the older `function_call`, a `recipient` as
+openai-harmony's own messages have it, results by `tool_call_id` or `name`.
 ShareGPT: `from` and `value`. Both may be mixed; either column may hold JSON text.
 """
 
@@ -33,8 +33,10 @@ _REASONING = ("reasoning_content", "reasoning", "thinking")
 _PARTS = ("text", "input_text", "output_text")
 _READ = {
     *("role", "from", "content", "value", "name", "channel", "tool_calls", "tool_call_id", "function_call"),
-    *_REASONING,
+    *("recipient", "content_type", *_REASONING),
 }
+_TO_ALL = (None, "", "all")
+_JSON = ("json", "<|constrain|>json")
 
 
 def chat_of(messages: Any, tools: Any = None, effort: Any = None, system: Any = None) -> Chat:
@@ -59,31 +61,25 @@ class _Reader:
 
     def __init__(self) -> None:
         self.name_of: dict[str, str] = {}
-        self.called: list[str] = []
-        self.answered = 0
+        self.waiting: list[tuple[str, str]] = []
+        """Id and name of the calls since the user spoke that have no result yet."""
         self.not_read: set[str] = set()
 
     def message(self, number: int, each: Any) -> Message:
         if not isinstance(each, Mapping):
             raise LeftOut("a message is no object", f"message {number} is {shown(each)}")
-        said = each.get("role", each.get("from"))
-        role = _ROLES.get(said.lower()) if isinstance(said, str) else None
-        if role is None:
-            raise LeftOut("unknown role", f"message {number} has {shown(said)}")
-        self.not_read |= {
-            str(key) for key, value in each.items() if key not in _READ and value not in (None, "", [], {})
-        }
-        value = each.get("content")
-        value = each.get("value") if value is None else value
+        role, said = _role(each, number)
+        self.not_read |= _passed_over(each, role)
+        value = _one_of(each.get("content"), each.get("value"), "contents", number)
         if role == "tool":
             return Message("tool", _content(value, number, whole=True) or "", name=self._answering(each, number))
+        if role == "user":
+            self.waiting = []
         if role != "assistant":
-            if each.get("name"):
-                self.not_read.add(f"name of {role}")
             if (text := _content(value, number)) is None:
                 raise LeftOut("a message without content", f"message {number}, of {role}")
             return Message(role, text)
-        if str(said).lower() in _CALLING:
+        if said in _CALLING:
             calls = _from_text(value, f"the call of message {number}")
             return Message("assistant", calls=self._calls(calls if isinstance(calls, list) else [calls], number))
         return self._assistant(each, value, number)
@@ -91,9 +87,14 @@ class _Reader:
     def _assistant(self, each: Mapping[str, Any], value: Any, number: int) -> Message:
         reasoning = _reasoning(each, number)
         content = _content(value, number) or None
-        calls = self._calls(_listed(each.get("tool_calls"), number), number)
+        called = list(_listed(each.get("tool_calls"), number))
         if function_call := each.get("function_call"):
-            calls += self._calls([function_call], number)
+            called.append(_from_text(function_call, f"the call of message {number}"))
+        if (to := each.get("recipient")) not in _TO_ALL:
+            if called or not isinstance(to, str) or not to.startswith(NAMESPACE):
+                raise LeftOut("a recipient that is no function alone", f"message {number} has {shown(to)}")
+            called, content = [{"name": to, "arguments": content}], None
+        calls = self._calls(called, number)
         channel = each.get("channel")
         if channel == "analysis" and content is not None:
             content, reasoning = None, "\n".join(part for part in (reasoning, content) if part)
@@ -115,21 +116,66 @@ class _Reader:
             name = _recipient(named, f"message {number}")
             arguments = _arguments(function.get("arguments", function.get("parameters")), name, number)
             calls.append(Call(name, arguments))
-            self.called.append(name)
-            if isinstance(each.get("id"), str):
-                self.name_of[each["id"]] = name
+            call_id = _id(each.get("id"))
+            if call_id and any(other == call_id and called != name for other, called in self.waiting):
+                raise LeftOut("two calls of one id", f"message {number} has {shown(call_id)}")
+            self.waiting.append((call_id, name))
+            if call_id:
+                self.name_of[call_id] = name
         return tuple(calls)
 
     def _answering(self, each: Mapping[str, Any], number: int) -> str:
-        """Whose result it is: of the call with its id, by its own name, or of the next call that has none yet."""
-        answered, self.answered = self.answered, self.answered + 1
-        if (found := self.name_of.get(str(each.get("tool_call_id")))) is not None:
-            return found
-        if each.get("name"):
-            return _recipient(each["name"], f"message {number}")
-        if not self.called:
+        """Whose result it is: of the call with its id, by its own name, or of the first call that waits for one."""
+        of = _id(each.get("tool_call_id"))
+        name = _recipient(each["name"], f"message {number}") if each.get("name") else None
+        if of and self.name_of:
+            if of not in self.name_of:
+                raise LeftOut("a tool result of no call", f"message {number} answers {shown(of)}")
+            if name not in (None, self.name_of[of]):
+                raise LeftOut("a tool result of two calls", f"message {number} answers {shown(of)} and names {name}")
+            name = self.name_of[of]
+            self.waiting = [call for call in self.waiting if call[0] != of]
+            return name
+        if name is None and not self.waiting:
             raise LeftOut("a tool result of no call", f"message {number}")
-        return self.called[min(answered, len(self.called) - 1)]
+        position = next((n for n, (_, called) in enumerate(self.waiting) if name in (None, called)), None)
+        return self.waiting.pop(position)[1] if position is not None else str(name)
+
+
+def _role(each: Mapping[str, Any], number: int) -> tuple[Role, str]:
+    """The role, and by which name."""
+    found = [name for name in (each.get("role"), each.get("from")) if name is not None] or [None]
+    roles = {_ROLES.get(name.lower()) if isinstance(name, str) else None for name in found}
+    role = roles.pop()
+    if role is None or roles:
+        raise LeftOut("unknown role", f"message {number} has {' and '.join(map(shown, found))}")
+    return role, str(found[0]).lower()
+
+
+def _passed_over(each: Mapping[str, Any], role: Role) -> set[str]:
+    """What a message says that no text will show."""
+    found = {str(key) for key, value in each.items() if key not in _READ and value not in (None, "", [], {})}
+    if role != "tool":
+        found |= {f"{key} of {role}" for key in ("name", "tool_call_id") if each.get(key)}
+    if role != "assistant":
+        found |= {f"{key} of {role}" for key in ("tool_calls", "function_call", *_REASONING) if each.get(key)}
+        if each.get("channel") not in (None, "", "commentary" if role == "tool" else None):
+            found.add(f"channel of {role}")
+        if each.get("recipient") not in (*_TO_ALL, *(("assistant",) if role == "tool" else ())):
+            found.add(f"recipient of {role}")
+    if each.get("content_type") not in (None, "", *_JSON):
+        found.add("content_type")
+    return found
+
+
+def _one_of(first: Any, second: Any, what: str, number: int) -> Any:
+    if first is not None and second is not None and first != second:
+        raise LeftOut(f"two {what} in one message", f"message {number}")
+    return second if first is None else first
+
+
+def _id(value: Any) -> str:
+    return str(value) if isinstance(value, str | int) and not isinstance(value, bool) else ""
 
 
 def _recipient(name: Any, where: str) -> str:

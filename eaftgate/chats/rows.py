@@ -1,11 +1,14 @@
-"""Rows of chat data as they lie in files: JSONL, JSON, Parquet, Arrow, directories of Hugging Face's datasets.
+"""Rows of chat data as they lie in files: JSONL, JSON (both also compressed), Parquet, Arrow, directories of Hugging
+Face's datasets.
 
 A line that cannot be read is a row with a problem: one damaged line is no reason to refuse a file. A file that cannot
 be read at all is.
 """
 
+import io
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,14 +20,17 @@ from eaftgate.choices import listed
 from eaftgate.errors import UserError
 from eaftgate.files import is_regular
 from eaftgate.lfs import check_file_no_pointer
-from eaftgate.packs.pack import check_size
-from eaftgate.strict_json import MAX_JSON_BYTES, parse_json, read_limited, shown, without_mark
+from eaftgate.packs.pack import MAX_EXPANSION, MIN_LIMIT_BYTES, check_size
+from eaftgate.strict_json import MAX_JSON_BYTES, parse_json, shown, without_mark
 from eaftgate.visible import check_encoded
 
 MAX_LINE_BYTES = 1 << 24
 ROWS_PER_BATCH = 256
 _SUFFIXES = (".jsonl", ".ndjson", ".json", ".parquet", ".arrow")
 _LINES = (".jsonl", ".ndjson")
+_PACKED = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
+"""Of lines and JSON alone: Parquet is compressed within."""
+_KINDS = f"{', '.join(_SUFFIXES)} (.jsonl.gz and its like)"
 _NOT_ROWS = {
     *("dataset_info.json", "state.json", "dataset_infos.json", "dataset_dict.json", "README.json", "split.json"),
     *("made_from.json", "config.json", "package.json"),
@@ -45,9 +51,19 @@ class Row:
 
     @property
     def place(self) -> str:
-        if self.file.suffix in _LINES:
+        if kind_of(self.file) in _LINES:
             return f"{self.file.name} line {self.number + 1}"
         return f"{self.file.name} row {self.number}, counted from 0"
+
+
+def kind_of(file: Path) -> str:
+    """Its suffix, that before the compression's; empty for a file that holds no rows."""
+    kind = Path(file.stem).suffix if file.suffix in _PACKED else file.suffix
+    return kind if kind in _SUFFIXES and (file.suffix not in _PACKED or kind in (*_LINES, ".json")) else ""
+
+
+def stem_of(file: Path) -> str:
+    return Path(file.stem).stem if file.suffix in _PACKED else file.stem
 
 
 def data_files(path: Path, *, split: str | None = None) -> list[Path]:
@@ -56,8 +72,8 @@ def data_files(path: Path, *, split: str | None = None) -> list[Path]:
     Raises UserError when there are none, and when a directory holds several splits and `split` names none of them.
     """
     if is_regular(path):
-        if path.suffix not in _SUFFIXES:
-            raise UserError(f"{path} is of no kind that rows are read from: give {', '.join(_SUFFIXES)} or a directory")
+        if not kind_of(path):
+            raise UserError(f"{path} is of no kind that rows are read from: give {_KINDS} or a directory")
         return [path]
     if not path.is_dir():
         raise UserError(f"{path} is no file or directory: correct the path")
@@ -65,9 +81,13 @@ def data_files(path: Path, *, split: str | None = None) -> list[Path]:
     if parts:  # datasets' save_to_disk of several splits
         chosen = _chosen(path, list(parts), split)
         return data_files(parts[chosen[0]])
-    found = _rows_of(path) or _rows_of(path / "data")
-    if not found:
-        raise UserError(f"{path} holds no file of rows: give a directory with {', '.join(_SUFFIXES)} in it or in data/")
+    beside, within = _rows_of(path), _rows_of(path / "data")
+    if beside and within:
+        raise UserError(
+            f"{path} holds rows ({beside[0].name}) and {path / 'data'} does, too: give the one that is meant"
+        )
+    if not (found := beside or within):
+        raise UserError(f"{path} holds no file of rows: give a directory with {_KINDS} in it or in data/")
     splits = {file: _split_of(file) for file in found}
     named = sorted({name for name in splits.values() if name})
     if len(named) < 2 and split is None:
@@ -84,23 +104,25 @@ def _rows_of(directory: Path) -> list[Path]:
     """Those of one kind: a directory that holds two kinds of them may hold the same rows twice."""
     if not directory.is_dir():
         return []
-    found = [p for p in sorted(directory.iterdir()) if p.suffix in _SUFFIXES and p.name not in _NOT_ROWS]
+    found = [p for p in sorted(directory.iterdir()) if kind_of(p) and p.name not in _NOT_ROWS]
     found = [p for p in found if not p.name.endswith(".build.json") and not p.name.startswith((".", "cache-"))]
     for path in found:
         check_encoded(path.name, what=f"the name of a file in {directory}")
         if not is_regular(path):
             raise UserError(f"{path} is no regular file: take it out of the directory")
-    if len(kinds := sorted({path.suffix for path in found})) > 1:
+    if (
+        len(kinds := sorted({"".join(path.suffixes[-2:]) if path.suffix in _PACKED else path.suffix for path in found}))
+        > 1
+    ):
         raise UserError(f"{directory} holds rows of several kinds ({', '.join(kinds)}): give the files themselves")
     return found
 
 
 def _split_of(file: Path) -> str:
     """`train` of train-00000-of-00002.parquet and of train.jsonl."""
-    shard = _SHARD.fullmatch(file.stem)
-    return (
-        shard["split"] if shard else file.stem if file.stem in ("train", "test", "validation", "valid", "dev") else ""
-    )
+    stem = stem_of(file)
+    shard = _SHARD.fullmatch(stem)
+    return shard["split"] if shard else stem if stem in ("train", "test", "validation", "valid", "dev") else ""
 
 
 def _chosen(path: Path, there: Sequence[str], split: str | None) -> list[str]:
@@ -119,31 +141,48 @@ def read_rows(files: Iterable[Path], columns: Sequence[str], advance: Advance = 
     read. Raises UserError for a file that cannot be read."""
     for file in files:
         check_file_no_pointer(file)
-        if file.suffix in _LINES:
+        if kind_of(file) in _LINES:
             yield from _lines(file, advance)
-        elif file.suffix == ".json":
+        elif kind_of(file) == ".json":
             yield from _json(file, advance)
         else:
             yield from _columns(file, columns, advance)
 
 
-def _lines(file: Path, advance: Advance) -> Iterator[Row]:
-    number = 0
+@contextmanager
+def _opened(file: Path) -> Iterator[io.BufferedIOBase]:
+    """What is compressed in the file is read as it would lie in it. Raises UserError for what cannot be read."""
     try:
         with file.open("rb") as stream:
-            while line := stream.readline(MAX_LINE_BYTES + 1):
-                read, problem = len(line), ""
-                if read > MAX_LINE_BYTES and not line.endswith(b"\n"):
-                    problem = f"a line of more than {MAX_LINE_BYTES} bytes"
-                    while (more := stream.readline(MAX_LINE_BYTES)) and not more.endswith(b"\n"):
-                        read += len(more)
-                data = without_mark(line) if number == 0 else line
-                if data.strip():
-                    yield _row(file, number, data, problem)
-                number += 1
-                advance(read)
+            if file.suffix not in _PACKED:
+                yield stream
+                return
+            with pa.CompressedInputStream(stream, _PACKED[file.suffix]) as unpacked:
+                yield io.BufferedReader(unpacked)
     except OSError as error:
-        raise UserError(f"{file} cannot be read ({error.strerror}): check its permissions") from None
+        reason = error.strerror or (str(error).splitlines() or ["damaged"])[0][:300]
+        raise UserError(
+            f"{file} cannot be read ({reason}): check its permissions, or take a fresh copy of it"
+        ) from None
+
+
+def _lines(file: Path, advance: Advance) -> Iterator[Row]:
+    number, whole, size = 0, 0, file.stat().st_size
+    with _opened(file) as stream:
+        while line := stream.readline(MAX_LINE_BYTES + 1):
+            read, problem = len(line), ""
+            if read > MAX_LINE_BYTES and not line.endswith(b"\n"):
+                problem = f"a line of more than {MAX_LINE_BYTES} bytes"
+                while (more := stream.readline(MAX_LINE_BYTES)) and not more.endswith(b"\n"):
+                    read += len(more)
+            whole += read
+            if whole > max(size, MIN_LIMIT_BYTES, MAX_EXPANSION * size):
+                raise UserError(f"{file} has {size} bytes and holds more than {whole}: these are no conversations")
+            data = without_mark(line) if number == 0 else line
+            if data.strip():
+                yield _row(file, number, data, problem)
+            number += 1
+            advance(read)
 
 
 def _row(file: Path, number: int, data: bytes, problem: str) -> Row:
@@ -166,13 +205,18 @@ def _of_value(file: Path, number: int, value: Any) -> Row:
 
 def _json(file: Path, advance: Advance) -> Iterator[Row]:
     """An array of rows, an object with one list of them, or lines under another name."""
-    with file.open("rb") as stream:
-        first = without_mark(stream.readline(MAX_LINE_BYTES + 1)).strip()
-        more = stream.read(1 << 16).strip()
-    if first.startswith(b"{") and first.endswith(b"}") and more.startswith(b"{"):
+    with _opened(file) as stream:
+        line = stream.readline(MAX_LINE_BYTES + 1)
+        more = stream.read(1 << 16)
+        first = without_mark(line).strip()
+        has_lines = first.startswith(b"{") and first.endswith(b"}") and more.strip().startswith(b"{")
+        data = b"" if has_lines else line + more + stream.read(MAX_JSON_BYTES + 1)
+    if has_lines:
         yield from _lines(file, advance)
         return
-    value = parse_json(without_mark(read_limited(file, what="file")), what=f"file {file}", remedy="correct it")
+    if len(data) > MAX_JSON_BYTES:
+        raise UserError(f"{file} is larger than {MAX_JSON_BYTES} bytes: write it as .jsonl, a row a line")
+    value = parse_json(without_mark(data), what=f"file {file}", remedy="correct it")
     if isinstance(value, dict) and not {"messages", "conversations", "text"} & value.keys():
         lists = [key for key, found in value.items() if isinstance(found, list)]
         if len(lists) != 1:

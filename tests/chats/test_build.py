@@ -1,5 +1,7 @@
 """Chat data become packs, whatever they lie in, and what is left out is said (SPEC section 8)."""
 
+import bz2
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -50,6 +52,10 @@ def test_every_kind_of_file_holds_the_same_rows(eaftgate: Command, tmp_path: Pat
     (tmp_path / "array.json").write_text(json.dumps(rows))
     (tmp_path / "object.json").write_text(json.dumps({"version": 1, "data": rows}))
     (tmp_path / "mark.jsonl").write_bytes(b"\xef\xbb\xbf" + (tmp_path / "lines.jsonl").read_bytes())
+    written = (tmp_path / "lines.jsonl").read_bytes()
+    (tmp_path / "packed.jsonl.gz").write_bytes(gzip.compress(written[:5000]) + gzip.compress(written[5000:]))
+    (tmp_path / "packed.json.bz2").write_bytes(bz2.compress((tmp_path / "array.json").read_bytes()))
+    (tmp_path / "packed.ndjson.zst").write_bytes(pa.compress(written, "zstd", asbytes=True))
     pq.write_table(table, tmp_path / "table.parquet", row_group_size=5)
     pq.write_table(pa.table({"messages": [json.dumps(row["messages"]) for row in rows]}), tmp_path / "text.parquet")
     for name, writer in {"stream.arrow": pa.ipc.new_stream, "file.arrow": pa.ipc.new_file}.items():
@@ -75,6 +81,39 @@ def test_every_kind_of_file_holds_the_same_rows(eaftgate: Command, tmp_path: Pat
         if path.name != "text.parquet":
             assert found["domain"] == [row["domain"] for row in rows]
             assert found["id"] == [row["id"] for row in rows]
+
+
+def test_a_compressed_file_names_its_pack_and_its_lines(eaftgate: Command, tmp_path: Path) -> None:
+    lines = "".join(json.dumps(row) + "\n" for row in ({"messages": asked("a")}, WRONG["unknown role"]))
+    (tmp_path / "x.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
+    ended = eaftgate("packs", "build", tmp_path / "x.jsonl.gz", "--out", tmp_path / "o")
+    assert f"written to {tmp_path / 'o' / 'x.parquet'}" in ended.out
+    assert "first: x.jsonl.gz line 2" in ended.out
+
+
+@pytest.mark.parametrize("data", [gzip.compress(b'{"a": 1}\n' * 1000)[:-9], b"{}"], ids=["cut off", "none"])
+def test_a_damaged_compressed_file_is_one_sentence(eaftgate: Command, tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "x.jsonl.gz").write_bytes(data)
+    refused(eaftgate("packs", "build", tmp_path / "x.jsonl.gz", "--out", tmp_path / "o"), "x.jsonl.gz cannot be read")
+
+
+def test_a_file_that_expands_without_bound_is_no_conversation(
+    eaftgate: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("eaftgate.chats.rows.MIN_LIMIT_BYTES", 1 << 20)
+    (tmp_path / "x.jsonl.bz2").write_bytes(bz2.compress(b"\n" * (1 << 21)))
+    refused(eaftgate("packs", "build", tmp_path / "x.jsonl.bz2", "--out", tmp_path / "o"), "no conversations")
+
+
+def test_functions_of_the_older_form_are_tools(eaftgate: Command, tmp_path: Path) -> None:
+    write_lines(tmp_path / "a.jsonl", [{"messages": ASKED, "tools": [{"name": "f"}]}])
+    write_lines(tmp_path / "b.jsonl", [{"messages": ASKED, "functions": [{"name": "f"}]}])
+    write_lines(tmp_path / "c.jsonl", [{"messages": ASKED, "functions": [{"name": "f"}], "tools": [{"name": "g"}]}])
+    assert eaftgate("packs", "build", tmp_path / "a.jsonl", tmp_path / "b.jsonl", "--out", tmp_path / "o").code == 0
+    a, b = (rows_of(tmp_path / "o" / f"{name}.parquet")["text"] for name in "ab")
+    assert a == b
+    assert "type f = () => any;" in a[0]
+    refused(eaftgate("packs", "build", tmp_path / "c.jsonl", "--out", tmp_path / "o"), "tools in two columns")
 
 
 def test_sharegpt_says_the_same_but_for_reasoning(eaftgate: Command, tmp_path: Path) -> None:
@@ -254,6 +293,12 @@ class TestDatasetDirectories:
         )
         assert eaftgate("packs", "build", directory, "--split", "test", "--out", tmp_path / "o").code == 0
         assert rows_of(tmp_path / "o" / "set.parquet")["source"] == ["test.jsonl"]
+
+    def test_rows_in_it_and_in_data_may_be_the_same_twice(self, eaftgate: Command, tmp_path: Path) -> None:
+        (tmp_path / "set" / "data").mkdir(parents=True)
+        write_lines(tmp_path / "set" / "a.jsonl", [{"messages": ASKED}])
+        write_lines(tmp_path / "set" / "data" / "b.jsonl", [{"messages": ASKED}])
+        refused(eaftgate("packs", "build", tmp_path / "set", "--out", tmp_path / "o"), "give the one that is meant")
 
     def test_two_kinds_of_files_may_be_the_same_rows_twice(self, eaftgate: Command, tmp_path: Path) -> None:
         directory = tmp_path / "set"

@@ -150,6 +150,67 @@ def test_results_that_name_no_call_are_of_the_calls_in_order() -> None:
     assert "<|start|>functions.two to=assistant<|channel|>commentary<|message|>y" in text
 
 
+def results(*messages: Any) -> list[str]:
+    return [m.name.removeprefix("functions.") for m in chat_of([user("a"), *messages, said("1")]).messages if m.name]
+
+
+def called(**ids: Any) -> dict[str, Any]:
+    """A message that calls functions of these names, with these ids."""
+    calls = [{"id": i, "function": {"name": name, "arguments": "{}"}} for name, i in ids.items()]
+    return said(None, tool_calls=[{k: v for k, v in call.items() if v is not None} for call in calls])
+
+
+def answer(to: Any = None, name: str | None = None) -> dict[str, Any]:
+    return {"role": "tool", "content": "x", "tool_call_id": to, "name": name}
+
+
+def test_ids_may_be_numbers_and_come_in_any_order_and_again() -> None:
+    assert results(called(one=1, two=2), answer(2), answer(1)) == ["two", "one"]
+    assert results(called(one="c0"), answer("c0"), user("b"), called(two="c0"), answer("c0")) == ["one", "two"]
+
+
+def test_a_call_that_stayed_without_a_result_gets_none_of_a_later_turn() -> None:
+    assert results(called(one=None), user("b"), called(two=None), answer()) == ["two"]
+    assert results(called(one=None, two=None), answer(name="two"), answer()) == ["two", "one"]
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [called(one="c1"), answer("c2")],
+        [called(one="c1"), answer("c2", "one")],
+        [called(one="c1", two="c2"), answer("c1", "two")],
+        [called(one="c1", two="c1"), answer("c1")],
+        [called(one=None), answer(), answer()],
+        [answer()],
+    ],
+)
+def test_a_result_of_no_call_or_of_two_is_not_guessed_at(messages: list[Any]) -> None:
+    with pytest.raises(LeftOut, match=r"result of|calls of one id"):
+        results(*messages)
+
+
+def test_a_recipient_is_a_call_as_openai_harmonys_own_messages_have_it() -> None:
+    own = {"channel": "commentary", "recipient": "functions.f", "content_type": "<|constrain|>json"}
+    result = {"role": "tool", "name": "functions.f", "channel": "commentary", "recipient": "assistant", "content": "x"}
+    chat = chat_of([user("a"), said('{"a": 1}', **own), result, said("1")])
+    assert chat.not_read == ()
+    assert harmony_text(chat, BARE) == text_of(user("a"), calling('{"a": 1}', name="f"), result, said("1"))
+    with pytest.raises(LeftOut, match="no function"):
+        chat_of([user("a"), said("x = 1", recipient="python")])
+
+
+@pytest.mark.parametrize("wrong", [{"role": "user", "from": "gpt"}, {"content": "a", "value": "b"}])
+def test_a_message_that_says_two_things_is_ambiguous(wrong: dict[str, Any]) -> None:
+    with pytest.raises(LeftOut, match=r"unknown role|two contents"):
+        chat_of([user("a") | wrong, said("1")])
+
+
+def test_what_no_text_shows_is_named_with_the_role_that_has_it() -> None:
+    chat = chat_of([user("a") | {"channel": "final", "reasoning": "r"}, said("1", name="bob", recipient="all")])
+    assert chat.not_read == ("channel of user", "name of assistant", "reasoning of user")
+
+
 def test_content_in_parts_and_in_channels() -> None:
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
     channels = [said("think", channel="analysis"), said("first", channel="commentary"), said("x", channel="final")]

@@ -3,6 +3,7 @@
 Needs npm once, for the ranks of o200k.
 """
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -92,6 +93,66 @@ def test_the_library_renders_real_rows_to_the_same_text(pack: str, preamble: Any
                 messages = [{"role": "system", "content": "Be kind.\n\n# Really"}, *messages[1:]]
             chat = chat_of(messages, [WEATHER] if number % 3 == 0 and number % 2 else None)
             assert render(chat) == as_the_library(harmony_text(chat, rendering))
+
+
+CONTENTS = st.text(st.sampled_from('aä🙂 \n\r"\\#|<>{}:'), max_size=8) | st.sampled_from(
+    ["# Tools\n", "assistant to=functions.f", "Reasoning: high", "<|", "日本"]
+)
+SAID = CONTENTS.filter(bool)
+
+
+@st.composite
+def conversations(draw: st.DrawFn) -> tuple[list[Any], list[Any]]:
+    """Messages as people have them, and as openai-harmony is given them."""
+
+    def said(role: Any, text: str, channel: str | None = None) -> Any:
+        message = library.Message.from_role_and_content(role, text)
+        return message if channel is None else message.with_channel(channel)
+
+    rows: list[Any] = []
+    given_: list[Any] = []
+    number = 0
+    for _ in range(draw(st.integers(1, 3))):
+        rows.append({"role": "user", "content": draw(SAID)})
+        given_.append(said(library.Role.USER, rows[-1]["content"]))
+        for calls in draw(st.lists(st.integers(0, 3), max_size=2)):
+            thought, before = draw(CONTENTS), draw(CONTENTS)
+            row: dict[str, Any] = {"role": "assistant", "content": before or draw(st.sampled_from(["", None]))}
+            row |= {draw(st.sampled_from(["reasoning", "thinking", "reasoning_content"])): thought, "tool_calls": []}
+            for text, channel in ((thought, "analysis"), (before, "commentary" if calls else "final")):
+                given_ += [said(library.Role.ASSISTANT, text, channel)] if text else []
+            results = []
+            for _ in range(calls):
+                number, name, arguments = (
+                    number + 1,
+                    f"f{draw(st.integers(0, 2))}",
+                    {"a": draw(CONTENTS), "b": [1.5, None]},
+                )
+                written = json.dumps(arguments, ensure_ascii=False, separators=(",", ":"))
+                function = {"name": name, "arguments": draw(st.sampled_from([arguments, written]))}
+                row["tool_calls"].append({"id": f"c{number}", "type": "function", "function": function})
+                call = said(library.Role.ASSISTANT, written, "commentary").with_recipient(f"functions.{name}")
+                given_.append(call.with_content_type("<|constrain|>json"))
+                results.append((number, name, draw(CONTENTS)))
+            if thought or before or calls:
+                rows.append(row)
+            for answered, name, result in draw(st.permutations(results)):
+                rows.append({"role": "tool", "tool_call_id": f"c{answered}", "content": result})
+                author = library.Author.new(library.Role.TOOL, f"functions.{name}")
+                message = library.Message.from_author_and_content(author, result)
+                given_.append(message.with_recipient("assistant").with_channel("commentary"))
+        rows.append({"role": "assistant", "content": draw(SAID)})
+        given_.append(said(library.Role.ASSISTANT, rows[-1]["content"], "final"))
+    return rows, given_
+
+
+@settings(max_examples=400)
+@given(conversations())
+def test_any_conversation_reads_as_the_library_has_it(encoding: Any, made: tuple[list[Any], list[Any]]) -> None:
+    rows, messages = made
+    config = library.RenderConversationConfig(auto_drop_analysis=False)
+    tokens = encoding.render_conversation_for_training(library.Conversation.from_messages(messages), config)
+    assert as_the_library(harmony_text(chat_of(rows), Rendering(preamble="none"))) == encoding.decode_utf8(tokens)
 
 
 WEATHER = {"name": "get_weather", "description": "Forecast.\n\nOf a town.\n", "parameters": {"type": "object"}}
