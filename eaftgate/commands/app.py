@@ -1,29 +1,27 @@
 """The command line: arguments in, one sentence out. The rooms do the work."""
 
 import io
-import re
 import sys
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
 from eaftgate import __version__
-from eaftgate.choices import did_you_mean
 from eaftgate.commands import gate, packs, profile, prune, publish, report, run, study, yardstick
 from eaftgate.commands.examples import add_help
 from eaftgate.errors import UserError
 from eaftgate.prune.methods import METHODS
-from eaftgate.recipes.command_line import UsageError, take_recipes
+from eaftgate.recipes.command_line import UsageError, take_recipes, usage_sentence
 from eaftgate.visible import check_encoded, sentence
 
 app = typer.Typer(
     help="Remove experts from a gpt-oss checkpoint without training, and prove that the result is near-lossless.\n\n"
-    "The way through: [bold]packs build[/] -> [bold]packs split[/] -> [bold]profile[/] -> [bold]prune[/] -> "
-    "[bold]gate[/] -> [bold]report[/]; [bold]run[/] does all of it by one recipe.",
+    "The way through: packs build -> packs split -> profile -> prune -> gate -> report; run does all of it by one "
+    "recipe.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    rich_markup_mode="rich",
+    rich_markup_mode=None,  # its tables cut names of options where a terminal is narrow
 )
 app.add_typer(packs.COMMANDS, name="packs")
 for group in (run, profile, prune, yardstick, gate, report, publish, study):
@@ -40,8 +38,7 @@ def _version(
 
 
 take_recipes(app)
-add_help(app, {"prune": ["Methods:", *(f"{name}: {method.meaning}" for name, method in METHODS.items())]})
-_NO_CHOICE = re.compile(r"'([^']*)' is not one of (.*)", re.DOTALL)
+add_help(app, {"prune": ("Methods:", [f"{name}: {method.meaning}" for name, method in METHODS.items()])})
 
 
 def main() -> None:
@@ -59,18 +56,11 @@ def main() -> None:
     except UserError as error:
         _refuse(str(error))
     except UsageError as error:
-        said: Any = error
-        _refuse(f"{said.format_message()}{_meant(said.format_message())}")
+        _refuse(usage_sentence(error))
     except OSError as error:  # a place that cannot be written, a disk that is full
         where = f": {error.filename}" if error.filename else ""
         _refuse(f"{error.strerror or error}{where}; choose another place or make room, and run again")
     sys.exit(code)
-
-
-def _meant(said: str) -> str:
-    """What a value that is no choice was meant to be, of those that the sentence names."""
-    found = _NO_CHOICE.search(said)
-    return did_you_mean(found[1], re.findall(r"'([^']*)'", found[2])) if found else ""
 
 
 def _refuse(reason: str) -> NoReturn:

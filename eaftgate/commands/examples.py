@@ -1,5 +1,6 @@
 """An example of every command, under its --help; lines that fit into 60 columns."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import typer
@@ -44,18 +45,34 @@ EXAMPLES: Mapping[str, Sequence[str]] = {
 }
 
 
-def add_help(app: typer.Typer, before: Mapping[str, Sequence[str]], group: str = "") -> None:
-    """Put its examples under the help of every command of `app`, after the lines that `before` has for it, and let its
-    paragraphs be as wide as the terminal is."""
+WIDTH = 56
+"""Of a terminal of 60 columns, within the margins that the help has."""
+
+
+def add_help(app: typer.Typer, before: Mapping[str, tuple[str, Sequence[str]]], group: str = "") -> None:
+    """Put its examples under the help of every command of `app`, after the heading and the lines that `before` has for
+    it, let its paragraphs be as wide as the terminal is, and say its first one whole where commands are listed."""
     for command in app.registered_commands:
         name = " ".join(filter(None, (group, command.name or getattr(command.callback, "__name__", ""))))
         command.help = _paragraphs(getattr(command.callback, "__doc__", "") or "")
+        command.short_help = command.help.split("\n\n")[0]
         if name in EXAMPLES:
-            more = ["\n".join(before[name])] if name in before else []
-            command.epilog = "\n\n".join([*more, "\n".join(["Examples:", *EXAMPLES[name]])])
+            more = [_as_it_is(before[name][0], before[name][1])] if name in before else []
+            command.epilog = "\n\n".join([*more, _as_it_is("Examples:", EXAMPLES[name])])
     for inner in app.registered_groups:
         if inner.typer_instance is not None:
+            inner.short_help = str(inner.typer_instance.info.help)
             add_help(inner.typer_instance, before, inner.name if isinstance(inner.name, str) else group)
+
+
+def _as_it_is(heading: str, lines: Sequence[str]) -> str:
+    """A paragraph that is not filled anew; what is too long goes on below, indented."""
+    fitted = [
+        part
+        for line in lines
+        for part in (textwrap.wrap(line, WIDTH, subsequent_indent="    ") if len(line) > WIDTH else [line])
+    ]
+    return "\n".join(["\b", heading, *(f"  {line}" for line in fitted)])
 
 
 def _paragraphs(text: str) -> str:

@@ -150,11 +150,13 @@ def packs_check(
     from eaftgate.gate.enough import is_enough
     from eaftgate.gate.enough_shown import cells_table, classes_table, enough_lines, packs_table, shared_lines
     from eaftgate.gate.plan import GateOptions, make_plan
-    from eaftgate.judge.policy import DEFAULT_GATES
+    from eaftgate.judge.policy import DEFAULT_GATES, load_gates
     from eaftgate.packs.counted import count_packs
 
     lengths = whole_numbers("--seq-lens", seq_lens) if seq_lens else []
-    plan = None
+    plan, known = None, load_gates(gates or DEFAULT_GATES)
+    known.policy(policy)
+    known.regime(regime)  # a name that is none is said without a base, too
     if base is not None:
         asked = GateOptions(
             results=directory, base=base, packs=directory, gates=gates or DEFAULT_GATES, policy=policy, regime=regime,

@@ -70,7 +70,9 @@ def prune(
     ] = None,
     keep_n: KeepNOption = None,
     keep_frac: KeepFracOption = None,
-    method: Annotated[MethodChoice, typer.Option(help="What ranks the experts.")] = _DEFAULT,
+    method: Annotated[
+        MethodChoice, typer.Option(metavar="METHOD", help="What ranks the experts; each is explained below.")
+    ] = _DEFAULT,
     alignment: Annotated[Alignment | None, typer.Option(help="Default: the profile's.")] = None,
     w_good: Annotated[float, typer.Option(help="Weight of tokens the model is sure and right about.")] = 1.0,
     w_conflict: Annotated[float, typer.Option(help="Of tokens it is sure and wrong about.")] = -2.0,

@@ -20,10 +20,10 @@ from eaftgate.gate.plan import Cell, Plan
 from eaftgate.judge.metrics import METRICS, Metric
 from eaftgate.judge.policy import IntervalPolicy
 from eaftgate.judge.verdict import lacking
-from eaftgate.packs.blocks import Blocks, build_blocks
+from eaftgate.packs.blocks import Blocks, TokenisedPack, cut_blocks, tokenised
 from eaftgate.packs.harmony import TokenClass
-from eaftgate.packs.pack import Pack, named_packs
-from eaftgate.packs.tokenizer import PackTokenizer, load_tokenizer
+from eaftgate.packs.pack import named_packs
+from eaftgate.packs.tokenizer import load_tokenizer
 from eaftgate.parity.clusters import Evidence
 from eaftgate.parity.estimates import Measured, PairedCell
 from eaftgate.parity.js2d import Bins
@@ -90,16 +90,19 @@ def is_enough(plan: Plan, base: str) -> Enough:
     tokenizer = load_tokenizer(resolve(base, weights=False))
     packs = named_packs(options.packs, seed=options.seed)
     with progress_bar("check", len(plan.cells), unit="cells", resumes=False) as bar:
-        cells = []
-        for cell in plan.cells:
-            cells.append(_evidence(plan, cell, packs[cell.pack], tokenizer))
-            bar.advance(1)
+        found: dict[Cell, CellEvidence] = {}
+        for name in dict.fromkeys(cell.pack for cell in plan.cells):  # one at a time, tokenised once for all lengths
+            rows = tokenised(packs[name], tokenizer.backend, eos_id=tokenizer.eos_id)
+            for cell in (cell for cell in plan.cells if cell.pack == name):
+                found[cell] = _evidence(plan, cell, rows)
+                bar.advance(1)
+    cells = [found[cell] for cell in plan.cells]
     return Enough(plan.regime_name, plan.policy_name, tuple(cells), _problems(plan, cells), _open(plan, cells))
 
 
-def _evidence(plan: Plan, cell: Cell, pack: Pack, tokenizer: PackTokenizer) -> CellEvidence:
+def _evidence(plan: Plan, cell: Cell, rows: TokenisedPack) -> CellEvidence:
     try:
-        there = build_blocks(pack, tokenizer.backend, eos_id=tokenizer.eos_id, seq_len=cell.seq_len, num_blocks=None)
+        there = cut_blocks(rows, seq_len=cell.seq_len, num_blocks=None)
     except UserError as error:
         return _nothing(cell, str(error))
     blocks = there.reordered(np.arange(min(there.num_blocks, cell.num_blocks)))
@@ -116,7 +119,7 @@ def _evidence(plan: Plan, cell: Cell, pack: Pack, tokenizer: PackTokenizer) -> C
         primary=cell.primary,
         num_blocks=cell.num_blocks,
         blocks=there.num_blocks,
-        more_rows=math.ceil(max(0, missing) * len(pack) / there.num_blocks),
+        more_rows=math.ceil(max(0, missing) * len(rows.pack) / there.num_blocks),
         documents=paired.evidence.documents,
         effective_documents=round(paired.evidence.effective, 1),
         classes={

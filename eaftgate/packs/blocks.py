@@ -149,9 +149,20 @@ def build_blocks(
     Raises UserError when the pack has fewer blocks than asked, when none of its tokens counts, and for a token that is
     none of the model's `vocab_size`.
     """
-    if seq_len < 2:
-        raise UserError(f"seq_len is {seq_len}: a block needs at least 2 tokens, because its first never counts")
     wanted = None if num_blocks is None else num_blocks * seq_len
+    blocks = cut_blocks(
+        tokenised(pack, tokenizer, eos_id=eos_id, wanted=wanted), seq_len=seq_len, num_blocks=num_blocks
+    )
+    if vocab_size is not None and (highest := int(blocks.token_ids_BS.max())) >= vocab_size:
+        raise UserError(
+            f"pack {pack.name} has token {highest} ({tokenizer.id_to_token(highest)!r}), and the model has "
+            f"{vocab_size}: its tokenizer.json is of another model"
+        )
+    return blocks
+
+
+def tokenised(pack: Pack, tokenizer: Tokenizer, *, eos_id: int, wanted: int | None = None) -> "TokenisedPack":
+    """The rows of `pack` as tokens: all of them, or as many as give `wanted` tokens."""
     parts: list[_Tokens] = []
     tokens = messages = 0
     for start in range(0, len(pack), ROWS_PER_BATCH):
@@ -161,21 +172,30 @@ def build_blocks(
         parts.append(_tokenise(texts, tokenizer, eos_id, first_row=start, first_message=messages))
         tokens += len(parts[-1].id_N)
         messages += len(parts[-1].length_M)
-    available = tokens // seq_len
+    return TokenisedPack(pack, tuple(parts))
+
+
+def cut_blocks(rows: "TokenisedPack", *, seq_len: int, num_blocks: int | None) -> Blocks:
+    """The first `num_blocks` blocks of `rows` (all of them when None). Raises UserError as build_blocks does."""
+    if seq_len < 2:
+        raise UserError(f"seq_len is {seq_len}: a block needs at least 2 tokens, because its first never counts")
+    available = sum(len(part.id_N) for part in rows.parts) // seq_len
     if num_blocks is None:
         num_blocks = available
     if available < num_blocks or num_blocks == 0:
         raise UserError(
-            f"pack {pack.name} has {available} blocks of {seq_len} tokens, fewer than the {num_blocks or 1} asked: "
-            "take fewer or shorter blocks, or add rows"
+            f"pack {rows.pack.name} has {available} blocks of {seq_len} tokens, fewer than the {num_blocks or 1} "
+            "asked: take fewer or shorter blocks, or add rows"
         )
-    blocks = _cut(pack, parts, seq_len, num_blocks)
-    if vocab_size is not None and (highest := int(blocks.token_ids_BS.max())) >= vocab_size:
-        raise UserError(
-            f"pack {pack.name} has token {highest} ({tokenizer.id_to_token(highest)!r}), and the model has "
-            f"{vocab_size}: its tokenizer.json is of another model"
-        )
-    return blocks
+    return _cut(rows.pack, rows.parts, seq_len, num_blocks)
+
+
+@dataclass(frozen=True)
+class TokenisedPack:
+    """Rows from the front of a pack as tokens, to be cut into blocks of any length."""
+
+    pack: Pack
+    parts: "tuple[_Tokens, ...]"
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """--recipe on the command line: what is not said there comes from the recipe's section of the command's name."""
 
 import math
+import re
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from eaftgate.choices import listed
+from eaftgate.choices import did_you_mean, listed
 from eaftgate.errors import UserError
 from eaftgate.recipes.recipe import Setting, read_section
 
@@ -16,6 +17,17 @@ UsageError: type[Exception] = typer.BadParameter.mro()[1]
 """click's, of which newer versions of typer carry their own copy."""
 _SETTINGS = "eaftgate.recipes.recipe"
 """Where a (click) context keeps the settings that came from a recipe, by parameter."""
+
+
+_NO_CHOICE = re.compile(r"'([^']*)' is not one of (.*)", re.DOTALL)
+
+
+def usage_sentence(error: Any) -> str:
+    """What a UsageError says, and what a value that is no choice was meant to be."""
+    said = str(error.format_message()).replace("Value error, ", "")
+    found = _NO_CHOICE.search(said)
+    choices = re.findall(r"'([^']*)'", found[2]) if found else []
+    return f"{said.rstrip('.')}{did_you_mean(found[1], choices)}" if found else said
 
 
 def take_recipes(app: typer.Typer) -> None:
@@ -59,7 +71,7 @@ class RecipeCommand(TyperCommand):
             setting: Setting | None = ctx.meta.get(_SETTINGS, {}).get(name)
             if setting is None or ctx.get_parameter_source(name).name != "DEFAULT_MAP":
                 raise
-            raise UserError(f"{setting.where}: {said.format_message()}") from None
+            raise UserError(f"{setting.where}: {usage_sentence(said)}") from None
 
 
 def _check_values(ctx: Any) -> None:

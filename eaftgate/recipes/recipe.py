@@ -92,7 +92,10 @@ def _merged(path: Path, extending: tuple[Path, ...], done: dict[Path, dict[str, 
     """
     by = f", which {extending[-1]} {EXTENDS}" if extending else ""
     if not is_regular(path):
-        raise UserError(f"recipe not found: there is no file {str(path)[:1000]}{by}")
+        shipped = sorted(file.stem for file in SHIPPED.glob("*.yaml"))
+        raise UserError(
+            f"recipe not found: there is no file {str(path)[:1000]}{by}; shipped are {listed(shipped, meant=path.stem)}"
+        )
     place = path.resolve()
     if place in extending:
         raise UserError(f"{extending[-1]}: {EXTENDS} goes in a circle, back to {path}")

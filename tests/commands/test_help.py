@@ -1,6 +1,7 @@
 """--help teaches: an example of every command, which works as far as its options go, and every method in words, in a
 terminal of 60 columns, too."""
 
+import re
 import shlex
 
 import pytest
@@ -42,8 +43,12 @@ def test_the_help_fits_60_columns_with_examples_unbroken(
     monkeypatch.setattr("sys.argv", ["eaftgate", *name.split(), "--help"])
     with pytest.raises(SystemExit):
         cli.main()
-    lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    said = capsys.readouterr().out
+    lines = [line.rstrip() for line in said.splitlines()]
     assert max(map(len, lines)) <= COLUMNS
+    assert "…" not in said
+    taken = {option for parameter in commands()[name].params for option in parameter.opts if option.startswith("--")}
+    assert all(re.search(rf"(?<![\w-]){option}(?![\w-])", said) for option in taken)
     shown = [line.strip() for line in lines]
     begin = shown.index(EXAMPLES[name][0])
     assert shown[begin : begin + len(EXAMPLES[name])] == [line.strip() for line in EXAMPLES[name]]
@@ -53,4 +58,17 @@ def test_the_methods_of_prune_are_explained(eaftgate: Command) -> None:
     said = eaftgate("prune", "--help").out
     for name, method in METHODS.items():
         assert method.meaning
-        assert f"{name}: {method.meaning}" in said
+        assert f"{name}: {method.meaning}" in " ".join(said.split())
+
+
+def test_the_list_of_commands_says_each_one_whole(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(COLUMNS))
+    monkeypatch.setattr("sys.argv", ["eaftgate", "--help"])
+    with pytest.raises(SystemExit):
+        cli.main()
+    said = capsys.readouterr().out
+    assert max(map(len, said.splitlines())) <= COLUMNS
+    assert "..." not in said.replace("[ARGS]...", "")
+    assert "in one directory." in " ".join(said.split())

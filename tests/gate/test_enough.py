@@ -3,12 +3,16 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from chat_data import FIXTURES, PACKS, texts_of
 from cli_command import Command, refused
+
+from eaftgate.packs.blocks import TokenisedPack, tokenised
+from eaftgate.packs.pack import Pack
 
 BASE = FIXTURES / "checkpoint"
 
@@ -35,6 +39,31 @@ def test_rows_left_out_repeated_silent_and_shared_are_counted(eaftgate: Command,
     said = eaftgate("packs", "check", packs, "--regime", "fixture").out
     assert "a and b share 50 rows" in said
     assert "could decide: give --base" in said
+
+
+@pytest.mark.parametrize("option", ["regime", "policy"])
+def test_a_name_that_is_none_is_said_without_a_base_too(eaftgate: Command, option: str) -> None:
+    wrong = {"regime": "fixtur", "policy": "near-lossles-v3"}[option]
+    refused(eaftgate("packs", "check", FIXTURES / "packs" / "gate", f"--{option}", wrong), "did you mean")
+
+
+def test_every_pack_is_tokenised_once_for_all_lengths(
+    eaftgate: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packs = write_packs(tmp_path / "p", a=texts_of("chat")[:50], b=texts_of("chat")[50:90])
+    seen: list[str] = []
+
+    def counted(pack: Pack, *arguments: Any, **settings: Any) -> TokenisedPack:
+        seen.append(pack.name)
+        return tokenised(pack, *arguments, **settings)
+
+    monkeypatch.setattr("eaftgate.gate.enough.tokenised", counted)
+    arguments = ("packs", "check", packs, "--base", BASE, "--regime", "fixture", "--seq-lens", "64,128,256", "--json")
+    cells = json.loads(eaftgate(*arguments).out)["cells"]
+    assert sorted(seen) == ["UNION", "a", "b"]
+    assert [(cell["pack"], cell["seq_len"]) for cell in cells] == [
+        (pack, seq_len) for pack in ("UNION", "a", "b") for seq_len in (64, 128, 256)
+    ]
 
 
 def test_the_embedded_packs_are_enough_for_their_regime(eaftgate: Command) -> None:

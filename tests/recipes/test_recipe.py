@@ -126,6 +126,7 @@ def test_one_base_by_two_ways_is_no_circle(tmp_path: Path) -> None:
         ("gate: {seed: 1}\ncost:", "r.yaml has no section 'prune': it has gate, cost"),
         ("{}", "r.yaml has no section 'prune': it has none"),
         ("extends: .", "recipe not found"),
+        ("extends: gpt-oss-20", "did you mean 'gpt-oss-20b'?"),
         ("prune: {keep_n: 24", "r.yaml:1 is not valid YAML"),
         ("prune: *nothing", "r.yaml:1: an anchor or an alias is not read here"),
         ("a: 1\n---\nb: 2", "r.yaml:2 is not valid YAML"),
