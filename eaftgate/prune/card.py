@@ -90,10 +90,15 @@ def model_card(
         "",
         "## Serve",
         "",
-        "Like its base. DIR is this directory, or its name on the Hub. Of these, eaftgate was tried with SGLang and "
-        "transformers, not with vLLM.",
+        "Like its base. DIR is this directory, or its name on the Hub. Tried with what eaftgate pruned: SGLang, "
+        "transformers, llama.cpp after its converter; vLLM only with experts in bfloat16.",
         "",
-        *_block("python -m sglang.launch_server --model-path DIR", "vllm serve DIR"),
+        *_block(
+            "python -m sglang.launch_server --model-path DIR",
+            "transformers serve DIR",
+            "vllm serve DIR",
+            "llama.cpp/convert_hf_to_gguf.py DIR --outfile model.gguf    # then llama-server -m model.gguf",
+        ),
         "",
         *_block(
             "from transformers import AutoModelForCausalLM, AutoTokenizer",
