@@ -99,7 +99,8 @@ def _scoring(name: str, scorer: Scorer) -> Method:
         from eaftgate.select.keep import scored_keep_sets
 
         weights, scores = settings.weights, _scores(sight, settings)
-        keep = scored_keep_sets(scores.sums, method=name, keep_n=settings.keep_n, weights=weights)
+        sums = scores.weighed(settings.classes)
+        keep = scored_keep_sets(sums, method=name, keep_n=settings.keep_n, weights=weights)
         shown = {"w_good": weights.good, "w_conflict": weights.conflict, "w_uncertain": weights.uncertain}
         return Choice(
             keep,
@@ -124,7 +125,6 @@ def _weighed(settings: Settings, *, option: bool = False) -> dict[str, Any]:
 def _scores(sight: Sight, settings: Settings) -> "Scores":
     """Those that were given, or cut from the profile. Raises UserError when they are for other settings."""
     from eaftgate.profile.profile import Profile
-    from eaftgate.select.class_weights import ClassWeights
     from eaftgate.select.scores import scores_of
 
     source, quantile = sight.source, settings.weights.low_quantile
@@ -132,10 +132,6 @@ def _scores(sight: Sight, settings: Settings) -> "Scores":
     if isinstance(source, Profile):
         alignment = settings.alignment or source.description.alignment
         return scores_of(source, alignment=alignment, low_quantile=quantile, classes=settings.classes)
-    if settings.classes != source.classes:
-        plain, weighed = source.classes == ClassWeights(), source.classes.as_option()
-        cut = "without --class-weight" if plain else f"with --class-weight {weighed}"
-        raise UserError(f"--scores were cut {cut}: give the same, or --profile for others")
     if (settings.alignment or source.alignment, quantile) != (source.alignment, source.low_quantile):
         raise UserError(
             f"--scores are for --alignment {source.alignment} and quantile {source.low_quantile}: give --profile"

@@ -15,6 +15,7 @@ from eaftgate.gate.results import Parity
 from eaftgate.report.banner import identity_in, names_of
 from eaftgate.report.rows import html_text
 from eaftgate.rewrite.manifest import MANIFEST_FILE, read_manifest
+from eaftgate.select.class_weights import ClassWeights
 from eaftgate.select.saliency import EaftWeights, ScoreArray
 from eaftgate.select.scores import DATA_FILE, SCORES_FILE, open_scores
 from eaftgate.visible import visible
@@ -71,12 +72,14 @@ def _scores(found: CheckpointIdentity, shape: tuple[int, int]) -> ScoreArray | N
     with suppress(UserError, OSError):
         if not is_regular(place / MANIFEST_FILE) or sha256_file(place / MANIFEST_FILE) != found.manifest:
             return None
-        files = read_manifest(place).files
+        manifest = read_manifest(place)
+        files = manifest.files
         if any(
             name not in files or sha256_file(place / name) != files[name].sha256 for name in (SCORES_FILE, DATA_FILE)
         ):
             return None
-        score_LE = open_scores(place / SCORES_FILE).sums.weighted(EaftWeights()).eaft_mass_LE
+        weights = ClassWeights.named(manifest.selection.class_weights)
+        score_LE = open_scores(place / SCORES_FILE).weighed(weights).weighted(EaftWeights()).eaft_mass_LE
         return score_LE if score_LE.shape == shape else None
     return None
 

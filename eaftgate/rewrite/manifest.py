@@ -60,6 +60,8 @@ class Selection(Record):
     method: str | None = None
     calibration_rows: list[str] = Field(default_factory=list)
     """Identities of the rows that the experts were chosen on."""
+    class_weights: dict[str, float] = Field(default_factory=dict)
+    """By class of token; empty: content alone, every token alike."""
 
 
 class Manifest(_Strict):

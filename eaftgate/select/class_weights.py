@@ -17,6 +17,7 @@ Shapes: T scored tokens.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 
 import numpy as np
@@ -52,6 +53,13 @@ class ClassWeights:
             if not (math.isfinite(value) and value >= 0):
                 raise UserError(f"--class-weight {name} is {value}: it must be a finite number from 0")
 
+    @classmethod
+    def named(cls, weights: Mapping[str, float]) -> "ClassWeights":
+        """What `as_dict` gave. Raises UserError for the name of no class."""
+        if unknown := weights.keys() - cls().as_dict().keys():
+            raise UserError(f"{min(unknown)!r} is no class of tokens that is weighed")
+        return cls(**weights)
+
     def as_dict(self) -> dict[str, float]:
         return asdict(self)
 
@@ -70,27 +78,22 @@ class ClassWeights:
     def token_weights(self, trace: Trace) -> "TokenWeights":
         """Raises UserError for a profile that does not say what its tokens are, unless that does not matter."""
         if self == ClassWeights():
-            return TokenWeights(self, np.zeros(0, np.int64), np.zeros(0), np.zeros(0))
+            return TokenWeights(self, None)
         if not trace.knows_classes:
             raise UserError("--class-weight needs a profile that says what its tokens are: profile again")
-        kind_T = trace.column("kind_T")
-        key_X, count_X = np.unique(_key(kind_T, trace.column("token_T")), return_counts=True)
-        kind_X = key_X >> _TYPE_BITS
-        factor_X = np.maximum(count_X, FEWEST) ** -float(self.type_power)
-        tokens_C, sum_C = (
-            np.bincount(kind_X, weights=weight_X, minlength=len(TokenClass))
-            for weight_X in (count_X, count_X * factor_X)
-        )
-        with np.errstate(over="ignore"):
+        types = type_weights(trace, self.type_power)
+        self.check_total(types.tokens_C)
+        return TokenWeights(self, types)
+
+    def check_total(self, tokens_C: NDArray[np.integer]) -> None:
+        """Raises UserError when tokens, so many by TokenClass, weigh nothing or beyond all bounds."""
+        with np.errstate(over="ignore", invalid="ignore"):
             total = float(sum(tokens_C[kind] * self.of_class[kind] for kind in TokenClass))
-        if not (0 < total < math.inf and np.all(sum_C[tokens_C > 0] > 0)):
+        if not 0 < total < math.inf:
             raise UserError(
-                f"--class-weight gives the tokens of this profile a total weight of {total:g}, with type_power "
-                f"{self.type_power:g}, by which experts cannot be ranked: choose weights near 1, above 0 for a class "
-                "that the profile has"
+                f"--class-weight gives the tokens of this profile a total weight of {total:g}, by which experts cannot "
+                "be ranked: choose weights near 1, above 0 for a class that the profile has"
             )
-        mean_C = np.where(tokens_C > 0, sum_C / np.maximum(tokens_C, 1), 1.0)
-        return TokenWeights(self, key_X, factor_X / mean_C[kind_X], FEWEST**-self.type_power / mean_C)
 
 
 BALANCED_WEIGHTS = ClassWeights(header=1.0, call=16.0, close=1.0, type_power=0.75)
@@ -98,23 +101,50 @@ BALANCED_WEIGHTS = ClassWeights(header=1.0, call=16.0, close=1.0, type_power=0.7
 
 
 @dataclass(frozen=True)
-class TokenWeights:
-    """`factor_X` by (class, type), of which `key_X` ascends; a type that the profile has not seen weighs as one of its
+class TypeWeights:
+    """What a token counts within its class: `factor_X` by (class, type), of which `key_X` ascends, 1 in the mean of the
+    profile's tokens of a class, so many as `tokens_C` says. A type that the profile has not seen weighs as one of its
     class that it saw least often, `rarest_C`."""
 
-    classes: ClassWeights
     key_X: NDArray[np.int64]
     factor_X: FloatArray
     rarest_C: FloatArray
+    tokens_C: NDArray[np.int64]
+
+    def of(self, kind_T: NDArray[np.integer], token_T: NDArray[np.integer]) -> FloatArray:
+        key_T = _key(kind_T, token_T)
+        place_T = np.minimum(np.searchsorted(self.key_X, key_T), len(self.key_X) - 1)
+        weight_T: FloatArray = np.where(self.key_X[place_T] == key_T, self.factor_X[place_T], self.rarest_C[kind_T])
+        return weight_T
+
+
+def type_weights(trace: Trace, type_power: float) -> TypeWeights:
+    """Raises UserError for a power by which all tokens of a class would count nothing."""
+    key_X, count_X = np.unique(_key(trace.column("kind_T"), trace.column("token_T")), return_counts=True)
+    kind_X = key_X >> _TYPE_BITS
+    factor_X = np.maximum(count_X, FEWEST) ** -float(type_power)
+    tokens_C = np.bincount(kind_X, weights=count_X, minlength=len(TokenClass)).astype(np.int64)
+    sum_C = np.bincount(kind_X, weights=count_X * factor_X, minlength=len(TokenClass))
+    if not np.all(sum_C[tokens_C > 0] > 0):
+        raise UserError(
+            f"--class-weight has type_power {type_power:g}, by which experts cannot be ranked: choose one near 1"
+        )
+    mean_C = np.where(tokens_C > 0, sum_C / np.maximum(tokens_C, 1), 1.0)
+    return TypeWeights(key_X, factor_X / mean_C[kind_X], FEWEST**-type_power / mean_C, tokens_C)
+
+
+@dataclass(frozen=True)
+class TokenWeights:
+    """`types` None: every token of content alike."""
+
+    classes: ClassWeights
+    types: TypeWeights | None
 
     def of(self, kind_T: NDArray[np.integer], token_T: NDArray[np.integer], content_T: NDArray[np.bool_]) -> FloatArray:
         """The weight of every token, [T]."""
-        if not len(self.key_X):
+        if self.types is None:
             return content_T.astype(np.float64)
-        key_T = _key(kind_T, token_T)
-        place_T = np.minimum(np.searchsorted(self.key_X, key_T), len(self.key_X) - 1)
-        factor_T = np.where(self.key_X[place_T] == key_T, self.factor_X[place_T], self.rarest_C[kind_T])
-        weight_T: FloatArray = self.classes.of_class[kind_T] * factor_T
+        weight_T: FloatArray = self.classes.of_class[kind_T] * self.types.of(kind_T, token_T)
         return weight_T
 
     def of_trace(self, trace: Trace) -> FloatArray:

@@ -7,8 +7,9 @@ import numpy as np
 
 from eaftgate.errors import UserError
 from eaftgate.profile.trace import Trace
+from eaftgate.select.class_sums import region_sums
 from eaftgate.select.class_weights import ClassWeights
-from eaftgate.select.saliency import EaftWeights, RegionSums, ScoreArray, region_sums
+from eaftgate.select.saliency import EaftWeights, RegionSums, ScoreArray
 from eaftgate.select.scorers import SCORERS
 
 KeepSets = list[list[int]]
@@ -31,10 +32,12 @@ def ranked_keep_sets(score_LE: ScoreArray, keep_n: int, core_score_PLE: ScoreArr
 
 
 def core_experts(score_PLE: ScoreArray) -> KeepSets:
-    """Per layer, the CORE_EXPERTS best of every pack: all packs' first, then all packs' second, and so on."""
+    """Per layer, the CORE_EXPERTS best of every pack: all packs' first, then all packs' second, and so on. A pack
+    without a token that counts has none."""
+    counting_PLE = score_PLE[score_PLE.any(axis=(1, 2))]
     return [
         list(dict.fromkeys(np.transpose([_ranking(score_E)[:CORE_EXPERTS] for score_E in score_PE]).ravel().tolist()))
-        for score_PE in score_PLE.transpose(1, 0, 2)
+        for score_PE in counting_PLE.transpose(1, 0, 2)
     ]
 
 

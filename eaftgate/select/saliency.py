@@ -1,4 +1,4 @@
-"""Scores of experts cut from a trace: EAFT-REAP and the baselines it is compared with (SPEC section 4).
+"""What scorers rank by: EAFT-REAP and the baselines it is compared with (SPEC section 4).
 
 REAP (arXiv 2510.13999) scores an expert by gate x L2 norm of its output over the tokens routed to it; EAFT-REAP weights
 every token by how right and how sure the model was, and ranks by the total mass.
@@ -13,12 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eaftgate.errors import UserError
-from eaftgate.profile.trace import Trace
-from eaftgate.select.class_weights import ClassWeights
 
 ScoreArray = NDArray[np.float64]
-_CHUNK = 1 << 14
-"""Tokens at a time: their selections and bins stay in the caches."""
 
 
 @dataclass(frozen=True)
@@ -122,39 +118,6 @@ class RegionSums:
             good_mass_PLE=self.mass_PRLE[:, 0],
             eaft_mass_PLE=np.einsum("prle,r->ple", self.mass_PRLE, region_weights),
         )
-
-
-def region_sums(
-    trace: Trace, *, alignment: str, low_quantile: float, classes: ClassWeights | None = None
-) -> RegionSums:
-    """One pass over the trace, every token by its weight (of content alone, and alike, unless `classes` say otherwise).
-    Float64 sums, so that they do not depend on the order of shards to 1e-12."""
-    token_weights = (classes or ClassWeights()).token_weights(trace)
-    trace = trace.select(token_weights.of_trace(trace) > 0)
-    weight_T = token_weights.of_trace(trace)
-    region = regions(trace.column("p_T"), trace.column("entropy_T"), low_quantile, content_T=trace.column("content_T"))
-    region_T = np.where(region.good_T, 0, np.where(region.conflict_T, 1, 2))
-    pack_T = trace.column("pack_T").astype(np.intp)
-    cells = trace.num_layers * trace.num_experts
-    packs = int(pack_T.max()) + 1
-    # Everything is summed by pack and region; weights come after, so that they cost nothing.
-    cell_L = np.arange(trace.num_layers)[:, None] * trace.num_experts
-    group_T = (pack_T * 3 + region_T) * cells
-    sums = np.zeros((3, packs * 3 * cells))
-    first = 0
-    for expert_TLK, gate_TLK, norm_TLK in trace.selections(alignment):
-        for start in range(0, len(expert_TLK), _CHUNK):
-            chunk = slice(start, start + _CHUNK)
-            norm = norm_TLK[chunk].astype(np.float64)
-            here = slice(first + start, first + start + len(norm))
-            group, weight = group_T[here], weight_T[here, None, None]
-            bin_N = (group[:, None, None] + cell_L + expert_TLK[chunk]).ravel()
-            values: tuple[ScoreArray, ...] = (np.ones(norm.shape), norm, gate_TLK[chunk].astype(np.float64) * norm)
-            for row, value in enumerate(values):
-                sums[row] += np.bincount(bin_N, weights=(weight * value).ravel(), minlength=sums.shape[1])
-        first += len(expert_TLK)
-    hits, norms, mass = sums.reshape(3, packs, 3, trace.num_layers, trace.num_experts)
-    return RegionSums(hits_PLE=hits.sum(axis=1), norm_PLE=norms.sum(axis=1), mass_PRLE=mass)
 
 
 def mean_per_hit(total_LE: ScoreArray, hits_LE: ScoreArray) -> ScoreArray:

@@ -220,12 +220,22 @@ def scored(work: Path, profile: Profile) -> Path:
     return work / "scored" / "reap-scores.yaml"
 
 
-@pytest.mark.parametrize("method", ["eaft-reap", "reap", "eaft-reap-pack-core", "worst-pack", "random"])
+@pytest.mark.parametrize(
+    ("method", "weighed"),
+    [
+        ("eaft-reap", ()),
+        ("eaft-reap", ("--class-weight", "balanced")),
+        ("reap", ("--class-weight", "call=8,header=4,final=0")),
+        ("eaft-reap-pack-core", ()),
+        ("worst-pack", ("--class-weight", "balanced,call=3")),
+        ("random", ()),
+    ],
+)
 def test_cutting_from_scores_equals_cutting_from_the_profile(
-    eaftgate: Command, scored: Path, profile: Profile, tmp_path: Path, method: str
+    eaftgate: Command, scored: Path, profile: Profile, tmp_path: Path, method: str, weighed: tuple[str, ...]
 ) -> None:
     """Another keep_n, method and weights than the checkpoint's whose scores they are; every file of it."""
-    options = ("--keep-n", 20, "--method", method, "--w-conflict", "-1")
+    options = ("--keep-n", 20, "--method", method, "--w-conflict", "-1", *weighed)
     ran(eaftgate, "prune", BASE, "--scores", scored, *options, "--out", tmp_path / "scores")
     ran(eaftgate, "prune", BASE, "--profile", profile.path, *options, "--out", tmp_path / "profile")
     assert contents(tmp_path / "scores") == contents(tmp_path / "profile")
@@ -237,6 +247,7 @@ def test_scores_refuse_what_they_cannot_say(eaftgate: Command, scored: Path, pro
 
     refused(prune("--alignment", "token"), "--scores are for --alignment predicting")
     refused(prune("--profile", profile.path), "leave one of them out")
+    refused(prune("--class-weight", "call=2,type_power=1"), "--scores hold sums for type_power 0, 0.75")
     refused(prune("--method", "greedy"), "needs --packs")
     refused(prune("--method", "greedy", "--packs", CALIBRATION_PACKS), "needs --profile")
     smaller = eaftgate("prune", scored.parent, "--scores", scored, "--keep-n", 20, "--out", tmp_path / "out")

@@ -53,7 +53,7 @@ def blocks(model: MoeModel) -> Blocks:
     return content_blocks("chat", SHAPE[1], ids_BS.numpy().astype(np.int32), scored_BS, row_BS, rows)
 
 
-ALIKE = TokenWeights(ClassWeights(), np.zeros(0, np.int64), np.zeros(0), np.zeros(0))
+ALIKE = TokenWeights(ClassWeights(), None)
 ONE_PACK = np.zeros(SHAPE[0], int)
 TWO_PACKS = np.array([0, 0, 1, 0] * 4)
 

@@ -8,8 +8,8 @@ import pytest
 from eaftgate.errors import UserError
 from eaftgate.packs.harmony import TokenClass
 from eaftgate.profile.trace import Trace, TraceShard
+from eaftgate.select.class_sums import region_sums
 from eaftgate.select.class_weights import BALANCED_WEIGHTS, ClassWeights, parse_class_weights
-from eaftgate.select.saliency import region_sums
 
 KIND = [TokenClass.HEADER, TokenClass.CALL, TokenClass.CALL, TokenClass.FINAL, TokenClass.FINAL, TokenClass.FINAL,
         TokenClass.FINAL, TokenClass.FINAL, TokenClass.CLOSE]  # fmt: skip

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from eaftgate.errors import UserError
 from eaftgate.packs.harmony import TokenClass
 from eaftgate.profile.trace import Trace, TraceShard
+from eaftgate.select.class_sums import region_sums
 from eaftgate.select.keep import (
     CORE_EXPERTS,
     KeepSets,
@@ -20,7 +21,7 @@ from eaftgate.select.keep import (
     select_keep_sets,
     worst_pack_keep_sets,
 )
-from eaftgate.select.saliency import EaftWeights, region_sums
+from eaftgate.select.saliency import EaftWeights
 from eaftgate.select.scorers import SCORERS
 
 EXPERTS = 8
@@ -273,3 +274,10 @@ def test_random_keep_sets_are_spread_over_experts_and_layers() -> None:
     assert np.abs(counts - 300).max() < 44
     assert keep != random_keep_sets(400, 32, 24, seed=2)
     assert len({tuple(kept) for kept in keep}) > 390
+
+
+def test_a_pack_without_a_token_that_counts_has_no_core() -> None:
+    score_PLE = np.arange(24.0).reshape(1, 2, 12)
+    silent_PLE = np.concatenate([score_PLE, np.zeros_like(score_PLE)])
+    assert core_experts(silent_PLE) == core_experts(score_PLE) == [[11, 10, 9, 8], [11, 10, 9, 8]]
+    assert core_experts(np.zeros_like(score_PLE)) == [[], []]

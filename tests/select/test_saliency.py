@@ -29,7 +29,8 @@ from eaftgate.profile import profiler
 from eaftgate.profile.profile import ALIGNMENTS, Profile
 from eaftgate.profile.profiler import ProfileRequest, profile_checkpoint
 from eaftgate.profile.trace import NORM_SCALE, Trace, TraceShard
-from eaftgate.select.saliency import EaftWeights, ExpertSums, mean_per_hit, region_sums, regions
+from eaftgate.select.class_sums import region_sums
+from eaftgate.select.saliency import EaftWeights, ExpertSums, mean_per_hit, regions
 
 SUMS = ("hits_LE", "norm_LE", "mass_LE", "good_mass_LE", "eaft_mass_LE")
 OTHER_WEIGHTS = EaftWeights(good=2.0, conflict=0.5, uncertain=-1.0, low_quantile=0.4)

@@ -12,34 +12,33 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from snapshots import described, write
 
 from eaftgate.errors import UserError
-from eaftgate.profile.profile import ProfileDescription
+from eaftgate.packs.harmony import TokenClass
+from eaftgate.select.class_sums import ClassSums
+from eaftgate.select.class_weights import BALANCED_WEIGHTS, ClassWeights
 from eaftgate.select.keep import scored_keep_sets
 from eaftgate.select.saliency import EaftWeights, RegionSums
 from eaftgate.select.scorers import SCORERS
 from eaftgate.select.scores import DATA_FILE, SCORES_FILE, Scores, open_scores, scores_files
 
 LAYERS, EXPERTS, PACKS = 2, 8, 3
-DESCRIPTION = ProfileDescription.model_validate({
-    "schema": "profile-1", "base": {"name": "base", "digest": "d" * 64},
-    "dimensions": {"num_layers": LAYERS, "num_experts": EXPERTS, "top_k": 4},
-    "packs": {"a": 1, "b": 1, "c": 1}, "packs_dir": "packs", "packs_digest": None, "num_rows": None, "seq_len": 64,
-    "seed": 1, "alignment": "token", "batch_size": 1, "num_blocks": 2, "counted_tokens": 100, "blocks_digest": "e" * 64,
-    "model": {"device": "cpu", "dtype": "float32"}, "rows": [hashlib.sha256(b"%d" % n).hexdigest() for n in range(3)],
-})  # fmt: skip
+DESCRIPTION = described(LAYERS, EXPERTS, packs=PACKS)
 
 
 def scores(values: Any) -> Scores:
-    """hits, norms and the masses of three regions, stacked in `values`."""
+    """hits, norms and the masses of three regions, stacked in `values`; of two classes, either with all of them."""
     sums = RegionSums(values[0], values[1], np.stack(values[2:], axis=1))
-    return Scores(DESCRIPTION, "predicting", 0.15, sums)
+    of_classes = (np.broadcast_to(each, (2, 2, *each.shape)) for each in asdict(sums).values())
+    by_class = ClassSums((0.0, 0.75), (TokenClass.HEADER, TokenClass.CALL), np.array([7, 3]), *of_classes)
+    return Scores(DESCRIPTION, "predicting", 0.15, sums, by_class=by_class)
 
 
-def write(directory: Path, files: dict[str, bytes]) -> Path:
-    for name, content in files.items():
-        (directory / name).write_bytes(content)
-    return directory / SCORES_FILE
+def of_before(directory: Path, weights: dict[str, float] | None = None) -> None:
+    """As versions before class sums wrote it, cut by `weights`."""
+    resigned(directory, lambda held: [held.pop(name) for name in list(held) if "_ZC" in name])
+    edit(directory, lambda told: (told.pop("classes"), told.update(class_weights=weights) if weights else None))
 
 
 VALUES = arrays.arrays(
@@ -60,8 +59,12 @@ def test_what_is_written_is_read_bit_for_bit(place: Path, values: Any) -> None:
     assert files == scores_files(made)
     found = open_scores(write(place, files))
     assert (found.description, found.alignment, found.low_quantile) == (DESCRIPTION, "predicting", 0.15)
+    assert made.by_class is not None
+    assert found.by_class is not None
     for name, array in asdict(made.sums).items():
         np.testing.assert_array_equal(getattr(found.sums, name), array)
+    for name, value in vars(made.by_class).items():
+        np.testing.assert_array_equal(getattr(found.by_class, name), value)
     assert scores_files(found) == files
 
 
@@ -117,9 +120,20 @@ def replaced_by_text(directory: Path) -> None:
         (lambda d: edit(d, lambda told: told.update(schema="scores-2")), "is not a reap-scores.yaml"),
         (lambda d: edit(d, lambda told: told.pop("alignment")), "is not a reap-scores.yaml"),
         (lambda d: edit(d, lambda told: told["profile"].pop("base")), "'base' is not valid"),
-        (lambda d: edit(d, lambda told: told.update(class_weights={"prose": 1.0})), "'prose', which is no class"),
+        (lambda d: edit(d, lambda told: told.update(class_weights={"prose": 1.0})), "'prose' is no class"),
         (lambda d: edit(d, lambda told: told["profile"].update(packs={})), "sums of more packs than"),
         (lambda d: resigned(d, lambda held: held.update(hits_PLE=-held["hits_PLE"])), "hits_PLE must be finite"),
+        (lambda d: edit(d, lambda told: told.pop("classes")), "cannot be read"),
+        (lambda d: edit(d, lambda told: told["classes"].pop("tokens")), "'classes.tokens' is not valid"),
+        (lambda d: edit(d, lambda told: told["classes"].update(tokens={"prose": 1, "call": 2})), "'prose', which"),
+        (lambda d: edit(d, lambda told: told["classes"].update(tokens={"call": 2})), "hits_ZCPLE must be finite"),
+        (lambda d: edit(d, lambda told: told["classes"].update(tokens={"call": 2, "close": 0})), "tokens.close"),
+        (lambda d: edit(d, lambda told: told["classes"].update(type_powers=[0.0])), "hits_ZCPLE must be finite"),
+        (lambda d: edit(d, lambda told: told["classes"].update(type_powers=[])), "'classes.type_powers'"),
+        (lambda d: edit(d, lambda told: told["classes"].update(type_powers=[0.75, 0.75])), "twice"),
+        (lambda d: edit(d, lambda told: told["classes"].update(type_powers=[0.0, float("inf")])), ".inf"),
+        (lambda d: resigned(d, lambda held: held.update(mass_ZCPRLE=-held["mass_ZCPRLE"])), "mass_ZCPRLE must be"),
+        (lambda d: resigned(d, lambda held: held.pop("norm_ZCPLE")), "cannot be read"),
         (flipped, "its sha256 differs"),
         (replaced_by_text, "cannot be read"),
         (lambda d: resigned(d, lambda held: held.pop("norm_PLE")), "cannot be read"),
@@ -169,3 +183,15 @@ def test_a_snapshot_of_before_it_had_a_sha256_is_read(tmp_path: Path) -> None:
     edit(tmp_path, lambda _: None)
     assert b"\nsha256:" not in path.read_bytes()
     assert open_scores(path).description == found.description
+
+
+@pytest.mark.parametrize("weights", [{}, BALANCED_WEIGHTS.as_dict()])
+def test_a_snapshot_of_before_class_sums_is_cut_by_its_own_weights(tmp_path: Path, weights: dict[str, float]) -> None:
+    path = write(tmp_path, scores_files(scores(np.ones((5, PACKS, LAYERS, EXPERTS)))))
+    of_before(tmp_path, weights)
+    found = open_scores(path)
+    assert found.weighed(ClassWeights.named(weights)).hits_PLE.tolist() == np.ones((PACKS, LAYERS, EXPERTS)).tolist()
+    other = ClassWeights() if weights else BALANCED_WEIGHTS
+    with pytest.raises(UserError, match="give the same, or --profile of a profile that says") as refusal:
+        found.weighed(other)
+    assert ("with --class-weight header=1" if weights else "without --class-weight") in str(refusal.value)

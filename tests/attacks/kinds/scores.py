@@ -38,9 +38,32 @@ def attacks() -> Iterator[Attack]:
     yield from with_contents(told, prune, texts.items(), says=FILE)
     yield from without_a_file(told, prune, says=FILE)
     yield from without_a_file(data, prune, says=DATA, prefix="npz: ")
-    for key in ("schema", "data_sha256", "alignment", "low_quantile", "profile", "profile.base", "profile.dimensions"):
+    for key in (
+        "schema",
+        "data_sha256",
+        "alignment",
+        "low_quantile",
+        "classes",
+        "classes.type_powers",
+        "classes.tokens",
+        "classes.tokens.header",
+        "profile",
+        "profile.base",
+        "profile.dimensions",
+    ):
         for what, value in {"missing": ..., **OTHER_TYPES}.items():
             yield Attack(f"{key} is {what}", _told(key, value), says="reap-scores")
+    yield Attack("of before sums of classes", _of_before(prune), "accepted")
+    yield Attack(
+        "of before sums of classes, weighed", _of_before(lambda box: [*prune(box), "--class-weight", "balanced"]),
+        says="--scores hold sums of one weighting",
+    )  # fmt: skip
+    yield Attack("weighed", lambda box: [*prune(box), "--class-weight", "balanced"], "accepted")
+    yield Attack("another power", lambda box: [*prune(box), "--class-weight", "type_power=2"], says="type_power 0")
+    for what, tokens in {"an unknown class": {"prose": 1}, "a class less": {"call": 1}, "none": {}}.items():
+        yield Attack(f"classes.tokens: {what}", _told("classes.tokens", tokens), says="reap-scores")
+    for what, powers in {"twice": [0.0, 0.0], "one more": [0.0, 0.75, 1.0], "negative": [0.0, -1.0]}.items():
+        yield Attack(f"classes.type_powers: {what}", _told("classes.type_powers", powers), says="reap-scores")
     for what, value in {"a date": "!date", "octal": "017_", "base 60": "1:20"}.items():
         yield Attack(f"low_quantile is {what}", _raw(f"low_quantile: {value}"), says=FILE)
     for name, make in _archives().items():
@@ -71,6 +94,17 @@ def _told(key: str, value: object) -> Callable[[Box], list[object]]:
             at[last] = value
         told(box).write_text(yaml.safe_dump(found, sort_keys=False), encoding="utf-8")
         return prune(box)
+
+    return make
+
+
+def _of_before(command: Callable[[Box], list[object]]) -> Callable[[Box], list[object]]:
+    """Without the sums of classes, as earlier versions wrote it."""
+
+    def make(box: Box) -> list[object]:
+        _arrays(lambda arrays: [arrays.pop(name) for name in list(arrays) if "_ZC" in name])(box)
+        _told("classes", ...)(box)
+        return command(box)
 
     return make
 
@@ -176,6 +210,11 @@ def _archives() -> dict[str, Callable[[Box], list[object]]]:
         "a wrong checksum": _signed(_flipped),
         "a member more": _members(lambda held: held.update({"../evil.npy": b""})),
         "a member that is a pickle": _members(lambda held: held.update({"rows.npy": b"\x80\x04."})),
+        "no sums of classes": _arrays(lambda arrays: arrays.pop("norm_ZCPLE")),
+        "sums of one class less": _arrays(lambda arrays: arrays.update(hits_ZCPLE=arrays["hits_ZCPLE"][:, 1:])),
+        "sums of one power more": _arrays(lambda arrays: arrays.update(mass_ZCPRLE=arrays["mass_ZCPRLE"][[0, 0, 1]])),
+        "infinite sums of classes": _arrays(lambda arrays: arrays.update(norm_ZCPLE=arrays["norm_ZCPLE"] * np.inf)),
+        "negative sums of classes": _arrays(lambda arrays: arrays.update(mass_ZCPRLE=-1 - arrays["mass_ZCPRLE"])),
         "no rows": _arrays(lambda arrays: arrays.pop("rows")),
         "rows of numbers": _arrays(lambda arrays: arrays.update(rows=np.ones(3))),
         "rows of objects": _arrays(lambda arrays: arrays.update(rows=np.array([{}]))),
