@@ -161,7 +161,8 @@ def cost(
         asdict(estimate),
         f"checkpoint: {estimate.base_bytes / 1e9:.2f} GB, "
         f"{estimate.pruned_bytes / 1e9:.2f} GB with {kept} of {checkpoint.num_experts} experts",
-        f"profiling: weights of {estimate.profile_memory_bytes / 1e9:.2f} GB in memory (bfloat16)",
+        f"profiling: weights of {estimate.profile_memory_bytes / 1e9:.2f} GB in memory (bfloat16), or "
+        f"{estimate.streamed_memory_bytes / 1e9:.2f} GB at a time (--stream); searches need the first",
         f"gate: {estimate.gate_tokens / 1e6:.1f} M tokens ({estimate.packs} packs, base and one candidate), "
         f"{estimate.gate_seconds / 3600:.1f} h at {tokens_per_second:,.0f} tokens/s",
         *(

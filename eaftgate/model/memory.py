@@ -1,12 +1,12 @@
-"""What a model takes in memory when its experts are plain, as a whole and one layer at a time, and what there is."""
+"""What memory there is for a model, and whether it is enough for all of it."""
 
-from math import prod
 from pathlib import Path
 
 import torch
 
-from eaftgate.checkpoint.checkpoint import CONFIG_FILE, Checkpoint
+from eaftgate.checkpoint.checkpoint import Checkpoint
 from eaftgate.model.load import DTYPES, ModelSettings
+from eaftgate.model.weights import whole_bytes
 
 _OF_LINUX = Path("/proc/meminfo")
 _OF_GROUP = Path("/sys/fs/cgroup")
@@ -15,24 +15,10 @@ _OF_GROUP = Path("/sys/fs/cgroup")
 def lack_of_memory(checkpoint: Checkpoint, settings: ModelSettings) -> str | None:
     """Why the whole model with plain experts cannot be had on the device; None where it can, or nobody knows."""
     free = free_bytes(settings.device)
-    of_layers = weight_bytes(checkpoint, DTYPES[settings.dtype].itemsize)
-    needed = sum(of_layers.values()) + max(of_layers.values())  # to dequantise takes about as much again, of a layer
+    needed = whole_bytes(checkpoint, DTYPES[settings.dtype].itemsize)
     if free is None or needed <= free:
         return None
     return f"{checkpoint.name} takes {needed / 1e9:.1f} GB as {settings.dtype}, and {free / 1e9:.1f} GB are free"
-
-
-def weight_bytes(checkpoint: Checkpoint, item_bytes: int) -> dict[int | None, int]:
-    """Of the weights of every layer, with plain experts; of what is outside them under None."""
-    family = checkpoint.family
-    needed = family.needed(
-        checkpoint.config, checkpoint.dimensions, is_mxfp4=False, where=checkpoint.path / CONFIG_FILE
-    )
-    found: dict[int | None, int] = {}
-    for name, shape in needed.items():
-        layer = family.layer_of(name)
-        found[layer] = found.get(layer, 0) + prod(shape) * item_bytes
-    return found
 
 
 def free_bytes(device: str) -> int | None:

@@ -123,20 +123,22 @@ class StreamedModel:
         operation = Mxfp4Dequantize(None)
         for expert in range(packed.shape[0]):
             parts = {
-                name.rpartition(".")[2]: self._rows(self._checkpoint.tensors[name], expert, expert + 1).to(self.device)
+                name.rpartition(".")[2]: self._rows(self._checkpoint.tensors[name], expert, expert + 1)
                 for name in (packed.stored, packed.scales)
             }
             found = operation.convert(parts, model=self._module, full_layer_name=packed.name)
             yield found[packed.name].detach()[0]
 
     def _rows(self, entry: TensorEntry, begin: int, end: int) -> Tensor:
-        """Rows of dimension 0 as they are stored."""
+        """Rows of dimension 0 as they are stored, on the device. A GPU may be busy with the layer before meanwhile: it
+        is not waited for, and pinned memory is used again when the copy from it is done."""
         stride = entry.nbytes // entry.shape[0]
-        stored = torch.empty((end - begin) * stride, dtype=torch.uint8)
+        stored = torch.empty((end - begin) * stride, dtype=torch.uint8, pin_memory=self.device.type == "cuda")
         shard = self._checkpoint.path / entry.shard
         try:
             with shard.open("rb", buffering=0) as file:
                 read_all(file, entry.begin + begin * stride, stored.numpy().data)
         except OSError as error:
             raise UserError(f"shard {shard} cannot be read ({error.strerror}); check the checkpoint") from None
-        return stored.view(_STORED[entry.dtype]).view(end - begin, *entry.shape[1:])
+        rows = stored.view(_STORED[entry.dtype]).view(end - begin, *entry.shape[1:])
+        return rows.to(self.device, non_blocking=True)

@@ -217,7 +217,7 @@ def _trace_blocks(
     with progress_bar("profile", None, unit="tokens", out=out) as bar:
         observe: _Observe
         if stream:
-            observe = partial(_observed_streaming, base, StreamedModel(base, settings))
+            observe = partial(_observed_streaming, base, settings, StreamedModel(base, settings))
         else:
             observe = partial(_observed, base, load_model(base.path, settings))
         check_unchanged(base, base_digest)  # before anything is kept of what it puts out
@@ -253,6 +253,7 @@ def _observed(
 
 def _observed_streaming(
     base: Checkpoint,
+    settings: ModelSettings,
     model: StreamedModel,
     blocks: Blocks,
     gap: range,
@@ -260,18 +261,19 @@ def _observed_streaming(
     advance: Callable[[int], None],
 ) -> Iterator[tuple[range, list[Observation]]]:
     """Group after group, layer by layer."""
-    size = max(1, group_tokens(base.dimensions) // (blocks.seq_len * batch_size)) * batch_size
-    for group in _batches(gap, size):
-        of_group = [_of(blocks, batch) for batch in _batches(group, batch_size)]
-        with _memory_of(f"profiling blocks {group.start} to {group.stop - 1}"):
-            observations = observe_streamed(model, [(ids, scored) for _, ids, scored in of_group], advance)
-        yield (
-            group,
-            [
-                _checked(base, observation, scored_BS, where)
-                for observation, (where, _, scored_BS) in zip(observations, of_group, strict=True)
-            ],
-        )
+    most = max(1, group_tokens(base, settings) // (blocks.seq_len * batch_size)) * batch_size
+    while gap:
+        group = [_of(blocks, batch) for batch in _batches(gap[:most], batch_size)]
+        with _memory_of(f"profiling from block {gap.start} on"):
+            batches = [(token_ids_BS, scored_BS) for _, token_ids_BS, scored_BS in group]
+            observations = observe_streamed(model, batches, advance, seconds=SHARD_SECONDS)
+        checked = [
+            _checked(base, observation, scored_BS, where)
+            for observation, (where, _, scored_BS) in zip(observations, group, strict=False)
+        ]
+        done = min(len(checked) * batch_size, len(gap))
+        yield gap[:done], checked
+        gap = gap[done:]
 
 
 def _batches(blocks: range, size: int) -> Iterator[range]:

@@ -3,41 +3,63 @@
 Every batch is what it is when the whole model runs, and so is every weight: the observations are the same bit for bit.
 """
 
+import time
 from collections.abc import Callable, Sequence
 
 import torch
 
-from eaftgate.families.family import Dimensions
+from eaftgate.checkpoint.checkpoint import Checkpoint
 from eaftgate.families.model import Observe
+from eaftgate.model.load import DTYPES, ModelSettings
+from eaftgate.model.memory import free_bytes
 from eaftgate.model.stream import StreamedModel
+from eaftgate.model.weights import layer_bytes, states_tokens
 from eaftgate.packs.blocks import BoolArray, IntArray
 from eaftgate.profile.observe import Observation, Watched
 
+READINGS = 10.0
+"""A layer runs for so many times as long as it took to read, where there are blocks and memory enough."""
 
-def group_tokens(dimensions: Dimensions) -> int:
-    """Tokens whose hidden states take as much memory as the experts of a layer: so that reading all layers, once for
-    each group, is soon done compared with running them, and memory is bounded by the model's size alone."""
-    return max(1, dimensions.num_experts * 3 * dimensions.intermediate_size)
+
+def group_tokens(base: Checkpoint, settings: ModelSettings) -> int:
+    """The most tokens of a group: their hidden states take a part of what a layer takes, or, on a GPU, half of what is
+    free beside two layers, where that is more. (A CPU's time is up before.)"""
+    if torch.device(settings.device).type != "cuda":
+        return states_tokens(base)
+    item_bytes = DTYPES[settings.dtype].itemsize
+    room = (free_bytes(settings.device) or 0) - 2 * layer_bytes(base, item_bytes)
+    return max(states_tokens(base), room // 2 // (base.hidden_size * item_bytes))
 
 
 @torch.inference_mode()
 def observe_streamed(
-    stream: StreamedModel, batches: Sequence[tuple[IntArray, BoolArray]], advance: Callable[[int], None]
+    stream: StreamedModel,
+    batches: Sequence[tuple[IntArray, BoolArray]],
+    advance: Callable[[int], None],
+    *,
+    seconds: float,
 ) -> list[Observation]:
-    """Of every batch (token_ids_BS, scored_BS) of a group. `advance` gets the tokens of each, shared out among the
-    layers."""
+    """Of the first of the batches (token_ids_BS, scored_BS): as many as take `seconds`, or, where that is longer, as
+    make reading the layers a small part of the time. `advance` gets the tokens of each, shared out among the layers.
+    """
     model = stream.model
     watched = [Watched(stream.device, *batch) for batch in batches]
     with stream.embedding():
         states = [model.embed(batch.ids_BS) for batch in watched]
     for layer in range(model.num_layers):
+        begun = time.perf_counter()
         with stream.layer(layer):
-            for place, batch in enumerate(watched):
+            read = time.perf_counter()
+            for place, batch in enumerate(watched, 1):
                 observers: list[Observe] = [batch.record] * len(model.moe_layers)
                 with model.observing(observers):
-                    states[place] = model.run_layer(layer, states[place])
+                    states[place - 1] = model.run_layer(layer, states[place - 1])
                 tokens = batch.ids_BS.numel()
                 advance(tokens * (layer + 1) // model.num_layers - tokens * layer // model.num_layers)
+                enough = max(seconds / model.num_layers, READINGS * (read - begun))
+                if layer == 0 and time.perf_counter() - read > enough:
+                    del watched[place:], states[place:]
+                    break
     with stream.head():
         return [
             batch.observation(model.normalised(hidden_BSD), model.head_VD)

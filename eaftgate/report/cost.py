@@ -5,6 +5,7 @@ from pathlib import Path
 
 from eaftgate.checkpoint.checkpoint import Checkpoint
 from eaftgate.judge.policy import Regime
+from eaftgate.model.weights import streamed_bytes
 from eaftgate.packs.pack import pack_paths
 from eaftgate.rewrite.plan import MAX_SHARD_BYTES, in_gb, smallest_limit
 
@@ -16,11 +17,13 @@ FLOOR_RUNS = 4
 
 @dataclass(frozen=True)
 class Cost:
-    """`gate_tokens` are those of base and one candidate on `packs` packs, UNION among them."""
+    """`gate_tokens` are those of base and one candidate on `packs` packs, UNION among them; memory is that of bfloat16,
+    of the whole model and of profiling one layer at a time."""
 
     base_bytes: int
     pruned_bytes: int
     profile_memory_bytes: int
+    streamed_memory_bytes: int
     gate_tokens: int
     gate_seconds: float
     tokens_per_second: float
@@ -44,6 +47,7 @@ def estimate_cost(base: Checkpoint, keep_n: int, regime: Regime, packs: Path | N
         base_bytes=base.nbytes,
         pruned_bytes=pruned_bytes,
         profile_memory_bytes=dense_bytes + 2 * parameters,
+        streamed_memory_bytes=streamed_bytes(base, 2),
         gate_tokens=gate_tokens,
         gate_seconds=gate_tokens / tokens_per_second,
         tokens_per_second=tokens_per_second,

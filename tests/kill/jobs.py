@@ -39,6 +39,7 @@ class Job:
 JOBS = {
     "split": Job(("packs", "split", "@/packs", "--out", "out")),
     "profile": Job(("profile", "@/base", "--packs", "@/packs", *SMALL, "--out", "out")),
+    "streamed": Job(("profile", "@/base", "--packs", "@/packs", *SMALL, "--stream", "--out", "out")),
     "prune": Job(("prune", "@/base", "--profile", "@/profile", "--keep-n", 4, "--out", "out")),
     "refined": Job(
         ("prune", "@/base", "--profile", "@/profile", "--packs", "@/packs", "--keep-n", 4, "--method", "refined",
@@ -129,9 +130,9 @@ def command(words: list[str], directory: Path, log: Path) -> None:
     torch.set_num_threads(1)
     from eaftgate.collect import store
     from eaftgate.commands.app import main
-    from eaftgate.profile import profiler
+    from eaftgate.profile import profiler, streamed
 
-    store.PART_SECONDS = profiler.SHARD_SECONDS = 0.0
+    store.PART_SECONDS = profiler.SHARD_SECONDS = streamed.READINGS = 0.0
     sys.argv = ["eaftgate", *words, *(ALREADY_IMPORTED if words[0] == "gate" else ())]
     code = 1
     try:

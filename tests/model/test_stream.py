@@ -14,7 +14,6 @@ from eaftgate.errors import UserError
 from eaftgate.families.gpt_oss_model import GptOssModel
 from eaftgate.model import stream as stream_module
 from eaftgate.model.load import ModelSettings, load_model
-from eaftgate.model.memory import lack_of_memory, weight_bytes
 from eaftgate.model.stream import StreamedModel
 
 SIZE = Size(layers=3, experts=4)
@@ -131,24 +130,3 @@ def test_a_shard_that_is_gone(tmp_path: Path) -> None:
     (path / "model.safetensors").unlink()
     with pytest.raises(UserError, match=r"cannot be read \(No such file or directory\)"), streamed.embedding():
         pass
-
-
-# What it takes.
-
-
-def test_weight_bytes_are_those_of_the_tensors(stored: Path) -> None:
-    whole = load_model(stored, settings("float32"))
-    assert isinstance(whole, GptOssModel)
-    found = weight_bytes(open_checkpoint(stored), 4)
-    assert sum(found.values()) == sum(parameter.nbytes for parameter in whole.module.parameters())
-    of_layer = sum(parameter.nbytes for parameter in whole.module.model.layers[1].parameters())
-    assert [found[layer] for layer in range(SIZE.layers)] == [of_layer] * SIZE.layers
-
-
-def test_what_does_not_fit_is_said(stored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    checkpoint = open_checkpoint(stored)
-    found = weight_bytes(checkpoint, 2)
-    needed = sum(found.values()) + max(found.values())
-    for free, lacks in ((None, False), (needed, False), (needed - 1, True)):
-        monkeypatch.setattr("eaftgate.model.memory.free_bytes", lambda _, free=free: free)
-        assert (lack_of_memory(checkpoint, settings("bfloat16")) is not None) == lacks

@@ -19,6 +19,7 @@ from eaftgate.errors import UserError
 from eaftgate.families.model import MoeModel
 from eaftgate.model.load import ModelSettings, load_model
 from eaftgate.model.stream import StreamedModel
+from eaftgate.model.weights import layer_bytes
 from eaftgate.profile import profiler, streamed
 from eaftgate.profile.observe import observe_batch
 from eaftgate.profile.profile import Profile, open_profile
@@ -101,7 +102,7 @@ def test_batches_of_any_shape_are_observed_alike(
         scored_BS[:, 0] = False
         batches.append((rng.integers(0, len(whole.head_VD), (size, seq_len), dtype=np.int32), scored_BS))
     advanced: list[int] = []
-    found = streamed.observe_streamed(parts, batches, advanced.append)
+    found = streamed.observe_streamed(parts, batches, advanced.append, seconds=60)
     assert sum(advanced) == sum(sizes) * seq_len
     for one, batch in zip(found, batches, strict=True):
         expected = observe_batch(whole, *batch)
@@ -119,25 +120,50 @@ def test_the_trace_of_the_embedded_checkpoint_is_that_of_the_whole_model(of: Mod
     assert_identical(found, profile(base, request, tmp_path / "whole", stream=False, of=of))
 
 
-def test_groups_are_bounded_by_a_layers_experts(
-    base: Checkpoint, packs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Profile
-) -> None:
+@pytest.fixture
+def groups(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The number of batches of every group."""
     sizes: list[int] = []
 
-    def counting(stream: Any, batches: Any, advance: Any) -> Any:
-        sizes.append(sum(ids_BS.size for ids_BS, _ in batches))
-        return streamed.observe_streamed(stream, batches, advance)
+    def counting(*arguments: Any, **named: Any) -> Any:
+        found = streamed.observe_streamed(*arguments, **named)
+        sizes.append(len(found))
+        return found
 
     monkeypatch.setattr(profiler, "observe_streamed", counting)
-    monkeypatch.setattr(profiler, "group_tokens", lambda _: 100)
+    return sizes
+
+
+def test_a_group_is_what_memory_allows(
+    base: Checkpoint, packs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Profile, groups: list[int]
+) -> None:
+    monkeypatch.setattr(profiler, "group_tokens", lambda *_: 100)
     found = profile(base, ProfileRequest(packs, seq_len=24, batch_size=2), tmp_path / "profile", stream=True)
     assert_identical(found, whole)
-    assert sum(sizes) == found.description.num_blocks * 24
-    assert set(sizes[:-1]) == {96}
+    assert sum(groups) == -(-found.description.num_blocks // 2)
+    assert set(groups[:-1]) == {2}
+
+
+def test_a_group_ends_when_time_is_up(
+    base: Checkpoint, packs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Profile, groups: list[int]
+) -> None:
+    """So that an interrupted profile of hours loses minutes."""
+    monkeypatch.setattr(profiler, "SHARD_SECONDS", 0.0)
+    monkeypatch.setattr(streamed, "READINGS", 0.0)
+    found = profile(base, ProfileRequest(packs, seq_len=24, batch_size=2), tmp_path / "profile", stream=True)
+    assert_identical(found, whole)
+    assert set(groups) == {1}
+
+
+def test_the_states_of_a_group_take_a_part_of_memory(base: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     size = base.dimensions
-    assert streamed.group_tokens(size) * size.hidden_size == 3 * size.num_experts * size.hidden_size * (
-        size.intermediate_size
-    )
+    quarter = size.num_experts * 3 * size.hidden_size * size.intermediate_size // 4
+    assert streamed.group_tokens(base, CPU) * size.hidden_size == quarter
+    gpu = ModelSettings("cuda", "bfloat16", dequantize=True)
+    layers = 2 * layer_bytes(base, 2)
+    for free, tokens in ((layers + 2**30, 2**29 // (2 * size.hidden_size)), (layers, quarter // size.hidden_size)):
+        monkeypatch.setattr(streamed, "free_bytes", lambda _, free=free: free)
+        assert streamed.group_tokens(base, gpu) == tokens
 
 
 # Which way.
@@ -198,7 +224,7 @@ def test_an_interrupted_profile_is_taken_up_by_either_way(
     saved: int,
 ) -> None:  # fmt: skip
     monkeypatch.setattr(profiler, "SHARD_SECONDS", 0.0)
-    monkeypatch.setattr(profiler, "group_tokens", lambda _: 100)
+    monkeypatch.setattr(profiler, "group_tokens", lambda *_: 100)
     request, names = ProfileRequest(packs, seq_len=24, batch_size=2), list[str]()
 
     def killed(directory: Path, name: str, shard: TraceShard) -> None:
@@ -219,9 +245,9 @@ def test_an_interrupted_profile_is_taken_up_by_either_way(
 def test_out_of_memory_is_a_sentence(
     base: Checkpoint, packs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: Any) -> Any:
+    def full(*_: Any, **__: Any) -> Any:
         raise torch.OutOfMemoryError
 
     monkeypatch.setattr(profiler, "observe_streamed", full)
-    with pytest.raises(UserError, match=r"profiling blocks 0 to \d+ ran out of GPU memory: lower --batch-size or"):
+    with pytest.raises(UserError, match=r"profiling from block 0 on ran out of GPU memory: lower --batch-size or"):
         profile(base, ProfileRequest(packs, seq_len=24), tmp_path / "profile", stream=True)

@@ -331,3 +331,4 @@ def test_cost_says_the_bytes_of_a_really_pruned_checkpoint(keep_n: int, tmp_path
     assert cost.pruned_bytes == open_checkpoint(out).nbytes
     assert cost.base_bytes == open_checkpoint(BASE).nbytes
     assert cost.gate_seconds == cost.gate_tokens / 1000
+    assert cost.profile_memory_bytes / 4 < cost.streamed_memory_bytes < cost.profile_memory_bytes, "of four layers"
