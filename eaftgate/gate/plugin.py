@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 import pytest
 
 import eaftgate
+from eaftgate.choices import did_you_mean
 from eaftgate.gate.junit import forget_earlier
 from eaftgate.gate.options import gate_options, option_names
 from eaftgate.gate.pytest_internals import config_of, is_free, load_conftest_of, parse_early, use_settings
@@ -116,7 +117,18 @@ def pytest_load_initial_conftests(
     result = yield
     if _DEFINED not in early_config.stash:
         _answer_outside(early_config, parser, args)
+    else:
+        _check_spelling(parser, args)
     return result
+
+
+def _check_spelling(parser: pytest.Parser, args: Sequence[str]) -> None:
+    """pytest itself names an option that there is not, and none that there is."""
+    _, unknown = parser.parse_known_and_unknown_args(args)
+    for argument in unknown:
+        name = argument.partition("=")[0]
+        if name.startswith("--") and (meant := did_you_mean(name, option_names())):
+            raise pytest.UsageError(f"there is no option {name}{meant}")
 
 
 def _answer_outside(config: pytest.Config, parser: pytest.Parser, args: Sequence[str]) -> None:

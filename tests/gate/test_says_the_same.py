@@ -165,7 +165,7 @@ def test_whoever_meddles_with_a_run(meddle: str, options: tuple[str, ...], code:
 @pytest.mark.parametrize(
     ("options", "meddle", "said"),
     [
-        (("--sed=1",), "", "unrecognized arguments: --sed=1"),
+        (("--sed=1",), "", "there is no option --sed; did you mean '--seed'?"),
         (("--policy=unknown",), "", "unknown"),
         (("-p", "no:junitxml"), "", "unrecognized arguments: --junitxml"),
         (("-p", "no:eaftgate-report"), "", "there is no verdict without it"),
