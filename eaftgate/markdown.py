@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from eaftgate.visible import plain, visible
 
 _PUNCTUATION = re.compile(r"([\\`*_{}\[\]<>|~&$#])")
-_LINKED = re.compile(r"(@|\\#|://|www\.)")
-"""What a renderer would make a link or a mention of."""
+_LINKED = re.compile(r"(@|\\#|://|www\.|:(?=[\w+-]+:))")
+"""What a renderer would make a link, a mention or a picture of."""
 
 
 def escaped(text: str) -> str:

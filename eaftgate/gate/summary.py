@@ -20,6 +20,8 @@ from eaftgate.markdown import code, escaped, table
 
 LIMIT = 60_000
 """Characters."""
+STEP_LIMIT = 1 << 20
+"""Bytes, of all that a step says."""
 STEP_SUMMARY = "GITHUB_STEP_SUMMARY"
 """What GitHub's runner names the file by to which a step adds its summary."""
 HEAD = "## eaftgate: "
@@ -84,10 +86,13 @@ def parity_markdown(parity: Parity) -> str:
 
 
 def add_step_summary(text: str) -> None:
-    """To the file that GitHub's runner has named, if it has. The run's verdict does not depend on it."""
+    """To the file that GitHub's runner has named, if it has, and if that has room: of one that is too long nothing is
+    shown. The run's verdict does not depend on it."""
     if place := os.environ.get(STEP_SUMMARY):
-        with suppress(OSError), Path(place).open("a", encoding="utf-8") as file:
-            file.write(f"{text}\n")
+        added = f"{text}\n".encode()
+        with suppress(OSError), Path(place).open("ab") as file:
+            if file.tell() + len(added) <= STEP_LIMIT:
+                file.write(added)
 
 
 def _head(parity: Parity) -> Iterator[str]:

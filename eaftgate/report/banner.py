@@ -10,7 +10,7 @@ from eaftgate.gate.options import PRUNED
 from eaftgate.gate.results import Parity, ParityCell
 from eaftgate.judge.wording import shown
 from eaftgate.report.margins import nearest
-from eaftgate.report.rows import html_text
+from eaftgate.report.rows import command_html, html_text
 from eaftgate.rewrite.keep_n import KEEP_MULTIPLE
 from eaftgate.select.scorers import SCORERS
 from eaftgate.select.scores import SCORES_FILE
@@ -43,7 +43,7 @@ def banners(parity: Parity) -> str:
 def _card(parity: Parity, name: str) -> str:
     """`parity` is of this candidate alone."""
     steps = "".join(
-        f"<p>{html_text(what)}</p>" + (f"<pre><code>{html_text(command)}</code></pre>" if command else "")
+        f"<p>{html_text(what)}</p>" + (f"<pre><code>{command_html(command)}</code></pre>" if command else "")
         for what, command in next_steps(parity, name)
     )
     verdict = html_text(parity.verdict)
@@ -151,7 +151,7 @@ def _facts(parity: Parity, name: str) -> Iterator[str]:
         yield f"{size_shown(found.bytes)} of {size_shown(base.bytes)}, {saved / base.bytes:.1%} saved"
     lost = parity.lost_messages.get(name, ())
     if lost:
-        yield f"the first {len(lost)} messages that it loses are listed below"
+        yield f"The first {len(lost)} messages that it loses are listed below"
 
 
 def size_shown(size: int) -> str:

@@ -39,15 +39,16 @@ def keep_maps(parity: Parity) -> str:
     kept = [identity for identity in found if identity.keep]
     if base is None or not kept:
         return ""
-    maps = "".join(_map(identity, base.experts) for identity in kept)
+    started_in = Path(parity.run.directory) if parity.run is not None else Path()
+    maps = "".join(_map(identity, base.experts, started_in) for identity in kept)
     return f'<h2 id="experts">Experts, layer by layer</h2>{maps}'
 
 
-def _map(found: CheckpointIdentity, experts: int) -> str:
+def _map(found: CheckpointIdentity, experts: int, started_in: Path) -> str:
     keep_LE = np.zeros((len(found.keep), experts), bool)
     for layer, kept in enumerate(found.keep):
         keep_LE[layer, [expert for expert in kept if 0 <= expert < experts]] = True
-    score_LE = _scores(found, keep_LE.shape)
+    score_LE = _scores(found, started_in, keep_LE.shape)
     if score_LE is None:
         level_LE, said = np.full(keep_LE.shape, 3), _PLAIN
     else:
@@ -66,9 +67,9 @@ def _map(found: CheckpointIdentity, experts: int) -> str:
     )
 
 
-def _scores(found: CheckpointIdentity, shape: tuple[int, int]) -> ScoreArray | None:
-    """Of the checkpoint's own snapshot, if that is the one that the run judged."""
-    place = Path(found.given)
+def _scores(found: CheckpointIdentity, started_in: Path, shape: tuple[int, int]) -> ScoreArray | None:
+    """Of the checkpoint's own snapshot, if that is the one that the run judged; it was named where that was started."""
+    place = started_in / found.given
     with suppress(UserError, OSError):
         if not is_regular(place / MANIFEST_FILE) or sha256_file(place / MANIFEST_FILE) != found.manifest:
             return None

@@ -1,9 +1,10 @@
 """Landscapes of probability and entropy: where the tokens of base and candidate lie, and which way they moved.
 
 One drawing for the base and two for every candidate of a cell that decides: binned, one path for every shade, so that a
-million tokens take some kilobytes. EAFT's regions are those of the base's own quantiles (arXiv 2601.02151).
+million tokens take some kilobytes. EAFT's regions are those of the base's own quantiles (arXiv 2601.02151). That of
+entropy lies near 0, so sure is a model of most tokens: entropy is drawn by its fourth root.
 
-Shapes: T tokens, P and H bins of probability and entropy.
+Shapes: T tokens, P and H bins of probability and of the root of entropy.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,17 +22,18 @@ from eaftgate.visible import visible
 
 BINS = Bins(48, 32)
 SHADES, SIDES = 7, 4
-X0, Y0, WIDTH, HEIGHT = 26, 8, 288, 192
-"""Where the unit square is in a drawing."""
+X0, Y0, WIDTH, HEIGHT = 44, 8, 288, 192
+"""Where the axes are in a drawing."""
+ROOT = 4
 
 IntArray = NDArray[np.int64]
 
 _WHAT = (
     "Every content token by the probability of the reference token (to the right) and the entropy of the prediction "
-    "(upwards), on 48 x 32 bins; a step in shade is half a power of ten in the number of tokens. Dashed: the base's "
-    "15 % quantiles. Below the horizontal line the model is sure: left of the vertical one in confident conflict (sure "
-    "and wrong), right of it good; what lies above is uncertain. Differences: blue has fewer tokens than under the "
-    "base, red more."
+    "(upwards, by its fourth root), on 48 x 32 bins; a step in shade is half a power of ten in the number of tokens. "
+    "Dashed: the base's 15 % quantiles. Below the horizontal line the model is sure: left of the vertical one in "
+    "confident conflict (sure and wrong), right of it good; what lies above is uncertain. Differences: blue has fewer "
+    "tokens than under the base, red more, the stronger the more of them, by the root of their number."
 )
 
 
@@ -76,8 +78,13 @@ def _cell(results: Path, cells: Sequence[ParityCell]) -> str:
 def _histogram(collection: Collection) -> IntArray:
     content = collection.content()
     p_T = np.minimum(np.exp(content.stats.logprob_T.astype(np.float64)), 1.0)
-    bin_T = BINS.of(p_T, content.stats.entropy_T.astype(np.float64))
+    bin_T = BINS.of(p_T, content.stats.entropy_T.astype(np.float64) ** (1 / ROOT))
     return np.bincount(bin_T, minlength=len(BINS)).reshape(BINS.p, BINS.h)
+
+
+def _height(entropy: float) -> float:
+    """Where an entropy is in a drawing."""
+    return Y0 + HEIGHT * (1.0 - float(entropy ** (1 / ROOT)))
 
 
 def _shades(count_PH: IntArray) -> str:
@@ -110,9 +117,13 @@ def _paths(level_PH: NDArray[np.int_], name: Callable[[int], str], levels: Seque
 
 
 def _figure(drawn: str, cell: ParityCell, name: str, said: str) -> str:
-    x, y = X0 + cell.p_thr * WIDTH, Y0 + HEIGHT - cell.h_thr * HEIGHT
+    x, y = X0 + cell.p_thr * WIDTH, _height(cell.h_thr)
     label = html_text(f"{name} on {visible(cell.pack)} {cell.seq_len}: {said}")
     bottom = Y0 + HEIGHT
+    ticks = "".join(
+        f'<text x="{X0 - 4}" y="{_height(float(entropy)) + down:.1f}" text-anchor="end">{entropy}</text>'
+        for entropy, down in (("1", 8), ("0.1", 4), ("0.01", 4), ("0.001", 4), ("0", 0))
+    )
     return (
         f'<figure><svg viewBox="0 0 {X0 + WIDTH + 8} {bottom + 30}" role="img" aria-label="{label}">{drawn}'
         f'<rect class="frame" x="{X0}" y="{Y0}" width="{WIDTH}" height="{HEIGHT}"/>'
@@ -120,8 +131,8 @@ def _figure(drawn: str, cell: ParityCell, name: str, said: str) -> str:
         f'<text x="{X0}" y="{bottom + 12}" text-anchor="middle">0</text>'
         f'<text x="{X0 + WIDTH}" y="{bottom + 12}" text-anchor="middle">1</text>'
         f'<text x="{X0 + WIDTH / 2:g}" y="{bottom + 12}" text-anchor="middle">probability</text>'
-        f'<text x="{x:.1f}" y="{bottom + 25}" text-anchor="middle">conflict | good</text>'
-        f'<text transform="translate({X0 - 8} {Y0 + HEIGHT / 2:g}) rotate(-90)" text-anchor="middle">entropy</text>'
-        f'<text x="{X0 - 4}" y="{Y0 + 8}" text-anchor="end">1</text></svg>'
+        f'<text x="{max(x, X0):.1f}" y="{bottom + 25}" text-anchor="middle">conflict | good</text>'
+        f'<text transform="translate(10 {Y0 + HEIGHT / 2:g}) rotate(-90)" text-anchor="middle">entropy</text>'
+        f"{ticks}</svg>"
         f"<figcaption><b>{html_text(name)}</b>: {html_text(said)}</figcaption></figure>"
     )

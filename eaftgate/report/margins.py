@@ -244,7 +244,10 @@ def key() -> str:
         (sample(decides=True), "decides: a filled dot in the colour of its verdict, with its bounds"),
         (sample(decides=False), "advisory: a hollow dot, shown only, its verdict in brackets"),
         (sample(decides=False, weak=True), "underpowered: dashed, too little to decide anything"),
-        (track(None, scale, None, both=False, decides=False), "thick line: the margin; thin line: no change"),
+        (
+            track(None, scale, None, both=False, decides=False),
+            "thick line: the margin; thin line: no change; worse is to the right, whatever the sign",
+        ),
     )
     items = "".join(f"<li>{drawn}{said}</li>" for drawn, said in entries)
     return f'<ul class="key">{items}</ul>'

@@ -40,6 +40,14 @@ class Tried:
         return self.parity.verdict == "pass"
 
     @property
+    def candidate(self) -> str:
+        """What it is in every run: by its manifest, or else its name."""
+        return (self.found.manifest if self.found is not None else None) or self.name
+
+    def is_of(self, other: "Tried") -> bool:
+        return self.candidate == other.candidate
+
+    @property
     def kept(self) -> str:
         """Of how many experts, in words."""
         if self.found is None or self.base is None:
@@ -88,18 +96,19 @@ def _memo(runs: Sequence[tuple[Path, Parity]]) -> Iterator[str]:
 
 
 def _conclusion(tried: Sequence[Tried]) -> Iterator[str]:
-    """One line for each number of experts."""
+    """One line for each number of experts. A pass does not outweigh a fail of the same candidate."""
     for kept in dict.fromkeys(one.kept for one in tried):
         group = [one for one in tried if one.kept == kept]
+        failed = {one.candidate for one in group if one.parity.verdict == "fail"}
         passed = [one for one in group if one.passed]
-        if passed:
-            names = ", ".join(code(one.name) for one in passed)
-            word = "passes" if len(passed) == 1 else "pass"
-            others = f"; {len(group) - len(passed)} of {len(group)} tried do not" if len(passed) < len(group) else ""
-            yield f"- **{kept}: PASS.** {names} {word}{others}."
-        else:
-            said = ", ".join(f"{code(one.name)} {one.parity.verdict.upper()}" for one in group)
-            yield f"- **{kept}: no PASS.** {said}."
+        word = "PASS" if any(one.candidate not in failed for one in passed) else "contradicted" if passed else "no PASS"
+        several = {one.candidate for one in group if len({other.results for other in group if other.is_of(one)}) > 1}
+        said = ", ".join(
+            f"{code(one.name)} {one.parity.verdict.upper()}"
+            + (f" in {code(str(one.results))}" if one.candidate in several else "")
+            for one in sorted(group, key=lambda one: not one.passed)
+        )
+        yield f"- **{kept}: {word}.** {said}."
     if not tried:
         yield "- No candidate was judged."
 

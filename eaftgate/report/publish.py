@@ -59,7 +59,7 @@ def publish(
     judged = None if unverified else _judged(directory, lock)
     card = read_card(directory) or Card({}, f"\n# {escaped(directory.resolve().name)}\n")
     front = _front(card, directory, licence, base_model)
-    lines = _verdict_lines(judged) if judged is not None else ["Published without having been judged."]
+    lines = _verdict_lines(judged) if judged is not None else ["Published without a lock that says that it has passed."]
     text = with_verdict(card, lines, front).text
     operations = [
         huggingface_hub.CommitOperationAdd(name, str(directory / name))

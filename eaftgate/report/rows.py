@@ -12,6 +12,11 @@ def html_text(text: str) -> str:
     return escape(plain(text))
 
 
+def command_html(command: str) -> str:
+    """A command, which goes on below between its words, not within an option."""
+    return " ".join(f"<span>{html_text(word)}</span>" for word in command.split(" "))
+
+
 class Cell(NamedTuple):
     """Text, the CSS class that colours it, and smaller lines below."""
 

@@ -31,7 +31,8 @@ def stability_section(stability: Stability | None, *, interval: bool) -> str:
     tables = [_spread(stability.spread, interval=interval)] if stability.spread else []
     tables += [_group(group, interval=interval) for group in stability.profiling_groups]
     what = f'<p class="note">{_WHAT}</p>' if tables else ""
-    return f'<h2 id="stability">Stability over seeds</h2><p>{html_text(stability.note)}.</p>{"".join(tables)}{what}'
+    said = html_text(f"{stability.note[:1].upper()}{stability.note[1:]}")
+    return f'<h2 id="stability">Stability over seeds</h2><p>{said}.</p>{"".join(tables)}{what}'
 
 
 def _spread(rows: Sequence[EvaluationSpread], *, interval: bool) -> str:

@@ -15,8 +15,8 @@ _DARK = """
 --page: #0d1117; --panel: #161b22; --text: #e6edf3; --muted: #9ea7b3; --line: #3a424c; --link: #79c0ff;
 --pass: #56d364; --fail: #ff9d96; --warn: #e3b341; --inside: #12301c; --zero: #8b949e; --none: #9ea7b3;
 --m1: #10233a; --m2: #143458; --m3: #1a4c80; --m4: #2368ad; --m5: #3f8bd8; --m6: #7db6ef; --m7: #cfe5fb;
---less1: #12283f; --less2: #1d4f80; --less3: #3c88cb; --less4: #a5d0fa;
---more1: #3c1a12; --more2: #7c2f1a; --more3: #d3603f; --more4: #ffb9a5;
+--less1: #1b4468; --less2: #2a6aa6; --less3: #559fdf; --less4: #b3d8fc;
+--more1: #5f2617; --more2: #9a3f24; --more3: #dd7050; --more4: #ffc2b0;
 """
 _MAPS = "".join(f".m{i} {{ fill: var(--m{i}); }}\n" for i in range(1, 8)) + "".join(
     f".{side}{i} {{ fill: var(--{side}{i}); }}\n" for side in ("less", "more") for i in range(1, 5)
@@ -35,7 +35,11 @@ a {{ color: var(--link); }} small {{ color: var(--muted); font-size: .8em; font-
 nav ul {{ list-style: none; display: flex; flex-wrap: wrap; gap: .2rem 1.2rem; margin: .8rem 0; padding: 0; }}
 p.note {{ max-width: 52rem; color: var(--muted); }} .hidden {{ position: absolute; width: 1px; height: 1px;
   overflow: hidden; clip-path: inset(50%); white-space: nowrap; }}
-.scroll {{ overflow-x: auto; max-width: 100%; position: relative; }}
+.scroll {{ overflow-x: auto; max-width: 100%; position: relative; background:
+  linear-gradient(to right, var(--page) 30%, transparent) left / 2rem 100% no-repeat local,
+  linear-gradient(to left, var(--page) 30%, transparent) right / 2rem 100% no-repeat local,
+  linear-gradient(to right, var(--line), transparent) left / .7rem 100% no-repeat scroll,
+  linear-gradient(to left, var(--line), transparent) right / .7rem 100% no-repeat scroll; }}
 table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; }}
 .scroll table {{ white-space: nowrap; }}
 th, td {{ padding: .3rem .55rem; text-align: right; border-bottom: 1px solid var(--line); }}
@@ -54,7 +58,7 @@ pre {{ background: var(--page); border: 1px solid var(--line); border-radius: .3
   white-space: pre-wrap; overflow-wrap: anywhere; user-select: all; font-size: .88em; }}
 code {{ white-space: pre-wrap; overflow-wrap: anywhere; font-size: .88em; background: var(--panel); padding: .1rem
   .3rem; }}
-pre code {{ background: none; padding: 0; font-size: 1em; }}
+pre code {{ background: none; padding: 0; font-size: 1em; }} code span {{ display: inline-block; max-width: 100%; }}
 summary {{ cursor: pointer; margin: .6rem 0; }} summary h2, summary h3 {{ display: inline; }}
 ol.lost li {{ margin: .8rem 0; max-width: 60rem; }} ol.lost small {{ display: block; }}
 .matrix td a {{ text-decoration: none; color: inherit; }} .matrix td a:hover {{ text-decoration: underline; }}

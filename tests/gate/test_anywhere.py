@@ -77,7 +77,10 @@ def test_exit_codes(random8: Path, bad_run: Run, tmp_path: Path) -> None:
     red = eaftgate_gate(results, *given, "-k", "UNION-64-ppl and test_near_lossless", directory=tmp_path)
     assert red.code == 1
     assert red.parity["verdict"] == "fail"
-    for options, said in (((f"--base={BASE}",), "need --packs"), (("--sed=1",), "no option --sed; did you mean '--seed'?")):
+    for options, said in (
+        ((f"--base={BASE}",), "need --packs"),
+        (("--sed=1",), "no option --sed; did you mean '--seed'?"),
+    ):
         usage = eaftgate_gate(tmp_path / "usage", *options, directory=tmp_path)
         assert usage.code == 4
         assert said in usage.output

@@ -8,7 +8,7 @@ from gate_command import BASE, GATE_PACKS, Run, gate
 from prepared import TINY
 
 from eaftgate.gate.results import Parity, read_parity
-from eaftgate.gate.summary import LIMIT, parity_markdown
+from eaftgate.gate.summary import LIMIT, STEP_LIMIT, add_step_summary, parity_markdown
 
 
 @pytest.fixture
@@ -42,6 +42,18 @@ def test_names_are_text(parity: Parity) -> None:
     text = parity_markdown(parity.model_copy(update={"cells": cells, "failed": (), "candidates": ()}))
     row = next(line for line in text.splitlines() if line.startswith("| ``a"))
     assert row.count("``a\\|b`<img src=x>@someone``") == 2
+
+
+def test_the_summary_of_a_step_is_never_more_than_github_shows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parity: Parity
+) -> None:
+    place, text = tmp_path / "summary.md", parity_markdown(parity)
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(place))
+    room = len(text.encode()) + 1
+    for before, added in ((STEP_LIMIT - room, True), (STEP_LIMIT - room + 1, False)):
+        place.write_bytes(b"x" * before)
+        add_step_summary(text)
+        assert place.stat().st_size == before + room * added
 
 
 def test_a_step_on_github_gets_it_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,6 +31,19 @@ def kept(parity: Parity, experts: int) -> Parity:
     return parity.model_copy(update={"run": parity.run.model_copy(update={"checkpoints": checkpoints})})
 
 
+def named(parity: Parity, name: str) -> Parity:
+    """The same of another candidate."""
+    assert parity.run is not None
+    checkpoints = tuple(
+        one if one.name == "base" else one.model_copy(update={"name": name, "manifest": name})
+        for one in parity.run.checkpoints
+    )
+    cells = tuple(cell.model_copy(update={"name": name}) for cell in parity.cells)
+    run = parity.run.model_copy(update={"checkpoints": checkpoints})
+    candidates = tuple(one.model_copy(update={"name": name}) for one in parity.candidates)
+    return parity.model_copy(update={"run": run, "cells": cells, "candidates": candidates})
+
+
 def failing(parity: Parity) -> Parity:
     cells = []
     for cell in parity.cells:
@@ -40,13 +53,23 @@ def failing(parity: Parity) -> Parity:
 
 
 def test_every_number_of_experts_has_its_conclusion(parity: Parity) -> None:
-    text = text_of(kept(parity, 24), failing(kept(parity, 20)), failing(kept(parity, 24)))
+    text = text_of(kept(parity, 24), failing(kept(parity, 20)), failing(named(kept(parity, 24), "other")))
     conclusion = text.partition("## Conclusion")[2].partition("##")[0]
-    assert "- **24 of 32 experts: PASS.** `copy` passes; 1 of 2 tried do not." in conclusion
+    assert "- **24 of 32 experts: PASS.** `copy` PASS, `other` FAIL." in conclusion
     assert "- **20 of 32 experts: no PASS.** `copy` FAIL." in conclusion
     assert conclusion.index("24 of") < conclusion.index("20 of")
     assert "### `copy`: FAIL" in text
     assert "is outside its margin" in text
+
+
+def test_a_pass_does_not_outweigh_a_fail_of_the_same_candidate(parity: Parity) -> None:
+    assert "**32 of 32 experts: contradicted.** `copy` PASS in `run1`, `copy` FAIL in `run0`." in text_of(
+        failing(parity), parity
+    )
+    undecided = parity.model_copy(update={"verdict": "inconclusive", "complete": False})
+    assert "**32 of 32 experts: PASS.** `copy` PASS in `run1`, `copy` INCOMPLETE in `run0`." in text_of(
+        undecided, parity
+    )
 
 
 def test_what_was_tried_and_what_it_costs(parity: Parity) -> None:

@@ -3,6 +3,7 @@
 import json
 import shlex
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,18 @@ from gate_command import BASE, GATE_PACKS, ROOT, Run, gate
 from prepared import TINY
 from results import parity_cell, parity_of
 
+from eaftgate.files import sha256_file
 from eaftgate.gate.identity import CheckpointIdentity, RunIdentity, command_line
-from eaftgate.gate.results import Asked, FailedCase, Parity
+from eaftgate.gate.results import Asked, FailedCase, Parity, read_parity
 from eaftgate.judge.verdict import MetricVerdict
 from eaftgate.records import read_model
+from eaftgate.report import landscapes
 from eaftgate.report.banner import next_steps, why
 from eaftgate.report.html import render, write_report
 from eaftgate.report.keep_map import keep_maps
 from eaftgate.report.margins import Place, nearest, place_of, scale_of, track
+from eaftgate.report.rows import command_html
+from eaftgate.rewrite.manifest import MANIFEST_FILE, read_kept
 
 BASE_IDENTITY = CheckpointIdentity(name="base", given="models/base", bytes=1000, experts=32)
 KEEP24 = CheckpointIdentity(
@@ -216,6 +221,21 @@ def test_experts_are_drawn_also_where_the_checkpoint_is_gone() -> None:
     assert kept.count("h8v8h-8z") == 48
 
 
+def test_scores_are_found_from_where_the_run_was_started(
+    keep24: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The report may be made anywhere."""
+    monkeypatch.chdir(tmp_path)
+    keep = tuple(map(tuple, read_kept(keep24).keep))
+    found = KEEP24.model_copy(
+        update={"given": keep24.name, "keep": keep, "manifest": sha256_file(keep24 / MANIFEST_FILE)}
+    )
+    run = run_identity(BASE_IDENTITY, found).model_copy(update={"directory": str(keep24.parent)})
+    drawn = keep_maps(one("pass", ppl=verdict_of(0.01, 0.0, 0.02)).model_copy(update={"run": run}))
+    assert "What was dropped has" in drawn
+    assert "are not there" not in drawn
+
+
 def test_every_link_of_the_page_leads_somewhere_and_places_are_named_once() -> None:
     page = render(one("pass", ppl=verdict_of(0.01, 0.0, 0.02)))
     ids = [part.partition('"')[0] for part in page.split(' id="')[1:]]
@@ -232,6 +252,31 @@ def test_the_run_in_the_picture_of_the_readme_has_a_report() -> None:
     assert "24 of 32 experts a layer (eaft-reap). 4.45 MB of 5.32 MB, 16.3% saved." in page
     assert (docs / "report.png").stat().st_size < 300_000
     assert "docs/report.png" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+# Landscapes
+
+
+def test_the_region_of_sure_tokens_is_seen_where_its_quantile_is_all_but_zero() -> None:
+    bottom = landscapes.Y0 + landscapes.HEIGHT
+    assert bottom - landscapes._height(2.7e-5) > landscapes.HEIGHT / landscapes.BINS.h
+    assert (landscapes._height(0.0), landscapes._height(1.0)) == (bottom, landscapes.Y0)
+
+
+@pytest.mark.parametrize("entropy", [0.0, 2.7e-5, 0.03, 0.5, 1.0])
+def test_a_token_is_drawn_where_its_axis_says(entropy: float, bad_run: Run) -> None:
+    cell = read_parity(bad_run.results).cells[0]
+    saved = cell.inputs.saved(bad_run.results, "base")
+    stats = replace(saved.stats, entropy_T=np.full_like(saved.stats.entropy_T, entropy))
+    rows = np.flatnonzero(landscapes._histogram(replace(saved, stats=stats)).any(axis=0))
+    height = landscapes.HEIGHT / landscapes.BINS.h
+    above, below = (landscapes.Y0 + landscapes.HEIGHT - (rows[0] + up) * height for up in (1, 0))
+    assert len(rows) == 1
+    assert above <= landscapes._height(entropy) <= below
+
+
+def test_a_command_goes_on_below_between_its_words_alone() -> None:
+    assert command_html("a --b=<c> -d") == "<span>a</span> <span>--b=&lt;c&gt;</span> <span>-d</span>"
 
 
 # The run's own

@@ -123,7 +123,7 @@ def test_a_lock_of_another_checkpoint_is_none(eaftgate: Command, hub: Hub, check
     assert hub.committed == {}
     ended = eaftgate("publish", checkpoint, "me/x", "--license", "mit", "--unverified")
     assert "(unverified), private" in ended.out
-    assert "Published without having been judged" in published(hub)
+    assert "Published without a lock that says that it has passed" in published(hub)
 
 
 def damaged(path: Path) -> None:
