@@ -43,6 +43,16 @@ def run(pytestconfig: pytest.Config) -> Iterator[GateRun]:
 
 
 @pytest.fixture
+def record_property(request: pytest.FixtureRequest) -> Callable[[str, Any], None]:
+    """pytest's own, but that it does not warn of xunit2 in every case: what is recorded is for parity.json, too."""
+
+    def record(name: str, value: Any) -> None:
+        request.node.user_properties.append((name, value))
+
+    return record
+
+
+@pytest.fixture
 def record_verdict(record_property: Callable[[str, Any], None]) -> RecordVerdict:
     """Put a metric's estimate, interval, margin and verdict, and the number of tokens, into JUnit; return it.
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from gate_command import ROOT
 from xdist.scheduler import LoadScopeScheduling
 
@@ -84,6 +85,28 @@ def test_every_use_of_pytests_insides(tmp_path: Path) -> None:
     assert '<testsuite name="given"' in junit
     assert '<property name="said" value="of the whole"' in junit
     assert '<property name="a" value="1"' in junit
+
+
+@pytest.mark.parametrize("family", ["xunit1", "xunit2"])
+def test_cases_have_properties_in_a_family_that_knows_them(tmp_path: Path, family: str) -> None:
+    (tmp_path / "insides.py").write_text(
+        "import pathlib, pytest\n"
+        "from eaftgate.gate import pytest_internals as internals\n"
+        "@pytest.hookimpl(wrapper=True, trylast=True)\n"
+        "def pytest_sessionfinish(session):\n"
+        "    internals.add_junit_property(session.config, 'said', 'of the whole')\n"
+        "    with internals.junit_written_to(session.config, pathlib.Path('whole.xml')):\n"
+        "        return (yield)\n"
+    )
+    (tmp_path / "test_x.py").write_text("def test_x(request): request.node.user_properties.append(('a', 1))")
+    options = ["-p", "insides", "--junitxml=junit.xml", "-o", f"junit_family={family}", "test_x.py"]
+    subprocess.run(
+        [sys.executable, "-m", "pytest", *options], cwd=tmp_path, check=True, capture_output=True, timeout=120
+    )
+    junit = (tmp_path / "whole.xml").read_text()
+    assert '<property name="said" value="of the whole"' in junit
+    assert '<testcase classname="test_x" name="test_x"' in junit
+    assert ('<property name="a" value="1"' in junit) == (family == "xunit1")
 
 
 def test_what_the_scheduler_overrides_is_there_to_be_overridden() -> None:
