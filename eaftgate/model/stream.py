@@ -28,8 +28,8 @@ _STORED = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "
 class StreamedModel:
     """`model` can do what the part that is open can do: embed, run one layer, or normalise and be asked for its head.
 
-    One part is open at a time. All contexts raise UserError for a file that cannot be read, and for memory that runs
-    out.
+    One part is open at a time. All contexts raise UserError for a file that cannot be read, and for a part that does
+    not fit into memory.
     """
 
     def __init__(self, checkpoint: Checkpoint, settings: ModelSettings) -> None:
@@ -88,17 +88,21 @@ class StreamedModel:
     def _holding(self, names: Iterable[str]) -> Iterator[None]:
         held = list(names)
         try:
-            for name in held:
-                self._put(name, nn.Parameter(self._read(name), requires_grad=False))
+            self._load(held)
             yield
-        except torch.OutOfMemoryError:
-            raise UserError(
-                f"{self._checkpoint.path} does not fit into the memory of {self._settings.device} as "
-                f"{self._settings.dtype}, even one layer at a time: lower --batch-size or --seq-len"
-            ) from None
         finally:
             for name in held:
                 self._put(name, self._empty[name])
+
+    def _load(self, names: Iterable[str]) -> None:
+        try:
+            for name in names:
+                self._put(name, nn.Parameter(self._read(name), requires_grad=False))
+        except torch.OutOfMemoryError:
+            raise UserError(
+                f"not even one layer at a time of {self._checkpoint.path} fits into the memory of "
+                f"{self._settings.device} as {self._settings.dtype}; use another device"
+            ) from None
 
     def _put(self, name: str, parameter: nn.Parameter) -> None:
         for part, attribute in self._holders[name]:

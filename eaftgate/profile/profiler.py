@@ -225,6 +225,8 @@ def _trace_blocks(
         started = time.perf_counter()
         for gap in missing:
             for held, observations in observe(blocks, gap, batch_size, bar.advance):
+                if stream:
+                    check_unchanged(base, base_digest)  # which was read again and again
                 part = blocks.reordered(np.arange(held.start, held.stop))
                 save_shard(directory, shard_name(held.start, held.stop), _shard(observations, part, pack_R))
     return time.perf_counter() - started

@@ -1,6 +1,7 @@
 """Profiling with one layer in memory at a time: the same trace, byte for byte, whatever the groups."""
 
 import dataclasses
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -240,6 +241,34 @@ def test_an_interrupted_profile_is_taken_up_by_either_way(
     assert_identical(profile(base, request, tmp_path / "profile", stream=then), whole)
     assert len(names) == saved
     assert_identical(open_profile(tmp_path / "profile"), whole)
+
+
+def test_a_base_that_is_replaced_meanwhile_is_not_profiled(
+    base: Checkpoint, packs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Profile, groups: list[int]
+) -> None:
+    """Between the second group and the third; what was profiled of other weights is not kept."""
+    copied = Path(shutil.copytree(base.path, tmp_path / "base"))
+    weights = copied / "model.safetensors"
+    original, observe = weights.read_bytes(), vars(profiler)["observe_streamed"]
+    monkeypatch.setattr(profiler, "group_tokens", lambda *_: 100)
+
+    def replaced(*arguments: Any, **named: Any) -> Any:
+        if len(groups) == 2:
+            weights.write_bytes(original[:-1] + bytes([original[-1] ^ 1]))
+        return observe(*arguments, **named)
+
+    request, out = ProfileRequest(packs, seq_len=24, batch_size=2), tmp_path / "profile"
+    copy = dataclasses.replace(open_checkpoint(copied), name=base.name)
+    with monkeypatch.context() as patch:
+        patch.setattr(profiler, "observe_streamed", replaced)
+        with pytest.raises(UserError, match="was changed or replaced while it was in use"):
+            profile(copy, request, out, stream=True)
+    assert groups == [2, 2, 2]
+    weights.write_bytes(original)
+    assert_identical(
+        profile(dataclasses.replace(open_checkpoint(copied), name=base.name), request, out, stream=True), whole
+    )
+    assert sum(groups[3:]) * 2 >= whole.description.num_blocks - 8 > 0, "two groups were kept"
 
 
 def test_out_of_memory_is_a_sentence(
