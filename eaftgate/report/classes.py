@@ -36,12 +36,17 @@ def classes_section(parity: Parity) -> str:
         title = html_text(visible(name))
         if by_class:
             said += f'<h2 id="classes{number}">{title}, by class</h2>{_class_table(by_class)}'
-            said += f'<p class="note">{html_text(_CLASSES)}</p>'
+            said += _note_once(html_text(_CLASSES), said)
         if counted:
             said += f'<h2 id="messages{number}">{title}, whole messages</h2>{_message_table(counted)}'
-            said += f'<p class="note">{_MESSAGES}</p>{_breakdown(counted)}'
+            said += f"{_note_once(_MESSAGES, said)}{_breakdown(counted)}"
         said += _lost(title, parity.lost_messages.get(name, ()))
     return said
+
+
+def _note_once(note: str, said: str) -> str:
+    """What the tables of all candidates mean, under the first of them."""
+    return "" if note in said else f'<p class="note">{note}</p>'
 
 
 def _class_table(cells: Sequence[ParityCell]) -> str:

@@ -64,11 +64,14 @@ def _cell(results: Path, cells: Sequence[ParityCell]) -> str:
     for cell in cells:
         name = visible(cell.name)
         if "checkpoint" not in cell.inputs.collections:
-            figures.append(f"<p class=note>{html_text(name)} stopped early, which leaves no whole collection.</p>")
+            figures.append(
+                f"<p class='note candidate'>{html_text(name)} stopped early, which leaves no whole collection.</p>"
+            )
             continue
         found_PH = _histogram(cell.inputs.saved(results, "checkpoint"))
         moved = int(np.abs(found_PH - base_PH).sum()) // 2
-        figures.append(_figure(_shades(found_PH), cell, name, f"{cell.cc:.3%} in confident conflict"))
+        shown = f"{cell.cc:.3%} in confident conflict"
+        figures.append(_figure(_shades(found_PH), cell, name, shown, kind=' class="candidate"'))
         said = f"{moved / total:.1%} of the tokens lie in another bin, net; JS2D {cell.js2d:.4f}"
         figures.append(_figure(_sides(found_PH - base_PH), cell, f"{name} less base", said))
     title = f"{first.pack} {first.seq_len}: {total:,} tokens, quantiles p {first.p_thr:.3g}, entropy {first.h_thr:.3g}"
@@ -116,7 +119,7 @@ def _paths(level_PH: NDArray[np.int_], name: Callable[[int], str], levels: Seque
     return paths
 
 
-def _figure(drawn: str, cell: ParityCell, name: str, said: str) -> str:
+def _figure(drawn: str, cell: ParityCell, name: str, said: str, *, kind: str = "") -> str:
     x, y = X0 + cell.p_thr * WIDTH, _height(cell.h_thr)
     label = html_text(f"{name} on {visible(cell.pack)} {cell.seq_len}: {said}")
     bottom = Y0 + HEIGHT
@@ -125,7 +128,7 @@ def _figure(drawn: str, cell: ParityCell, name: str, said: str) -> str:
         for entropy, down in (("1", 8), ("0.1", 4), ("0.01", 4), ("0.001", 4), ("0", 0))
     )
     return (
-        f'<figure><svg viewBox="0 0 {X0 + WIDTH + 8} {bottom + 30}" role="img" aria-label="{label}">{drawn}'
+        f'<figure{kind}><svg viewBox="0 0 {X0 + WIDTH + 8} {bottom + 30}" role="img" aria-label="{label}">{drawn}'
         f'<rect class="frame" x="{X0}" y="{Y0}" width="{WIDTH}" height="{HEIGHT}"/>'
         f'<path class="region" d="M{X0} {y:.1f}h{WIDTH}M{x:.1f} {y:.1f}V{bottom}"/>'
         f'<text x="{X0}" y="{bottom + 12}" text-anchor="middle">0</text>'

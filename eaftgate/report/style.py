@@ -14,7 +14,7 @@ _LIGHT = """
 _DARK = """
 --page: #0d1117; --panel: #161b22; --text: #e6edf3; --muted: #9ea7b3; --line: #3a424c; --link: #79c0ff;
 --pass: #56d364; --fail: #ff9d96; --warn: #e3b341; --inside: #12301c; --zero: #8b949e; --none: #9ea7b3;
---m1: #10233a; --m2: #143458; --m3: #1a4c80; --m4: #2368ad; --m5: #3f8bd8; --m6: #7db6ef; --m7: #cfe5fb;
+--m1: #1b3a5e; --m2: #1f4b7d; --m3: #245f9f; --m4: #2f77c0; --m5: #4d95df; --m6: #86bcf2; --m7: #d3e8fc;
 --less1: #1b4468; --less2: #2a6aa6; --less3: #559fdf; --less4: #b3d8fc;
 --more1: #5f2617; --more2: #9a3f24; --more3: #dd7050; --more4: #ffc2b0;
 """
@@ -58,7 +58,8 @@ pre {{ background: var(--page); border: 1px solid var(--line); border-radius: .3
   white-space: pre-wrap; overflow-wrap: anywhere; user-select: all; font-size: .88em; }}
 code {{ white-space: pre-wrap; overflow-wrap: anywhere; font-size: .88em; background: var(--panel); padding: .1rem
   .3rem; }}
-pre code {{ background: none; padding: 0; font-size: 1em; }} code span {{ display: inline-block; max-width: 100%; }}
+pre code {{ background: none; padding: 0; font-size: 1em; }} code span {{ display: inline-block; max-width: 100%;
+  word-break: break-all; }}
 summary {{ cursor: pointer; margin: .6rem 0; }} summary h2, summary h3 {{ display: inline; }}
 ol.lost li {{ margin: .8rem 0; max-width: 60rem; }} ol.lost small {{ display: block; }}
 .matrix td a {{ text-decoration: none; color: inherit; }} .matrix td a:hover {{ text-decoration: underline; }}
@@ -82,6 +83,8 @@ svg {{ display: block; width: 100%; height: auto; }} svg text {{ fill: var(--tex
 td.drawn {{ min-width: 12rem; }} .size {{ fill: var(--m4); }} .size-base {{ fill: none; stroke: var(--zero); }}
 .maps {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(min(19rem, 100%), 1fr)); gap: .8rem; }}
 figure {{ margin: 0; break-inside: avoid; }} figcaption {{ font-size: .88rem; color: var(--muted); }}
+@media (min-width: 62rem) {{ .maps {{ grid-template-columns: repeat(3, 1fr); }}
+  .maps .candidate {{ grid-column: 2; }} }}
 .frame {{ fill: none; stroke: var(--line); }} .region {{ stroke: var(--text); stroke-dasharray: 4 3; fill: none; }}
 dl {{ display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1rem; margin: .4rem 0; }} dt {{ color:
   var(--muted); }}
