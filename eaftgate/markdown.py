@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from eaftgate.visible import plain, visible
 
 _PUNCTUATION = re.compile(r"([\\`*_{}\[\]<>|~&$#])")
-_LINKED = re.compile(r"(@|\\#|://|www\.|:(?=[\w+-]+:))")
+_LINKED = re.compile(r"(@|\\#|://|www\.|:(?=[a-zA-Z+-][\w+-]*:))")
 """What a renderer would make a link, a mention or a picture of."""
 
 

@@ -19,6 +19,7 @@ NASTY = (
     "\x1b[31m",
     "$x$",
     "~~a~~",
+    ":smile:",
 )
 
 
@@ -27,7 +28,11 @@ def test_nothing_in_a_sentence_is_markup_a_link_or_a_mention(name: str) -> None:
     said = escaped(name)
     assert said.isprintable()
     assert not re.search(r"(?<!\\)[|`*<>\[\]~$#](?!!--)", said.replace("<!-- -->", ""))
-    assert not re.search(r"@\w|#\d|://\w|www\.\w", said)
+    assert not re.search(r"@\w|#\d|://\w|www\.\w|:smile", said)
+
+
+def test_a_time_stays_as_it_is() -> None:
+    assert escaped("01:10:43") == "01:10:43"
 
 
 @pytest.mark.parametrize("name", [*NASTY, "", "``", "` `", "a`"])

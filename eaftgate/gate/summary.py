@@ -102,9 +102,11 @@ def _head(parity: Parity) -> Iterator[str]:
     yield ""
     names = dict.fromkeys([one.name for one in parity.candidates] + [cell.name for cell in parity.cells])
     for name in names:
-        yield f"- {code(name)}: **{verdict_of(parity, name).upper()}**"
+        yield f"- {code(name)}: **{verdict_of(parity, name).upper()}**{_size(parity, name)}"
     if names:
         yield ""
+    if not parity.complete:
+        yield from (f"The session did not end by itself; {len(parity.not_run):,} planned cases did not run.", "")
     if parity.verdict != "pass":
         yield from (escaped(reason_of(parity)[:2000]), "")
     said = remarks(parity.cells)
@@ -114,6 +116,14 @@ def _head(parity: Parity) -> Iterator[str]:
         yield f"- and {len(said) - _MAX_REMARKS} further ones, in parity\\.json"
     if said:
         yield ""
+
+
+def _size(parity: Parity, name: str) -> str:
+    known = {one.name: one for one in parity.run.checkpoints} if parity.run is not None else {}
+    if name not in known or "base" not in known:
+        return ""
+    found, base = known[name], known["base"]
+    return f", {found.experts} of {base.experts} experts, {1 - found.bytes / base.bytes:.1%} of the bytes saved"
 
 
 def _cells(cells: Sequence[ParityCell]) -> list[str]:

@@ -171,18 +171,26 @@ def _open_of(one: Tried) -> Iterator[str]:
     """What the run leaves open of a candidate."""
     cells = one.parity.cells
     decided = {
-        metric for cell in cells for metric, said in cell.metrics.items() if cell.decides(metric) and said.decides
+        metric: cell.seq_len
+        for cell in sorted(cells, key=lambda cell: cell.seq_len)
+        for metric, said in cell.metrics.items()
+        if cell.decides(metric) and said.decides
     }
     few: dict[str, list[str]] = {}
     for cell in cells:
         for metric, verdict in cell.metrics.items():
             if verdict.underpowered:
                 few.setdefault(metric, []).append(f"{cell.pack} {cell.seq_len}")
+    together: dict[str, list[str]] = {}
     for metric, places in few.items():
         where = "anywhere" if metric not in decided else f"in {', '.join(places)}"
-        yield f"{code(metric)} had too little to decide on {escaped(where)}."
-    if longest := max((cell.seq_len for cell in cells if cell.decides_something), default=0):
-        yield f"Nothing longer than {longest:,} tokens decided."
+        together.setdefault(where, []).append(code(metric))
+    for where, metrics in together.items():
+        yield f"{', '.join(metrics)} had too little to decide on {escaped(where)}."
+    if decided:
+        yield f"Nothing longer than {max(decided.values()):,} tokens decided."
+    elif cells:
+        yield "No rule decided anything of it."
     counts = [entry for cell in cells if cell.severity == "primary" for entry in cell.messages if entry.exact]
     if cut := sum(entry.exact for entry in counts if entry.prompt_cut):
         whole = sum(entry.exact for entry in counts)

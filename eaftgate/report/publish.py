@@ -53,6 +53,8 @@ def publish(
     """
     if not _REPO.fullmatch(repo):
         raise UserError(f"{repo[:200]!r} is no repository of the Hub: give it as OWNER/NAME")
+    if not directory.is_dir():
+        raise UserError(f"{str(directory)[:1000]} is no directory: give a checkpoint that eaftgate prune made")
     manifest = read_kept(directory)
     if problems := verify_files(directory, manifest.files, hash_contents=True):
         raise UserError(f"{directory} is not what its manifest says: {problems[0]}; prune again")

@@ -25,7 +25,14 @@ def test_it_lies_beside_parity_json_and_says_what_that_says(bad_run: Run, parity
         (row,) = (line for line in lines if line.startswith(f"| `{cell.name}` | `{cell.pack}` | {cell.seq_len} |"))
         assert f"| {cell.tokens:,} |" in row
         assert row.endswith(f"| **{cell.verdict.upper()}** |" if cell.decides_something else f"| ({cell.verdict}) |")
-    assert [line for line in lines if line.startswith("- `random8`: **")]
+    assert [line for line in lines if line.startswith("- `random8`: **FAIL**")]
+
+
+def test_a_candidate_says_what_it_keeps_and_an_interrupted_run_that_it_was(parity: Parity) -> None:
+    assert "- `random8`: **FAIL**, 8 of 32 experts, 49.0% of the bytes saved" in parity_markdown(parity)
+    assert "did not end by itself" not in parity_markdown(parity)
+    interrupted = parity.model_copy(update={"complete": False, "not_run": ("a::b", "c::d"), "verdict": "incomplete"})
+    assert "The session did not end by itself; 2 planned cases did not run." in parity_markdown(interrupted)
 
 
 def test_it_stays_within_what_a_comment_may_have(parity: Parity) -> None:

@@ -94,8 +94,19 @@ def test_what_is_open_is_said_where_it_is_so_and_only_there(parity: Parity) -> N
     other = parity.model_copy(update={"policy": "mine", "v2_verdict": "fail"})
     assert "`near-lossless-v2` would have said fail." in text_of(other)
     few = [(cell, metric) for cell in parity.cells for metric, said in cell.metrics.items() if said.underpowered]
-    for _, metric in few:
-        assert f"`copy`: `{metric}` had too little to decide on" in text
+    lacking = "".join(line for line in text.splitlines() if "had too little to decide on" in line)
+    assert few
+    assert all(f"`{metric}`" in lacking for _, metric in few)
+    weak = tuple(
+        cell.model_copy(
+            update={"metrics": {m: replace(v, decides=False, underpowered=True) for m, v in cell.metrics.items()}}
+        )
+        for cell in parity.cells
+    )
+    undecided = text_of(parity.model_copy(update={"cells": weak}))
+    assert "`copy`: No rule decided anything of it." in undecided
+    assert "Nothing longer" not in undecided
+    assert undecided.count("had too little to decide on anywhere") == 1
     none = text_of(parity.model_copy(update={"cells": (), "candidates": ()}))
     assert "No candidate was judged." in none
     assert "Nothing longer" not in none
