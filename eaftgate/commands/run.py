@@ -9,6 +9,7 @@ import typer
 
 from eaftgate.commands.options import JsonOption
 from eaftgate.commands.output import result
+from eaftgate.errors import UserError
 from eaftgate.recipes.command_line import use_recipe
 from eaftgate.recipes.recipe import Section, read_sections
 from eaftgate.stages.stage import GATE, LOCK, STAGES, Layout, Stage, section_of, stages_of
@@ -17,6 +18,8 @@ from eaftgate.visible import plain
 COMMANDS = typer.Typer()
 
 if TYPE_CHECKING:  # the table's names, which no type checker sees
+    from eaftgate.stages.record import EnoughRecord, RunRecord
+
     StageChoice = str
 else:
     StageChoice = StrEnum("StageChoice", {name: name for name in STAGES})
@@ -51,12 +54,18 @@ def run(
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes of the gate (pytest -n); default: one a GPU.")
     ] = None,
+    allow_undecided: Annotated[
+        bool,
+        typer.Option("--allow-undecided", help="Go on where the rows cannot be enough for a verdict."),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Do all that a recipe says: split, profile, prune (one or several keep_n), gate, report, lock, in one directory.
 
-    What is up to date is not done again, and after an interruption the same command goes on. A recipe that has changed
-    since is an error. Exits with 1 when a candidate does not pass; report and locks are made all the same.
+    What is up to date is not done again, and after an interruption the same command goes on. Before anything is
+    profiled it asks whether the rows are enough to decide on, as packs check does. A recipe that has changed since is
+    an error, but for the gate's section and further keep_n. Exits with 1 when a candidate does not pass; report and
+    locks are made all the same.
     """
     sections = read_sections(recipe)
     layout = Layout(out_dir)
@@ -66,12 +75,20 @@ def run(
     if dry_run:
         _show_plan(recipe, sections, stages, layout, rate=rate, as_json=as_json)
         return
+    from eaftgate.stages.enough import enough_of
     from eaftgate.stages.run import run_stages
 
     def line(text: str) -> None:
         typer.echo(plain(text), err=as_json)
 
-    outcome = run_stages(recipe, stages, layout, say=line)
+    outcome = run_stages(
+        recipe,
+        stages,
+        layout,
+        say=line,
+        enough=lambda record, say: enough_of(recipe, sections, layout, record, say),
+        allow_undecided=allow_undecided,
+    )
     if outcome.code > 1:
         raise typer.Exit(outcome.code)
     made = {one.label: str(one.out) for one in outcome.ended}
@@ -80,12 +97,18 @@ def run(
         "stages": [{"stage": one.label, "out": str(one.out), "seconds": one.seconds} for one in outcome.ended],
         "verdicts": outcome.verdicts,
         "reason": outcome.reason,
+        "enough": _told(outcome.enough),
     }
     said = [f"{name}: {verdict.upper()}" for name, verdict in outcome.verdicts.items()]
     said += [outcome.reason] if outcome.reason else []
     result(as_json, summary, *said, *(f"{label}: {where}" for label, where in made.items()))
     if outcome.code:
         raise typer.Exit(outcome.code)
+
+
+def _told(found: "EnoughRecord | None") -> dict[str, Any] | None:
+    """For scripts; None where it was not asked."""
+    return None if found is None else found.model_dump(mode="json", include={"enough", "problems", "remedy"})
 
 
 def _check_options(ctx: typer.Context, recipe: Path, sections: dict[str, Section], stages: tuple[Stage, ...]) -> None:
@@ -147,6 +170,7 @@ def _show_plan(
     }
     commands = {stage.label: " ".join(shown_command(stage)) for stage in stages}
     lines = [f"{label} ({states[label]}): {command}" for label, command in commands.items()]
+    enough, about_rows = _dry_enough(recipe, sections, layout, record)
     base = local_base(recipe, sections)
     found = None if base is None else forecast_of(base, sections, layout, rate)
     if found is not None:
@@ -158,6 +182,23 @@ def _show_plan(
     summary = {
         "out": str(layout.out),
         "stages": [{"stage": label, "state": states[label], "command": commands[label]} for label in states],
+        "enough": _told(enough),
         "needs": None if found is None else asdict(found) | {"gate_seconds": found.gate_seconds},
     }
-    result(as_json, summary, *lines, *needs)
+    result(as_json, summary, *lines, *about_rows, *needs)
+
+
+def _dry_enough(
+    recipe: Path, sections: dict[str, Section], layout: Layout, record: "RunRecord"
+) -> "tuple[EnoughRecord | None, list[str]]":
+    """Whether the rows are enough, once they are there, and what is said of it."""
+    from eaftgate.stages.enough import enough_of, gate_packs
+
+    packs = gate_packs(sections, layout)
+    if not packs.is_dir():
+        return None, [f"whether the rows are enough to decide on is known when {packs} is there"]
+    try:
+        found = enough_of(recipe, sections, layout, record, lambda _: None)
+    except UserError as error:
+        return None, [f"whether the rows are enough to decide on is not known: {error}"]
+    return found, list(found.lines)

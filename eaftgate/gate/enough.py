@@ -8,7 +8,7 @@ Shapes: B blocks, S tokens a block, T scored tokens.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,13 +16,14 @@ import numpy as np
 from eaftgate.checkpoint.source import resolve
 from eaftgate.collect.collection import TokenStats, make_collection
 from eaftgate.errors import UserError
+from eaftgate.gate.more_blocks import with_room
 from eaftgate.gate.plan import Cell, Plan
 from eaftgate.judge.metrics import METRICS, Metric
 from eaftgate.judge.policy import IntervalPolicy
 from eaftgate.judge.verdict import lacking
 from eaftgate.packs.blocks import Blocks, TokenisedPack, cut_blocks, tokenised
 from eaftgate.packs.harmony import TokenClass
-from eaftgate.packs.pack import named_packs
+from eaftgate.packs.pack import UNION, named_packs
 from eaftgate.packs.tokenizer import load_tokenizer
 from eaftgate.parity.clusters import Evidence
 from eaftgate.parity.estimates import Measured, PairedCell
@@ -35,6 +36,8 @@ from eaftgate.progress import progress_bar
 CONTENT = "content tokens"
 _IMPOSSIBLE = -100.0
 """Nats: the second choice of a model that is sure of its first."""
+_STEP = 1.02
+"""A number of blocks that was not enough, though it was to be, is raised by so much at least."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,17 @@ class CellEvidence:
 
 
 @dataclass(frozen=True)
+class Remedy:
+    """What would make it enough: `num_blocks` for every pack and length, of which `at_best` would do if the base writes
+    every message exactly; and `more_rows`, by pack, where it has not so many blocks. `num_blocks` is None where these
+    packs cannot tell."""
+
+    num_blocks: int | None
+    at_best: int | None
+    more_rows: Mapping[str, int]
+
+
+@dataclass(frozen=True)
 class Enough:
     """`problems`: one sentence for everything that keeps a run from deciding, whatever its candidate. `open`: what only
     scoring the base can tell."""
@@ -81,6 +95,8 @@ class Enough:
     cells: tuple[CellEvidence, ...]
     problems: tuple[str, ...]
     open: tuple[str, ...]
+    remedy: Remedy | None = None
+    """None where there is no problem."""
 
 
 def is_enough(plan: Plan, base: str) -> Enough:
@@ -90,23 +106,27 @@ def is_enough(plan: Plan, base: str) -> Enough:
     tokenizer = load_tokenizer(resolve(base, weights=False))
     packs = named_packs(options.packs, seed=options.seed)
     with progress_bar("check", len(plan.cells), unit="cells", resumes=False) as bar:
-        found: dict[Cell, CellEvidence] = {}
-        for name in dict.fromkeys(cell.pack for cell in plan.cells):  # one at a time, tokenised once for all lengths
-            rows = tokenised(packs[name], tokenizer.backend, eos_id=tokenizer.eos_id)
-            for cell in (cell for cell in plan.cells if cell.pack == name):
-                found[cell] = _evidence(plan, cell, rows)
-                bar.advance(1)
-    cells = [found[cell] for cell in plan.cells]
-    return Enough(plan.regime_name, plan.policy_name, tuple(cells), _problems(plan, cells), _open(plan, cells))
+        rows = {
+            name: tokenised(packs[name], tokenizer.backend, eos_id=tokenizer.eos_id)
+            for name in dict.fromkeys(cell.pack for cell in plan.cells)
+        }
+        cells = []
+        for cell in plan.cells:
+            cells.append(_evidence(plan, cell, rows[cell.pack], cell.num_blocks))
+            bar.advance(1)
+    problems = _problems(plan, cells)
+    remedy = _remedy(plan, rows, cells) if problems else None
+    return Enough(plan.regime_name, plan.policy_name, tuple(cells), problems, _open(plan, cells), remedy)
 
 
-def _evidence(plan: Plan, cell: Cell, rows: TokenisedPack) -> CellEvidence:
+def _evidence(plan: Plan, cell: Cell, rows: TokenisedPack, num_blocks: int) -> CellEvidence:
+    """Of the first `num_blocks`, which need not be as many as the cell's."""
+    available = rows.num_tokens // cell.seq_len
+    missing = num_blocks - available
     try:
-        there = cut_blocks(rows, seq_len=cell.seq_len, num_blocks=None)
+        blocks = cut_blocks(rows, seq_len=cell.seq_len, num_blocks=min(num_blocks, available))
     except UserError as error:
         return _nothing(cell, str(error))
-    blocks = there.reordered(np.arange(min(there.num_blocks, cell.num_blocks)))
-    missing = cell.num_blocks - there.num_blocks
     tokens = as_written(blocks)
     content = tokens.content()
     if not len(content):
@@ -117,9 +137,9 @@ def _evidence(plan: Plan, cell: Cell, rows: TokenisedPack) -> CellEvidence:
         pack=cell.pack,
         seq_len=cell.seq_len,
         primary=cell.primary,
-        num_blocks=cell.num_blocks,
-        blocks=there.num_blocks,
-        more_rows=math.ceil(max(0, missing) * len(rows.pack) / there.num_blocks),
+        num_blocks=num_blocks,
+        blocks=available,
+        more_rows=_rows_for(missing, cell.seq_len, rows),
         documents=paired.evidence.documents,
         effective_documents=round(paired.evidence.effective, 1),
         classes={
@@ -128,7 +148,7 @@ def _evidence(plan: Plan, cell: Cell, rows: TokenisedPack) -> CellEvidence:
         calls=len(paired_messages(tokens, TokenClass.CALL)),
         finals=len(paired_messages(tokens, TokenClass.FINAL)),
         rules=_rules(plan, cell, paired, blocks.num_blocks),
-        problem="" if missing <= 0 else f"{there.num_blocks} of {cell.num_blocks} blocks of {cell.seq_len}",
+        problem="" if missing <= 0 else f"{available} of {num_blocks} blocks of {cell.seq_len}",
     )
 
 
@@ -179,6 +199,11 @@ def _rule(name: str, decides: bool, found: Measured, metric: Metric, lacks: str,
     return RuleEvidence(name, decides, evidence.documents, round(evidence.effective, 1), events, lacks, needed)
 
 
+def _counts_messages(metric: Metric) -> bool:
+    """Whether it counts messages that the base writes exactly, of which the packs only say how many there are."""
+    return metric.counts_events and metric.over != CONTENT
+
+
 def _counts_unseen(metric: Metric) -> bool:
     """Whether it counts what a model does on content tokens, and not messages, which lie in the packs."""
     return metric.counts_events and metric.over == CONTENT
@@ -186,28 +211,81 @@ def _counts_unseen(metric: Metric) -> bool:
 
 def _problems(plan: Plan, cells: list[CellEvidence]) -> tuple[str, ...]:
     found = []
-    for planned, cell in zip(plan.cells, cells, strict=True):
+    for cell in cells:
         if not cell.problem:
             continue
         more = f": it needs about {cell.more_rows:,} more rows" if cell.more_rows else ""
         found.append(
-            f"{cell.pack} has {cell.problem}{more}" if more else f"{planned.pack} at {planned.seq_len}: {cell.problem}"
+            f"{cell.pack} has {cell.problem}{more}" if more else f"{cell.pack} at {cell.seq_len}: {cell.problem}"
         )
+    for cell, rule in _undecided(plan, cells):
+        found.append(
+            f"{rule.metric} can decide nowhere: {cell.pack} at {cell.seq_len} comes nearest with {rule.lacks}"
+            f"{_needed(cell, rule)}"
+        )
+    for cell, rule in _silent(plan, cells):
+        found.append(f"no rule can decide in {cell.pack} at {cell.seq_len}: {rule.metric} has {rule.lacks}")
+    return tuple(found)
+
+
+def _undecided(plan: Plan, cells: Sequence[CellEvidence]) -> list[tuple[CellEvidence, RuleEvidence]]:
+    """The rules that must decide and can do so nowhere, each in the cell where it comes nearest."""
+    found = []
     for metric in plan.must_decide:
         rules = [(cell, rule) for cell in cells for rule in cell.rules if rule.metric == metric and rule.decides]
         if rules and all(rule.lacks for _, rule in rules):
-            cell, rule = min(rules, key=lambda both: both[1].blocks_needed or math.inf)
-            found.append(
-                f"{metric} can decide nowhere: {cell.pack} at {cell.seq_len} comes nearest with {rule.lacks}"
-                f"{_needed(cell, rule)}"
-            )
+            found.append(min(rules, key=lambda both: both[1].blocks_needed or math.inf))
+    return found
+
+
+def _silent(plan: Plan, cells: Sequence[CellEvidence]) -> list[tuple[CellEvidence, RuleEvidence]]:
+    """The deciding cells in which nothing can decide, each with the first of its rules."""
+    found = []
     for planned, cell in zip(plan.cells, cells, strict=True):
-        rules_here = [rule for rule in cell.rules if rule.decides]
-        if plan.cell_decides(planned) and plan.may_be_silent and rules_here and all(r.lacks for r in rules_here):
-            found.append(
-                f"no rule can decide in {cell.pack} at {cell.seq_len}: {rules_here[0].metric} has {rules_here[0].lacks}"
-            )
-    return tuple(found)
+        rules = [rule for rule in cell.rules if rule.decides]
+        if plan.cell_decides(planned) and plan.may_be_silent and rules and all(rule.lacks for rule in rules):
+            found.append((cell, rules[0]))
+    return found
+
+
+def _remedy(plan: Plan, rows: Mapping[str, TokenisedPack], cells: Sequence[CellEvidence]) -> Remedy:
+    """The least that is enough, tried on the blocks that there are; beyond them it is an estimate."""
+    held = min(cell.blocks for cell in cells)
+    inexact = any(_counts_messages(METRICS[rule.metric]) for _, rule in _undecided(plan, cells))
+    wanted = held if any(cell.num_blocks > cell.blocks for cell in cells) else _wanted(plan, cells)
+    while wanted is not None and 0 < wanted <= held:
+        cells = [_evidence(plan, cell, rows[cell.pack], wanted) for cell in plan.cells]
+        if not (_undecided(plan, cells) or _silent(plan, cells)):
+            return Remedy(with_room(wanted, held) if inexact else wanted, wanted, {})
+        further = _wanted(plan, cells)
+        wanted = None if further is None else max(further, math.ceil(wanted * _STEP))
+    return Remedy(wanted or None, wanted or None, {} if wanted is None else _more_rows(plan, rows, wanted))
+
+
+def _wanted(plan: Plan, cells: Sequence[CellEvidence]) -> int | None:
+    """How many blocks would do for everything that cannot decide, as far as the evidence in `cells` can tell."""
+    needed = [rule.blocks_needed for _, rule in _undecided(plan, cells)]
+    for cell, _ in _silent(plan, cells):
+        known = [rule.blocks_needed for rule in cell.rules if rule.decides and rule.blocks_needed is not None]
+        needed.append(min(known, default=None))
+    known = [blocks for blocks in needed if blocks is not None]
+    return max(known) if known and len(known) == len(needed) else None
+
+
+def _more_rows(plan: Plan, rows: Mapping[str, TokenisedPack], num_blocks: int) -> dict[str, int]:
+    """By pack; UNION has what they have."""
+    lengths = {cell.seq_len for cell in plan.cells}
+    more = {
+        name: max(_rows_for(num_blocks - pack.num_tokens // length, length, pack) for length in lengths)
+        for name, pack in rows.items()
+        if name != UNION
+    }
+    return {name: count for name, count in more.items() if count}
+
+
+def _rows_for(blocks: int, seq_len: int, rows: TokenisedPack) -> int:
+    """About how many rows make so many blocks more."""
+    return math.ceil(max(0, blocks) * seq_len * len(rows.pack) / rows.num_tokens) if rows.num_tokens else 0
 
 
 def _needed(cell: CellEvidence, rule: RuleEvidence) -> str:
@@ -215,7 +293,7 @@ def _needed(cell: CellEvidence, rule: RuleEvidence) -> str:
     if rule.blocks_needed is None:
         return ""
     blocks = f"; at best {rule.blocks_needed:,} blocks would do"
-    return f"{blocks}, of which {cell.blocks:,} are there" if rule.blocks_needed > cell.num_blocks else blocks
+    return f"{blocks}, and {cell.blocks:,} are there" if rule.blocks_needed > cell.num_blocks else blocks
 
 
 def _open(plan: Plan, cells: list[CellEvidence]) -> tuple[str, ...]:

@@ -4,7 +4,8 @@ from collections.abc import Iterator, Sequence
 
 from rich.table import Table
 
-from eaftgate.gate.enough import CellEvidence, Enough
+from eaftgate.gate.enough import CellEvidence, Enough, Remedy
+from eaftgate.gate.more_blocks import in_recipe
 from eaftgate.packs.counted import CountedPack, SharedRows
 from eaftgate.packs.harmony import TokenClass
 from eaftgate.tables import terminal_table
@@ -44,10 +45,23 @@ def shared_lines(packs: Sequence[CountedPack], shared: Sequence[SharedRows]) -> 
         yield f"{first} and {second} share {found.rows} rows: UNION has them twice"
 
 
-def enough_lines(enough: Enough) -> Iterator[str]:
+def enough_lines(enough: Enough, *, recipe: bool = False) -> Iterator[str]:
+    """`recipe`: whoever reads it has one."""
     for problem in enough.problems:
         yield f"not enough: {problem}"
     if not enough.problems:
         yield f"enough for {enough.regime} by {enough.policy}: every rule that must decide can"
+    remedy = enough.remedy
+    if remedy is not None and remedy.num_blocks is not None:
+        asked = in_recipe(remedy.num_blocks)
+        words = asked if recipe else f"--num-blocks={remedy.num_blocks} (in a recipe {asked})"
+        rows = [f"about {rows:,} more rows of {pack} to gate on" for pack, rows in remedy.more_rows.items()]
+        yield f"it would be enough with {', '.join([*rows, words])}{_room(remedy)}"
     if enough.open:
         yield f"what only scoring the base can tell: {', '.join(enough.open)}"
+
+
+def _room(remedy: Remedy) -> str:
+    if remedy.num_blocks == remedy.at_best:
+        return ""
+    return f": {remedy.at_best:,} at best, and a tenth on top, for a base does not write every message exactly"

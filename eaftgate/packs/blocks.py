@@ -179,7 +179,7 @@ def cut_blocks(rows: "TokenisedPack", *, seq_len: int, num_blocks: int | None) -
     """The first `num_blocks` blocks of `rows` (all of them when None). Raises UserError as build_blocks does."""
     if seq_len < 2:
         raise UserError(f"seq_len is {seq_len}: a block needs at least 2 tokens, because its first never counts")
-    available = sum(len(part.id_N) for part in rows.parts) // seq_len
+    available = rows.num_tokens // seq_len
     if num_blocks is None:
         num_blocks = available
     if available < num_blocks or num_blocks == 0:
@@ -196,6 +196,10 @@ class TokenisedPack:
 
     pack: Pack
     parts: "tuple[_Tokens, ...]"
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(len(part.id_N) for part in self.parts)
 
 
 @dataclass(frozen=True)

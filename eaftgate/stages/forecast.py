@@ -63,7 +63,9 @@ def forecast_of(
         return None
     gates = load_gates(next(map(Path, values_of(gate, "gates")), DEFAULT_GATES))
     regime = gates.regime(next(iter(values_of(gate, "regime")), DEFAULT_REGIME))
-    packs = next(map(Path, values_of(gate, "packs")), layout.out / "split" / "gate")
+    if given := next(iter(values_of(gate, "num_blocks")), None):
+        regime = regime.model_copy(update={"num_blocks": int(given)})
+    packs = next(map(Path, values_of(gate, "packs")), layout.split / "gate")
     return forecast(base, kept, regime, packs if packs.is_dir() else None, rate=rate, profile=layout.out / "profile")
 
 

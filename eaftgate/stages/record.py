@@ -14,13 +14,14 @@ from pydantic import Field
 from eaftgate import __version__
 from eaftgate.errors import UserError
 from eaftgate.files import sha256_file
+from eaftgate.gate.enough import Remedy
 from eaftgate.gate.results import Parity, is_as_written, read_parity
 from eaftgate.outputs import unfinished
 from eaftgate.packs.pack import pack_paths
 from eaftgate.recipes.recipe import Setting
 from eaftgate.records import Record, read_model, write_model
 from eaftgate.rewrite.manifest import MANIFEST_FILE
-from eaftgate.stages.stage import Stage
+from eaftgate.stages.stage import GATE, PRUNE, Stage
 from eaftgate.visible import visible
 
 RUN_FILE = "run.json"
@@ -29,17 +30,30 @@ Asked = dict[str, str | list[str]]
 
 class StageRecord(Record):
     """`asked` is what the recipe said; `of` what a gate, a report or a lock was made from, by content; `sha256` that of
-    the file that was made, None until it is."""
+    the file that was made, of the gate's the one that parity.json says of itself, None until it is there."""
 
     asked: Asked
     of: dict[str, str] = Field(default_factory=dict)
     sha256: str | None = None
 
 
+class EnoughRecord(Record):
+    """Whether the rows `of` which it was asked, by content, are enough to decide on; `lines` say it, `remedy` what
+    would be (gate/enough.py)."""
+
+    of: dict[str, str]
+    enough: bool
+    problems: tuple[str, ...]
+    lines: tuple[str, ...]
+    remedy: Remedy | None
+
+
 class RunRecord(Record):
     run_schema: Literal["run-1"] = Field(alias="schema", default="run-1")
     stages: dict[str, StageRecord] = Field(default_factory=dict)
-    """By their labels."""
+    """By what they make (`key`)."""
+    enough: EnoughRecord | None = None
+    """None until it is asked, and in files of earlier versions."""
 
 
 def read_record(out: Path) -> RunRecord:
@@ -54,25 +68,56 @@ def remember(
 ) -> RunRecord:
     """Write down that a stage begins, or what it has made."""
     told = StageRecord(asked=_texts(stage.asked), of=dict(of or {}), sha256=sha256)
-    record = RunRecord(stages={**record.stages, stage.label: told})
+    record = record.model_copy(update={"stages": {**record.stages, stage.key: told}})
     write_model(out / RUN_FILE, record)
     return record
 
 
+def remember_enough(out: Path, record: RunRecord, found: EnoughRecord) -> RunRecord:
+    """Write down what was found of the rows."""
+    record = record.model_copy(update={"enough": found})
+    write_model(out / RUN_FILE, record)
+    return record
+
+
+def before(record: RunRecord, stage: Stage) -> StageRecord | None:
+    """What is recorded of a stage; earlier versions did not say of which checkpoint the only one was."""
+    return record.stages.get(stage.key) or record.stages.get(stage.name)
+
+
 def check_asked(recipe: Path, record: RunRecord, stages: Sequence[Stage]) -> None:
-    """Raises UserError where the recipe asks for something else than what is there, or has begun, was made with."""
+    """Raises UserError where the recipe asks for something else than what is there, or has begun, was made with. Not of
+    the gate: it judges again what it has scored."""
     for stage in stages:
-        before = record.stages.get(stage.label)
-        if before is None or not (stage.out.exists() or is_unfinished(stage)):
+        if stage.name == GATE or not (stage.out.exists() or is_unfinished(stage)):
             continue
-        now = _texts(stage.asked)
-        for option in {**before.asked, **now}:
-            if before.asked.get(option) != now.get(option):
-                where = stage.asked[option].where if option in stage.asked else str(recipe)
-                raise UserError(
-                    f"{where}: {stage.name}.{option} is {_word(now.get(option))} here, and {stage.out} was made with "
-                    f"{_word(before.asked.get(option))}: choose another --out, or remove it and what was made from it"
-                )
+        for option, was, now in changes(record, stage):
+            where = stage.asked[option].where if option in stage.asked else str(recipe)
+            raise UserError(
+                f"{where}: {stage.name}.{option} is {now} here, and {stage.out} was made with {was}: choose another "
+                "--out, or remove it and what was made from it"
+            )
+
+
+def changes(record: RunRecord, stage: Stage) -> list[tuple[str, str, str]]:
+    """The options of which a recipe says something else than when the stage was last begun: what it said and what it
+    says now, in words."""
+    told, now = before(record, stage), _texts(stage.asked)
+    if told is None:
+        return []
+    was = told.asked
+    return [
+        (option, _word(was.get(option)), _word(now.get(option)))
+        for option in {**was, **now}
+        if was.get(option) != now.get(option)
+    ]
+
+
+def no_longer_named(out: Path, record: RunRecord, stages: Sequence[Stage]) -> list[str]:
+    """Checkpoints that were made here, are there, and are in the recipe no more."""
+    now = {stage.key for stage in stages}
+    made = [key.removeprefix(f"{PRUNE} ") for key in record.stages if key.startswith(f"{PRUNE} ") and key not in now]
+    return [name for name in made if (out / name).is_dir()]
 
 
 def is_unfinished(stage: Stage) -> bool:
@@ -99,14 +144,14 @@ def judged(results: Path) -> Parity | None:
 
 def made_of(record: RunRecord, stage: Stage, of: Mapping[str, str]) -> bool:
     """Whether the file of a stage is there, as it was made, from just that."""
-    before = record.stages.get(stage.label)
-    return before is not None and before.of == of and stage.out.is_file() and before.sha256 == sha256_file(stage.out)
+    told = before(record, stage)
+    return told is not None and told.of == of and stage.out.is_file() and told.sha256 == sha256_file(stage.out)
 
 
 def made_by_run(record: RunRecord, stage: Stage) -> bool:
     """Whether the file of a stage is what this run has made, so that it may be made anew."""
-    before = record.stages.get(stage.label)
-    return before is not None and stage.out.is_file() and before.sha256 in (None, sha256_file(stage.out))
+    told = before(record, stage)
+    return told is not None and stage.out.is_file() and told.sha256 in (None, sha256_file(stage.out))
 
 
 def _texts(asked: Mapping[str, Setting]) -> Asked:

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,19 +16,26 @@ from eaftgate.outputs import check_outside_checkpoints, check_parent
 from eaftgate.progress import AGAIN, duration
 from eaftgate.stages.process import run_stage, shown_command
 from eaftgate.stages.record import (
+    EnoughRecord,
     RunRecord,
+    before,
+    changes,
     check_asked,
     gate_inputs,
     judged,
     made_by_run,
     made_of,
+    no_longer_named,
     read_record,
     remember,
+    remember_enough,
 )
-from eaftgate.stages.stage import GATE, LOCK, REPORT, Layout, Stage
+from eaftgate.stages.stage import BUILD, GATE, LOCK, LOCK_SUFFIX, PRUNE, REPORT, SPLIT, Layout, Stage
 
 LOCK_FILE = ".run.lock"
 _PASSED, _NEGATIVE, _PUT_RIGHT, _INTERRUPTED = 0, 1, 2, 130
+Ask = Callable[[RunRecord, Callable[[str], None]], EnoughRecord]
+"""Whether the rows are enough, by what is recorded; what is said while it looks goes to the second."""
 _GATE_CODES = {0: _PASSED, 1: _NEGATIVE, 2: _INTERRUPTED}
 
 
@@ -43,11 +50,14 @@ class Ended:
 
 @dataclass(frozen=True)
 class Outcome:
-    """`code` is the run's: 0, 1 for a negative verdict, else that of the stage that could not be done."""
+    """`code` is the run's: 0, 1 for a negative verdict, or one that cannot be, else that of the stage that could not be
+    done. `enough` is what was found of the rows, where it was asked; `stopped` that the run ended there."""
 
     ended: tuple[Ended, ...]
     parity: Parity | None
     code: int
+    enough: EnoughRecord | None = None
+    stopped: bool = False
 
     @property
     def verdicts(self) -> dict[str, RunVerdict]:
@@ -60,6 +70,8 @@ class Outcome:
     @property
     def reason(self) -> str:
         """Why the run is no pass, in one line; nothing where it is one."""
+        if self.stopped and self.enough is not None:
+            return f"not enough: {self.enough.problems[0]}"
         return "" if self.parity is None or self.parity.verdict == "pass" else reason_of(self.parity)
 
 
@@ -71,10 +83,19 @@ def check_place(out: Path) -> None:
         raise UserError(f"{out} is no directory, so nothing can be made in it: choose another --out")
 
 
-def run_stages(recipe: Path, stages: Sequence[Stage], layout: Layout, *, say: Callable[[str], None]) -> Outcome:
+def run_stages(
+    recipe: Path,
+    stages: Sequence[Stage],
+    layout: Layout,
+    *,
+    say: Callable[[str], None],
+    enough: Ask,
+    allow_undecided: bool = False,
+) -> Outcome:
     """Have the directory of the run to oneself, and do in it what is not done. `say` gets every line for people.
 
-    Raises UserError when another run has it, or it was made by a recipe that says something else.
+    `enough` says whether the rows are; where they are not, nothing is profiled, unless undecided is allowed. Raises
+    UserError when another run has it, or it was made by a recipe that says something else.
     """
     check_place(layout.out)
     try:
@@ -82,7 +103,9 @@ def run_stages(recipe: Path, stages: Sequence[Stage], layout: Layout, *, say: Ca
         with held(layout.out / LOCK_FILE):
             record = read_record(layout.out)
             check_asked(recipe, record, stages)
-            return _Running(layout, say, record, [stage for stage in stages if stage.name == "prune"]).through(stages)
+            for name in no_longer_named(layout.out, record, stages):
+                say(f"== {layout.out / name} is in the recipe no more: left alone, and not judged")
+            return _Running(layout, say, record, stages, enough, allow_undecided=allow_undecided).through()
     except Taken as taken:
         raise UserError(
             f"another run is going on in {layout.out} ({taken}): wait for it or choose another --out"
@@ -95,24 +118,59 @@ class _Running:
     """The state of one run: what is recorded so far, and what the gate came to."""
 
     def __init__(
-        self, layout: Layout, say: Callable[[str], None], record: RunRecord, candidates: Sequence[Stage]
+        self,
+        layout: Layout,
+        say: Callable[[str], None],
+        record: RunRecord,
+        stages: Sequence[Stage],
+        enough: Ask,
+        *,
+        allow_undecided: bool,
     ) -> None:
-        self._layout, self._say, self._record = layout, say, record
-        self._candidates = [stage.out for stage in candidates]
+        self._layout, self._say, self._record, self._stages = layout, say, record, stages
+        self._candidates = [stage.out for stage in stages if stage.name == PRUNE]
+        self._ask, self._allow_undecided = enough, allow_undecided
+        self._enough: EnoughRecord | None = None
         self._parity: Parity | None = None
 
-    def through(self, stages: Sequence[Stage]) -> Outcome:
+    def through(self) -> Outcome:
         ended: list[Ended] = []
-        worst = _PASSED
-        for number, stage in enumerate(stages, 1):
-            one, code = self._do(stage, f"{number} of {len(stages)}")
+        worst, asked = _PASSED, False
+        for number, stage in enumerate(self._stages, 1):
+            if stage.name not in (BUILD, SPLIT) and not asked:
+                asked = True
+                if not self._goes_on(stage):
+                    return Outcome(tuple(ended), None, _NEGATIVE, self._enough, stopped=True)
+            one, code = self._do(stage, f"{number} of {len(self._stages)}")
             if one is None:
                 continue
             ended.append(one)
             if code > _NEGATIVE or (code and stage.name not in (GATE, LOCK)):
-                return Outcome(tuple(ended), self._parity, max(code, _PUT_RIGHT))  # torchrun ends with 1 whatever it is
+                worst = max(code, _PUT_RIGHT)  # torchrun ends with 1 whatever it is
+                break
             worst = max(worst, code)
-        return Outcome(tuple(ended), self._parity, worst)
+        return Outcome(tuple(ended), self._parity, worst, self._enough)
+
+    def _goes_on(self, stage: Stage) -> bool:
+        """Whether the gate can come to a verdict, or none is asked for: before what takes long."""
+        gate = next((one for one in self._stages if one.name == GATE), None)
+        if gate is not None and self._judged(gate, self._inputs(gate)) is not None:
+            return True  # it has come to one
+        try:
+            found = self._ask(self._record, self._say)
+        except KeyboardInterrupt:
+            self._say(f"== the check of the rows was interrupted; {AGAIN}")
+            raise
+        self._enough, self._record = found, remember_enough(self._layout.out, self._record, found)
+        for line in found.lines:
+            self._say(f"== {line}")
+        if not found.enough and not self._allow_undecided:
+            self._say(
+                f"== stopped before {stage.label}, for the gate could only be inconclusive: --allow-undecided, or run: "
+                "{allow_undecided: true} in the recipe, goes on all the same"
+            )
+            return False
+        return True
 
     def _do(self, stage: Stage, place: str) -> tuple[Ended | None, int]:
         """None for a stage of which there is nothing to make."""
@@ -136,18 +194,32 @@ class _Running:
         return ended, code
 
     def _gate(self, stage: Stage, place: str) -> tuple[Ended, int]:
-        packs = next(Path(word.removeprefix("--packs=")) for word in _packs(stage))
-        gates = Path(str(stage.asked["gates"].value)) if "gates" in stage.asked else DEFAULT_GATES
-        of = gate_inputs(self._candidates, packs, gates)
-        before = self._record.stages.get(stage.label)
-        parity = judged(stage.out) if before is not None and before.of == of else None
-        if parity is not None:
-            self._parity = parity
-            return self._up_to_date(stage, place), int(parity.verdict != "pass")
+        of = self._inputs(stage)
+        self._parity = self._judged(stage, of)
+        if self._parity is not None:
+            return self._up_to_date(stage, place), int(self._parity.verdict != "pass")
+        if changed := changes(self._record, stage):
+            said = ", ".join(f"{option} is {now} and was {was}" for option, was, now in changed)
+            self._say(f"== {place}: {said}: judged again in {stage.out}, where what is scored stays")
         self._record = remember(self._layout.out, self._record, stage, of=of)
         ended, code = self._begin(stage, place)
         self._parity = judged(stage.out)
+        if self._parity is not None:
+            self._record = remember(self._layout.out, self._record, stage, of=of, sha256=self._parity.sha256)
         return ended, _GATE_CODES.get(code, code if code < 0 else _PUT_RIGHT)
+
+    def _inputs(self, stage: Stage) -> dict[str, str]:
+        packs = next(Path(word.removeprefix("--packs=")) for word in _packs(stage))
+        gates = Path(str(stage.asked["gates"].value)) if "gates" in stage.asked else DEFAULT_GATES
+        return gate_inputs(self._candidates, packs, gates)
+
+    def _judged(self, stage: Stage, of: Mapping[str, str]) -> Parity | None:
+        """What the gate came to of just that, if it has."""
+        told = before(self._record, stage)
+        if told is None or told.of != of or changes(self._record, stage):
+            return None
+        parity = judged(stage.out)
+        return parity if parity is not None and parity.sha256 == told.sha256 else None
 
     def _begin(self, stage: Stage, place: str) -> tuple[Ended, int]:
         lines: list[str] = []
@@ -178,7 +250,7 @@ class _Running:
         return Ended(stage.label, stage.out, None)
 
     def _name(self, stage: Stage) -> str:
-        return stage.out.name.removesuffix(".lock.json")
+        return stage.out.name.removesuffix(LOCK_SUFFIX)
 
     def _was_judged(self, stage: Stage) -> bool:
         assert self._parity is not None

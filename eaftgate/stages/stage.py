@@ -38,6 +38,7 @@ FILLED_IN: Mapping[str, tuple[str, ...]] = {
     LOCK: ("run_dir", "checkpoint", "out"),
 }
 """What a run decides by itself."""
+LOCK_SUFFIX = ".lock.json"
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,10 @@ class Layout:
     """Where things lie in the directory of a run."""
 
     out: Path
+
+    @property
+    def split(self) -> Path:
+        return self.out / "split"
 
     @property
     def results(self) -> Path:
@@ -59,7 +64,7 @@ class Layout:
         return self.out / "report.html"
 
     def lock(self, name: str) -> Path:
-        return self.out / f"{name}.lock.json"
+        return self.out / f"{name}{LOCK_SUFFIX}"
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,11 @@ class Stage:
     asked: Mapping[str, Setting]
     out: Path
     gpus: int = 1
+
+    @property
+    def key(self) -> str:
+        """Its own, however many checkpoints the recipe names."""
+        return f"{self.name} {self.out.name.removesuffix(LOCK_SUFFIX)}" if self.name in (PRUNE, LOCK) else self.name
 
 
 def section_of(stage: str) -> str:
@@ -117,7 +127,7 @@ class _Plan:
         if BUILD in self.has:
             yield self._stage(BUILD, out=place / "packs")
         if self._splits:
-            yield self._stage(SPLIT, *self._split_source(), out=place / "split")
+            yield self._stage(SPLIT, *self._split_source(), out=self.layout.split)
         if self._profiles:
             yield self._stage(
                 PROFILE, *self._named_base(PROFILE), *self._packs(PROFILE), out=place / "profile", gpus=gpus
@@ -179,7 +189,7 @@ class _Plan:
                 "packs split: {dir: PACKS}"
             )
         side = "gate" if stage == GATE else "calibration"
-        return (f"--packs={self.layout.out / 'split' / side}",)
+        return (f"--packs={self.layout.split / side}",)
 
     def _for_prune(self) -> tuple[str, ...]:
         """A profile for whatever chooses, and its packs for what runs the model once more."""

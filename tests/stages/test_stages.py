@@ -13,8 +13,10 @@ from typer.testing import CliRunner
 from eaftgate.commands.app import app
 from eaftgate.errors import UserError
 from eaftgate.recipes.recipe import read_sections
+from eaftgate.stages import enough as asking
 from eaftgate.stages import run as running
 from eaftgate.stages.process import command_of
+from eaftgate.stages.record import EnoughRecord
 from eaftgate.stages.stage import Stage, stages_of
 
 WHOLE = """
@@ -172,12 +174,27 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> Noted:
             stage.out.write_text(stage.label)
         else:
             stage.out.mkdir(exist_ok=True)
+        if stage.name == "split":
+            rows_in(stage.out)
         return 0
 
     monkeypatch.setattr(running, "run_stage", run_stage)
     return noted
 
 
+def rows_in(split: Path) -> None:
+    (split / "gate").mkdir(parents=True, exist_ok=True)
+    (split / "gate" / "chat.parquet").write_bytes(b"")
+
+
+@pytest.fixture
+def enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the rows are."""
+    found = EnoughRecord(of={}, enough=True, problems=(), lines=("enough",), remedy=None)
+    monkeypatch.setattr(asking, "enough_of", lambda *_: found)
+
+
+@pytest.mark.usefixtures("enough")
 def test_a_changed_recipe_is_refused_before_anything_runs(
     eaftgate: Command, recipe: Path, tmp_path: Path, commands: Noted
 ) -> None:
@@ -193,9 +210,8 @@ def test_a_changed_recipe_is_refused_before_anything_runs(
     refused(eaftgate("run", recipe), "profile.seq_len is not said here")
 
 
+@pytest.mark.usefixtures("enough")
 def test_without_a_verdict_there_is_neither_report_nor_lock(eaftgate: Command, recipe: Path, commands: Noted) -> None:
-    (packs := recipe.parent / "out" / "split" / "gate").mkdir(parents=True)
-    (packs / "chat.parquet").write_bytes(b"")
     ended = eaftgate("run", recipe)
     assert commands[-1] == "gate"
     assert "no report: the gate has not come to a verdict" in ended.out
@@ -221,6 +237,7 @@ def test_what_is_up_to_date_is_one_line(
     assert "rows" not in again
 
 
+@pytest.mark.usefixtures("enough")
 @pytest.mark.parametrize(("code", "said"), [(2, 2), (130, 130), (1, 2)])
 def test_the_first_stage_that_fails_ends_the_run(
     eaftgate: Command, recipe: Path, monkeypatch: pytest.MonkeyPatch, code: int, said: int
@@ -229,6 +246,7 @@ def test_the_first_stage_that_fails_ends_the_run(
 
     def run_stage(stage: Stage, **_: Any) -> int:
         begun.append(stage.label)
+        rows_in(recipe.parent / "out" / "split")
         return code if stage.name == "profile" else 0
 
     monkeypatch.setattr(running, "run_stage", run_stage)
@@ -245,6 +263,7 @@ def test_a_stage_that_is_killed_says_how_to_go_on(
     assert "split was ended by signal 9" in ended.err
 
 
+@pytest.mark.usefixtures("enough")
 @pytest.mark.parametrize(
     "name", sorted(path.name for path in (ROOT / "recipes").glob("*.yaml") if "\nrun:" in path.read_text())
 )
