@@ -62,6 +62,9 @@ pre code {{ background: none; padding: 0; font-size: 1em; }} code span {{ displa
   word-break: break-all; }}
 summary {{ cursor: pointer; margin: .6rem 0; }} summary h2, summary h3 {{ display: inline; }}
 ol.lost li {{ margin: .8rem 0; max-width: 60rem; }} ol.lost small {{ display: block; }}
+.matrix {{ font-size: .86rem; }} .matrix th, .matrix td {{ padding: .3rem .4rem; }}
+.matrix th:first-child {{ position: sticky; left: 0; background: var(--page); white-space: normal; min-width: 9rem;
+  max-width: 14rem; }}
 .matrix td a {{ text-decoration: none; color: inherit; }} .matrix td a:hover {{ text-decoration: underline; }}
 .panels {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(min(25rem, 100%), 1fr));
   gap: .8rem; margin-top: .8rem; }}
