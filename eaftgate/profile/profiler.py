@@ -273,7 +273,7 @@ def _observed_streaming(
             _checked(base, observation, scored_BS, where)
             for observation, (where, _, scored_BS) in zip(observations, group, strict=False)
         ]
-        done = min(len(checked) * batch_size, len(gap))
+        done = len(checked) * batch_size  # or less, at the end of the gap
         yield gap[:done], checked
         gap = gap[done:]
 

@@ -156,6 +156,18 @@ def test_a_group_ends_when_time_is_up(
     assert set(groups) == {1}
 
 
+def test_only_the_first_layer_decides_how_many(
+    models: tuple[MoeModel, StreamedModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What has passed it is not thrown away when a later one is slow."""
+    _, parts = models
+    batches = [(np.ones((1, 8), np.int32), np.arange(8)[None] > 3)] * 5
+    passed: list[int] = []
+    monkeypatch.setattr("time.perf_counter", lambda: 1e6 * max(0, len(passed) - len(batches)))
+    assert len(streamed.observe_streamed(parts, batches, passed.append, seconds=0)) == len(batches)
+    assert len(passed) == len(batches) * parts.model.num_layers
+
+
 def test_the_states_of_a_group_take_a_part_of_memory(base: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     size = base.dimensions
     quarter = size.num_experts * 3 * size.hidden_size * size.intermediate_size // 4
