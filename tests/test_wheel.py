@@ -110,7 +110,7 @@ def pruned(product: Product) -> Product:
     few = ("--num-rows", "120", "--seq-len", "128", "--batch-size", "8")
     succeeded(product.run("eaftgate", "profile", base, "--packs", packs, *few, "--out", product.project / "profile"))
     for name, options in (
-        ("keep24", ("--profile", product.project / "profile", "--keep-n", "24")),
+        ("keep24", ("--profile", product.project / "profile", "--method", "eaft-reap", "--keep-n", "24")),
         ("random8", ("--method", "random", "--keep-n", "8")),
     ):
         succeeded(product.run("eaftgate", "prune", base, *options, "--out", product.project / name))

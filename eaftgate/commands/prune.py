@@ -20,7 +20,7 @@ from eaftgate.commands.options import (
 )
 from eaftgate.commands.output import made, say
 from eaftgate.errors import UserError
-from eaftgate.prune.methods import DEFAULT_METHOD, METHODS
+from eaftgate.prune.methods import AUTO, DEFAULT_SCORER, METHODS
 from eaftgate.search.settings import BATCH_SIZE, MAX_POSITIONS, PACK_EXCESS, SearchSettings
 
 COMMANDS = typer.Typer()
@@ -29,8 +29,8 @@ COMMANDS = typer.Typer()
 if TYPE_CHECKING:  # the table's names, which no type checker sees
     MethodChoice = str
 else:
-    MethodChoice = StrEnum("MethodChoice", {name: name for name in METHODS})
-_DEFAULT = MethodChoice(DEFAULT_METHOD)
+    MethodChoice = StrEnum("MethodChoice", {name: name for name in (AUTO, *METHODS)})
+_DEFAULT = MethodChoice(AUTO)
 _BESIDE_KEEP_SETS = {
     "base",
     "out_dir",
@@ -71,7 +71,7 @@ def prune(
     keep_n: KeepNOption = None,
     keep_frac: KeepFracOption = None,
     method: Annotated[
-        MethodChoice, typer.Option(metavar="METHOD", help="What ranks the experts; each is explained below.")
+        MethodChoice, typer.Option(metavar="METHOD", help="What chooses the experts; each is explained below.")
     ] = _DEFAULT,
     alignment: Annotated[Alignment | None, typer.Option(help="Default: the profile's.")] = None,
     w_good: Annotated[float, typer.Option(help="Weight of tokens the model is sure and right about.")] = 1.0,
@@ -80,13 +80,15 @@ def prune(
     class_weight: Annotated[
         str,
         typer.Option(
-            help="What tokens count by class, like call=8,header=4, or balanced (rare tokens, calls and headers more); "
-            "classes: header, analysis, final, commentary, call, other, close."
+            help="What tokens count by class, like call=8,header=4, or balanced (rare tokens, calls and headers more), "
+            "or plain (content alone, every token alike); classes: header, analysis, final, commentary, call, other, "
+            "close. Default: balanced for auto, where the profile knows classes, else plain."
         ),
     ] = "",
     seed: Annotated[int, typer.Option(min=0, help="Of --method random, and of the positions that a search draws.")] = 0,
     packs: Annotated[
-        Path | None, typer.Option(help="The packs of the profile, for greedy, refined and --pre-gate; no others do.")
+        Path | None,
+        typer.Option(help="The profile's packs, for greedy, refined and --pre-gate; auto looks where they were."),
     ] = None,
     pre_gate: Annotated[
         bool, typer.Option("--pre-gate", help="Show, before writing, the parity of the choice on --packs, by masking.")
@@ -115,9 +117,17 @@ def prune(
     from eaftgate.judge.cell import JudgedCell
     from eaftgate.outputs import check_directory
     from eaftgate.profile.profile import open_profile
-    from eaftgate.prune.checkpoint import ModelRun, PruneRequest, check_request, prune_checkpoint
+    from eaftgate.prune.auto import chosen_automatically
+    from eaftgate.prune.checkpoint import (
+        ModelRun,
+        PruneRequest,
+        check_profile,
+        check_request,
+        keeps_all,
+        prune_checkpoint,
+    )
     from eaftgate.rewrite.plan import GB
-    from eaftgate.select.class_weights import ClassWeights, parse_class_weights
+    from eaftgate.select.class_weights import parse_class_weights
     from eaftgate.select.saliency import EaftWeights
     from eaftgate.select.scores import open_scores
 
@@ -137,11 +147,11 @@ def prune(
     request = PruneRequest(
         keep_n=keep_n,
         keep_frac=keep_frac,
-        method=str(method),
+        method=DEFAULT_SCORER if str(method) == AUTO else str(method),
         alignment=None if alignment is None else alignment.value,
         weights=EaftWeights(good=w_good, conflict=w_conflict, uncertain=w_uncertain),
         search=SearchSettings(max_positions, seed, pack_excess, batch_size),
-        classes=parse_class_weights(class_weight) if class_weight else ClassWeights(),
+        classes=parse_class_weights(class_weight) if class_weight else None,
         allow_any_keep_n=allow_any_keep_n,
         run=run,
         keep_sets=keep_sets,
@@ -150,7 +160,18 @@ def prune(
     check_request(checkpoint, request)
     read = None if profile_dir is None else open_profile(profile_dir)
     scores = None if scores_file is None else open_scores(scores_file)
+    said = None
+    digest = checkpoint_digest(checkpoint)
+    if str(method) == AUTO and (source := read or scores) and not keeps_all(checkpoint, request):
+        if read is not None:
+            check_profile(checkpoint, digest, read)
+        automatic = chosen_automatically(checkpoint, source, request, device=device, dtype=dtype)
+        request, said = automatic.request, automatic.said
     judged: list[JudgedCell] = []
+
+    def begin() -> None:
+        if said is not None and not as_json:
+            say(said)
 
     def show(cell: JudgedCell) -> None:
         from eaftgate.prune.pre_gate import pre_gate_lines
@@ -159,7 +180,7 @@ def prune(
         if not as_json:
             say(*pre_gate_lines(cell))
 
-    prune_checkpoint(checkpoint, checkpoint_digest(checkpoint), read, request, out_dir, scores=scores, show=show)
+    prune_checkpoint(checkpoint, digest, read, request, out_dir, scores=scores, begin=begin, show=show)
     pruned = open_checkpoint(out_dir)
     kept, of = pruned.num_experts, checkpoint.num_experts
     summary = {
@@ -168,6 +189,7 @@ def prune(
         "num_experts": of,
         "bytes": pruned.nbytes,
         "base_bytes": checkpoint.nbytes,
+        **({} if said is None else {"auto": said}),
         **({"pre_gate": asdict(judged[0])} if judged else {}),
     }
     made(

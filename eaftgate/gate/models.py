@@ -164,7 +164,7 @@ class Models:
                     options = self.plan.options  # dequantised, also where the gate scores MXFP4 as it is
                     plain = default_settings(device=options.device, dtype=options.dtype, dequantize=True)
                     profile = profile_checkpoint(base.checkpoint, base.digest, request, profile_dir, plain)
-                pruning = PruneRequest(keep_n=keep_n, classes=BALANCED_WEIGHTS)
+                pruning = PruneRequest(keep_n=keep_n, method="eaft-reap", classes=BALANCED_WEIGHTS)
                 prune_checkpoint(base.checkpoint, base.digest, profile, pruning, out)
         return out
 

@@ -55,6 +55,14 @@ class ModelSettings:
             **({"rotary": "float32"} if self.dequantize and self.dtype == "bfloat16" else {}),
         }
 
+    @property
+    def hardware(self) -> str:
+        """What decides how fast it runs, as far as that has a name: a speed measured on another says nothing."""
+        device, threads = self.describe()["device"], torch.get_num_threads()
+        if device == "cpu":
+            device += f" with {threads} thread{'s' if threads > 1 else ''}"
+        return f"{device} in {self.dtype}"
+
 
 def default_settings(*, device: str | None = None, dtype: str | None = None, dequantize: bool = False) -> ModelSettings:
     """CUDA with bfloat16 when there is a GPU, otherwise the CPU with float32.

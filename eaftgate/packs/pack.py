@@ -1,7 +1,7 @@
 """Packs: Parquet files of Harmony conversations, their row identities and orders (SPEC section 2)."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from eaftgate.errors import UserError
+from eaftgate.files import sha256_json
 from eaftgate.packs.harmony import MalformedRow, assistant_messages
 from eaftgate.visible import check_encoded
 
@@ -195,6 +196,11 @@ def union(packs: Sequence[Pack]) -> Pack:
         tuple(pack.domains[i] for pack, i in picks),
         "; ".join(pack.left_out for pack in packs if pack.left_out),
     )
+
+
+def rows_digest(packs: Iterable[Pack]) -> str:
+    """sha256 over all rows' identities by pack, whatever their order."""
+    return sha256_json({pack.name: sorted(pack.identities) for pack in packs})
 
 
 def named_packs(directory: Path, *, seed: int | None) -> dict[str, Pack]:

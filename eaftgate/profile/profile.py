@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
 from pydantic import ConfigDict, Field
 
@@ -25,6 +25,13 @@ class RanOn(Record):
 
     device: str
     dtype: str
+
+
+class Speed(Record):
+    """Of one process, over all tokens, prompts too; `on` is ModelSettings.hardware."""
+
+    tokens_per_second: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    on: str
 
 
 class Thresholds(Record):
@@ -64,6 +71,7 @@ class ProfileDescription(Record):
     rows: list[str]
     thresholds: Thresholds | None = None
     seconds: float | None = None
+    speed: Speed | None = None
     trace: dict[str, str] | None = None
     """sha256 of every shard's arrays, by its name."""
 

@@ -22,13 +22,12 @@ from eaftgate.collect.collection import check_stats, count_not_finite
 from eaftgate.collect.stretches import finished_stretches, missing_stretches
 from eaftgate.errors import UserError
 from eaftgate.families.model import MoeModel
-from eaftgate.files import sha256_json
 from eaftgate.model.load import ModelSettings, load_model
 from eaftgate.model.memory import lack_of_memory
 from eaftgate.model.stream import StreamedModel
 from eaftgate.outputs import build, check_directory, joined, up_to_date
 from eaftgate.packs.blocks import Blocks, BoolArray, IntArray, build_blocks
-from eaftgate.packs.pack import UNION, Pack, named_packs
+from eaftgate.packs.pack import UNION, Pack, named_packs, rows_digest
 from eaftgate.packs.tokenizer import load_tokenizer
 from eaftgate.profile.observe import Observation, observe_batch
 from eaftgate.profile.profile import (
@@ -39,6 +38,7 @@ from eaftgate.profile.profile import (
     Profile,
     ProfileDescription,
     RanOn,
+    Speed,
     Thresholds,
     check_trace,
     open_profile,
@@ -121,7 +121,7 @@ def profile_checkpoint(
         if ranks.first:
             _remove_damaged(directory)
         ranks.wait()
-        seconds = _trace_blocks(
+        seconds, tokens = _trace_blocks(
             base, base_digest, settings, request.batch_size, rows, blocks, sorted(packs), directory, ranks, out,
             stream=stream,
         )  # fmt: skip
@@ -134,6 +134,7 @@ def profile_checkpoint(
                 "packs_dir": str(request.packs),
                 "thresholds": _thresholds(trace),
                 "seconds": seconds,
+                "speed": Speed(tokens_per_second=tokens / seconds, on=settings.hardware) if tokens else None,
                 "trace": shard_digests(directory),
             }
             write_model(work.payload / PROFILE_FILE, description.model_copy(update=made))
@@ -167,7 +168,7 @@ def _describe(
         base=ModelIdentity(name=base.name, digest=base_digest),
         dimensions=TraceDimensions(num_layers=base.num_layers, num_experts=base.num_experts, top_k=base.top_k),
         packs={name: rows.sources[:used].count(name) for name in sorted(packs)},
-        packs_digest=sha256_json({name: sorted(pack.identities) for name, pack in packs.items()}),
+        packs_digest=rows_digest(packs.values()),
         num_rows=request.num_rows,
         seq_len=request.seq_len,
         seed=request.seed,
@@ -184,7 +185,7 @@ def _describe(
 
 def _made_from(description: ProfileDescription) -> dict[str, Any]:
     """By content: where base and packs lie, and the rows, of which the digest of the blocks is enough."""
-    found = {"profile_schema", "eaftgate", "packs_dir", "rows", "thresholds", "seconds", "trace"}
+    found = {"profile_schema", "eaftgate", "packs_dir", "rows", "thresholds", "seconds", "speed", "trace"}
     told = description.model_dump(mode="json", exclude=found)
     return {**told, "command": "profile", "base": description.base.digest}
 
@@ -202,13 +203,14 @@ def _trace_blocks(
     out: Path,
     *,
     stream: bool | None,
-) -> float:
-    """Observe every block of this rank's share that no finished shard holds; returns the seconds spent in the model."""
+) -> tuple[float, int]:
+    """Observe every block of this rank's share that no finished shard holds; returns the seconds spent in the model,
+    and the tokens that it ran over in them."""
     directory.mkdir(exist_ok=True)
     share = ranks.share(blocks.num_blocks, batch_size)
     missing = missing_stretches(share, shard_ranges(directory).values())
     if not missing:
-        return 0.0
+        return 0.0, 0
     pack_R = np.array([pack_names.index(source) for source in rows.sources], dtype=np.uint8)
     if stream is None and (lack := lack_of_memory(base, settings)):
         stream = True
@@ -221,7 +223,8 @@ def _trace_blocks(
         else:
             observe = partial(_observed, base, load_model(base.path, settings))
         check_unchanged(base, base_digest)  # before anything is kept of what it puts out
-        bar.show(0, sum(map(len, missing)) * blocks.seq_len)
+        tokens = sum(map(len, missing)) * blocks.seq_len
+        bar.show(0, tokens)
         started = time.perf_counter()
         for gap in missing:
             for held, observations in observe(blocks, gap, batch_size, bar.advance):
@@ -229,7 +232,7 @@ def _trace_blocks(
                     check_unchanged(base, base_digest)  # which was read again and again
                 part = blocks.reordered(np.arange(held.start, held.stop))
                 save_shard(directory, shard_name(held.start, held.stop), _shard(observations, part, pack_R))
-    return time.perf_counter() - started
+    return time.perf_counter() - started, tokens
 
 
 _Observe = Callable[[Blocks, range, int, Callable[[int], None]], Iterator[tuple[range, list[Observation]]]]
@@ -273,7 +276,7 @@ def _observed_streaming(
             _checked(base, observation, scored_BS, where)
             for observation, (where, _, scored_BS) in zip(observations, group, strict=False)
         ]
-        done = len(checked) * batch_size  # or less, at the end of the gap
+        done = min(len(checked) * batch_size, len(gap))
         yield gap[:done], checked
         gap = gap[done:]
 

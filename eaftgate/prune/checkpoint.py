@@ -18,7 +18,7 @@ from eaftgate.progress import progress_bar
 from eaftgate.prune.card import model_card
 from eaftgate.prune.keep_sets import GivenKeepSets, read_keep_sets
 from eaftgate.prune.methods import (
-    DEFAULT_METHOD,
+    DEFAULT_SCORER,
     KEEP_SETS,
     NO_OP,
     Choice,
@@ -56,16 +56,16 @@ class ModelRun:
 
 @dataclass(frozen=True)
 class PruneRequest:
-    """`alignment` None takes the profile's. `keep_sets` is a file that says which experts are kept; then no method is
-    asked."""
+    """`alignment` None takes the profile's; `classes` None is what the method does by itself. `keep_sets` is a file
+    that says which experts are kept; then no method is asked."""
 
     keep_n: int | None = None
     keep_frac: float | None = None
-    method: str = DEFAULT_METHOD
+    method: str = DEFAULT_SCORER
     alignment: str | None = None
     weights: EaftWeights = field(default_factory=EaftWeights)
     search: SearchSettings = field(default_factory=SearchSettings)
-    classes: ClassWeights = field(default_factory=ClassWeights)
+    classes: ClassWeights | None = None
     allow_any_keep_n: bool = False
     run: ModelRun | None = None
     keep_sets: Path | None = None
@@ -83,6 +83,11 @@ def check_request(base: Checkpoint, request: PruneRequest) -> None:
     companions(base)
 
 
+def keeps_all(base: Checkpoint, request: PruneRequest) -> bool:
+    """Whether no method is asked, because every expert stays. Raises UserError as check_request does."""
+    return request.keep_sets is None and _keep_n(base, request, None) == base.num_experts
+
+
 def prune_checkpoint(
     base: Checkpoint,
     base_digest: str,
@@ -91,10 +96,12 @@ def prune_checkpoint(
     out: Path,
     *,
     scores: Scores | None = None,
+    begin: Callable[[], None] = lambda: None,
     show: "Callable[[JudgedCell], None] | None" = None,
 ) -> None:
-    """Write the pruned checkpoint to `out`, unless it is there and was made from the same. Before that, `show` gets the
-    pre-gate's cell if one was asked for.
+    """Write the pruned checkpoint to `out`, unless it is there and was made from the same. `begin` is called when
+    nothing but the work itself can fail any more; before anything is written, `show` gets the pre-gate's cell if one
+    was asked for.
 
     `scores` (of a checkpoint pruned before) take the place of the profile. Raises UserError; see rewrite_checkpoint
     for what is left behind.
@@ -129,9 +136,10 @@ def prune_checkpoint(
     with claimed(out):
         if request.run is None:
             choice = method.choose(Sight(base.num_layers, base.num_experts, source), settings)
+            begin()
         else:
             assert profile is not None  # by _profile_of_run
-            choice, judged = _chosen_on_model(base, method, profile, settings, request.run, out)
+            choice, judged = _chosen_on_model(base, method, profile, settings, request.run, out, begin)
             if judged is not None and show is not None:
                 show(judged)
         description = None if source is None else source.description
@@ -169,13 +177,13 @@ def _made_from(
     }
     if source is not None:
         # Not how the trace lies in files, which is a matter of time, nor what a scores snapshot does not know.
-        left_out = {"base", "eaftgate", "packs_dir", "seconds", "thresholds", "trace"}
+        left_out = {"base", "eaftgate", "packs_dir", "seconds", "speed", "thresholds", "trace"}
         described = source.description.model_dump(mode="json", exclude=left_out)
         made["profile"] = sha256_json(described | {"base": source.description.base.digest})
     if settings.given is not None:
         made["keep_sets"] = settings.given.sha256
     if source is not None and method.needs != "nothing":
-        made["class_weights"] = settings.classes.as_dict()
+        made["class_weights"] = (settings.classes or ClassWeights()).as_dict()
     if "alignment" in method.uses and source is not None:
         made["alignment"] = settings.alignment or (
             source.alignment if isinstance(source, Scores) else source.description.alignment
@@ -234,7 +242,13 @@ def _profile_of_run(
 
 
 def _chosen_on_model(
-    base: Checkpoint, method: Method, profile: Profile, settings: Settings, run: ModelRun, out: Path
+    base: Checkpoint,
+    method: Method,
+    profile: Profile,
+    settings: Settings,
+    run: ModelRun,
+    out: Path,
+    begin: Callable[[], None],
 ) -> tuple[Choice, "JudgedCell | None"]:
     """Keep sets by a method that runs the base, or by any method and pre-gated; only the profile's own rows are looked
     at. How far a refinement has come lies beside `out` until that is written."""
@@ -245,6 +259,7 @@ def _chosen_on_model(
     blocks = calibration_blocks(base, profile, run.packs)
     sight = Sight(base.num_layers, base.num_experts, profile)
     choice = None if method.needs == "model" else method.choose(sight, settings)  # before the model: it may refuse
+    begin()
     described = run.model.describe()
     doing = "pre-gate" if choice is not None else method.name
     with progress_bar(doing, None, unit="layers", out=out) as bar:

@@ -25,7 +25,13 @@ if TYPE_CHECKING:
     from eaftgate.select.saliency import EaftWeights
     from eaftgate.select.scores import Scores
 
-DEFAULT_METHOD = "eaft-reap"
+AUTO = "auto"
+"""What --method calls no method, but a choice between two (eaftgate.prune.auto)."""
+DEFAULT_SCORER = "eaft-reap"
+"""What ranks the experts where nothing else is asked for."""
+SEARCH = "refined"
+"""What chooses them where it takes AUTO_MINUTES at most, by its estimate."""
+AUTO_MINUTES = 20
 
 Needs = Literal["nothing", "trace", "model"]
 """`trace`: a profile, or the scores that were cut from one. `model`: besides a profile the base itself, loaded, and the
@@ -34,12 +40,13 @@ profile's blocks to run it over."""
 
 @dataclass(frozen=True)
 class Settings:
-    """What is asked for. A method takes from it what its `uses` name; `alignment` None takes the profile's."""
+    """What is asked for. A method takes from it what its `uses` name; `alignment` None takes the profile's, `classes`
+    None is what the method does by itself: content alone, every token alike."""
 
     keep_n: int
     weights: "EaftWeights"
     search: SearchSettings
-    classes: "ClassWeights"
+    classes: "ClassWeights | None" = None
     alignment: str | None = None
     given: "GivenKeepSets | None" = None
 
@@ -96,10 +103,11 @@ class Method:
 
 def _scoring(name: str, scorer: Scorer) -> Method:
     def choose(sight: Sight, settings: Settings) -> Choice:
+        from eaftgate.select.class_weights import ClassWeights
         from eaftgate.select.keep import scored_keep_sets
 
         weights, scores = settings.weights, _scores(sight, settings)
-        sums = scores.weighed(settings.classes)
+        sums = scores.weighed(settings.classes or ClassWeights())
         keep = scored_keep_sets(sums, method=name, keep_n=settings.keep_n, weights=weights)
         shown = {"w_good": weights.good, "w_conflict": weights.conflict, "w_uncertain": weights.uncertain}
         return Choice(
@@ -117,9 +125,10 @@ def _weighed(settings: Settings, *, option: bool = False) -> dict[str, Any]:
     """What is remembered of the classes' weights, where they are not the plain ones; as an option, as it is given."""
     from eaftgate.select.class_weights import ClassWeights
 
-    if settings.classes == ClassWeights():
+    classes = settings.classes
+    if classes is None or classes == ClassWeights():
         return {}
-    return {"class_weight": settings.classes.as_option()} if option else {"class_weights": settings.classes.as_dict()}
+    return {"class_weight": classes.as_option()} if option else {"class_weights": classes.as_dict()}
 
 
 def _scores(sight: Sight, settings: Settings) -> "Scores":

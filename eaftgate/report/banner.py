@@ -2,8 +2,10 @@
 
 import shlex
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
+from eaftgate.errors import UserError
 from eaftgate.gate.conclusion import of_checkpoint, reason_of
 from eaftgate.gate.identity import CheckpointIdentity
 from eaftgate.gate.options import PRUNED
@@ -12,6 +14,8 @@ from eaftgate.judge.wording import shown
 from eaftgate.report.margins import nearest
 from eaftgate.report.rows import command_html, html_text
 from eaftgate.rewrite.keep_n import KEEP_MULTIPLE
+from eaftgate.rewrite.manifest import read_manifest
+from eaftgate.select.class_weights import ClassWeights
 from eaftgate.select.scorers import SCORERS
 from eaftgate.select.scores import SCORES_FILE
 from eaftgate.visible import visible
@@ -135,11 +139,19 @@ def _after_a_fail(parity: Parity, name: str, given: str) -> Iterator[Step]:
         return
     more, place = found.experts + KEEP_MULTIPLE, Path(given)
     cut = ["eaftgate", "prune", base.given, "--scores", str(place / SCORES_FILE), "--keep-n", str(more)]
-    cut += ["--method", found.method]
+    cut += ["--method", found.method, *_class_weight(place)]
     yield (
         f"Or keep {more} of {base.experts} experts, cut from the same scores:",
         shlex.join([*cut, "--out", str(place.with_name(f"{place.name}-keep{more}"))]),
     )
+
+
+def _class_weight(place: Path) -> list[str]:
+    """The option of eaftgate prune that it was chosen with, if there was one; nothing where the checkpoint is not."""
+    with suppress(UserError, OSError):
+        if weights := read_manifest(place).selection.class_weights:
+            return ["--class-weight", ClassWeights.named(weights).as_option()]
+    return []
 
 
 def _facts(parity: Parity, name: str) -> Iterator[str]:

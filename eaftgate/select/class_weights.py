@@ -32,6 +32,7 @@ FloatArray = NDArray[np.float64]
 FEWEST = 3
 """Types that occur less often weigh no more: of one or two tokens, chance decides which expert carries them."""
 BALANCED = "balanced"
+PLAIN = "plain"
 _TYPE_BITS = 32
 
 
@@ -98,6 +99,7 @@ class ClassWeights:
 
 BALANCED_WEIGHTS = ClassWeights(header=1.0, call=16.0, close=1.0, type_power=0.75)
 """Chosen on calibration rows of two models (docs/selection.md)."""
+PRESETS = {PLAIN: ClassWeights(), BALANCED: BALANCED_WEIGHTS}
 
 
 @dataclass(frozen=True)
@@ -152,11 +154,12 @@ class TokenWeights:
 
 
 def parse_class_weights(text: str) -> ClassWeights:
-    """`call=8,header=4`, `balanced`, or both: the preset first, then what differs from it. Raises UserError."""
+    """`call=8,header=4`, a preset (`plain`, `balanced`), or both: the preset first, then what differs from it. Raises
+    UserError."""
     parts = [part.strip() for part in text.split(",")]
     weights = ClassWeights()
-    if parts[0] == BALANCED:
-        weights, parts = BALANCED_WEIGHTS, parts[1:]
+    if parts[0] in PRESETS:
+        weights, parts = PRESETS[parts[0]], parts[1:]
     names = [field.name for field in fields(ClassWeights)]
     given: set[str] = set()
     for part in parts:
@@ -168,8 +171,8 @@ def parse_class_weights(text: str) -> ClassWeights:
             found = ""
         if not found or name not in names:
             raise UserError(
-                f"--class-weight is {text!r}: it must be {BALANCED}, or weights like call=8,header=4, of "
-                f"{', '.join(names)}{did_you_mean(name, [*names, BALANCED])}"
+                f"--class-weight is {text!r}: it must be {', '.join(PRESETS)}, or weights like call=8,header=4, of "
+                f"{', '.join(names)}{did_you_mean(name, [*names, *PRESETS])}"
             )
         if name in given:
             raise UserError(f"--class-weight is {text!r}: it gives {name} twice")

@@ -119,7 +119,7 @@ def scores_files(scores: Scores) -> dict[str, bytes]:
         **({} if scores.classes == ClassWeights() else {"class_weights": scores.classes.as_dict()}),
         **({} if by_class is None else {"classes": _classes_told(by_class)}),
         "profile": description.model_dump(
-            by_alias=True, exclude={"rows", "eaftgate", "thresholds", "seconds", "trace"}
+            by_alias=True, exclude={"rows", "eaftgate", "thresholds", "seconds", "speed", "trace"}
         ),
     }
     told["sha256"] = sha256_json(told)

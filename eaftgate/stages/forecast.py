@@ -124,4 +124,6 @@ def _profiled(profile: Path) -> float | None:
         told = read_model(profile / PROFILE_FILE, ProfileDescription, what="profile", remedy="profile again")
     except UserError:
         return None
+    if told.speed is not None:
+        return told.speed.tokens_per_second
     return None if not told.seconds else told.num_blocks * told.seq_len / told.seconds

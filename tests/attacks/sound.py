@@ -33,7 +33,9 @@ def make_sound(directory: Path) -> None:
         pq.write_table(pa.table({"text": rows}), directory / "packs" / f"{pack}.parquet")
     base, profile = directory / "base", directory / "profile"
     _eaftgate("profile", base, "--packs", directory / "packs", "--seq-len", 64, "--out", profile)
-    _eaftgate("prune", base, "--profile", profile, "--keep-n", KEEP_N, "--out", directory / "pruned")
+    _eaftgate(
+        "prune", base, "--profile", profile, "--keep-n", KEEP_N, "--method", "eaft-reap", "--out", directory / "pruned"
+    )
     (directory / "run").mkdir()
     write_parity(directory / "run", parity_of(parity_cell(checkpoint="pruned", name="pruned")))
 

@@ -160,7 +160,9 @@ def test_json_of_split_profile_prune_and_cost(eaftgate: Command, profile: Profil
     packs = tmp_path / "split" / "calibration"
     small = ("--num-rows", 6, "--seq-len", 64, "--device", "cpu")
     assert parsed("profile", BASE, "--packs", packs, *small, "--out", tmp_path / "profile")["counted_tokens"] > 0
-    pruned = parsed("prune", BASE, "--profile", profile.path, "--keep-frac", 0.6, "--out", tmp_path / "pruned")
+    pruned = parsed(
+        "prune", BASE, "--profile", profile.path, "--keep-frac", 0.6, "--method", "ean", "--out", tmp_path / "pruned"
+    )
     assert (pruned["keep_n"], pruned["num_experts"]) == (20, 32)
     cost = parsed("cost", BASE, "--keep-frac", 0.6, "--regime", "fixture")
     assert cost["pruned_bytes"] == pruned["bytes"] == open_checkpoint(tmp_path / "pruned").nbytes

@@ -40,7 +40,9 @@ JOBS = {
     "split": Job(("packs", "split", "@/packs", "--out", "out")),
     "profile": Job(("profile", "@/base", "--packs", "@/packs", *SMALL, "--out", "out")),
     "streamed": Job(("profile", "@/base", "--packs", "@/packs", *SMALL, "--stream", "--out", "out")),
-    "prune": Job(("prune", "@/base", "--profile", "@/profile", "--keep-n", 4, "--out", "out")),
+    "prune": Job(
+        ("prune", "@/base", "--profile", "@/profile", "--keep-n", 4, "--method", "eaft-reap", "--out", "out")
+    ),
     "refined": Job(
         ("prune", "@/base", "--profile", "@/profile", "--packs", "@/packs", "--keep-n", 4, "--method", "refined",
          "--max-positions", 150, "--device", "cpu", "--out", "out")

@@ -87,7 +87,7 @@ def contents(found: Profile) -> dict[str, NDArray[Any]]:
 def assert_identical(a: Profile, b: Profile) -> None:
     for name, array in contents(a).items():
         np.testing.assert_array_equal(array, contents(b)[name], err_msg=name)
-    of_a_run: dict[str, Any] = {"seconds": None, "trace": None}  # how long it took, and where its shards end
+    of_a_run: dict[str, Any] = {"seconds": None, "speed": None, "trace": None}  # how long it took, where shards end
     assert a.description.model_copy(update=of_a_run) == b.description.model_copy(update=of_a_run)
 
 
@@ -106,6 +106,9 @@ def test_description(base: Checkpoint, request_: ProfileRequest, whole: Profile)
     assert description["model"]["dtype"] == "float32"
     assert len(description["packs_digest"]) == 64
     assert (description["seed"], description["seq_len"], description["alignment"]) == (5, SEQ_LEN, "predicting")
+    tokens = blocks.num_blocks * SEQ_LEN  # prompts are run, too
+    assert description["speed"]["tokens_per_second"] == pytest.approx(tokens / description["seconds"])
+    assert description["speed"]["on"].startswith("cpu with ")
     trace = whole.trace
     assert description["thresholds"] == {
         name: pytest.approx(slow_quantile(trace.column(column)[trace.column("content_T")].tolist(), q), abs=1e-6)

@@ -28,13 +28,13 @@ from eaftgate.profile.profiler import ProfileRequest, profile_checkpoint
 from eaftgate.profile.trace import FORMS, TraceShard, save_shard
 
 DIGEST = "0" * 64
-SIZE = Size(layers=3)
 CPU, CPU_BF16 = (ModelSettings("cpu", dtype, dequantize=True) for dtype in ("float32", "bfloat16"))
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    return open_checkpoint(write_lively_checkpoint(tmp_path_factory.mktemp("base"), size=SIZE))
+@pytest.fixture(scope="module", params=["mxfp4", "plain"])
+def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    mxfp4 = request.param == "mxfp4"
+    return open_checkpoint(write_lively_checkpoint(tmp_path_factory.mktemp("base"), size=Size(layers=3), mxfp4=mxfp4))
 
 
 @pytest.fixture(scope="module")
@@ -73,16 +73,14 @@ def whole(base: Checkpoint, packs: Path, tmp_path_factory: pytest.TempPathFactor
 def assert_identical(found: Profile, expected: Profile) -> None:
     ours, theirs = columns(found), columns(expected)
     assert [name for name in FORMS if ours[name] != theirs[name]] == []
-    of_a_run: dict[str, Any] = {"seconds": None, "trace": None}
+    of_a_run: dict[str, Any] = {"seconds": None, "speed": None, "trace": None}
     assert found.description.model_copy(update=of_a_run) == expected.description.model_copy(update=of_a_run)
 
 
-@pytest.fixture(scope="module", params=["mxfp4 float32", "mxfp4 bfloat16", "plain bfloat16"])
-def models(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[MoeModel, StreamedModel]:
-    stored, dtype = request.param.split()
-    path = write_lively_checkpoint(tmp_path_factory.mktemp("models"), size=SIZE, mxfp4=stored == "mxfp4")
-    of = ModelSettings("cpu", dtype, dequantize=True)
-    return load_model(path, of), StreamedModel(open_checkpoint(path), of)
+@pytest.fixture(scope="module", params=["float32", "bfloat16"])
+def models(base: Checkpoint, request: pytest.FixtureRequest) -> tuple[MoeModel, StreamedModel]:
+    of = ModelSettings("cpu", request.param, dequantize=True)
+    return load_model(base.path, of), StreamedModel(base, of)
 
 
 @settings(max_examples=20)
@@ -156,18 +154,6 @@ def test_a_group_ends_when_time_is_up(
     found = profile(base, ProfileRequest(packs, seq_len=24, batch_size=2), tmp_path / "profile", stream=True)
     assert_identical(found, whole)
     assert set(groups) == {1}
-
-
-def test_only_the_first_layer_decides_how_many(
-    models: tuple[MoeModel, StreamedModel], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What has passed it is not thrown away when a later one is slow."""
-    _, parts = models
-    batches = [(np.ones((1, 8), np.int32), np.arange(8)[None] > 3)] * 5
-    passed: list[int] = []
-    monkeypatch.setattr("time.perf_counter", lambda: 1e6 * max(0, len(passed) - len(batches)))
-    assert len(streamed.observe_streamed(parts, batches, passed.append, seconds=0)) == len(batches)
-    assert len(passed) == len(batches) * parts.model.num_layers
 
 
 def test_the_states_of_a_group_take_a_part_of_memory(base: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from tiny_checkpoint import write_tiny_checkpoint
 from eaftgate.checkpoint.checkpoint import open_checkpoint
 from eaftgate.errors import UserError
 from eaftgate.prune.checkpoint import PruneRequest, prune_checkpoint
-from eaftgate.prune.methods import METHODS, Choice, Method, Settings, Sight
+from eaftgate.prune.methods import AUTO, METHODS, Choice, Method, Settings, Sight
 from eaftgate.recipes.recipe import RECIPE_FILE, read_section
 from eaftgate.rewrite.manifest import read_manifest
 from eaftgate.search.search import STARTS
@@ -52,7 +52,7 @@ def test_a_method_is_one_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_the_command_line_offers_the_table(eaftgate: Command, tmp_path: Path) -> None:
     ended = eaftgate("prune", tmp_path, "--method", "best", "--out", tmp_path / "out")
-    refused(ended, f"'best' is not one of {', '.join(repr(name) for name in METHODS)}")
+    refused(ended, f"'best' is not one of {', '.join(repr(name) for name in (AUTO, *METHODS))}")
 
 
 def test_whoever_asks_for_help_does_not_wait_for_libraries() -> None:

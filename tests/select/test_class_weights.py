@@ -86,6 +86,8 @@ def test_a_profile_of_before_classes_has_plain_weights_only() -> None:
     ("text", "weights"),
     [
         ("balanced", BALANCED_WEIGHTS),
+        ("plain", ClassWeights()),
+        ("plain,call=8", ClassWeights(call=8)),
         ("call=8,header=4", ClassWeights(call=8, header=4)),
         ("balanced, call=2", ClassWeights(header=1, call=2, close=1, type_power=0.75)),
     ],

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 
 RECIPE = f"""
 profile: {{base: {BASE}, packs: {CALIBRATION_PACKS}, num_rows: 40, seq_len: 128, batch_size: 8}}
-prune: {{keep_n: 8}}
+prune: {{keep_n: 8, method: eaft-reap}}
 gate: {{packs: {GATE_PACKS}, regime: fixture, policy: near-lossless-v2, seq_lens: [64], num_blocks: 6}}
 """
 SECONDS = 240

@@ -56,7 +56,8 @@ def prune(*options: str) -> Callable[[Box], list[object]]:
 
 def by_profile(*options: str) -> Callable[[Box], list[object]]:
     return lambda box: [
-        "prune", box.base(), "--profile", box.profile(), "--keep-n", "4", *options, "--out", box.out
+        "prune", box.base(), "--profile", box.profile(), "--keep-n", "4", "--method", "eaft-reap", *options,
+        "--out", box.out,
     ]  # fmt: skip
 
 

@@ -22,7 +22,7 @@ def profile(box: Box) -> list[object]:
 
 
 def prune(box: Box) -> list[object]:
-    return ["prune", box.base(), "--profile", box.profile(), "--keep-n", 4]
+    return ["prune", box.base(), "--profile", box.profile(), "--keep-n", 4, "--method", "reap-mass"]
 
 
 def yardstick(box: Box) -> list[object]:
@@ -143,7 +143,7 @@ def attacks() -> Iterator[Attack]:
         yield Attack(f"{name}: over what it is of", to(FILES[name], lambda _: "run/parity.json"), says="parity.json")
     for name in ("split", "prune", "yardstick"):
         yield Attack(f"{name}: given again", again(DIRECTORIES[name]), "accepted")
-        more = {"split": ("--seed", 1), "prune": ("--method", "random"), "yardstick": ("--bits", 3)}[name]
+        more = {"split": ("--seed", 1), "prune": ("--class-weight", "call=2"), "yardstick": ("--bits", 3)}[name]
         yield Attack(f"{name}: with other inputs", again(DIRECTORIES[name], *more), says="other inputs")
 
 

@@ -213,7 +213,7 @@ def _archives() -> dict[str, Callable[[Box], list[object]]]:
         "no sums of classes": _arrays(lambda arrays: arrays.pop("norm_ZCPLE")),
         "sums of one class less": _arrays(lambda arrays: arrays.update(hits_ZCPLE=arrays["hits_ZCPLE"][:, 1:])),
         "sums of one power more": _arrays(lambda arrays: arrays.update(mass_ZCPRLE=arrays["mass_ZCPRLE"][[0, 0, 1]])),
-        "infinite sums of classes": _arrays(lambda arrays: arrays.update(norm_ZCPLE=arrays["norm_ZCPLE"] * np.inf)),
+        "infinite sums of classes": _arrays(lambda arrays: arrays.update(norm_ZCPLE=arrays["norm_ZCPLE"] + np.inf)),
         "negative sums of classes": _arrays(lambda arrays: arrays.update(mass_ZCPRLE=-1 - arrays["mass_ZCPRLE"])),
         "no rows": _arrays(lambda arrays: arrays.pop("rows")),
         "rows of numbers": _arrays(lambda arrays: arrays.update(rows=np.ones(3))),

@@ -1,0 +1,129 @@
+"""`--method auto`: the search where there is time for it, else the scorer; and in one line which, and why.
+
+What comes of it is a request for a method like any other: nothing that is written says `auto`.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from eaftgate.checkpoint.checkpoint import Checkpoint
+from eaftgate.errors import UserError
+from eaftgate.packs.pack import read_packs, rows_digest
+from eaftgate.profile.profile import Profile, ProfileDescription
+from eaftgate.progress import duration
+from eaftgate.prune.checkpoint import ModelRun, PruneRequest
+from eaftgate.prune.methods import AUTO_MINUTES, DEFAULT_SCORER, SEARCH
+from eaftgate.search.forecast import estimated_seconds
+from eaftgate.select.class_weights import BALANCED, BALANCED_WEIGHTS, ClassWeights
+from eaftgate.select.saliency import EaftWeights
+from eaftgate.select.scorers import SCORERS
+from eaftgate.select.scores import Scores
+
+if TYPE_CHECKING:  # torch; only those who run a model wait for it
+    from eaftgate.model.load import ModelSettings
+
+SEARCH_WEIGHTS: ClassWeights | None = BALANCED_WEIGHTS
+"""What tokens count in a search where nobody says it, and the profile knows classes."""
+
+
+@dataclass(frozen=True)
+class Automatic:
+    """The request with its method; `said` is the line."""
+
+    request: PruneRequest
+    said: str
+
+
+@dataclass(frozen=True)
+class _Search:
+    run: ModelRun
+    seconds: float
+
+
+def chosen_automatically(
+    base: Checkpoint,
+    source: Profile | Scores,
+    request: PruneRequest,
+    *,
+    device: str | None = None,
+    dtype: str | None = None,
+) -> Automatic:
+    """A search over the profile's own packs, or over those of `request.run`, if nothing stands against it; without
+    class weights in the request, those that suit near-lossless-v3. `device` and `dtype` are as asked for."""
+    found = _search_or_why_not(base, source, request, device, dtype)
+    if isinstance(found, _Search):
+        run: ModelRun | None = found.run
+        method, because = SEARCH, f"about {duration(found.seconds)} by the profile's speed"
+    else:
+        method, because = _scorer(request), f"because {found}"
+        run = request.run if request.run is not None and request.run.pre_gate else None
+    classes, weighed = request.classes, ""
+    if classes is None:
+        classes = _classes(source, method)
+        weighed = f" with --class-weight {BALANCED}" if classes == BALANCED_WEIGHTS else ""
+    return Automatic(replace(request, method=method, run=run, classes=classes), f"auto: {method}{weighed}, {because}")
+
+
+def _scorer(request: PruneRequest) -> str:
+    """The default one, unless what is asked for changes nothing in it."""
+    if request.weights == EaftWeights() or SCORERS[DEFAULT_SCORER].weighs_tokens:
+        return DEFAULT_SCORER
+    return next(name for name, scorer in SCORERS.items() if scorer.weighs_tokens)
+
+
+def _classes(source: Profile | Scores, method: str) -> ClassWeights | None:
+    if isinstance(source, Scores):
+        return source.classes if source.by_class is None else BALANCED_WEIGHTS
+    if not source.trace.knows_classes:
+        return None
+    return SEARCH_WEIGHTS if method == SEARCH else BALANCED_WEIGHTS
+
+
+def _search_or_why_not(
+    base: Checkpoint, source: Profile | Scores, request: PruneRequest, device: str | None, dtype: str | None
+) -> _Search | str:
+    """What is known sooner is asked first: torch comes last."""
+    if isinstance(source, Scores):
+        return "--scores have no packs to search on"
+    if request.alignment == "token":
+        return f"{SEARCH} looks at the positions that predict, not at --alignment token"
+    if request.weights != EaftWeights():
+        return f"{SEARCH} does not use EAFT's token weights, --w-good and its like"
+    profiled = source.description
+    if profiled.speed is None:
+        return "the profile does not say how fast it was made (profile again, or say --method)"
+    seconds = estimated_seconds(
+        tokens=profiled.num_blocks * profiled.seq_len,
+        tokens_per_second=profiled.speed.tokens_per_second,
+        layers=base.num_layers,
+        experts=base.num_experts,
+    )
+    if seconds > AUTO_MINUTES * 60:
+        return f"{SEARCH} would take about {duration(seconds)} by the profile's speed, more than {AUTO_MINUTES} min"
+    packs = Path(profiled.packs_dir or "") if request.run is None else request.run.packs
+    if request.run is None and (lack := _lack_of_packs(packs, profiled)):
+        return lack
+
+    from eaftgate.model.load import default_settings
+    from eaftgate.model.memory import lack_of_memory
+    from eaftgate.search.refined import MIN_BLOCKS
+
+    if profiled.num_blocks < MIN_BLOCKS:
+        return f"{SEARCH} needs {MIN_BLOCKS} calibration blocks, and the profile has {profiled.num_blocks}"
+    settings: ModelSettings = default_settings(device=device, dtype=dtype, dequantize=True)
+    if settings.hardware != profiled.speed.on:
+        return f"the profile was made on {profiled.speed.on}, and its speed says nothing of {settings.hardware}"
+    pre_gate = request.run is not None and request.run.pre_gate
+    return lack_of_memory(base, settings) or _Search(ModelRun(packs, settings, pre_gate), seconds)
+
+
+def _lack_of_packs(packs: Path, profiled: ProfileDescription) -> str:
+    """Why the profile's packs are not at hand, where they are not."""
+    if profiled.packs_dir is None or profiled.packs_digest is None:
+        return "the profile does not say where its packs are (say it with --packs)"
+    try:
+        is_same = rows_digest(read_packs(packs)) == profiled.packs_digest
+    except (UserError, OSError):
+        return f"the packs of the profile are not at {packs} any more (say where with --packs)"
+    return "" if is_same else f"{packs} holds other rows than when it was profiled"

@@ -1,0 +1,180 @@
+"""--method auto: a search where it is known to be short, else a scorer; which and why in one line, and no trace of the
+word in what is written."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cli_command import Command, Ended
+from tiny_checkpoint import Size
+from tiny_model import write_lively_checkpoint, write_packs
+
+from eaftgate.checkpoint.checkpoint import open_checkpoint
+from eaftgate.profile.profile import PROFILE_FILE
+from eaftgate.prune.auto import SEARCH_WEIGHTS
+from eaftgate.prune.methods import DEFAULT_SCORER, SEARCH
+from eaftgate.rewrite.manifest import read_manifest
+from eaftgate.search.forecast import estimated_seconds
+from eaftgate.select.class_weights import BALANCED_WEIGHTS, ClassWeights
+
+SMALL = ("--seq-len", 48, "--batch-size", 8, "--device", "cpu")
+PRUNE = ("prune", "base", "--keep-n", 4, "--device", "cpu")
+PROFILED = (*PRUNE, "--profile", "profile")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("whole")
+    write_lively_checkpoint(place / "base", size=Size(experts=8, top_k=2))
+    write_packs(place / "packs", {"chat": 8, "tools": 4})
+    return place
+
+
+@pytest.fixture
+def work(whole: Path, eaftgate: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where base, packs and the profile lie, all of them called by relative names."""
+    work = tmp_path / "work"
+    made = whole / "profile"
+    if not made.exists():
+        monkeypatch.chdir(whole)
+        assert eaftgate("profile", "base", "--packs", "packs", *SMALL, "--out", "profile").code == 0
+    shutil.copytree(whole, work)
+    monkeypatch.chdir(work)
+    return work
+
+
+def edit(work: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    path = work / "profile" / PROFILE_FILE
+    told = json.loads(path.read_text(encoding="utf-8"))
+    change(told)
+    path.write_text(json.dumps(told), encoding="utf-8")
+
+
+def line(ended: Ended) -> str:
+    assert ended.code == 0, ended.err
+    return ended.out.splitlines()[0]
+
+
+def files(directory: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in directory.iterdir()}
+
+
+def test_a_short_search_is_run_on_the_profiles_own_packs(eaftgate: Command, work: Path) -> None:
+    said = line(eaftgate(*PROFILED, "--out", "auto"))
+    weighed = " with --class-weight balanced" if SEARCH_WEIGHTS == BALANCED_WEIGHTS else ""
+    assert said.startswith(f"auto: {SEARCH}{weighed}, about ")
+    assert said.endswith(" s by the profile's speed")
+    assert read_manifest(work / "auto").provenance["method"] == SEARCH
+    named = ("--method", SEARCH, "--packs", "packs", *(("--class-weight", "balanced") if weighed else ()))
+    assert eaftgate(*PROFILED, *named, "--out", "named").code == 0
+    assert files(work / "auto") == files(work / "named")
+    assert not any(b"auto:" in content or b": auto" in content for content in files(work / "auto").values())
+    assert eaftgate("prune", "--recipe", "auto/reap-recipe.yaml", "--profile", "profile", "--out", "again").code == 0
+    assert files(work / "auto") == files(work / "again")
+    assert "auto is up to date" in eaftgate(*PROFILED, "--out", "auto").out
+
+
+@pytest.mark.parametrize(
+    ("change", "more", "why"),
+    [
+        (lambda d: (d / "packs").rename(d / "there"), (), "the packs of the profile are not at packs any more"),
+        (lambda d: (d / "packs" / "tools.parquet").unlink(), (), "packs holds other rows than when it was profiled"),
+        (lambda d: edit(d, lambda told: told.update(packs_dir=None)), (), "does not say where its packs are"),
+        (lambda d: edit(d, lambda told: told.pop("speed")), (), "the profile does not say how fast it was made"),
+        (lambda d: edit(d, lambda told: told["speed"].update(tokens_per_second=0.01)), (),
+         " h 40 min by the profile's speed, more than 20 min"),
+        (lambda d: edit(d, lambda told: told["speed"].update(on="NVIDIA H100 in bfloat16")), (),
+         "the profile was made on NVIDIA H100 in bfloat16, and its speed says nothing of cpu with "),
+        (lambda d: edit(d, lambda told: told.update(num_blocks=3)), (), "refined needs 4 calibration blocks"),
+        (lambda _: None, ("--dtype", "bfloat16"), " in bfloat16"),
+        (lambda _: None, ("--alignment", "token"), "refined looks at the positions that predict"),
+        (lambda _: None, ("--w-conflict", -1), "refined does not use EAFT's token weights"),
+    ],
+)  # fmt: skip
+def test_whatever_stands_against_a_search_is_said(
+    eaftgate: Command, work: Path, change: Callable[[Path], object], more: tuple[object, ...], why: str
+) -> None:
+    change(work)
+    said = line(eaftgate(*PROFILED, *more, "--out", "auto"))
+    assert said.startswith(f"auto: {DEFAULT_SCORER} with --class-weight balanced, because ")
+    assert why in said
+    provenance = read_manifest(work / "auto").provenance
+    assert provenance["method"] == DEFAULT_SCORER
+    assert provenance["class_weights"] == BALANCED_WEIGHTS.as_dict()
+
+
+@pytest.mark.usefixtures("work")
+def test_a_model_that_does_not_fit_is_not_searched_with(eaftgate: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("eaftgate.model.memory.free_bytes", lambda _: 1000)
+    assert "because base takes " in line(eaftgate(*PROFILED, "--out", "auto"))
+
+
+def test_packs_that_have_moved_are_found_where_they_are_said_to_be(eaftgate: Command, work: Path) -> None:
+    (work / "packs").rename(work / "there")
+    assert line(eaftgate(*PROFILED, "--packs", "there", "--out", "auto")).startswith(f"auto: {SEARCH}")
+    (work / "there" / "tools.parquet").unlink()
+    ended = eaftgate(*PROFILED, "--packs", "there", "--out", "other")
+    assert ended.code == 2
+    assert "rows are missing or in another order" in ended.err
+
+
+@pytest.mark.parametrize("gated", [(), ("--pre-gate",)])
+def test_packs_are_not_minded_where_a_scorer_is_taken(eaftgate: Command, work: Path, gated: tuple[str, ...]) -> None:
+    edit(work, lambda told: told.pop("speed"))
+    ended = eaftgate(*PROFILED, "--packs", "packs", *gated, "--out", "auto")
+    assert line(ended).startswith(f"auto: {DEFAULT_SCORER}")
+    assert ("pre-gate on" in ended.out) == bool(gated)
+
+
+@pytest.mark.parametrize(
+    ("asked", "weights"),
+    [("plain", ClassWeights()), ("call=3", ClassWeights(call=3)), ("balanced", BALANCED_WEIGHTS)],
+)
+def test_weights_that_are_asked_for_are_taken(eaftgate: Command, work: Path, asked: str, weights: ClassWeights) -> None:
+    edit(work, lambda told: told.pop("speed"))
+    assert eaftgate(*PROFILED, "--class-weight", asked, "--out", "auto").code == 0
+    assert eaftgate(*PROFILED, "--class-weight", asked, "--method", DEFAULT_SCORER, "--out", "named").code == 0
+    assert files(work / "auto") == files(work / "named")
+    assert read_manifest(work / "auto").selection.class_weights == (weights.as_dict() if asked != "plain" else {})
+
+
+def test_a_method_that_is_named_weighs_every_token_alike(eaftgate: Command, work: Path) -> None:
+    ended = eaftgate(*PROFILED, "--method", DEFAULT_SCORER, "--out", "named")
+    assert "auto" not in ended.out
+    assert read_manifest(work / "named").selection.class_weights == {}
+
+
+def test_scores_are_never_searched(eaftgate: Command, work: Path) -> None:
+    assert eaftgate(*PROFILED, "--method", DEFAULT_SCORER, "--class-weight", "balanced", "--out", "first").code == 0
+    ended = eaftgate(*PRUNE, "--scores", "first/reap-scores.yaml", "--out", "second", "--json")
+    assert json.loads(ended.out)["auto"] == (
+        f"auto: {DEFAULT_SCORER} with --class-weight balanced, because --scores have no packs to search on"
+    )
+    assert files(work / "first") == files(work / "second")
+
+
+def test_nothing_is_chosen_where_all_experts_stay(eaftgate: Command, work: Path) -> None:
+    ended = eaftgate("prune", "base", "--keep-n", 8, "--profile", "profile", "--out", "all")
+    assert ended.code == 0, ended.err
+    assert "auto" not in ended.out
+    assert open_checkpoint(work / "all").num_experts == 8
+
+
+def test_another_bases_profile_is_refused_before_anything_is_said(eaftgate: Command, work: Path) -> None:
+    config = json.loads((work / "base" / "config.json").read_text(encoding="utf-8"))
+    (work / "base" / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 1e-6}), encoding="utf-8")
+    ended = eaftgate(*PROFILED, "--out", "auto")
+    assert (ended.code, ended.out) == (2, "")
+    assert "was made from another checkpoint" in ended.err
+
+
+def test_what_a_search_takes_grows_with_what_it_does() -> None:
+    size = {"tokens": 100_000, "tokens_per_second": 1000.0, "layers": 4, "experts": 32}
+    seconds = estimated_seconds(**size)  # type: ignore[arg-type]
+    assert seconds > 100
+    for name, value in {"tokens": 200_000, "tokens_per_second": 500.0, "layers": 5, "experts": 64}.items():
+        assert estimated_seconds(**(size | {name: value})) > seconds  # type: ignore[arg-type]
+    assert estimated_seconds(**(size | {"tokens": 200_000})) == pytest.approx(2 * seconds)  # type: ignore[arg-type]
