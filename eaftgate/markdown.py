@@ -6,13 +6,15 @@ from collections.abc import Iterable, Sequence
 from eaftgate.visible import plain, visible
 
 _PUNCTUATION = re.compile(r"([\\`*_{}\[\]<>|~&$#])")
+_BEGINS = re.compile(r"^(\d*)([-+=.)])")
+"""What would begin a list or underline a heading."""
 _LINKED = re.compile(r"(@|\\#|://|www\.|:(?=[a-zA-Z+-][\w+-]*:))")
 """What a renderer would make a link, a mention or a picture of."""
 
 
 def escaped(text: str) -> str:
     """A sentence, with the names in it, as text on one line: no markup, no link, nobody is mentioned."""
-    return _LINKED.sub(r"\1<!-- -->", _PUNCTUATION.sub(r"\\\1", plain(text)))
+    return _LINKED.sub(r"\1<!-- -->", _BEGINS.sub(r"\1\\\2", _PUNCTUATION.sub(r"\\\1", plain(text))))
 
 
 def code(name: str, *, cell: bool = False) -> str:

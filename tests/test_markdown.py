@@ -20,6 +20,9 @@ NASTY = (
     "$x$",
     "~~a~~",
     ":smile:",
+    "- a",
+    "1. a",
+    "===",
 )
 
 
@@ -28,6 +31,7 @@ def test_nothing_in_a_sentence_is_markup_a_link_or_a_mention(name: str) -> None:
     said = escaped(name)
     assert said.isprintable()
     assert not re.search(r"(?<!\\)[|`*<>\[\]~$#](?!!--)", said.replace("<!-- -->", ""))
+    assert not re.match(r"[-+=]|\d+[.)]", said)
     assert not re.search(r"@\w|#\d|://\w|www\.\w|:smile", said)
 
 
