@@ -47,7 +47,7 @@ th {{ font-weight: 600; }} .scroll tr:first-child > th {{ border-bottom: 2px sol
 td.name, th.name {{ text-align: left; }} tr.advisory, tr.advisory th {{ color: var(--muted); }}
 .verdict {{ font-weight: 700; }} .pass {{ color: var(--pass); }} .fail {{ color: var(--fail); }}
 .inconclusive, .incomplete {{ color: var(--warn); }}
-.cards {{ display: grid; gap: .8rem; }}
+.cards {{ display: grid; gap: .8rem; grid-template-columns: repeat(auto-fit, minmax(min(34rem, 100%), 1fr)); }}
 .card {{ border: 1px solid var(--line); border-left: .5rem solid; border-radius: .4rem; padding: .8rem 1rem;
   background: var(--panel); }}
 .card > * {{ color: var(--text); margin: .3rem 0; }} .card h2 {{ font-size: 1.15rem; }} .card h2 span {{

@@ -88,7 +88,7 @@ def test_names_and_reasons_are_escaped(copy_run: Run) -> None:
 
 def test_stability_is_shown_with_ranges_and_overlap(copy_run: Run) -> None:
     page = rendered({**copy_run.parity, "stability": STABILITY})
-    assert "<p>stability: over all.</p>" in page
+    assert "<p>Stability: over all.</p>" in page
     assert "<td>file order, 1<br><small>pass, inconclusive</small></td>" in page
     assert '<td class="verdict inconclusive">inconclusive</td>' in page
     assert "<td>+1.01% .. +2.02%<br><small>sd 0.70%</small></td>" in page
