@@ -39,7 +39,7 @@ class StreamedModel:
         self._module = module_without_weights(checkpoint.path, settings.dtype)
         self.model: MoeModel = checkpoint.family.model_class()(self._module)
         weights = checkpoint.family.expert_weights(checkpoint.dimensions, checkpoint.tensors)
-        self._packed = {weight.name: weight for weight in weights if weight.scales is not None}
+        self._packed = {weight.name: (weight, weight.scales) for weight in weights if weight.scales is not None}
         names = {parameter: name for name, parameter in self._module.named_parameters()}
         self._empty = {name: parameter for parameter, name in names.items()}
         self._holders: dict[str, list[tuple[nn.Module, str]]] = defaultdict(list)
@@ -68,9 +68,8 @@ class StreamedModel:
 
     def _check_stored(self) -> None:
         for name, parameter in self._empty.items():
-            packed = self._packed.get(name)
-            stored = self._checkpoint.tensors.get(name)
-            shape = packed.shape if packed else stored and stored.shape
+            stored = self._packed[name][0] if name in self._packed else self._checkpoint.tensors.get(name)
+            shape = stored and stored.shape
             if shape != tuple(parameter.shape):
                 raise UserError(
                     f"{self._checkpoint.path}: the model of transformers needs tensor {name!r} of shape "
@@ -111,27 +110,26 @@ class StreamedModel:
     def _read(self, name: str) -> Tensor:
         """The weights as the model has them, on its device and in its dtype."""
         out = torch.empty(self._empty[name].shape, dtype=self._dtype, device=self.device)
-        if packed := self._packed.get(name):
-            for expert, weights in enumerate(self._dequantised(packed)):
+        if name in self._packed:
+            for expert, weights in enumerate(self._dequantised(*self._packed[name])):
                 out[expert] = weights
             return out
         entry = self._checkpoint.tensors[name]
-        rows = max(1, CHUNK_BYTES * len(out) // max(1, entry.nbytes)) if out.dim() else 1
+        rows = max(1, CHUNK_BYTES * len(out) // entry.nbytes)
         for begin in range(0, len(out), rows):
             out[begin : begin + rows] = self._rows(entry, begin, min(begin + rows, len(out)))
         return out
 
-    def _dequantised(self, packed: ExpertWeight) -> Iterator[Tensor]:
+    def _dequantised(self, weight: ExpertWeight, scales: str) -> Iterator[Tensor]:
         """Expert after expert: what transformers needs beside the weights is several times as much as they are."""
-        assert packed.scales is not None
         operation = Mxfp4Dequantize(None)
-        for expert in range(packed.shape[0]):
+        for expert in range(weight.shape[0]):
             parts = {
                 name.rpartition(".")[2]: self._rows(self._checkpoint.tensors[name], expert, expert + 1)
-                for name in (packed.stored, packed.scales)
+                for name in (weight.stored, scales)
             }
-            found = operation.convert(parts, model=self._module, full_layer_name=packed.name)
-            yield found[packed.name].detach()[0]
+            found = operation.convert(parts, model=self._module, full_layer_name=weight.name)
+            yield found[weight.name].detach()[0]
 
     def _rows(self, entry: TensorEntry, begin: int, end: int) -> Tensor:
         """Rows of dimension 0 as they are stored, on the device. A GPU may be busy with the layer before meanwhile: it
