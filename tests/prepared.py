@@ -79,7 +79,7 @@ def profile(made: Path) -> Profile:
 
 @pytest.fixture(scope="session")
 def keep24(made: Path, profile: Profile) -> Path:
-    return once(made / "keep24", lambda path: pruned(path, PruneRequest(keep_n=24), profile))
+    return once(made / "keep24", lambda path: pruned(path, PruneRequest(keep_n=24, method="eaft-reap"), profile))
 
 
 @pytest.fixture(scope="session")

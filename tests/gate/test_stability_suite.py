@@ -29,7 +29,7 @@ OPTIONS = (f"--base={BASE}", f"--packs={GATE_PACKS}", "--regime=fixture", "--seq
 def same24(made: Path, profile: Profile) -> Path:
     """What another profiling seed gives that chooses the same experts."""
     other = replace(profile, description=profile.description.model_copy(update={"seed": 1}))
-    return once(made / "same24", lambda path: pruned(path, PruneRequest(keep_n=24), other))
+    return once(made / "same24", lambda path: pruned(path, PruneRequest(keep_n=24, method="eaft-reap"), other))
 
 
 @pytest.fixture(scope="session")

@@ -99,10 +99,11 @@ def test_whatever_stands_against_a_search_is_said(
 ) -> None:
     change(work)
     said = line(eaftgate(*PROFILED, *more, "--out", "auto"))
-    assert said.startswith(f"auto: {DEFAULT_SCORER} with --class-weight balanced, because ")
+    scorer = "eaft-reap" if "--w-conflict" in more else DEFAULT_SCORER  # which these weights are for
+    assert said.startswith(f"auto: {scorer} with --class-weight balanced, because ")
     assert why in said
     provenance = read_manifest(work / "auto").provenance
-    assert provenance["method"] == DEFAULT_SCORER
+    assert provenance["method"] == scorer
     assert provenance["class_weights"] == BALANCED_WEIGHTS.as_dict()
 
 
