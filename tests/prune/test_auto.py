@@ -14,6 +14,7 @@ from tiny_model import write_lively_checkpoint, write_packs
 
 from eaftgate.checkpoint.checkpoint import open_checkpoint
 from eaftgate.profile.profile import PROFILE_FILE
+from eaftgate.profile.trace import Trace
 from eaftgate.prune.auto import SEARCH_WEIGHTS
 from eaftgate.prune.methods import DEFAULT_SCORER, SEARCH
 from eaftgate.rewrite.manifest import read_manifest
@@ -155,6 +156,18 @@ def test_scores_are_never_searched(eaftgate: Command, work: Path) -> None:
         f"auto: {DEFAULT_SCORER} with --class-weight balanced, because --scores have no packs to search on"
     )
     assert files(work / "first") == files(work / "second")
+
+
+def test_what_does_not_know_classes_is_cut_plainly(
+    eaftgate: Command, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A profile of before classes, and the scores that are cut from it."""
+    edit(work, lambda told: told.pop("speed"))
+    monkeypatch.setattr(Trace, "knows_classes", property(lambda _: False))
+    assert line(eaftgate(*PROFILED, "--out", "auto")).startswith(f"auto: {DEFAULT_SCORER}, because the profile ")
+    ended = eaftgate(*PRUNE, "--scores", "auto/reap-scores.yaml", "--out", "again")
+    assert line(ended).startswith(f"auto: {DEFAULT_SCORER}, because --scores ")
+    assert files(work / "auto") == files(work / "again")
 
 
 def test_nothing_is_chosen_where_all_experts_stay(eaftgate: Command, work: Path) -> None:
