@@ -58,7 +58,16 @@ def judged_again(results: Path, told: Parity, gates: Path | None = None) -> Pari
     }
     disjoint = {disjoint_case(name): rows for name, rows in overlap.items()}
     failed = [
-        CaseOutcome(case.case, False, case.reason, {"verdict": case.verdict, **disjoint.get(case_of(case.case), {})})
+        CaseOutcome(
+            case.case,
+            False,
+            case.reason,
+            {
+                "verdict": case.verdict,
+                "blocks_needed": case.blocks_needed,
+                **disjoint.get(case_of(case.case), {}),
+            },
+        )
         for case in told.failed
     ]
     elsewhere = {case_of(outcome.id) for outcome in failed}

@@ -129,7 +129,14 @@ def conclude(
     what was found of the base against itself.
     """
     failed = [
-        FailedCase(case=o.id, reason=o.reason, verdict=o.properties.get("verdict")) for o in outcomes if not o.passed
+        FailedCase(
+            case=o.id,
+            reason=o.reason,
+            verdict=o.properties.get("verdict"),
+            blocks_needed=o.properties.get("blocks_needed"),
+        )
+        for o in outcomes
+        if not o.passed
     ]
     seen = {case_of(outcome.id): outcome for outcome in outcomes}
     disjoint = {name: seen.get(disjoint_case(name)) for name in plan.checkpoints}

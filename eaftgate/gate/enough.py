@@ -16,8 +16,8 @@ import numpy as np
 from eaftgate.checkpoint.source import resolve
 from eaftgate.collect.collection import TokenStats, make_collection
 from eaftgate.errors import UserError
-from eaftgate.gate.more_blocks import with_room
 from eaftgate.gate.plan import Cell, Plan
+from eaftgate.gate.room import with_room
 from eaftgate.judge.metrics import METRICS, Metric
 from eaftgate.judge.policy import IntervalPolicy
 from eaftgate.judge.verdict import lacking

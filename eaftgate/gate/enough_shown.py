@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from rich.table import Table
 
 from eaftgate.gate.enough import CellEvidence, Enough, Remedy
-from eaftgate.gate.more_blocks import in_recipe
+from eaftgate.gate.room import in_recipe
 from eaftgate.packs.counted import CountedPack, SharedRows
 from eaftgate.packs.harmony import TokenClass
 from eaftgate.tables import terminal_table

@@ -4,32 +4,40 @@ import importlib.metadata
 import os
 import platform
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
 from eaftgate.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from eaftgate.checkpoint.source import resolve
 from eaftgate.collect.collector import LIBRARIES
 from eaftgate.errors import UserError
 from eaftgate.files import sha256_file
 from eaftgate.gate.models import WORK_DIR
 from eaftgate.gate.plan import Plan
 from eaftgate.gate.plugin import SUITE
-from eaftgate.packs.pack import read_packs
+from eaftgate.packs.blocks import tokenised
+from eaftgate.packs.pack import Pack, read_packs
+from eaftgate.packs.tokenizer import load_tokenizer
 from eaftgate.records import Record
 from eaftgate.rewrite.manifest import MANIFEST_FILE, own_manifest
 
 NOT_SHOWN = "NOT_SHOWN"
+RUN_FILE = "run.json"
+"""Beside the run directory of a gate that `eaftgate run` has begun."""
 _MAY_BE_SECRET = frozenset("@?#")
 
 
 class PackIdentity(Record):
-    """`rows` are those that were used; `left_out` says which are no conversations."""
+    """`rows` are those that there are to use; `left_out` says which are no conversations. `tokens` are those of all
+    rows, as they are cut into blocks; None where more blocks would not have helped, and in files of earlier versions.
+    """
 
     name: str
     rows: int
     left_out: str = ""
+    tokens: int | None = None
 
 
 class CheckpointIdentity(Record):
@@ -47,7 +55,7 @@ class CheckpointIdentity(Record):
 
 class RunIdentity(Record):
     """Times are in UTC, to the second. `command` can be given to a shell again, in `directory`. `results` is the run
-    directory, as it was given."""
+    directory, as it was given. `by_recipe`: `eaftgate run` has begun it, so that its recipe is what can be changed."""
 
     started: str
     ended: str
@@ -61,6 +69,7 @@ class RunIdentity(Record):
     libraries: Mapping[str, str]
     packs: tuple[PackIdentity, ...]
     checkpoints: tuple[CheckpointIdentity, ...]
+    by_recipe: bool = False
 
 
 def now() -> datetime:
@@ -71,8 +80,11 @@ def library_versions() -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in LIBRARIES}
 
 
-def identity_of(plan: Plan, arguments: Sequence[str], *, started: datetime, base: str | None) -> RunIdentity:
-    """Of a run that `arguments` of pytest began. What cannot be read is left out: that it cannot, the cases say."""
+def identity_of(
+    plan: Plan, arguments: Sequence[str], *, started: datetime, base: str | None, counts_tokens: bool = False
+) -> RunIdentity:
+    """Of a run that `arguments` of pytest began; `counts_tokens` of its packs, for which all rows are tokenised. What
+    cannot be read is left out: that it cannot, the cases say."""
     results = plan.options.results
     places: dict[str, str | Path] = {} if base is None else {"base": base}
     places |= {
@@ -93,8 +105,9 @@ def identity_of(plan: Plan, arguments: Sequence[str], *, started: datetime, base
         processors=os.cpu_count() or 1,
         python=platform.python_version(),
         libraries=library_versions(),
-        packs=_packs(plan.packs),
+        packs=_packs(plan.packs, base if counts_tokens else None),
         checkpoints=tuple(checkpoints),
+        by_recipe=(results.parent / RUN_FILE).is_file(),
     )
 
 
@@ -114,11 +127,25 @@ def _told(word: str) -> str:
     return f"{name}={NOT_SHOWN}" if name else NOT_SHOWN
 
 
-def _packs(directory: Path | None) -> tuple[PackIdentity, ...]:
+def _packs(directory: Path | None, tokenizer_of: str | None) -> tuple[PackIdentity, ...]:
     with suppress(UserError):
         packs = [] if directory is None else read_packs(directory)
-        return tuple(PackIdentity(name=pack.name, rows=len(pack), left_out=pack.left_out) for pack in packs)
+        count = None
+        with suppress(UserError):
+            count = None if tokenizer_of is None else _counter(tokenizer_of)
+        return tuple(
+            PackIdentity(
+                name=pack.name, rows=len(pack), left_out=pack.left_out, tokens=None if count is None else count(pack)
+            )
+            for pack in packs
+        )
     return ()
+
+
+def _counter(base: str) -> Callable[[Pack], int]:
+    """What says how many tokens there are to cut into blocks."""
+    tokenizer = load_tokenizer(resolve(base, weights=False))
+    return lambda pack: tokenised(pack, tokenizer.backend, eos_id=tokenizer.eos_id).num_tokens
 
 
 def _checkpoint(name: str, found: Checkpoint) -> CheckpointIdentity:

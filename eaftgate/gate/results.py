@@ -179,11 +179,13 @@ class ParityCell(Record):
 
 
 class FailedCase(Record):
-    """`verdict` is what the case says of itself, if it judged anything."""
+    """`verdict` is what the case says of itself, if it judged anything; `blocks_needed`, of a case that says
+    that nothing has decided, how many blocks would (None in files of earlier versions)."""
 
     case: str
     reason: str
     verdict: Verdict | None
+    blocks_needed: int | None = None
 
 
 class Repeated(Record):

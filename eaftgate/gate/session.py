@@ -25,6 +25,7 @@ from eaftgate.gate.identity import RunIdentity, identity_of, now
 from eaftgate.gate.junit import is_file_or_free, make_red
 from eaftgate.gate.luck import luck_line, luck_of
 from eaftgate.gate.models import clear_work, remove_copies
+from eaftgate.gate.more_blocks import more_blocks
 from eaftgate.gate.plan import V1, V2, Cell, Plan
 from eaftgate.gate.plugin import DIRECTORY, RUN_MODULE, SUITE, SUITE_DIR
 from eaftgate.gate.pytest_internals import add_junit_property, junit_file, junit_written_to
@@ -242,7 +243,8 @@ class SessionReport:
     def _identity(self, parity: Parity) -> RunIdentity:
         base = parity.cells[0].inputs.base.name if parity.cells else self._plan.options.base
         arguments = [str(argument) for argument in self._config.invocation_params.args]
-        return identity_of(self._plan, arguments, started=self._started, base=base)
+        undecided = parity.verdict == "inconclusive"
+        return identity_of(self._plan, arguments, started=self._started, base=base, counts_tokens=undecided)
 
     def _write_page(self) -> None:
         """For people, when everything else is written: it is no part of the verdict, and changes nothing of it."""
@@ -313,6 +315,8 @@ class SessionReport:
             write(f"{V1}, the rule on point estimates, would say: {parity.v1_verdict}")
         if self._plan.policy_name != V2 and parity.v2_verdict not in (None, parity.verdict):
             write(f"{V2} would have said: {parity.v2_verdict} (--policy={V2} asks it, and is how to pin a policy)")
+        if not self._problem and (needed := more_blocks(parity)) is not None:
+            write(f"{needed.said} {needed.words}".rstrip())
         if self._page and not self._problem:
             write(self._page)
         where = "there is no parity.json" if self._problem else self._plan.options.results / PARITY_FILE

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from eaftgate.gate.classes import EXACT, LOSSES, measured
 from eaftgate.gate.conclusion import reason_of, verdict_of
+from eaftgate.gate.more_blocks import more_blocks
 from eaftgate.gate.results import Parity, ParityCell
 from eaftgate.gate.table import remarks
 from eaftgate.judge.metrics import METRICS, has_intervals
@@ -109,6 +110,8 @@ def _head(parity: Parity) -> Iterator[str]:
         yield from (f"The session did not end by itself; {len(parity.not_run):,} planned cases did not run.", "")
     if parity.verdict != "pass":
         yield from (escaped(reason_of(parity)[:2000]), "")
+    if (needed := more_blocks(parity)) is not None:
+        yield from (f"{escaped(needed.said)} {code(needed.words[:2000]) if needed.words else ''}".rstrip(), "")
     said = remarks(parity.cells)
     for line in said[:_MAX_REMARKS]:
         yield f"- {escaped(line[:1000])}"

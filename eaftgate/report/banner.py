@@ -8,6 +8,7 @@ from pathlib import Path
 from eaftgate.errors import UserError
 from eaftgate.gate.conclusion import of_checkpoint, reason_of
 from eaftgate.gate.identity import CheckpointIdentity
+from eaftgate.gate.more_blocks import more_blocks
 from eaftgate.gate.options import PRUNED
 from eaftgate.gate.results import Parity, ParityCell
 from eaftgate.judge.wording import shown
@@ -99,33 +100,14 @@ def next_steps(parity: Parity, name: str) -> Iterator[Step]:
     if parity.verdict == "incomplete":
         yield "Put right what failed or was left out, then go on where the run was, with the same command:", command
     elif parity.verdict == "inconclusive":
-        yield from _to_decide(parity, command)
+        needed = more_blocks(parity)
+        if needed is not None:
+            yield needed.said, needed.words
     elif parity.verdict == "pass" and parity.cells:
         lock = ["eaftgate", "lock", results, "--checkpoint", given, "--out", f"{name}.lock.json"]
         yield "Pin what was judged, so that others can verify it:", shlex.join(lock)
     elif parity.verdict == "fail":
         yield from _after_a_fail(parity, name, given)
-
-
-def _to_decide(parity: Parity, command: str) -> Iterator[Step]:
-    needed = [
-        verdict.blocks_needed
-        for cell in parity.cells
-        for metric, verdict in cell.metrics.items()
-        if verdict.verdict == "inconclusive" and (cell.decides(metric) or verdict.underpowered)
-    ]
-    known = [blocks for blocks in needed if blocks is not None]
-    if not known:
-        yield "No number of blocks that can be paid for would decide it: treat it as a loss, or look at what moves.", ""
-        return
-    words = shlex.split(command)
-    kept = [
-        word
-        for place, word in enumerate(words)
-        if not word.startswith("--num-blocks") and not (place and words[place - 1] == "--num-blocks")
-    ]
-    said = f"The data cannot tell. {max(known):,} blocks would, if the estimates are right and the packs hold as many:"
-    yield said, shlex.join([*kept, f"--num-blocks={max(known)}"]) if command else ""
 
 
 def _after_a_fail(parity: Parity, name: str, given: str) -> Iterator[Step]:

@@ -13,6 +13,7 @@ from eaftgate.gate.classes import EXACT, measured
 from eaftgate.gate.conclusion import of_checkpoint
 from eaftgate.gate.identity import CheckpointIdentity
 from eaftgate.gate.luck import luck_line
+from eaftgate.gate.more_blocks import more_blocks
 from eaftgate.gate.options import OTHER
 from eaftgate.gate.plan import V2
 from eaftgate.gate.results import PARITY_FILE, Parity, ParityCell, is_as_written, read_parity
@@ -135,6 +136,9 @@ def _failure(one: Tried) -> Iterator[str]:
     yield f"### {code(one.name)}: {one.parity.verdict.upper()}"
     yield ""
     yield escaped(why(one.parity))
+    if (needed := more_blocks(one.parity)) is not None:
+        yield ""
+        yield f"{escaped(needed.said)} {code(needed.words) if needed.words else ''}".rstrip()
     yield ""
     said = remarks(one.parity.cells)
     yield from (f"- {escaped(line)}" for line in said[:_MAX_REMARKS])

@@ -15,6 +15,7 @@ from eaftgate import __version__
 from eaftgate.errors import UserError
 from eaftgate.files import sha256_file
 from eaftgate.gate.enough import Remedy
+from eaftgate.gate.identity import RUN_FILE
 from eaftgate.gate.results import Parity, is_as_written, read_parity
 from eaftgate.outputs import unfinished
 from eaftgate.packs.pack import pack_paths
@@ -24,7 +25,6 @@ from eaftgate.rewrite.manifest import MANIFEST_FILE
 from eaftgate.stages.stage import GATE, PRUNE, Stage
 from eaftgate.visible import visible
 
-RUN_FILE = "run.json"
 Asked = dict[str, str | list[str]]
 
 

@@ -24,4 +24,6 @@ def test_must_decide(
         record_property("verdict", "inconclusive")
         nearest, verdict = min(found, key=lambda both: both[1].blocks_needed or math.inf)
         tokens = nearest.metrics.tokens
+        if verdict.blocks_needed is not None:
+            record_property("blocks_needed", verdict.blocks_needed)
         pytest.fail(f"decides nowhere: {describe(metric, verdict, tokens, interval=True)}", pytrace=False)

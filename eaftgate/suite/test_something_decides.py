@@ -14,5 +14,7 @@ def test_something_decides(deciding_case: Cell, run: GateRun, record_property: C
     verdicts = run.cell(deciding_case).verdicts
     if not any(verdict.decides and verdict.verdict for verdict in verdicts.values()):
         record_property("verdict", "inconclusive")
+        if needed := [v.blocks_needed for v in verdicts.values() if v.underpowered and v.blocks_needed is not None]:
+            record_property("blocks_needed", min(needed))
         lacking = next((f": {name} has {v.lacks}" for name, v in verdicts.items() if v.underpowered), "")
         pytest.fail(f"no rule decides in this cell{lacking}", pytrace=False)

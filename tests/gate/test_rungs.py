@@ -5,6 +5,7 @@ little to decide on the run says what is missing.
 """
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,8 @@ from prepared import once
 from rungs import breach, call_specific_keep_sets, pairs_of, said_at, write_rungs
 from shipped_policies import V3
 
+from eaftgate.gate.again import differences, judged_again
+from eaftgate.gate.more_blocks import more_blocks
 from eaftgate.gate.results import read_parity
 from eaftgate.judge.policy import DEFAULT_GATES, load_gates
 from eaftgate.packs.blocks import Blocks, build_blocks
@@ -61,6 +64,16 @@ def test_where_there_is_too_little_to_decide_on_nothing_passes_and_the_run_says_
         assert (case.outcome, case.properties["verdict"]) == ("failure", "inconclusive")
         assert "no rule decides in this cell: ppl has " in case.reason
         assert not any(metric["decides"] for cell in run.cells(name).values() for metric in cell["metrics"].values())
+    parity = read_parity(run.results)
+    asked = next(case for case in parity.failed if case.case.endswith("[copy-nll_header]")).blocks_needed
+    cells = [cell for cell in parity.cells if cell.name == "copy"]
+    assert asked == min(cell.metrics["nll_header"].blocks_needed or math.inf for cell in cells)
+    assert parity.run is not None
+    assert all(pack.tokens is not None and pack.tokens > 64 * 1000 for pack in parity.run.packs)
+    needed = more_blocks(parity)
+    assert needed is not None
+    assert f"{needed.said} {needed.words}" in run.output
+    assert differences(parity.model_dump(), judged_again(run.results, parity).model_dump()) == []
 
 
 @pytest.fixture(scope="module")
