@@ -39,6 +39,9 @@ class Bar:
     def describe(self, text: str) -> None: ...
 
 
+NO_BAR = Bar()
+
+
 @contextmanager
 def progress_bar(
     description: str,

@@ -5,8 +5,8 @@ It wires; the rooms beside it compute. The plugin calls `start` when the suite w
 
 import inspect
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, closing
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from eaftgate.gate.plugin import CASES, DIRECTORY, REPORT, RUN_MODULE, SUITE, SU
 from eaftgate.gate.recipe import gate_settings
 from eaftgate.gate.run import GateRun
 from eaftgate.gate.run_directory import hold
-from eaftgate.gate.session import COLLECTED_AGAIN, SessionReport
+from eaftgate.gate.session import COLLECTED_AGAIN, SessionReport, uncaptured
 from eaftgate.visible import check_encoded, sentence
 
 _FIELDS = {field.name for field in fields(GateOptions)}
@@ -110,27 +110,10 @@ def open_run(config: pytest.Config) -> AbstractContextManager[GateRun]:
             config.stash[PLAN],
             session=config.stash[SESSION],
             fixture=_fixtures(config),
-            uncaptured=_uncaptured(config),
+            uncaptured=uncaptured(config),
             say=config.stash[_SAID].append,
         )
     )
-
-
-def _uncaptured(config: pytest.Config) -> Callable[[], AbstractContextManager[None]]:
-    """Opens a context in which what is shown of progress reaches the user, under pytest's output capture; what pytest
-    has written so far of a line is ended."""
-    capture: Any = config.pluginmanager.getplugin("capturemanager")
-    terminal: Any = config.pluginmanager.getplugin("terminalreporter")
-
-    @contextmanager
-    def uncaptured() -> Iterator[None]:
-        with nullcontext() if capture is None else capture.global_and_fixture_disabled():
-            if terminal is not None and not hasattr(config, "workerinput"):
-                terminal.ensure_newline()
-                terminal.flush()
-            yield
-
-    return uncaptured
 
 
 def _check_gpus(plan: Plan, *, workers: int) -> None:

@@ -5,7 +5,7 @@ import shutil
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,23 @@ RUN_CASES = ("test_complete", "test_verdict")
 PAGE_MODULE = "eaftgate.report.html"
 """Of a later room, which this one does not know: what it makes of a run is asked for by name, as the suite is."""
 LISTED_ONLY = "nothing was judged: --collect-only lists the cases"
+
+
+def uncaptured(config: pytest.Config) -> Callable[[], AbstractContextManager[None]]:
+    """Opens a context in which what is shown of progress reaches the user, under pytest's output capture; what pytest
+    has written so far of a line is ended."""
+    capture: Any = config.pluginmanager.getplugin("capturemanager")
+    terminal: Any = config.pluginmanager.getplugin("terminalreporter")
+
+    @contextmanager
+    def opened() -> Iterator[None]:
+        with nullcontext() if capture is None else capture.global_and_fixture_disabled():
+            if terminal is not None and not hasattr(config, "workerinput"):
+                terminal.ensure_newline()
+                terminal.flush()
+            yield
+
+    return opened
 
 
 class SessionReport:
@@ -252,7 +269,8 @@ class SessionReport:
         if self._parity is None or self._problem:
             return
         try:
-            import_module(PAGE_MODULE).write_page(results, self._parity)
+            with uncaptured(self._config)():
+                import_module(PAGE_MODULE).write_page(results, self._parity)
             self._page = f"report: {results / PAGE_FILE}"
         except (Exception, KeyboardInterrupt) as error:
             self._page = (

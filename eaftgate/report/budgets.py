@@ -11,7 +11,7 @@ from rich.table import Table
 
 from eaftgate.collect.collection import Collection
 from eaftgate.errors import UserError
-from eaftgate.gate.results import Parity, ParityCell, Severity, read_parity
+from eaftgate.gate.results import ParityCell, Severity, read_parity
 from eaftgate.judge.cell import judge_cell
 from eaftgate.judge.metrics import has_intervals
 from eaftgate.judge.policy import IntervalPolicy, PointPolicy
@@ -40,47 +40,77 @@ class BudgetRow:
 
 
 def budgets_of(
+    results: Path, policy: PointPolicy | IntervalPolicy, budgets: Sequence[int], *, strict: bool = False
+) -> list[BudgetRow]:
+    """One row for every cell and budget; `budgets` empty: those of `doubling`. Raises UserError like `cell_budgets`."""
+    parity = read_parity(results)
+    return [
+        row
+        for cell in parity.cells
+        for row in cell_budgets(
+            results,
+            cell,
+            policy,
+            budgets or doubling(cell.num_blocks),
+            strict=strict,
+            best_of=parity.asked.best_of,
+        )
+    ]
+
+
+def cell_budgets(
     results: Path,
+    cell: ParityCell,
     policy: PointPolicy | IntervalPolicy,
     budgets: Sequence[int],
     *,
-    strict: bool = False,
-    parity: Parity | None = None,
-    primary_only: bool = False,
+    strict: bool,
+    best_of: int,
 ) -> list[BudgetRow]:
-    """One row for every cell and budget. `parity` is what the run says, where that has been read already.
+    """A cell judged on its first blocks, for every budget.
 
-    `budgets` empty: 8 blocks, and twice as many until all of them. Raises UserError when the run's collections are not
-    there or not whole, or a budget has no counted token.
+    Raises UserError when the run's collections are not there or not whole, or a budget has no counted token.
     """
     rows = []
-    parity = parity or read_parity(results)
-    for cell in (cell for cell in parity.cells if cell.severity == "primary" or not primary_only):
-        tokens = pair(*(_collection(results, cell, role) for role in ("base", "checkpoint")))
-        for blocks in budgets or _doubling(cell.num_blocks):
-            seen = tokens.select(tokens.block_T < blocks)
-            if blocks > cell.num_blocks:
-                raise UserError(f"{cell.label} was judged on {cell.num_blocks} blocks: it cannot say what {blocks} say")
-            if not len(seen):
-                raise UserError(
-                    f"the first {blocks} blocks of {cell.label} hold no counted token: choose larger --blocks"
-                )
-            judged = judge_cell(policy, None, seen, blocks, strict=strict, best_of=parity.asked.best_of)
-            rows.append(
-                BudgetRow(
-                    checkpoint=cell.checkpoint,
-                    name=cell.name,
-                    pack=cell.pack,
-                    seq_len=cell.seq_len,
-                    severity=cell.severity,
-                    num_blocks=blocks,
-                    tokens=judged.metrics.tokens,
-                    js2d=judged.metrics.js2d,
-                    verdict=judged.verdict,
-                    metrics=judged.verdicts,
-                )
+    tokens = pair(*(_collection(results, cell, role) for role in ("base", "checkpoint")))
+    for blocks in budgets:
+        seen = tokens.select(tokens.block_T < blocks)
+        if blocks > cell.num_blocks:
+            raise UserError(f"{cell.label} was judged on {cell.num_blocks} blocks: it cannot say what {blocks} say")
+        if not len(seen):
+            raise UserError(f"the first {blocks} blocks of {cell.label} hold no counted token: choose larger --blocks")
+        judged = judge_cell(policy, None, seen, blocks, strict=strict, best_of=best_of)
+        rows.append(
+            BudgetRow(
+                checkpoint=cell.checkpoint,
+                name=cell.name,
+                pack=cell.pack,
+                seq_len=cell.seq_len,
+                severity=cell.severity,
+                num_blocks=blocks,
+                tokens=judged.metrics.tokens,
+                js2d=judged.metrics.js2d,
+                verdict=judged.verdict,
+                metrics=judged.verdicts,
             )
+        )
     return rows
+
+
+def as_judged(cell: ParityCell) -> BudgetRow:
+    """What the run itself says of a cell, on all of its blocks."""
+    return BudgetRow(
+        checkpoint=cell.checkpoint,
+        name=cell.name,
+        pack=cell.pack,
+        seq_len=cell.seq_len,
+        severity=cell.severity,
+        num_blocks=cell.num_blocks,
+        tokens=cell.tokens,
+        js2d=cell.js2d,
+        verdict=cell.verdict,
+        metrics=cell.metrics,
+    )
 
 
 def _collection(results: Path, cell: ParityCell, role: str) -> Collection:
@@ -89,7 +119,8 @@ def _collection(results: Path, cell: ParityCell, role: str) -> Collection:
     return cell.inputs.saved(results, role)
 
 
-def _doubling(num_blocks: int) -> list[int]:
+def doubling(num_blocks: int) -> list[int]:
+    """8 blocks, and twice as many until all of them."""
     budgets = [FIRST_BUDGET << power for power in range(num_blocks.bit_length())]
     return [*(blocks for blocks in budgets if blocks < num_blocks), num_blocks]
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from eaftgate.files import write_text
@@ -14,6 +15,7 @@ from eaftgate.judge.metrics import METRICS, POINT_METRICS
 from eaftgate.judge.verdict import MetricVerdict
 from eaftgate.judge.wording import bounds_shown, shown
 from eaftgate.outputs import check_file, put_file
+from eaftgate.progress import NO_BAR, Bar, progress_bar
 from eaftgate.report.banner import banners, names_of
 from eaftgate.report.classes import classes_section
 from eaftgate.report.keep_map import keep_maps
@@ -58,24 +60,35 @@ def write_report(results: Path, out: Path) -> bool:
     """Render the run in `results`; returns whether the page was there already. Raises UserError when the run has no
     result, and when `out` is something else."""
     check_file(out, [results / PARITY_FILE])
-    return put_file(out, render(read_parity(results), results, as_written=is_as_written(results)))
+    parity = read_parity(results)
+    with _shown(parity, out) as bar:
+        page = render(parity, results, as_written=is_as_written(results), bar=bar)
+    return put_file(out, page)
 
 
 def write_page(results: Path, parity: Parity) -> None:
     """The run's own page, which replaces that of an earlier run."""
-    write_text(results / PAGE_FILE, render(parity, results))
+    out = results / PAGE_FILE
+    with _shown(parity, out) as bar:
+        write_text(out, render(parity, results, bar=bar))
 
 
-def render(parity: Parity, results: Path | None = None, *, as_written: bool = True) -> str:
+def _shown(parity: Parity, out: Path) -> AbstractContextManager[Bar]:
+    """Of a large run the collections take a while to be read and judged, twice for every cell that decides."""
+    cells = sum(cell.severity == "primary" for cell in parity.cells)
+    return progress_bar("report", 2 * cells, unit="cells", out=out, resumes=False)
+
+
+def render(parity: Parity, results: Path | None = None, *, as_written: bool = True, bar: Bar = NO_BAR) -> str:
     """The page; `results` is where the run's collections are, if they are; `as_written`: nobody has changed parity.json
-    since the run wrote it."""
+    since the run wrote it. `bar` is advanced twice for every cell that decides."""
     sections = [
         side_by_side(parity),
         _margins(parity),
         _problems(parity),
         classes_section(parity),
-        landscapes_section(results, parity),
-        smaller_budgets(results, parity),
+        landscapes_section(results, parity, bar),
+        smaller_budgets(results, parity, bar),
         keep_maps(parity),
         _luck(parity),
         stability_section(parity.stability, interval=parity.has_intervals),

@@ -17,6 +17,7 @@ from eaftgate.collect.collection import Collection
 from eaftgate.errors import UserError
 from eaftgate.gate.results import Parity, ParityCell
 from eaftgate.parity.js2d import Bins
+from eaftgate.progress import NO_BAR, Bar
 from eaftgate.report.rows import html_text
 from eaftgate.visible import visible
 
@@ -37,15 +38,15 @@ _WHAT = (
 )
 
 
-def landscapes_section(results: Path | None, parity: Parity) -> str:
-    """HTML; a sentence where the run's collections are not there any more."""
+def landscapes_section(results: Path | None, parity: Parity, bar: Bar = NO_BAR) -> str:
+    """HTML; a sentence where the run's collections are not there any more. `bar` is told every cell."""
     cells = [cell for cell in parity.cells if cell.severity == "primary"]
     if results is None or not cells:
         return ""
     title = '<h2 id="landscapes">Landscapes of probability and entropy</h2>'
     try:
         drawn = "".join(
-            _cell(results, [cell for cell in cells if (cell.pack, cell.seq_len) == shape])
+            _cell(results, [cell for cell in cells if (cell.pack, cell.seq_len) == shape], bar)
             for shape in dict.fromkeys((cell.pack, cell.seq_len) for cell in cells)
         )
     except UserError as error:
@@ -53,7 +54,7 @@ def landscapes_section(results: Path | None, parity: Parity) -> str:
     return f'{title}<p class="note">{_WHAT}</p>{drawn}'
 
 
-def _cell(results: Path, cells: Sequence[ParityCell]) -> str:
+def _cell(results: Path, cells: Sequence[ParityCell], bar: Bar) -> str:
     """The candidates of one pack and seq_len."""
     first = cells[0]
     base_PH = _histogram(first.inputs.saved(results, "base"))
@@ -62,6 +63,7 @@ def _cell(results: Path, cells: Sequence[ParityCell]) -> str:
         return ""
     figures = [_figure(_shades(base_PH), first, "base", f"{first.cc_base:.3%} in confident conflict")]
     for cell in cells:
+        bar.advance(1)
         name = visible(cell.name)
         if "checkpoint" not in cell.inputs.collections:
             figures.append(

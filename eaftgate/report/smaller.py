@@ -8,7 +8,8 @@ from eaftgate.gate.results import GATES_FILE, Parity
 from eaftgate.judge.metrics import has_intervals
 from eaftgate.judge.policy import load_gates
 from eaftgate.judge.wording import shown
-from eaftgate.report.budgets import BudgetRow, budgets_of
+from eaftgate.progress import NO_BAR, Bar
+from eaftgate.report.budgets import BudgetRow, as_judged, cell_budgets, doubling
 from eaftgate.report.margins import GLYPHS
 from eaftgate.report.rows import Cell, html_text, row, table
 from eaftgate.visible import visible
@@ -20,20 +21,24 @@ _WHAT = (
 )
 
 
-def smaller_budgets(results: Path | None, parity: Parity) -> str:
-    """HTML; a sentence where the run's collections or gates file are not there any more."""
-    if results is None or not any(cell.severity == "primary" for cell in parity.cells):
+def smaller_budgets(results: Path | None, parity: Parity, bar: Bar = NO_BAR) -> str:
+    """HTML; a sentence where the run's collections or gates file are not there any more. `bar` is told every cell."""
+    primary = [cell for cell in parity.cells if cell.severity == "primary"]
+    if results is None or not primary:
         return ""
     title = '<h2 id="budgets">What smaller budgets would have said</h2>'
     try:
         policy = load_gates(results / GATES_FILE).policy(parity.policy)[1]
-        rows = budgets_of(results, policy, [], strict=parity.asked.strict_cells, parity=parity, primary_only=True)
+        said = ""
+        for cell in primary:
+            fewer = doubling(cell.num_blocks)[:-1]
+            asked = parity.asked
+            rows = cell_budgets(results, cell, policy, fewer, strict=asked.strict_cells, best_of=asked.best_of)
+            said += _cell(cell.label, [*rows, as_judged(cell)])
+            bar.advance(1)
     except UserError as error:
         return f'{title}<p class="note">Not known: {html_text(str(error))}.</p>'
-    cells: dict[str, list[BudgetRow]] = {}
-    for found in rows:
-        cells.setdefault(f"{found.name} {found.pack} {found.seq_len}", []).append(found)
-    return f'{title}<p class="note">{_WHAT}</p>{"".join(_cell(name, of) for name, of in cells.items())}'
+    return f'{title}<p class="note">{_WHAT}</p>{said}'
 
 
 def _cell(name: str, budgets: Sequence[BudgetRow]) -> str:

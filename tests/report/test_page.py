@@ -16,10 +16,13 @@ from results import parity_cell, parity_of
 from eaftgate.files import sha256_file
 from eaftgate.gate.identity import CheckpointIdentity, RunIdentity, command_line
 from eaftgate.gate.results import Asked, FailedCase, Parity, read_parity
+from eaftgate.judge.policy import load_gates
 from eaftgate.judge.verdict import MetricVerdict
+from eaftgate.progress import Bar
 from eaftgate.records import read_model
 from eaftgate.report import landscapes
 from eaftgate.report.banner import next_steps, why
+from eaftgate.report.budgets import as_judged, cell_budgets
 from eaftgate.report.html import render, write_report
 from eaftgate.report.keep_map import keep_maps
 from eaftgate.report.margins import Place, nearest, place_of, scale_of, track
@@ -296,6 +299,34 @@ def test_a_run_leaves_a_page_that_the_command_makes_again(bad_run: Run, tmp_path
     write_report(moved, tmp_path / "report.html")
     without = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert without.count("run the gate again.</p>") == 2  # landscapes and budgets, each in a sentence
+
+
+def test_the_whole_budget_is_what_the_run_itself_said(bad_run: Run) -> None:
+    """So it is not judged again for the section on smaller budgets."""
+    parity = read_parity(bad_run.results)
+    _, policy = load_gates(bad_run.results / "judged_by.json").policy(parity.policy)
+    primary = [cell for cell in parity.cells if cell.severity == "primary"]
+    assert len(primary) == 2
+    for cell in primary:
+        budgets = [cell.num_blocks]
+        assert cell_budgets(bad_run.results, cell, policy, budgets, strict=False, best_of=1) == [as_judged(cell)]
+
+
+def test_what_reads_collections_says_how_far_it_is(
+    bad_run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In the run, too, under pytest's capture; twice for either candidate's cell that decides."""
+    assert f"report to {bad_run.results / 'report.html'}: 0 of 4 cells" in bad_run.output
+    write_report(bad_run.results, tmp_path / "report.html")
+    assert "report.html: 0 of 4 cells" in capsys.readouterr().err
+    told: list[int] = []
+
+    class Told(Bar):
+        def advance(self, amount: int) -> None:
+            told.append(amount)
+
+    render(read_parity(bad_run.results), bad_run.results, bar=Told())
+    assert sum(told) == 4
 
 
 def test_the_run_says_what_it_was(bad_run: Run, random8: Path) -> None:
