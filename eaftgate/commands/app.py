@@ -8,7 +8,7 @@ import typer
 
 from eaftgate import __version__
 from eaftgate.commands import gate, packs, profile, prune, publish, report, run, study, yardstick
-from eaftgate.commands.examples import add_help
+from eaftgate.commands.examples import add_help, as_it_is
 from eaftgate.errors import UserError
 from eaftgate.prune.methods import AUTO, AUTO_MINUTES, DEFAULT_SCORER, METHODS, SEARCH
 from eaftgate.recipes.command_line import UsageError, take_recipes, usage_sentence
@@ -18,6 +18,7 @@ app = typer.Typer(
     help="Remove experts from a gpt-oss checkpoint without training, and prove that the result is near-lossless.\n\n"
     "The way through: packs build -> packs split -> profile -> prune -> gate -> report; run does all of it by one "
     "recipe.",
+    epilog=as_it_is("Examples:", ("eaftgate run gpt-oss-20b --dry-run", "eaftgate packs build --help")),
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},

@@ -1,7 +1,7 @@
 """An example of every command, under its --help; lines that fit into 60 columns."""
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import typer
 
@@ -57,15 +57,15 @@ def add_help(app: typer.Typer, before: Mapping[str, tuple[str, Sequence[str]]], 
         command.help = _paragraphs(getattr(command.callback, "__doc__", "") or "")
         command.short_help = command.help.split("\n\n")[0]
         if name in EXAMPLES:
-            more = [_as_it_is(before[name][0], before[name][1])] if name in before else []
-            command.epilog = "\n\n".join([*more, _as_it_is("Examples:", EXAMPLES[name])])
+            more = [as_it_is(before[name][0], before[name][1])] if name in before else []
+            command.epilog = "\n\n".join([*more, as_it_is("Examples:", EXAMPLES[name])])
     for inner in app.registered_groups:
         if inner.typer_instance is not None:
             inner.short_help = str(inner.typer_instance.info.help)
             add_help(inner.typer_instance, before, inner.name if isinstance(inner.name, str) else group)
 
 
-def _as_it_is(heading: str, lines: Sequence[str]) -> str:
+def as_it_is(heading: str, lines: Iterable[str]) -> str:
     """A paragraph that is not filled anew; what is too long goes on below, indented."""
     fitted = [
         part

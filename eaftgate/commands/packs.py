@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from eaftgate.commands.examples import EXAMPLES, as_it_is
 from eaftgate.commands.options import JsonOption, whole_numbers
 from eaftgate.commands.output import made, result, say, show_whole
 from eaftgate.errors import UserError
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
     from eaftgate.chats.harmony import Rendering
 
 COMMANDS = typer.Typer(
-    help="Make, look at and split directories of packs (Parquet files of Harmony conversations).", no_args_is_help=True
+    help="Make, look at and split directories of packs (Parquet files of Harmony conversations).",
+    epilog=as_it_is("Examples:", (EXAMPLES[f"packs {name}"][0] for name in ("build", "check", "split"))),
+    no_args_is_help=True,
 )
 
 

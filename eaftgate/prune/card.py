@@ -59,8 +59,8 @@ def model_card(
     function of the arguments and of the base's files."""
     name, revision = base_name(base)
     front: dict[str, Any] = {"base_model": name} if HUB_ID.fullmatch(base.name) else {}
-    if (licence := licence_of(base.path)) is not None:
-        front["license"] = licence
+    licence = licence_of(base.path)
+    front |= {} if licence is None else {"license": licence}
     kind = base.config.get("model_type")
     tags = [kind] if isinstance(kind, str) and _TAG.fullmatch(kind) else []
     front |= {"library_name": "transformers", "pipeline_tag": "text-generation"}
@@ -69,6 +69,7 @@ def model_card(
         ("base", code(name, cell=True)),
         *([("revision of the base", code(revision, cell=True))] if revision else []),
         ("digest of the base", code(base_digest)),
+        *([("licence of the base", code(licence))] if licence else []),
         ("experts a layer", f"{keep_n} of {base.num_experts}, {base.top_k} of them used by a token, as in the base"),
         ("chosen by", code(method)),
         ("made by", f"eaftgate {escaped(__version__)}"),

@@ -61,6 +61,16 @@ def test_the_methods_of_prune_are_explained(eaftgate: Command) -> None:
         assert f"{name}: {method.meaning}" in " ".join(said.split())
 
 
+@pytest.mark.parametrize("arguments", [(), ("packs",)])
+def test_what_only_lists_commands_has_examples_too(eaftgate: Command, arguments: tuple[str, ...]) -> None:
+    said = eaftgate(*arguments, "--help").out
+    found = list(
+        shown_commands("".join(f"    {line.strip()}\n" for line in said.partition("Examples:")[2].splitlines()))
+    )
+    assert len(found) > 1
+    assert [problems(words) for words in found] == [[]] * len(found)
+
+
 def test_the_list_of_commands_says_each_one_whole(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

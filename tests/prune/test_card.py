@@ -57,6 +57,7 @@ def test_a_base_of_the_hub_is_named_with_its_revision(tmp_path: Path) -> None:
     front = yaml.safe_load(text.split("---\n")[1])
     assert (front["base_model"], front["license"]) == ("openai/gpt-oss-20b", "apache-2.0")
     assert "`0123abcd`" in text
+    assert "| licence of the base | `apache-2.0` |" in text
     assert "## Calibration" not in text
     assert base_name(named("openai/gpt-oss-20b@main")) == ("openai/gpt-oss-20b", "main")
 
