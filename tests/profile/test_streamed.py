@@ -28,13 +28,13 @@ from eaftgate.profile.profiler import ProfileRequest, profile_checkpoint
 from eaftgate.profile.trace import FORMS, TraceShard, save_shard
 
 DIGEST = "0" * 64
+SIZE = Size(layers=3)
 CPU, CPU_BF16 = (ModelSettings("cpu", dtype, dequantize=True) for dtype in ("float32", "bfloat16"))
 
 
-@pytest.fixture(scope="module", params=["mxfp4", "plain"])
-def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    mxfp4 = request.param == "mxfp4"
-    return open_checkpoint(write_lively_checkpoint(tmp_path_factory.mktemp("base"), size=Size(layers=3), mxfp4=mxfp4))
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    return open_checkpoint(write_lively_checkpoint(tmp_path_factory.mktemp("base"), size=SIZE))
 
 
 @pytest.fixture(scope="module")
@@ -77,10 +77,12 @@ def assert_identical(found: Profile, expected: Profile) -> None:
     assert found.description.model_copy(update=of_a_run) == expected.description.model_copy(update=of_a_run)
 
 
-@pytest.fixture(scope="module", params=["float32", "bfloat16"])
-def models(base: Checkpoint, request: pytest.FixtureRequest) -> tuple[MoeModel, StreamedModel]:
-    of = ModelSettings("cpu", request.param, dequantize=True)
-    return load_model(base.path, of), StreamedModel(base, of)
+@pytest.fixture(scope="module", params=["mxfp4 float32", "mxfp4 bfloat16", "plain bfloat16"])
+def models(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[MoeModel, StreamedModel]:
+    stored, dtype = request.param.split()
+    path = write_lively_checkpoint(tmp_path_factory.mktemp("models"), size=SIZE, mxfp4=stored == "mxfp4")
+    of = ModelSettings("cpu", dtype, dequantize=True)
+    return load_model(path, of), StreamedModel(open_checkpoint(path), of)
 
 
 @settings(max_examples=20)
