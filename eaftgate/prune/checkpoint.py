@@ -183,7 +183,7 @@ def _made_from(
     if settings.given is not None:
         made["keep_sets"] = settings.given.sha256
     if source is not None and method.needs != "nothing":
-        made["class_weights"] = (settings.classes or ClassWeights()).as_dict()
+        made["class_weights"] = _weights_told(method, settings)
     if "alignment" in method.uses and source is not None:
         made["alignment"] = settings.alignment or (
             source.alignment if isinstance(source, Scores) else source.description.alignment
@@ -191,6 +191,13 @@ def _made_from(
     if method.needs == "model" and request.run is not None:
         made |= {"batch_size": settings.search.batch_size, "model": request.run.model.describe()}
     return made
+
+
+def _weights_told(method: Method, settings: Settings) -> dict[str, float] | None:
+    """None is for a search to choose; for a scorer it is the plain weights."""
+    if settings.classes is None and method.needs == "model":
+        return None
+    return (settings.classes or ClassWeights()).as_dict()
 
 
 def _keep_n(base: Checkpoint, request: PruneRequest, given: GivenKeepSets | None) -> int:
@@ -270,6 +277,7 @@ def _chosen_on_model(
                 "method": method.name,
                 "keep_n": settings.keep_n,
                 "settings": asdict(settings.search),
+                "class_weights": _weights_told(method, settings),
                 "model": described,
                 "profile": profile.description.model_dump(include={"base", "blocks_digest", "model", "batch_size"}),
             }

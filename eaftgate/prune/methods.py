@@ -41,7 +41,7 @@ profile's blocks to run it over."""
 @dataclass(frozen=True)
 class Settings:
     """What is asked for. A method takes from it what its `uses` name; `alignment` None takes the profile's, `classes`
-    None is what the method does by itself: content alone, every token alike."""
+    None is what the method does by itself: a scorer counts content alone, every token alike."""
 
     keep_n: int
     weights: "EaftWeights"
@@ -107,13 +107,16 @@ def _scoring(name: str, scorer: Scorer) -> Method:
         from eaftgate.select.keep import scored_keep_sets
 
         weights, scores = settings.weights, _scores(sight, settings)
-        sums = scores.weighed(settings.classes or ClassWeights())
+        plain = ClassWeights()
+        classes = settings.classes or plain
+        weighed = None if classes == plain else classes
+        sums = scores.weighed(classes)
         keep = scored_keep_sets(sums, method=name, keep_n=settings.keep_n, weights=weights)
         shown = {"w_good": weights.good, "w_conflict": weights.conflict, "w_uncertain": weights.uncertain}
         return Choice(
             keep,
-            {"alignment": scores.alignment, "weights": weights.as_dict()} | _weighed(settings),
-            {"alignment": scores.alignment} | shown | _weighed(settings, option=True),
+            {"alignment": scores.alignment, "weights": weights.as_dict()} | _weighed(weighed),
+            {"alignment": scores.alignment} | shown | _weighed(weighed, option=True),
             scores,
         )
 
@@ -121,12 +124,9 @@ def _scoring(name: str, scorer: Scorer) -> Method:
     return Method(name, "trace", choose, frozenset({"alignment", "rows"} | weighed), meaning=scorer.meaning)
 
 
-def _weighed(settings: Settings, *, option: bool = False) -> dict[str, Any]:
-    """What is remembered of the classes' weights, where they are not the plain ones; as an option, as it is given."""
-    from eaftgate.select.class_weights import ClassWeights
-
-    classes = settings.classes
-    if classes is None or classes == ClassWeights():
+def _weighed(classes: "ClassWeights | None", *, option: bool = False) -> dict[str, Any]:
+    """What is remembered of the classes' weights, if there are any; as an option, as it is given."""
+    if classes is None:
         return {}
     return {"class_weight": classes.as_option()} if option else {"class_weights": classes.as_dict()}
 
@@ -163,7 +163,8 @@ def _searching(
         assert isinstance(sight.source, Profile)
         keep, found = search(sight.source, sight.running, settings)
         provenance = {"alignment": "predicting", "search": found | {"model": dict(sight.running.described)}}
-        return Choice(keep, provenance | _weighed(settings), asdict(settings.search) | _weighed(settings, option=True))
+        classes = settings.classes
+        return Choice(keep, provenance | _weighed(classes), asdict(settings.search) | _weighed(classes, option=True))
 
     return Method(name, "model", choose, frozenset({"rows", "max_positions", "seed", *uses}), suffices, meaning)
 

@@ -267,8 +267,8 @@ def test_an_interrupted_search_goes_on_where_it_was(
     small = ("--seq-len", 48, "--batch-size", 8, "--device", "cpu")
     assert eaftgate("profile", base, "--packs", packs, *small, "--out", tmp_path / "profile").code == 0
 
-    def search(out: str, max_positions: int = 150) -> Ended:
-        more = ("--keep-n", 4, "--method", "refined", "--max-positions", max_positions, "--device", "cpu")
+    def search(out: str, max_positions: int = 150, *others: str) -> Ended:
+        more = ("--keep-n", 4, "--method", "refined", "--max-positions", max_positions, "--device", "cpu", *others)
         return eaftgate(
             "prune", base, "--profile", tmp_path / "profile", "--packs", packs, *more, "--out", tmp_path / out
         )
@@ -299,6 +299,7 @@ def test_an_interrupted_search_goes_on_where_it_was(
         patched.setattr(searching, "greedy_keep_sets", from_the_beginning)
         patched.setattr(Journal, "write", noting)
         assert search("out", max_positions=160).code == 130
+        assert search("out", 150, "--class-weight", "balanced").code == 130
         assert search("out").code == 0
     assert noted == [3, 4, 5, 6]
     assert not journal.exists()
