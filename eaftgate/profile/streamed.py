@@ -21,14 +21,19 @@ READINGS = 10.0
 """A layer runs for so many times as long as it took to read, where there are blocks and memory enough."""
 
 
+LEAST_TOKENS = 1 << 16
+"""Of a group, whatever memory they take: a small model's take little, and its layers are soon run."""
+
+
 def group_tokens(base: Checkpoint, settings: ModelSettings) -> int:
     """The most tokens of a group: their hidden states take a part of what a layer takes, or, on a GPU, half of what is
     free beside two layers, where that is more. (A CPU's time is up before.)"""
+    least = max(LEAST_TOKENS, states_tokens(base))
     if torch.device(settings.device).type != "cuda":
-        return states_tokens(base)
+        return least
     item_bytes = DTYPES[settings.dtype].itemsize
     room = (free_bytes(settings.device) or 0) - 2 * layer_bytes(base, item_bytes)
-    return max(states_tokens(base), room // 2 // (base.hidden_size * item_bytes))
+    return max(least, room // 2 // (base.hidden_size * item_bytes))
 
 
 @torch.inference_mode()

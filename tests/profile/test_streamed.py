@@ -160,6 +160,8 @@ def test_a_group_ends_when_time_is_up(
 
 def test_the_states_of_a_group_take_a_part_of_memory(base: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     size = base.dimensions
+    assert streamed.group_tokens(base, CPU) == streamed.LEAST_TOKENS, "a tiny model's layers are soon run"
+    monkeypatch.setattr(streamed, "LEAST_TOKENS", 1)
     quarter = size.num_experts * 3 * size.hidden_size * size.intermediate_size // 4
     assert streamed.group_tokens(base, CPU) * size.hidden_size == quarter
     gpu = ModelSettings("cuda", "bfloat16", dequantize=True)
