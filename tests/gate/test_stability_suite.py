@@ -135,7 +135,7 @@ def test_a_run_without_seeds_says_so(copy_run: Run, tmp_path: Path) -> None:
     assert {p.attrib["name"]: p.attrib["value"] for p in suite}["stability"] == said["note"]
     page = tmp_path / "report.html"
     write_report(copy_run.results, page)
-    assert f"<p>{said['note']}.</p>" in page.read_text(encoding="utf-8")
+    assert f"<p>S{said['note'][1:]}.</p>" in page.read_text(encoding="utf-8")
 
 
 def test_a_broken_manifest_fails_its_own_case_only(keep24: Path, same24: Path, tmp_path: Path) -> None:
