@@ -46,6 +46,19 @@ def resolve(source: str | Path, *, weights: bool = True) -> Path:
     return _download(str(source), match["repo"], match["revision"], allowed)
 
 
+def cached(repo: str, revision: str | None) -> Path:
+    """What the local Hub cache has of a repository, which need not be all of it; the Hub is not asked. Raises UserError
+    when it has nothing."""
+    try:
+        return Path(
+            huggingface_hub.snapshot_download(
+                repo, revision=revision, allow_patterns=_ALLOW, ignore_patterns=_IGNORE, local_files_only=True
+            )
+        )
+    except LocalEntryNotFoundError:
+        raise UserError(f"the local Hub cache has nothing of {repo}") from None
+
+
 def _download(source: str, repo: str, revision: str | None, allowed: list[str]) -> Path:
     nothing = f"{source} is neither an existing directory nor"
     try:

@@ -152,7 +152,7 @@ def _show_plan(
     rate: float | None,
     as_json: bool,
 ) -> None:
-    from eaftgate.stages.forecast import forecast_lines, forecast_of, local_base
+    from eaftgate.stages.forecast import forecast_lines, forecast_of, known_base
     from eaftgate.stages.process import shown_command
     from eaftgate.stages.record import check_asked, is_unfinished, read_record
     from eaftgate.stages.run import check_place
@@ -171,14 +171,12 @@ def _show_plan(
     commands = {stage.label: " ".join(shown_command(stage)) for stage in stages}
     lines = [f"{label} ({states[label]}): {command}" for label, command in commands.items()]
     enough, about_rows = _dry_enough(recipe, sections, layout, record)
-    base = local_base(recipe, sections)
-    found = None if base is None else forecast_of(base, sections, layout, rate)
-    if found is not None:
-        needs = forecast_lines(found)
-    else:
-        needs = [
-            "what it needs is not known: the base is not here (hf download gets it), or keep sets say what is kept"
-        ]
+    found, why = None, "keep sets say what is kept"
+    try:
+        found = forecast_of(known_base(recipe, sections), sections, layout, rate)
+    except UserError as error:
+        why = str(error)
+    needs = [f"what it needs is not known: {why}"] if found is None else forecast_lines(found)
     summary = {
         "out": str(layout.out),
         "stages": [{"stage": label, "state": states[label], "command": commands[label]} for label in states],

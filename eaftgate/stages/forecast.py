@@ -7,6 +7,7 @@ from pathlib import Path
 from rich.filesize import decimal
 
 from eaftgate.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from eaftgate.checkpoint.remote import describe_checkpoint
 from eaftgate.errors import UserError
 from eaftgate.gate.plan import DEFAULT_REGIME
 from eaftgate.judge.policy import DEFAULT_GATES, Regime, load_gates
@@ -41,6 +42,11 @@ def local_base(recipe: Path, sections: Mapping[str, Section]) -> Checkpoint | No
     """None for one that has to be downloaded first."""
     base = base_of(recipe, sections)
     return open_checkpoint(base) if Path(base).is_dir() else None
+
+
+def known_base(recipe: Path, sections: Mapping[str, Section]) -> Checkpoint:
+    """For its sizes alone; of one on the Hub no weights are downloaded. Raises UserError where they are not known."""
+    return local_base(recipe, sections) or describe_checkpoint(base_of(recipe, sections))
 
 
 def kept_of(base: Checkpoint, sections: Mapping[str, Section]) -> list[int]:

@@ -9,10 +9,10 @@ from pathlib import Path
 from eaftgate.errors import UserError
 from eaftgate.files import sha256_file, write_failure
 from eaftgate.gate.conclusion import reason_of, verdict_of
-from eaftgate.gate.results import Parity, RunVerdict
+from eaftgate.gate.results import PAGE_FILE, Parity, RunVerdict
 from eaftgate.judge.policy import DEFAULT_GATES
 from eaftgate.locks import Taken, held
-from eaftgate.outputs import check_outside_checkpoints, check_parent
+from eaftgate.outputs import check_file, check_outside_checkpoints, check_parent, put_file
 from eaftgate.progress import AGAIN, duration
 from eaftgate.stages.process import run_stage, shown_command
 from eaftgate.stages.record import (
@@ -132,6 +132,7 @@ class _Running:
         self._ask, self._allow_undecided = enough, allow_undecided
         self._enough: EnoughRecord | None = None
         self._parity: Parity | None = None
+        self._page_is_new = False
 
     def through(self) -> Outcome:
         ended: list[Ended] = []
@@ -188,7 +189,7 @@ class _Running:
         if made_by_run(self._record, stage):
             stage.out.unlink()
         self._record = remember(self._layout.out, self._record, stage, of=of)
-        ended, code = self._begin(stage, place)
+        ended, code = self._copied(stage, place) or self._begin(stage, place)
         if stage.out.is_file():
             self._record = remember(self._layout.out, self._record, stage, of=of, sha256=sha256_file(stage.out))
         return ended, code
@@ -205,8 +206,19 @@ class _Running:
         ended, code = self._begin(stage, place)
         self._parity = judged(stage.out)
         if self._parity is not None:
+            self._page_is_new = True  # the gate takes that of an earlier run away
             self._record = remember(self._layout.out, self._record, stage, of=of, sha256=self._parity.sha256)
         return ended, _GATE_CODES.get(code, code if code < 0 else _PUT_RIGHT)
+
+    def _copied(self, stage: Stage, place: str) -> tuple[Ended, int] | None:
+        """The report that the gate has just written, where a run has its own; None where there is none of its."""
+        page = self._layout.results / PAGE_FILE
+        if stage.name != REPORT or not self._page_is_new or not page.is_file():
+            return None
+        check_file(stage.out, [page])
+        put_file(stage.out, page.read_text(encoding="utf-8"))
+        self._say(f"== {place}: {stage.out} is the gate's page, {page}")
+        return Ended(stage.label, stage.out, 0.0), _PASSED
 
     def _inputs(self, stage: Stage) -> dict[str, str]:
         packs = next(Path(word.removeprefix("--packs=")) for word in _packs(stage))

@@ -133,6 +133,30 @@ def test_a_gate_that_was_killed_before_it_judged_again_is_not_taken_for_judged(
     assert commands == ["gate", "report", "lock"]
 
 
+def test_the_page_of_the_gate_is_the_report_and_made_once(
+    recipe: Changing, commands: Noted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = vars(running)["run_stage"]
+
+    def with_page(stage: Stage, **given: Any) -> int:
+        code: int = whole(stage, **given)
+        if stage.name == "gate":
+            (stage.out / "report.html").write_text(f"page {len(commands)}", encoding="utf-8")
+        return code
+
+    monkeypatch.setattr(running, "run_stage", with_page)
+    recipe.run()
+    assert commands == ["profile", "prune", "gate", "lock"]
+    report = recipe.out / "report.html"
+    assert report.read_bytes() == (recipe.out / "run" / "report.html").read_bytes() == b"page 3"
+    recipe.run(gate="num_blocks: 9")
+    assert report.read_bytes() == b"page 5"
+    commands.clear()
+    report.unlink()
+    recipe.run(gate="num_blocks: 9")  # the gate is up to date, and its page need not be what it wrote
+    assert commands == ["report"]
+
+
 def test_a_run_that_an_earlier_version_began_is_gone_on_with(recipe: Changing, commands: Noted) -> None:
     """It did not say which checkpoint the only one was, nor what its gate had written."""
     recipe.run()

@@ -3,17 +3,22 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import huggingface_hub
 import pytest
 from cli_command import Command, refused
 from gate_command import BASE, ROOT
+from huggingface_hub.errors import LocalEntryNotFoundError
 from typer.testing import CliRunner
 
+from eaftgate.checkpoint.checkpoint import open_checkpoint
 from eaftgate.commands.app import app
 from eaftgate.errors import UserError
 from eaftgate.recipes.recipe import read_sections
 from eaftgate.stages import enough as asking
+from eaftgate.stages import forecast as forecasting
 from eaftgate.stages import run as running
 from eaftgate.stages.process import command_of
 from eaftgate.stages.record import EnoughRecord
@@ -157,6 +162,60 @@ def test_a_dry_run_says_what_is_needed_and_makes_nothing(eaftgate: Command, reci
     assert "profile (is there)" in eaftgate("run", recipe, "--dry-run").out
 
 
+@pytest.fixture
+def no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    def out_of_reach(source: str) -> None:
+        raise UserError(f"the Hub does not tell of {source} (ConnectError)")
+
+    monkeypatch.setattr(forecasting, "describe_checkpoint", out_of_reach)
+
+
+@pytest.mark.usefixtures("no_hub")
+def test_a_base_that_nobody_tells_of_is_said_in_one_line(eaftgate: Command, tmp_path: Path) -> None:
+    recipe = written(tmp_path / "r.yaml", "profile: {base: a/b, packs: p}\nprune: {keep_n: 24}\ngate: {packs: p}")
+    ended = eaftgate("run", recipe, "--dry-run", "--out", tmp_path / "out")
+    assert ended.code == 0
+    assert "what it needs is not known: the Hub does not tell of a/b (ConnectError)\n" in ended.out
+
+
+def test_a_base_on_the_hub_is_told_by_its_headers(
+    eaftgate: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same as of the directory."""
+    text = "profile: {{base: {base}, packs: p}}\nprune: {{keep_n: 24}}\ngate: {{packs: p}}"
+    here = written(tmp_path / "here.yaml", text.format(base=BASE))
+    there = written(tmp_path / "there.yaml", text.format(base="a/b@c"))
+    local = open_checkpoint(BASE)
+    files = {
+        shard.name: SimpleNamespace(
+            tensors={
+                name: SimpleNamespace(dtype=e.dtype, shape=list(e.shape), data_offsets=(e.begin, e.end))
+                for name, e in local.tensors.items()
+                if e.shard == shard.name
+            }
+        )
+        for shard in local.shards
+    }
+    asked: list[tuple[str, str | None]] = []
+
+    def metadata(repo: str, *, revision: str | None) -> Any:
+        asked.append((repo, revision))
+        return SimpleNamespace(files_metadata=files)
+
+    def nothing_here(*_: object, **__: object) -> None:
+        raise LocalEntryNotFoundError("not cached")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", nothing_here)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda _, name, **__: str(BASE / name))
+    monkeypatch.setattr(huggingface_hub, "get_safetensors_metadata", metadata)
+    needs = [
+        json.loads(eaftgate("run", recipe, "--dry-run", "--json", "--out", tmp_path / "out").out)["needs"]
+        for recipe in (here, there)
+    ]
+    assert needs[0] == needs[1] is not None
+    assert asked == [("a/b", "c")]
+
+
 # A run, with commands that make what they are to make, and nothing else.
 
 Noted = list[str]
@@ -263,7 +322,7 @@ def test_a_stage_that_is_killed_says_how_to_go_on(
     assert "split was ended by signal 9" in ended.err
 
 
-@pytest.mark.usefixtures("enough")
+@pytest.mark.usefixtures("enough", "no_hub")
 @pytest.mark.parametrize(
     "name", sorted(path.name for path in (ROOT / "recipes").glob("*.yaml") if "\nrun:" in path.read_text())
 )
