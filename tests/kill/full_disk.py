@@ -42,7 +42,7 @@ def problems(name: str, inputs: Path, place: Path) -> list[str]:
         full = run(job.given(inputs), place)
         said = f"{name}, {fraction:.0%} of {pages} pages: exit code {full.code}: {full.output[-1500:]}"
         enough = full.code == undisturbed.code and made(place) == expected
-        if not enough and not (is_red(full, place) if name == "gate" else is_refused(full)):
+        if not enough and not ENDS.get(name, is_refused)(full, place):
             found.append(said)
         mount(place, 1 << 28, "remount,")
         again = run(job.given(inputs), place)
@@ -53,7 +53,7 @@ def problems(name: str, inputs: Path, place: Path) -> list[str]:
     return found
 
 
-def is_refused(ended: Ended) -> bool:
+def is_refused(ended: Ended, _: Path) -> bool:
     """Exit code 2 and one sentence; before it there may be lines of progress."""
     return ended.code == 2 and "Traceback" not in ended.output and len(re.findall("^error: ", ended.output, re.M)) == 1
 
@@ -68,6 +68,16 @@ def is_red(ended: Ended, place: Path) -> bool:
     except (OSError, ElementTree.ParseError):
         return True
     return any(int(suite.get("failures", 0)) + int(suite.get("errors", 0)) > 0 for suite in suites)
+
+
+def is_stopped(ended: Ended, place: Path) -> bool:
+    """A stage has been refused, or its gate is red."""
+    red = ended.code == 1 and "Traceback" not in ended.output and not (place / "out" / "report.html").exists()
+    return red or is_refused(ended, place)
+
+
+ENDS = {"gate": is_red, "run": is_stopped}
+"""How a command that is not refused in one sentence ends."""
 
 
 def mount(place: Path, size: int, how: str = "") -> None:

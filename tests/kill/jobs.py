@@ -59,7 +59,18 @@ JOBS = {
     ),
     "report": Job(("report", "@/run", "--out", "out")),
     "lock": Job(("lock", "@/run", "--out", "out"), (1,)),
+    "memo": Job(("memo", "@/run", "--out", "out")),
+    "run": Job(("run", "@/run.yaml", "--out", "out"), (1,)),
 }  # fmt: skip
+
+
+RECIPE = """
+packs split: {dir: @/packs}
+profile: {base: @/base, seq_len: 48, batch_size: 2, device: cpu}
+prune: {keep_n: 4}
+gate: {regime: fixture, seq_lens: 32, num_blocks: 4, policy: near-lossless-v2}
+"""
+"""Its stages are processes of their own."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +90,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def make_inputs(place: Path) -> None:
     write_lively_checkpoint(place / "base", size=Size(experts=8, top_k=2))
     write_packs(place / "packs", {"chat": 8, "tools": 6})
+    (place / "run.yaml").write_text(RECIPE.replace("@", str(place)), encoding="utf-8")
     for name, made in (("profile", "profile"), ("prune", "pruned"), ("gate", "run")):
         job = JOBS[name]
         words = [made if word == "out" else word.replace("=out", f"={made}") for word in job.given(place)]
@@ -157,6 +169,8 @@ def made(place: Path) -> dict[str, Any]:
     the speed of a collection, the session of a cell, what parity.json and the report say of when the run was, and in
     JUnit time, timestamp, hostname and tokens per second. A checksum over any of these goes with them.
     """
+    if (place / "out" / "run.json").is_file():
+        return _of_run(place)
     found: dict[str, Any] = {}
     for path in sorted(place.rglob("*")):
         name = path.relative_to(place).as_posix()
@@ -166,6 +180,27 @@ def made(place: Path) -> dict[str, Any]:
             found[name] = _untimed(path, path.read_bytes().replace(str(place).encode(), b"PLACE"))
     if (place / "out" / "trace").is_dir():
         found["trace"] = _trace(place / "out")
+    return found
+
+
+def _of_run(place: Path) -> dict[str, Any]:
+    """Of a whole run, where times and checksums of them go from stage to stage: which files there are, what was split,
+    which experts are kept and their weights, and what was judged."""
+    found: dict[str, Any] = {
+        path.relative_to(place).as_posix(): "left over" if LEFTOVERS.fullmatch(path.name) else "is there"
+        for path in sorted(place.rglob("*"))
+        if path.suffix != ".lock" and path.is_file() and "/trace/" not in path.as_posix()
+    }
+    whole = ("split/**/*.parquet", "keep4/*.safetensors", "keep4/expert_mapping.json")
+    found |= {
+        path.relative_to(place).as_posix(): path.read_bytes()
+        for pattern in whole
+        for path in (place / "out").glob(pattern)
+    }
+    parity = place / "out" / "run" / "parity.json"
+    if parity.is_file():
+        told = json.loads(parity.read_bytes())
+        found["judged"] = [(cell["pack"], cell["verdict"], cell["metrics"]) for cell in told["cells"]]
     return found
 
 

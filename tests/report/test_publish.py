@@ -11,8 +11,9 @@ import huggingface_hub
 import pytest
 import yaml
 from cli_command import Command, refused
-from gate_command import Run
+from gate_command import BASE, GATE_PACKS, Run, gate
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, RepositoryNotFoundError
+from prepared import SMALL
 
 from eaftgate.report import publish as publishing
 from eaftgate.report.lock import write_lock
@@ -124,6 +125,25 @@ def test_a_lock_of_another_checkpoint_is_none(eaftgate: Command, hub: Hub, check
     ended = eaftgate("publish", checkpoint, "me/x", "--license", "mit", "--unverified")
     assert "(unverified), private" in ended.out
     assert "Published without a lock that says that it has passed" in published(hub)
+
+
+@pytest.mark.slow
+def test_a_lock_that_passes_is_enough_by_itself(eaftgate: Command, hub: Hub, tmp_path: Path) -> None:
+    """Pruned, gated and locked by the commands, and the lock is verified by judging the run's collections again."""
+    checkpoint = tmp_path / "keep32"
+    assert eaftgate("prune", BASE, "--keep-n", 32, "--out", checkpoint).code == 0
+    run = gate(tmp_path / "run", f"--base={BASE}", f"--checkpoint={checkpoint}", f"--packs={GATE_PACKS}", *SMALL)
+    assert run.code == 0, run.output
+    publishes = ("publish", checkpoint, "me/keep32", "--license", "mit")
+    refused(eaftgate(*publishes), f"there is no {checkpoint}.lock.json")
+    assert eaftgate("lock", run.results, "--out", tmp_path / "keep32.lock.json").code == 0
+    ended = eaftgate(*publishes)
+    assert ended.code == 0, ended.err
+    assert "**PASS** under `near-lossless-v2`" in published(hub)
+    hub.committed.clear()
+    damaged(run.results / "collections")
+    refused(eaftgate(*publishes), "does not say that")
+    assert hub.committed == {}
 
 
 def damaged(path: Path) -> None:
