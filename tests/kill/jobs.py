@@ -67,7 +67,7 @@ JOBS = {
 RECIPE = """
 packs split: {dir: @/packs}
 profile: {base: @/base, seq_len: 48, batch_size: 2, device: cpu}
-prune: {keep_n: 4}
+prune: {keep_n: 4, method: eaft-reap}
 gate: {regime: fixture, seq_lens: 32, num_blocks: 4, policy: near-lossless-v2}
 """
 """Its stages are processes of their own."""
