@@ -45,10 +45,10 @@ def more_blocks(parity: Parity) -> MoreBlocks | None:
     asked = max([least, *(with_room(blocks, held) for blocks in counts if blocks is not None)])
     more = " or more" if None in counts else ""
     may = "" if held is not None else " and the packs hold as many"
-    room = "; with a tenth on top" if asked > least else ""
+    room = "; a tenth on top is asked for" if asked > least else ""
     said = f"The data cannot tell. About {least:,} blocks{more} would, if the estimates are right{may}{room}"
     if parity.run is not None and parity.run.by_recipe:
-        return MoreBlocks(f"{said}, in the recipe of the run, and then the same command again:", in_recipe(asked))
+        return MoreBlocks(f"{said}. In the recipe, then the same command again:", in_recipe(asked))
     return MoreBlocks(f"{said}:", _command(parity, asked))
 
 

@@ -66,7 +66,7 @@ def test_an_open_bound_where_a_rule_decides_is() -> None:
 def test_a_recipe_is_told_in_its_own_words() -> None:
     found = of(run(silent("exact_calls", 486), by_recipe=True))
     assert found.words == "gate: {num_blocks: 535}"
-    assert "in the recipe of the run, and then the same command again" in found.said
+    assert "In the recipe, then the same command again:" in found.said
 
 
 @pytest.mark.parametrize(("held", "asked"), [(2000, 535), (500, 500), (486, 486)])
