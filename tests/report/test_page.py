@@ -315,8 +315,8 @@ def test_the_whole_budget_is_what_the_run_itself_said(bad_run: Run) -> None:
 def test_what_reads_collections_says_how_far_it_is(
     bad_run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """In the run, too, under pytest's capture; twice for either candidate's cell that decides."""
-    assert f"report to {bad_run.results / 'report.html'}: 0 of 4 cells" in bad_run.output
+    """In the run, too, on a line of its own; twice for either candidate's cell that decides."""
+    assert f"\nreport to {bad_run.results / 'report.html'}: 0 of 4 cells" in bad_run.output
     write_report(bad_run.results, tmp_path / "report.html")
     assert "report.html: 0 of 4 cells" in capsys.readouterr().err
     told: list[int] = []
