@@ -13,44 +13,52 @@ lost no less (docs/log/2026-11-26-selection.md).
 Shapes: T counted tokens, X positions looked at, E experts, D hidden size.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from eaftgate.families.model import MoeModel
 from eaftgate.packs.blocks import Blocks
 from eaftgate.search.prefix import embedded, through_layer_seeing
-from eaftgate.search.reroute import eliminated, routed_tokens, swapped
+from eaftgate.search.reroute import RoutedTokens, cheapest_swaps, eliminated, routed_tokens, swapped
 from eaftgate.search.settings import BATCH_SIZE, MAX_POSITIONS
 from eaftgate.select.keep import KeepSets
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Flat positions that a search looks at (block * seq_len + position), ascending, and their weights, above 0."""
+    """Flat positions that a search looks at (block * seq_len + position), ascending, and their weights, from 0.
+
+    Positions that predict no scored token do not take part, although predictions depend on them through attention:
+    experts specialise, and theirs would displace those of the answers.
+    """
 
     position_X: NDArray[np.intp]
     weight_X: NDArray[np.float64]
 
 
-def sampled_positions(
-    blocks: Blocks, weight_T: NDArray[np.float64], *, max_positions: int = MAX_POSITIONS, seed: int = 0
-) -> Sample:
-    """The positions that predict the counted tokens of `blocks`, with the weight of the token they predict.
+def spread_positions(
+    kind_T: NDArray[np.integer], *, max_positions: int = MAX_POSITIONS, seed: int = 0
+) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+    """Which scored tokens a search looks at for several weights, ascending, and how many each stands for.
 
-    A negative weight would reward damage and counts as 0. Positions of weight 0 are left out; of more than
-    `max_positions`, so many are drawn by `seed`. Positions that predict no counted token do not take part, although
-    predictions depend on them through attention: experts specialise, and theirs would displace those of the answers.
+    Every class of `kind_T` gets an equal share of `max_positions`, small ones as much as they have, so that the calls
+    are not lost among the answers.
     """
-    weight_T = np.maximum(weight_T, 0.0)
-    position_T = np.flatnonzero(blocks.scored_BS) - 1
-    chosen_X = np.flatnonzero(weight_T > 0)
-    if len(chosen_X) > max_positions:
-        chosen_X = np.sort(np.random.default_rng(seed).choice(chosen_X, max_positions, replace=False))
-    return Sample(position_T[chosen_X], weight_T[chosen_X])
+    rng = np.random.default_rng(seed)
+    chosen, stands_for, left = [], [], max_positions
+    kinds, counts = np.unique(kind_T, return_counts=True)
+    for done, place in enumerate(np.argsort(counts, kind="stable")):
+        number = min(counts[place], left // (len(kinds) - done))
+        of_kind_X = np.flatnonzero(kind_T == kinds[place])
+        chosen.append(rng.choice(of_kind_X, number, replace=False) if number < counts[place] else of_kind_X)
+        stands_for.append(np.full(number, counts[place] / max(number, 1)))
+        left -= number
+    order = np.argsort(np.concatenate(chosen))
+    return np.concatenate(chosen)[order], np.concatenate(stands_for)[order]
 
 
 def greedy_keep_sets(
@@ -66,15 +74,54 @@ def greedy_keep_sets(
 
     Takes memory for the hidden states of all blocks and a Gram matrix of 4 * E^2 bytes a sampled position.
     """
+    at: dict[str, Any] = {"batch_size": batch_size, "progress": progress}
+    return greedy_selections(model, blocks, {"": sample}, keep_n=keep_n, **at)[""]
+
+
+def greedy_selections(
+    model: MoeModel,
+    blocks: Blocks,
+    samples: Mapping[str, Sample],
+    *,
+    keep_n: int,
+    batch_size: int = BATCH_SIZE,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, KeepSets]:
+    """The same for several samples of the same positions: the experts' outputs, which cost most, are shared."""
+    found: dict[str, KeepSets] = {name: [] for name in samples}
     layers = len(model.moe_layers)
-    prefix = embedded(model, blocks, batch_size=batch_size)
-    keep: KeepSets = []
-    for layer in range(layers):
-        prefix, hidden_XD, norm_X = through_layer_seeing(model, layer, prefix, sample.position_X)
-        weight_X = torch.from_numpy(sample.weight_X).to(norm_X) / norm_X
-        routed = routed_tokens(model.moe(model.moe_layers[layer]), hidden_XD, weight_X, top_k=model.top_k)
-        kept_E = swapped(routed, eliminated(routed, keep_n))
-        keep.append(kept_E.nonzero().flatten().tolist())
+    position_X = next(iter(samples.values())).position_X
+    for layer, routed in enumerate(_layers(model, blocks, position_X, batch_size=batch_size)):
+        for name, sample in samples.items():
+            weighed = routed.weighing(sample.weight_X)
+            kept_E = swapped(weighed, eliminated(weighed, keep_n))
+            found[name].append(kept_E.nonzero().flatten().tolist())
         if progress is not None:
             progress(layer + 1, layers)
-    return keep
+    return found
+
+
+def nearest_swaps(
+    model: MoeModel,
+    blocks: Blocks,
+    sample: Sample,
+    keep: KeepSets,
+    *,
+    number: int,
+    batch_size: int = BATCH_SIZE,
+) -> list[list[tuple[int, int]]]:
+    """Of every layer, the swaps (add, drop) that change its output least, in that order."""
+    near = []
+    for kept, routed in zip(keep, _layers(model, blocks, sample.position_X, batch_size=batch_size), strict=True):
+        near.append(cheapest_swaps(routed.weighing(sample.weight_X), kept, number))
+    return near
+
+
+def _layers(
+    model: MoeModel, blocks: Blocks, position_X: NDArray[np.intp], *, batch_size: int
+) -> Iterator[RoutedTokens]:
+    """Every layer as the whole model runs it; a position weighs 1 over the length of what leaves the layer there."""
+    prefix = embedded(model, blocks, batch_size=batch_size)
+    for layer, place in enumerate(model.moe_layers):
+        prefix, hidden_XD, norm_X = through_layer_seeing(model, layer, prefix, position_X)
+        yield routed_tokens(model.moe(place), hidden_XD, 1 / norm_X, top_k=model.top_k)

@@ -1,21 +1,15 @@
-"""Refinement: the best of several selections, with an expert swapped wherever the pruned model predicts better for it.
+"""Refinement: an expert swapped wherever the pruned model then loses less of what the gate judges.
 
-The calibration blocks are cut into two halves. On one, layer by layer, it is measured what putting back each dropped
-expert wins and what dropping each kept one loses; the swaps with the best sums are then measured on the other half,
-too, and the best one is made if the loss falls on both, on the other by more than its standard error; again, until none
-does. Then the halves change roles, once. So no swap is accepted by the tokens that proposed it alone: swaps that were
-fitted the calibration blocks' noise and lost on others (docs/log/2026-11-26-selection.md).
-
-The loss is the nll of the tokens themselves, which is what the gate looks at, not a distance from the whole model.
-Tokens of a pack that loses more than all tokens do weigh more (eaftgate.search.pack_weights), by what it loses under
-the keep sets that a layer is begun with.
+The calibration blocks are cut into two halves. Of every layer those swaps are asked about that change its output least
+(eaftgate.search.greedy): first on a few blocks of one half, the most promising then on all of it, and the best of
+these on the other half, too. It is made if the loss (eaftgate.search.objective) falls on both, on the other by more
+than its standard error; again, until none is. So no swap is accepted by the tokens that proposed it alone: swaps that
+were fitted to the calibration blocks' noise lost on others (docs/log/2026-11-26-selection.md).
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from heapq import nsmallest
-from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,49 +17,34 @@ from numpy.typing import NDArray
 from eaftgate.collect.collection import Collection
 from eaftgate.families.model import MoeModel
 from eaftgate.packs.blocks import Blocks
-from eaftgate.parity.clusters import Estimate
-from eaftgate.search.evaluate import collected, collected_after, nll_increase
-from eaftgate.search.pack_weights import row_weights
+from eaftgate.search.evaluate import collected, collected_after
+from eaftgate.search.objective import Objective, gated_margins
 from eaftgate.search.prefix import embedded, through_layer
-from eaftgate.select.class_weights import TokenWeights
 from eaftgate.select.keep import KeepSets, replaced
 
-CHECKED = 4
-"""Of the swaps in a layer, so many that promise most are measured."""
-SCREENING_TOKENS = 32_768
-"""Counted tokens, of the proposing half, that are asked about every single expert: an answer only has to promise."""
+NEAR = 16
+"""Of every layer, so many swaps are asked about."""
+CHECKED = 3
+"""So many of them, which promise most on a few blocks, are measured on a whole half."""
+FEW_TOKENS = 16_384
+"""Scored tokens of the few blocks, or a quarter of the half: an answer only has to promise."""
 MIN_BLOCKS = 4
 """Two a half: one alone would have no standard error to check a swap by."""
 TURNS = 2
 """Either half proposes once."""
 
+NearSwaps = Sequence[Sequence[tuple[int, int]]]
+"""By layer: (add, drop), the least change first."""
+
 
 @dataclass(frozen=True)
 class Swap:
-    """`gain`: by how much the weighted mean nll fell, nats a token, on the half that did not propose the swap."""
+    """`gain`: by how much the loss fell on the half that did not propose the swap."""
 
     layer: int
     add: int
     drop: int
     gain: float
-
-
-def best_start(
-    model: MoeModel, blocks: Blocks, starts: Mapping[str, KeepSets], *, weights: TokenWeights, batch_size: int
-) -> str:
-    """The name of the keep sets with the least nll on `blocks`; the first of equals."""
-
-    def nll(name: str) -> float:
-        with model.keeping(starts[name]):
-            found = collected(model, blocks, batch_size=batch_size)
-        return -float(np.mean(_weight_T(weights, found) * found.stats.logprob_T, dtype=np.float64))
-
-    return min(starts, key=nll)
-
-
-def can_refine(blocks: Blocks) -> bool:
-    """Whether enough blocks count tokens."""
-    return _counting(blocks).num_blocks >= MIN_BLOCKS
 
 
 @dataclass(frozen=True)
@@ -78,39 +57,74 @@ class Refinement:
     layers: int = 0
 
 
+def can_refine(blocks: Blocks) -> bool:
+    """Whether enough blocks score tokens."""
+    return blocks.num_blocks >= MIN_BLOCKS
+
+
+@dataclass(frozen=True)
+class Half:
+    """Some blocks and what the whole model says of them."""
+
+    blocks: Blocks
+    objective: Objective
+
+    def few(self) -> "Half":
+        """Evenly spread blocks of it with FEW_TOKENS."""
+        share = max(FEW_TOKENS / self.blocks.num_scored, 0.25)
+        number = min(math.ceil(share * self.blocks.num_blocks), self.blocks.num_blocks)
+        chosen = np.arange(number) * self.blocks.num_blocks // number
+        whole = self.objective.whole
+        kept_T = np.isin(whole.block_T, chosen)
+        return Half(
+            self.blocks.reordered(chosen),
+            Objective(whole.select(kept_T), self.objective.pack_R, self.objective.margins),
+        )
+
+
+def halves_of(model: MoeModel, blocks: Blocks, pack_R: NDArray[np.integer], *, batch_size: int) -> tuple[Half, Half]:
+    """`blocks` must be such that `can_refine`. `pack_R` numbers the pack of every row from 0."""
+    middle, margins = blocks.num_blocks // 2, gated_margins()
+    parts = blocks.reordered(np.arange(middle)), blocks.reordered(np.arange(middle, blocks.num_blocks))
+    first, second = (
+        Half(part, Objective(collected(model, part, batch_size=batch_size), pack_R, margins)) for part in parts
+    )
+    return first, second
+
+
+def best_start(
+    model: MoeModel, halves: tuple[Half, Half], starts: "dict[str, KeepSets]", *, batch_size: int, finalists: int = 3
+) -> str:
+    """The name of the keep sets that lose least: on a few blocks, and of the `finalists` on all."""
+    few = halves[0].few()
+
+    def loss(name: str, half: Half, *, messages: bool) -> float:
+        with model.keeping(starts[name]):
+            found = collected(model, half.blocks, batch_size=batch_size)
+        return half.objective.loss(found, messages=messages)
+
+    last = sorted(starts, key=lambda name: loss(name, few, messages=True))[:finalists]
+    return (
+        min(last, key=lambda name: sum(loss(name, half, messages=True) for half in halves))
+        if len(last) > 1
+        else last[0]
+    )
+
+
 def refinements(
-    model: MoeModel,
-    blocks: Blocks,
-    begun: Refinement,
-    *,
-    pack_R: NDArray[np.integer],
-    pack_excess: float,
-    weights: TokenWeights,
-    batch_size: int,
+    model: MoeModel, halves: tuple[Half, Half], near: NearSwaps, begun: Refinement, *, batch_size: int
 ) -> Iterator[Refinement]:
     """How far it has come after every layer that `begun` is not done with. Any of these can be begun with.
 
-    `pack_R` numbers the pack of every row from 0. `blocks` must be such that `can_refine`. Takes memory for the hidden
-    states of all blocks, and up to 40 runs over half of them, through the layers from the one that is looked at on, for
-    every layer of 32 experts, turn and swap.
+    Takes memory for the hidden states of all blocks, one and a half times.
     """
-    blocks = _counting(blocks)
-    middle = blocks.num_blocks // 2
-    halves = blocks.reordered(np.arange(middle)), blocks.reordered(np.arange(middle, blocks.num_blocks))
-    wholes = tuple(collected(model, half, batch_size=batch_size) for half in halves)
     keep, swaps, done = begun.keep, begun.swaps, begun.layers
     for turn in range(done // len(keep), TURNS):
-        first, second = halves if turn == 0 else halves[::-1]
-        whole = wholes if turn == 0 else wholes[::-1]
         begin = done % len(keep)
-        proposing, checking = (_Part(model, half, keep, begin, weights, batch_size) for half in (first, second))
-        few = _few(first)
-        screening = proposing if few is first else _Part(model, few, keep, begin, weights, batch_size)
-        parts = {screening, proposing, checking}
+        first, second = halves if turn == 0 else halves[::-1]
+        parts = tuple(_Part(model, half, keep, begin, batch_size) for half in (first.few(), first, second))
         for layer in range(begin, len(keep)):
-            now = zip(whole, (proposing.now, checking.now), strict=True)
-            weight_R = row_weights(now, pack_R, pack_excess=pack_excess)
-            while swap := _best_swap(layer, keep[layer], weight_R, screening, proposing, checking):
+            while swap := _best_swap(layer, keep[layer], near[layer], *parts):
                 swaps = (*swaps, swap)
                 keep = replaced(keep, layer, _swapped(keep[layer], swap.add, swap.drop))
                 for part in parts:
@@ -121,34 +135,13 @@ def refinements(
             yield Refinement(keep, swaps, done)
 
 
-def _weight_T(weights: TokenWeights, found: Collection) -> NDArray[np.float64]:
-    roles = found.roles
-    return weights.of(roles.kind, found.token_T, roles.content)
-
-
-def _counting(blocks: Blocks) -> Blocks:
-    return blocks.scoring(np.ones(blocks.num_scored, bool))
-
-
-def _few(blocks: Blocks) -> Blocks:
-    """Evenly spread blocks with SCREENING_TOKENS, all of them if there are no more."""
-    share = SCREENING_TOKENS / blocks.num_scored
-    if share >= 1:
-        return blocks
-    number = math.ceil(share * blocks.num_blocks)
-    return blocks.reordered(np.arange(number) * blocks.num_blocks // number)
-
-
 class _Part:
     """Some blocks under the keep sets as they are now, run up to the layer that is looked at."""
 
-    def __init__(
-        self, model: MoeModel, blocks: Blocks, keep: KeepSets, layer: int, weights: TokenWeights, batch_size: int
-    ) -> None:
-        self._weights = weights
-        self._model, self._blocks, self._keep = model, blocks, keep
-        self._prefix = embedded(model, blocks, batch_size=batch_size)
-        self.num_experts = model.num_experts
+    def __init__(self, model: MoeModel, half: Half, keep: KeepSets, layer: int, batch_size: int) -> None:
+        self._model, self._blocks, self._keep = model, half.blocks, keep
+        self.objective = half.objective
+        self._prefix = embedded(model, half.blocks, batch_size=batch_size)
         for before in range(layer):
             self.pass_layer(before)
         self.move_to(keep, layer)
@@ -156,16 +149,14 @@ class _Part:
     def move_to(self, keep: KeepSets, layer: int) -> None:
         """The keep sets change in `layer`, which the blocks have been run up to."""
         self._keep, self.now = keep, self._measured(keep, layer)
-        self._weight_T = _weight_T(self._weights, self.now)
 
     def pass_layer(self, layer: int) -> None:
         with self._model.keeping(self._keep):
             self._prefix = through_layer(self._model, layer, self._prefix)
 
-    def loss(self, layer: int, kept: list[int], weight_R: NDArray[np.float64]) -> Estimate:
-        """By how much the weighted mean nll rises, nats a token, when `layer` keeps `kept` instead."""
-        other = self._measured(replaced(self._keep, layer, kept), layer)
-        return nll_increase(self.now, other, weight_R[self.now.row_T] * self._weight_T)
+    def having(self, layer: int, kept: list[int]) -> Collection:
+        """What the model says when `layer` keeps `kept` instead."""
+        return self._measured(replaced(self._keep, layer, kept), layer)
 
     def _measured(self, keep: KeepSets, layer: int) -> Collection:
         with self._model.keeping(keep):
@@ -173,36 +164,21 @@ class _Part:
 
 
 def _best_swap(
-    layer: int,
-    kept: list[int],
-    weight_R: NDArray[np.float64],
-    screening: _Part,
-    proposing: _Part,
-    checking: _Part,
+    layer: int, kept: list[int], near: Sequence[tuple[int, int]], few: _Part, proposing: _Part, checking: _Part
 ) -> Swap | None:
-    dropped = sorted(set(range(screening.num_experts)) - set(kept))
-    with_E = {e: screening.loss(layer, sorted([*kept, e]), weight_R).value for e in dropped}
-    without_E = {e: screening.loss(layer, [k for k in kept if k != e], weight_R).value for e in kept}
-    promising = nsmallest(CHECKED, product(dropped, kept), key=lambda pair: with_E[pair[0]] + without_E[pair[1]])
-    found = list(_holding(layer, kept, weight_R, promising, proposing, checking))
-    return min(found, key=lambda both: both[0])[1] if found else None
+    def fall(part: _Part, swap: tuple[int, int], *, messages: bool) -> float:
+        before, after = part.now, part.having(layer, _swapped(kept, *swap))
+        loss = part.objective.loss
+        return loss(before, messages=messages) - loss(after, messages=messages)
 
-
-def _holding(
-    layer: int,
-    kept: list[int],
-    weight_R: NDArray[np.float64],
-    pairs: list[tuple[int, int]],
-    proposing: _Part,
-    checking: _Part,
-) -> Iterator[tuple[float, Swap]]:
-    """The swaps that hold on both halves, with the sum of what they change there."""
-    for add, drop in pairs:
-        proposed = proposing.loss(layer, _swapped(kept, add, drop), weight_R).value
-        if proposed < 0:
-            checked = checking.loss(layer, _swapped(kept, add, drop), weight_R)
-            if checked.value < -checked.standard_error:
-                yield proposed + checked.value, Swap(layer, add, drop, -checked.value)
+    possible = [(add, drop) for add, drop in near if add not in kept and drop in kept]
+    promised = sorted(((fall(few, swap, messages=False), swap) for swap in possible), reverse=True)
+    measured = [(fall(proposing, swap, messages=True), swap) for gain, swap in promised[:CHECKED] if gain > 0]
+    if not measured or max(measured)[0] <= 0:
+        return None
+    add, drop = max(measured)[1]
+    change = checking.objective.change(checking.now, checking.having(layer, _swapped(kept, add, drop)))
+    return Swap(layer, add, drop, -change.value) if change.value < -change.standard_error else None
 
 
 def _swapped(kept: list[int], add: int, drop: int) -> list[int]:

@@ -8,9 +8,13 @@ change' G change, G being the Gram matrix of its experts' outputs. G is all that
 Shapes: T tokens, E experts, K selections a token (top_k), J = K + 1, D hidden size.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from heapq import nsmallest
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from eaftgate.families.model import Moe
@@ -28,6 +32,10 @@ class RoutedTokens:
     gate_TE: Tensor
     weight_T: Tensor
     top_k: int
+
+    def weighing(self, factor_T: NDArray[np.float64]) -> "RoutedTokens":
+        """The same tokens, each weighing `factor_T` times as much."""
+        return replace(self, weight_T=self.weight_T * torch.from_numpy(factor_T).to(self.weight_T))
 
     def error(self, kept_E: Tensor) -> float:
         """Weighted squared error of the layer's output when only the experts of the mask `kept_E` are there."""
@@ -99,6 +107,19 @@ def swapped(tokens: RoutedTokens, kept_E: Tensor) -> Tensor:
         if best_error >= error * (1 - 1e-5):
             return kept_E
         kept_E, error = best_E, best_error
+
+
+def cheapest_swaps(tokens: RoutedTokens, kept: Sequence[int], number: int) -> list[tuple[int, int]]:
+    """The `number` swaps (add, drop) of `kept` with the least error after them, in that order."""
+    kept_E = tokens.logit_TE.new_zeros(tokens.logit_TE.shape[1], dtype=torch.bool)
+    kept_E[list(kept)] = True
+    errors = [
+        (error, add, drop)
+        for add in (~kept_E).nonzero().flatten().tolist()
+        for drop, error in enumerate(tokens.errors_without(_with(kept_E, add)).tolist())
+        if kept_E[drop]
+    ]
+    return [(add, drop) for _, add, drop in nsmallest(number, errors)]
 
 
 def _best_swap(tokens: RoutedTokens, kept_E: Tensor, add: int) -> tuple[float, Tensor]:

@@ -3,9 +3,9 @@
 Tokens are not weighed as EAFT does, that was measured and lost more (docs/log/2026-11-26-selection.md).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,11 +17,28 @@ from eaftgate.packs.blocks import Blocks
 from eaftgate.profile.trace import Trace
 from eaftgate.progress import progress_bar
 from eaftgate.search.evaluate import within_memory
-from eaftgate.search.greedy import Sample, greedy_keep_sets, sampled_positions
+from eaftgate.search.greedy import (
+    Sample,
+    greedy_keep_sets,
+    greedy_selections,
+    nearest_swaps,
+    spread_positions,
+)
 from eaftgate.search.journal import Journal
-from eaftgate.search.refined import MIN_BLOCKS, TURNS, Refinement, best_start, can_refine, refinements
+from eaftgate.search.refined import (
+    MIN_BLOCKS,
+    NEAR,
+    TURNS,
+    Half,
+    Refinement,
+    best_start,
+    can_refine,
+    halves_of,
+    refinements,
+)
 from eaftgate.search.settings import SearchSettings
-from eaftgate.select.class_weights import ClassWeights, TokenWeights
+from eaftgate.search.starts import ranking_weights, start_weights
+from eaftgate.select.class_weights import ClassWeights
 from eaftgate.select.keep import KeepSets, select_keep_sets
 
 STARTS = ("eaft-reap", "reap-mass", "ean", "frequency")
@@ -48,11 +65,11 @@ def greedy_search(
 
     Raises UserError when memory runs out.
     """
-    blocks, trace, weights = _weighed(blocks, trace, classes)
-    sample = _sample(blocks, weights.of_trace(trace), settings)
+    weight_T = (classes or ClassWeights()).token_weights(trace).of_trace(trace)
+    sample = _samples(blocks, trace, {"": weight_T}, settings)[""]
     with within_memory(), _shown(progress, len(model.moe_layers)) as show:
         keep = greedy_keep_sets(model, blocks, sample, keep_n=keep_n, batch_size=settings.batch_size, progress=show)
-    return keep, _described(settings, sample)
+    return keep, {"settings": asdict(settings), "positions": len(sample.position_X)}
 
 
 def refined_search(
@@ -66,63 +83,79 @@ def refined_search(
     progress: Progress | None = None,
     journal: Journal | None = None,
 ) -> Found:
-    """The best of several selections, refined by swaps. `blocks` and `trace` are those of the profile, of which tokens
-    count by their `classes`; it goes on where `journal` says. Without `progress` a bar is drawn.
+    """The best of several selections, refined by swaps. `blocks` and `trace` are those of the profile; with `classes`
+    only selections by those weights are begun with. It goes on where `journal` says. Without `progress` a bar is drawn.
 
     Raises UserError when memory runs out, or with too few blocks to refine on.
     """
-    blocks, trace, weights = _weighed(blocks, trace, classes)
     if not can_refine(blocks):
         raise UserError(f"refined needs {MIN_BLOCKS} calibration blocks with answers or more: give it more rows")
     layers = len(model.moe_layers)
-    of = (1 + TURNS) * layers
-    sample = _sample(blocks, weights.of_trace(trace), settings)
+    of = (2 + TURNS) * layers
     at: dict[str, Any] = {"batch_size": settings.batch_size}
     with within_memory(), _shown(progress, of) as show:
+        halves = halves_of(model, blocks, packs_of_rows(blocks, trace), **at)
         held = None if journal is None else journal.read(Reached)
         if held is None:
-            greedy = greedy_keep_sets(model, blocks, sample, keep_n=keep_n, progress=lambda n, _: show(n, of), **at)
-            starts = {"greedy": greedy} | {
-                name: select_keep_sets(trace, method=name, keep_n=keep_n, alignment="predicting", classes=classes)
-                for name in STARTS
-            }
-            start = best_start(model, blocks, starts, weights=weights, **at)
-            held = Reached(start, Refinement(starts[start]))
+            held = _begun(model, blocks, trace, halves, keep_n, settings, classes, lambda done: show(done, of))
             if journal is not None:
                 journal.write(held)
-        start, begun = held.start, held.refinement
-        ended = begun
-        weighed: dict[str, Any] = {
-            "pack_R": packs_of_rows(blocks, trace), "pack_excess": settings.pack_excess, "weights": weights
-        }  # fmt: skip
-        for ended in refinements(model, blocks, begun, **weighed, **at):
-            show(layers + ended.layers, of)
+        ended = held.refinement
+        for ended in refinements(model, halves, held.near, held.refinement, **at):
+            show(2 * layers + ended.layers, of)
             if journal is not None:
-                journal.write(Reached(start, ended))
-    return ended.keep, _described(settings, sample) | {"start": start, "swaps": [asdict(swap) for swap in ended.swaps]}
+                journal.write(replace(held, refinement=ended))
+    found = {"settings": asdict(settings), "start": held.start, "swaps": [asdict(swap) for swap in ended.swaps]}
+    return ended.keep, found
 
 
 @dataclass(frozen=True)
 class Reached:
-    """How far a refinement has come, and which selection it began with."""
+    """How far a refinement has come, which selection it began with, and which swaps of it are near."""
 
     start: str
+    near: list[list[tuple[int, int]]]
     refinement: Refinement
 
 
-def _weighed(blocks: Blocks, trace: Trace, classes: ClassWeights | None) -> tuple[Blocks, Trace, TokenWeights]:
-    """The blocks and the trace with only those tokens that count for something, and what each does."""
-    weights = (classes or ClassWeights()).token_weights(trace)
-    chosen_T = weights.of_trace(trace) > 0
-    return blocks.scoring(chosen_T), trace.select(chosen_T), weights
+def _begun(
+    model: MoeModel,
+    blocks: Blocks,
+    trace: Trace,
+    halves: tuple[Half, Half],
+    keep_n: int,
+    settings: SearchSettings,
+    classes: ClassWeights | None,
+    show: Callable[[int], None],
+) -> Reached:
+    """The start that loses least, before any swap."""
+    samples = _samples(blocks, trace, start_weights(trace, classes), settings)
+    layers, at = len(model.moe_layers), settings.batch_size
+    greedy = greedy_selections(
+        model, blocks, samples, keep_n=keep_n, batch_size=at, progress=lambda done, _: show(done)
+    )
+    starts = {f"greedy, {name}": keep for name, keep in greedy.items()}
+    for name, weights in ranking_weights(trace, classes).items():
+        asked: dict[str, Any] = {"keep_n": keep_n, "alignment": "predicting", "classes": weights}
+        starts |= {f"{method}, {name}": select_keep_sets(trace, method=method, **asked) for method in STARTS}
+    start = best_start(model, halves, starts, batch_size=at)
+    sample = samples[start.split(", ", 1)[1]]
+    near = nearest_swaps(model, blocks, sample, starts[start], number=NEAR, batch_size=at)
+    show(2 * layers)
+    return Reached(start, near, Refinement(starts[start]))
 
 
-def _sample(blocks: Blocks, weight_T: NDArray[np.float64], settings: SearchSettings) -> Sample:
-    return sampled_positions(blocks, weight_T, max_positions=settings.max_positions, seed=settings.seed)
-
-
-def _described(settings: SearchSettings, sample: Sample) -> dict[str, Any]:
-    return {"settings": asdict(settings), "positions": len(sample.position_X)}
+def _samples(
+    blocks: Blocks, trace: Trace, weights: Mapping[str, NDArray[np.float64]], settings: SearchSettings
+) -> dict[str, Sample]:
+    """The positions that predict some of the tokens that count for something; the same ones for all weights."""
+    counting_T = np.flatnonzero(np.any(list(weights.values()), axis=0))
+    some_X, stands_for_X = spread_positions(
+        trace.column("kind_T")[counting_T], max_positions=settings.max_positions, seed=settings.seed
+    )
+    chosen_X = counting_T[some_X]
+    position_X = (np.flatnonzero(blocks.scored_BS) - 1)[chosen_X]
+    return {name: Sample(position_X, weight_T[chosen_X] * stands_for_X) for name, weight_T in weights.items()}
 
 
 @contextmanager

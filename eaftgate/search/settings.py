@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from eaftgate.errors import UserError
 
-MAX_POSITIONS = 65_536
+MAX_POSITIONS = 32_768
 PACK_EXCESS = 6.0
 """A token of a pack that loses half as much again as all do weighs four times as much as one of a pack that does not
 lose more than they do (docs/log/2026-11-26-selection.md)."""
