@@ -6,7 +6,8 @@ calibration blocks, each as a share of its margin:
     loss = 3 * ppl of UNION + root of the mean square of all of them, of what is worse than the base
 
 so that a rule that is near or beyond its margin counts more than one that is far from it, and one that nothing is lost
-by nothing. With 1 instead of 3, single classes were bought with more of everything than they were worth
+by nothing. Messages that the base writes exactly right are counted in UNION alone: of a pack there are too few. With 1
+instead of 3, single classes were bought with more of everything than they were worth
 (docs/log/2026-11-27-search.md). Rules over too few documents or messages take no
 part: what they say of the next rows is noise.
 
@@ -14,23 +15,21 @@ Shapes: T scored tokens, R rows, I rules in cells, M messages.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from eaftgate.collect.collection import Collection
 from eaftgate.judge.policy import IntervalPolicy, load_gates
-from eaftgate.packs.blocks import NO_MESSAGE
+from eaftgate.packs.blocks import NO_MESSAGE, Blocks, Roles
 from eaftgate.packs.harmony import TokenClass
-from eaftgate.parity.clusters import Estimate, clustered, clusters_by
-from eaftgate.parity.paired import first_choice
+from eaftgate.parity.clusters import Clusters, Estimate, clustered, clusters_by
 
 UNION_COUNTS = 3.0
-FEWEST_DOCUMENTS = 30
-"""Of a class's tokens in a cell, and of exact messages under the base: below that a rule takes no part."""
+FEWEST = 30
+"""Documents with a class's tokens in a cell, and messages exact under the base: below that a rule takes no part."""
 
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
@@ -53,87 +52,116 @@ def gated_margins() -> Mapping[str, float]:
 
 
 @dataclass(frozen=True)
-class Objective:
-    """What `whole`, the base on some blocks, is compared with. `pack_R` numbers the pack of every row from 0."""
+class Predictions:
+    """Of every scored token of some blocks its log-loss in nats, and whether it is the model's first choice, a tie
+    included."""
 
-    whole: Collection
+    nll_T: FloatArray
+    first_T: BoolArray
+
+    def at(self, chosen_T: BoolArray) -> "Predictions":
+        return Predictions(self.nll_T[chosen_T], self.first_T[chosen_T])
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What `whole`, the base's predictions of `blocks`, is compared with. `pack_R` numbers the pack of every row from
+    0."""
+
+    blocks: Blocks
+    whole: Predictions
     pack_R: NDArray[np.integer]
     margins: Mapping[str, float]
 
-    def loss(self, now: Collection, *, messages: bool = True) -> float:
-        """Of the model that gave `now`, on the same tokens. Without `messages` none is counted: on few blocks a single
-        one would decide."""
-        means_I = self._means_I(now)
-        return float(UNION_COUNTS * means_I[0] + _size(np.append(means_I, self._exact_I(now) if messages else [])))
+    def of_blocks(self, chosen: NDArray[np.intp]) -> "Objective":
+        """The same on some of the blocks, ascending."""
+        kept_T = np.isin(self._block_T, chosen)
+        return replace(self, blocks=self.blocks.reordered(chosen), whole=self.whole.at(kept_T))
 
-    def change(self, now: Collection, other: Collection) -> Estimate:
+    def loss(self, now: Predictions, *, messages: bool = True) -> float:
+        """Of the model that predicts `now`. Without `messages` none is counted: on few blocks one would decide."""
+        means_I = self._means_I(now)
+        exact_I = self._exact_I(now) if messages else np.zeros(0)
+        return float(UNION_COUNTS * means_I[0] + _size(np.append(means_I, exact_I)))
+
+    def change(self, now: Predictions, other: Predictions) -> Estimate:
         """By how much the loss of `other` is larger; its standard error is that of the log-loss's part, to first
         order."""
         means_I, exact_I = self._means_I(now), self._exact_I(now)
         size, terms = _size(np.append(means_I, exact_I)), len(means_I) + len(exact_I)
         slope_I = np.maximum(means_I, 0) / (terms * size) if size else np.zeros(len(means_I))
         slope_I[0] += UNION_COUNTS
-        rise_T = (self._share_IT.T @ slope_I) * (_nll_T(other) - _nll_T(now)) * len(now.stats)
-        clusterings = (clusters_by(now.row_T), clusters_by(now.block_T))
-        return clustered(self.loss(other) - self.loss(now), rise_T, clusterings)
+        rise_T = (self._share_IT.T @ slope_I) * (other.nll_T - now.nll_T) * len(now.nll_T)
+        return clustered(self.loss(other) - self.loss(now), rise_T, self._clusterings)
 
-    def _means_I(self, now: Collection) -> FloatArray:
-        means_I: FloatArray = self._share_IT @ (_nll_T(now) - _nll_T(self.whole))
+    def _means_I(self, now: Predictions) -> FloatArray:
+        means_I: FloatArray = self._share_IT @ (now.nll_T - self.whole.nll_T)
         return means_I
 
-    def _exact_I(self, now: Collection) -> FloatArray:
+    def _exact_I(self, now: Predictions) -> FloatArray:
         lost_M = self._exact_M(self.whole).astype(np.float64) - self._exact_M(now)
         exact_I: FloatArray = self._share_IM @ lost_M
         return exact_I
 
     @cached_property
-    def _cells(self) -> list[BoolArray]:
-        """Which tokens: UNION, then the packs, where there are several."""
-        pack_T = self.pack_R[self.whole.row_T]
-        packs = np.unique(pack_T)
-        return [np.ones(len(pack_T), bool), *((pack_T == pack for pack in packs) if len(packs) > 1 else ())]
+    def _roles(self) -> Roles:
+        return self.blocks.roles.at(self.blocks.scored_BS)
+
+    @cached_property
+    def _row_T(self) -> NDArray[np.int32]:
+        return self.blocks.row_BS[self.blocks.scored_BS]
+
+    @cached_property
+    def _block_T(self) -> NDArray[np.intp]:
+        return np.nonzero(self.blocks.scored_BS)[0]
+
+    @cached_property
+    def _clusterings(self) -> tuple[Clusters, Clusters]:
+        return clusters_by(self._row_T), clusters_by(self._block_T)
 
     @cached_property
     def _share_IT(self) -> csr_array:
         """1 / (tokens * margin) where a rule of a cell is over the token; ppl of UNION comes first."""
-        roles, row_T = self.whole.roles, self.whole.row_T
+        pack_T = self.pack_R[self._row_T]
+        packs = np.unique(pack_T)
+        every_T = np.ones(len(pack_T), bool)
+        cells = [every_T, *((pack_T == pack for pack in packs) if len(packs) > 1 else ())]
+        names = sorted(self.margins.keys() & _MEANS.keys(), key=lambda name: (name != "ppl", name))
 
         def rules() -> Iterator[tuple[NDArray[np.intp], float]]:
-            for cell_T in self._cells:
-                for name in sorted(self.margins.keys() & _MEANS.keys(), key=lambda name: name != "ppl"):
+            for cell_T in cells:
+                for name in names:
                     kind = _MEANS[name]
-                    of_T = cell_T & (roles.content if kind is None else roles.kind == kind)
-                    first = kind is None and cell_T is self._cells[0]
-                    if first or len(np.unique(row_T[of_T])) >= FEWEST_DOCUMENTS:
+                    of_T = cell_T & (self._roles.content if kind is None else self._roles.kind == kind)
+                    first = kind is None and cell_T is every_T
+                    if first or len(np.unique(self._row_T[of_T])) >= FEWEST:
                         yield np.flatnonzero(of_T), self.margins[name]
 
-        return _shares(list(rules()), len(row_T))
+        return _shares(list(rules()), len(pack_T))
 
     @cached_property
     def _messages(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
         """The tokens of messages that were scored whole, and the place of each one's message."""
-        token_N = np.flatnonzero(self.whole.roles.message != NO_MESSAGE)
-        _, place_N = np.unique(self.whole.roles.message[token_N], return_inverse=True)
+        token_N = np.flatnonzero(self._roles.message != NO_MESSAGE)
+        _, place_N = np.unique(self._roles.message[token_N], return_inverse=True)
         return token_N, place_N
 
-    def _exact_M(self, found: Collection) -> BoolArray:
+    def _exact_M(self, found: Predictions) -> BoolArray:
         token_N, place_N = self._messages
-        wrong_M = np.bincount(place_N, weights=~first_choice(found.stats)[token_N])
-        exact_M: BoolArray = wrong_M == 0
+        exact_M: BoolArray = np.bincount(place_N, weights=~found.first_T[token_N]) == 0
         return exact_M
 
     @cached_property
     def _share_IM(self) -> csr_array:
-        """1 / (messages exact under the base * margin) where a rule of a cell is over the message."""
+        """1 / (messages exact under the base * margin) where a rule of UNION is over the message."""
         token_N, place_N = self._messages
-        exact_M, roles = self._exact_M(self.whole), self.whole.roles
+        exact_M = self._exact_M(self.whole)
         found = []
-        for cell_T in self._cells:
-            for name in self.margins.keys() & _EXACT.keys():
-                of_M = np.zeros(len(exact_M), bool)
-                of_M[place_N[(roles.kind[token_N] == _EXACT[name]) & cell_T[token_N]]] = True
-                if (events := int((of_M & exact_M).sum())) >= FEWEST_DOCUMENTS:
-                    found.append((np.flatnonzero(of_M), self.margins[name] * events / int(of_M.sum())))
+        for name in sorted(self.margins.keys() & _EXACT.keys()):
+            of_M = np.zeros(len(exact_M), bool)
+            of_M[place_N[self._roles.kind[token_N] == _EXACT[name]]] = True
+            if (events := int((of_M & exact_M).sum())) >= FEWEST:
+                found.append((np.flatnonzero(of_M), self.margins[name] * events / int(of_M.sum())))
         return _shares(found, len(exact_M))
 
 
@@ -149,7 +177,3 @@ def _shares(rules: list[tuple[NDArray[np.intp], float]], columns: int) -> csr_ar
 
 def _size(ratio_I: FloatArray) -> float:
     return float(np.sqrt(np.mean(np.square(np.maximum(ratio_I, 0))))) if len(ratio_I) else 0.0
-
-
-def _nll_T(found: Collection) -> FloatArray:
-    return -found.stats.logprob_T.astype(np.float64)

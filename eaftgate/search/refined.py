@@ -2,23 +2,23 @@
 
 The calibration blocks are cut into two halves. Of every layer those swaps are asked about that change its output least
 (eaftgate.search.greedy): first on a few blocks of one half, the most promising then on all of it, and the best of
-these on the other half, too. It is made if the loss (eaftgate.search.objective) falls on both, on the other by more
+these on the other half, too. One is made if the loss (eaftgate.search.objective) falls on both, on the other by more
 than its standard error; again, until none is. So no swap is accepted by the tokens that proposed it alone: swaps that
 were fitted to the calibration blocks' noise lost on others (docs/log/2026-11-26-selection.md).
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from heapq import nlargest, nsmallest
 
 import numpy as np
 from numpy.typing import NDArray
 
-from eaftgate.collect.collection import Collection
 from eaftgate.families.model import MoeModel
 from eaftgate.packs.blocks import Blocks
-from eaftgate.search.evaluate import collected, collected_after
-from eaftgate.search.objective import Objective, gated_margins
+from eaftgate.search.evaluate import predicted, predicted_after
+from eaftgate.search.objective import Objective, Predictions, gated_margins
 from eaftgate.search.prefix import embedded, through_layer
 from eaftgate.select.keep import KeepSets, replaced
 
@@ -27,7 +27,9 @@ NEAR = 16
 CHECKED = 3
 """So many of them, which promise most on a few blocks, are measured on a whole half."""
 FEW_TOKENS = 16_384
-"""Scored tokens of the few blocks, or a quarter of the half: an answer only has to promise."""
+"""Scored tokens of the few blocks: an answer only has to promise."""
+FINALISTS = 4
+"""Starts that lose least on a few blocks are measured on all."""
 MIN_BLOCKS = 4
 """Two a half: one alone would have no standard error to check a swap by."""
 TURNS = 2
@@ -62,57 +64,38 @@ def can_refine(blocks: Blocks) -> bool:
     return blocks.num_blocks >= MIN_BLOCKS
 
 
-@dataclass(frozen=True)
-class Half:
-    """Some blocks and what the whole model says of them."""
-
-    blocks: Blocks
-    objective: Objective
-
-    def few(self) -> "Half":
-        """Evenly spread blocks of it with FEW_TOKENS."""
-        share = max(FEW_TOKENS / self.blocks.num_scored, 0.25)
-        number = min(math.ceil(share * self.blocks.num_blocks), self.blocks.num_blocks)
-        chosen = np.arange(number) * self.blocks.num_blocks // number
-        whole = self.objective.whole
-        kept_T = np.isin(whole.block_T, chosen)
-        return Half(
-            self.blocks.reordered(chosen),
-            Objective(whole.select(kept_T), self.objective.pack_R, self.objective.margins),
-        )
-
-
-def halves_of(model: MoeModel, blocks: Blocks, pack_R: NDArray[np.integer], *, batch_size: int) -> tuple[Half, Half]:
+def halves_of(
+    model: MoeModel, blocks: Blocks, pack_R: NDArray[np.integer], *, batch_size: int
+) -> tuple[Objective, Objective]:
     """`blocks` must be such that `can_refine`. `pack_R` numbers the pack of every row from 0."""
-    middle, margins = blocks.num_blocks // 2, gated_margins()
-    parts = blocks.reordered(np.arange(middle)), blocks.reordered(np.arange(middle, blocks.num_blocks))
-    first, second = (
-        Half(part, Objective(collected(model, part, batch_size=batch_size), pack_R, margins)) for part in parts
-    )
-    return first, second
+    whole = Objective(blocks, predicted(model, blocks, batch_size=batch_size), pack_R, gated_margins())
+    middle = blocks.num_blocks // 2
+    return whole.of_blocks(np.arange(middle)), whole.of_blocks(np.arange(middle, blocks.num_blocks))
+
+
+def _few(half: Objective) -> Objective:
+    """On evenly spread blocks with FEW_TOKENS, on all of them if there are no more."""
+    blocks = half.blocks
+    number = math.ceil(min(FEW_TOKENS / blocks.num_scored, 1) * blocks.num_blocks)
+    return half.of_blocks(np.arange(number) * blocks.num_blocks // number)
 
 
 def best_start(
-    model: MoeModel, halves: tuple[Half, Half], starts: "dict[str, KeepSets]", *, batch_size: int, finalists: int = 3
+    model: MoeModel, halves: tuple[Objective, Objective], starts: Mapping[str, KeepSets], *, batch_size: int
 ) -> str:
-    """The name of the keep sets that lose least: on a few blocks, and of the `finalists` on all."""
-    few = halves[0].few()
+    """The name of the keep sets that lose least: on a few blocks, and of FINALISTS on all."""
 
-    def loss(name: str, half: Half, *, messages: bool) -> float:
+    def loss(name: str, on: Objective, *, messages: bool) -> float:
         with model.keeping(starts[name]):
-            found = collected(model, half.blocks, batch_size=batch_size)
-        return half.objective.loss(found, messages=messages)
+            return on.loss(predicted(model, on.blocks, batch_size=batch_size), messages=messages)
 
-    last = sorted(starts, key=lambda name: loss(name, few, messages=True))[:finalists]
-    return (
-        min(last, key=lambda name: sum(loss(name, half, messages=True) for half in halves))
-        if len(last) > 1
-        else last[0]
-    )
+    few = _few(halves[0])
+    last = nsmallest(FINALISTS, starts, key=lambda name: loss(name, few, messages=False))
+    return min(last, key=lambda name: sum(loss(name, half, messages=True) for half in halves))
 
 
 def refinements(
-    model: MoeModel, halves: tuple[Half, Half], near: NearSwaps, begun: Refinement, *, batch_size: int
+    model: MoeModel, halves: tuple[Objective, Objective], near: NearSwaps, begun: Refinement, *, batch_size: int
 ) -> Iterator[Refinement]:
     """How far it has come after every layer that `begun` is not done with. Any of these can be begun with.
 
@@ -122,7 +105,7 @@ def refinements(
     for turn in range(done // len(keep), TURNS):
         begin = done % len(keep)
         first, second = halves if turn == 0 else halves[::-1]
-        parts = tuple(_Part(model, half, keep, begin, batch_size) for half in (first.few(), first, second))
+        parts = tuple(_Part(model, half, keep, begin, batch_size) for half in (_few(first), first, second))
         for layer in range(begin, len(keep)):
             while swap := _best_swap(layer, keep[layer], near[layer], *parts):
                 swaps = (*swaps, swap)
@@ -138,10 +121,9 @@ def refinements(
 class _Part:
     """Some blocks under the keep sets as they are now, run up to the layer that is looked at."""
 
-    def __init__(self, model: MoeModel, half: Half, keep: KeepSets, layer: int, batch_size: int) -> None:
-        self._model, self._blocks, self._keep = model, half.blocks, keep
-        self.objective = half.objective
-        self._prefix = embedded(model, half.blocks, batch_size=batch_size)
+    def __init__(self, model: MoeModel, objective: Objective, keep: KeepSets, layer: int, batch_size: int) -> None:
+        self._model, self.objective, self._keep = model, objective, keep
+        self._prefix = embedded(model, objective.blocks, batch_size=batch_size)
         for before in range(layer):
             self.pass_layer(before)
         self.move_to(keep, layer)
@@ -154,13 +136,13 @@ class _Part:
         with self._model.keeping(self._keep):
             self._prefix = through_layer(self._model, layer, self._prefix)
 
-    def having(self, layer: int, kept: list[int]) -> Collection:
+    def having(self, layer: int, kept: list[int]) -> Predictions:
         """What the model says when `layer` keeps `kept` instead."""
         return self._measured(replaced(self._keep, layer, kept), layer)
 
-    def _measured(self, keep: KeepSets, layer: int) -> Collection:
+    def _measured(self, keep: KeepSets, layer: int) -> Predictions:
         with self._model.keeping(keep):
-            return collected_after(self._model, layer, self._prefix, self._blocks)
+            return predicted_after(self._model, layer, self._prefix, self.objective.blocks)
 
 
 def _best_swap(
@@ -172,13 +154,15 @@ def _best_swap(
         return loss(before, messages=messages) - loss(after, messages=messages)
 
     possible = [(add, drop) for add, drop in near if add not in kept and drop in kept]
-    promised = sorted(((fall(few, swap, messages=False), swap) for swap in possible), reverse=True)
-    measured = [(fall(proposing, swap, messages=True), swap) for gain, swap in promised[:CHECKED] if gain > 0]
-    if not measured or max(measured)[0] <= 0:
-        return None
-    add, drop = max(measured)[1]
-    change = checking.objective.change(checking.now, checking.having(layer, _swapped(kept, add, drop)))
-    return Swap(layer, add, drop, -change.value) if change.value < -change.standard_error else None
+    promised = nlargest(CHECKED, ((fall(few, swap, messages=False), swap) for swap in possible))
+    measured = [(fall(proposing, swap, messages=True), swap) for gain, swap in promised if gain > 0]
+    for gain, (add, drop) in sorted(measured, reverse=True):
+        if gain <= 0:
+            break
+        change = checking.objective.change(checking.now, checking.having(layer, _swapped(kept, add, drop)))
+        if change.value < -change.standard_error:
+            return Swap(layer, add, drop, -change.value)
+    return None
 
 
 def _swapped(kept: list[int], add: int, drop: int) -> list[int]:

@@ -25,11 +25,11 @@ from eaftgate.search.greedy import (
     spread_positions,
 )
 from eaftgate.search.journal import Journal
+from eaftgate.search.objective import Objective
 from eaftgate.search.refined import (
     MIN_BLOCKS,
     NEAR,
     TURNS,
-    Half,
     Refinement,
     best_start,
     can_refine,
@@ -122,7 +122,7 @@ def _begun(
     model: MoeModel,
     blocks: Blocks,
     trace: Trace,
-    halves: tuple[Half, Half],
+    halves: tuple[Objective, Objective],
     keep_n: int,
     settings: SearchSettings,
     classes: ClassWeights | None,
