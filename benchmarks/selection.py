@@ -40,9 +40,9 @@ from eaftgate.parity.paired import PairedTokens
 from eaftgate.profile.profiler import ProfileRequest, profile_checkpoint
 from eaftgate.profile.trace import Trace
 from eaftgate.search.evaluate import collected, masked_tokens
-from eaftgate.search.greedy import Sample, greedy_keep_sets, sampled_positions
+from eaftgate.search.greedy import Sample, greedy_keep_sets, spread_positions
 from eaftgate.search.search import refined_search
-from eaftgate.search.settings import PACK_EXCESS, SearchSettings
+from eaftgate.search.settings import SearchSettings
 from eaftgate.select.keep import KeepSets, select_keep_sets
 from eaftgate.select.saliency import EaftWeights, regions
 
@@ -63,14 +63,19 @@ class Calibration:
     seed: int
     batch_size: int
     max_positions: int
-    pack_excess: float
 
     def sample(self, kind: str) -> Sample:
         weight_T = np.ones(self.trace.num_tokens)
         if kind == "eaft":
             region = regions(self.trace.column("p_T"), self.trace.column("entropy_T"), EaftWeights().low_quantile)
             weight_T = region.weight_T(EaftWeights())
-        return sampled_positions(self.blocks, weight_T, max_positions=self.max_positions, seed=self.seed)
+        counting_T = np.flatnonzero(weight_T)
+        some_X, stands_for_X = spread_positions(
+            self.trace.column("kind_T")[counting_T], max_positions=self.max_positions, seed=self.seed
+        )
+        chosen_X = counting_T[some_X]
+        position_X = (np.flatnonzero(self.blocks.scored_BS) - 1)[chosen_X]
+        return Sample(position_X, weight_T[chosen_X] * stands_for_X)
 
 
 Method = Callable[[Calibration, int], KeepSets]
@@ -87,9 +92,7 @@ def greedy(kind: str) -> Method:
 
 
 def refined(seen: Calibration, keep_n: int) -> KeepSets:
-    settings = SearchSettings(
-        max_positions=seen.max_positions, seed=seen.seed, pack_excess=seen.pack_excess, batch_size=seen.batch_size
-    )
+    settings = SearchSettings(max_positions=seen.max_positions, seed=seen.seed, batch_size=seen.batch_size)
     keep, found = refined_search(seen.model, seen.blocks, seen.trace, keep_n=keep_n, settings=settings)
     print(f"  refined from {found['start']}: {len(found['swaps'])} swaps {found['swaps']}", flush=True)
     return keep
@@ -236,7 +239,7 @@ def run_seed(
     counted = {part: len(at.base.stats) for part, at in judged.items()}
     print(f"seed {seed}: {blocks.num_blocks} blocks, {blocks.num_counted:,} counted tokens to calibrate on, {counted}; "
           f"prepared in {time.perf_counter() - started:.1f} s", flush=True)  # fmt: skip
-    seen = Calibration(model, profile.trace, blocks, seed, given.batch_size, given.max_positions, given.pack_excess)
+    seen = Calibration(model, profile.trace, blocks, seed, given.batch_size, given.max_positions)
     methods = {name: METHODS[name] for name in given.methods.split(",")}
     for keep_n in given.keep:
         yield measured(seen, keep_n, methods, judged["development"], judged["final"])
@@ -259,7 +262,6 @@ def main() -> None:
     parser.add_argument("--final-blocks", type=int, default=144)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--max-positions", type=int, default=65_536)
-    parser.add_argument("--pack-excess", type=float, default=PACK_EXCESS, help="of refined")
     parser.add_argument("--device")
     parser.add_argument("--dtype", default="float32")
     given = parser.parse_args()

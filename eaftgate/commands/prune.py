@@ -21,7 +21,7 @@ from eaftgate.commands.options import (
 from eaftgate.commands.output import made, say
 from eaftgate.errors import UserError
 from eaftgate.prune.methods import AUTO, DEFAULT_SCORER, METHODS
-from eaftgate.search.settings import BATCH_SIZE, MAX_POSITIONS, PACK_EXCESS, SearchSettings
+from eaftgate.search.settings import BATCH_SIZE, MAX_POSITIONS, SearchSettings
 
 COMMANDS = typer.Typer()
 
@@ -96,9 +96,6 @@ def prune(
     max_positions: Annotated[
         int, typer.Option(min=1, help="greedy and refined: positions whose layer outputs are looked at.")
     ] = MAX_POSITIONS,
-    pack_excess: Annotated[
-        float, typer.Option(help="refined: how much more packs weigh that lose more than all tokens do.")
-    ] = PACK_EXCESS,
     batch_size: Annotated[int, typer.Option(min=1, help="Blocks a forward pass, with --packs.")] = BATCH_SIZE,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
@@ -150,7 +147,7 @@ def prune(
         method=DEFAULT_SCORER if str(method) == AUTO else str(method),
         alignment=None if alignment is None else alignment.value,
         weights=EaftWeights(good=w_good, conflict=w_conflict, uncertain=w_uncertain),
-        search=SearchSettings(max_positions, seed, pack_excess, batch_size),
+        search=SearchSettings(max_positions, seed, batch_size),
         classes=parse_class_weights(class_weight) if class_weight else None,
         allow_any_keep_n=allow_any_keep_n,
         run=run,

@@ -46,7 +46,7 @@ def sweep(
 
     Ends with a ranked table and a figure, if matplotlib is installed. Methods and keep_n are crossed, factors are
     varied one at a time: good, conflict, uncertain, low_quantile (weights); alignment; rows (so many to choose on,
-    scored on the same others as everything else); max_positions (searches); pack_excess (refined); seed.
+    scored on the same others as everything else); max_positions (searches); seed.
 
     The overlap in the table is the mean Jaccard index of a keep set with that of the best line of the same keep_n.
     """

@@ -221,9 +221,8 @@ METHODS = {
         _searching(
             "refined",
             _refined,
-            uses=["pack_excess"],
             suffices=_can_refine,
-            meaning="greedy, then experts are swapped as long as the log-loss of the whole model falls",
+            meaning="greedy, then experts are swapped as long as the whole model loses less of what a gate judges",
         ),
         Method("random", "nothing", _random, frozenset({"seed"}), meaning="by --seed, to compare with"),
     )

@@ -61,16 +61,23 @@ class Refinement:
 
 def can_refine(blocks: Blocks) -> bool:
     """Whether enough blocks score tokens."""
-    return blocks.num_blocks >= MIN_BLOCKS
+    return len(_scored(blocks)) >= MIN_BLOCKS
 
 
 def halves_of(
     model: MoeModel, blocks: Blocks, pack_R: NDArray[np.integer], *, batch_size: int
 ) -> tuple[Objective, Objective]:
-    """`blocks` must be such that `can_refine`. `pack_R` numbers the pack of every row from 0."""
+    """`blocks` must be such that `can_refine`; one without a scored token is in neither. `pack_R` numbers the pack of
+    every row from 0."""
+    blocks = blocks.reordered(_scored(blocks))
     whole = Objective(blocks, predicted(model, blocks, batch_size=batch_size), pack_R, gated_margins())
     middle = blocks.num_blocks // 2
     return whole.of_blocks(np.arange(middle)), whole.of_blocks(np.arange(middle, blocks.num_blocks))
+
+
+def _scored(blocks: Blocks) -> NDArray[np.intp]:
+    """The blocks with a scored token: long prompts fill whole ones."""
+    return np.flatnonzero(blocks.scored_BS.any(axis=1))
 
 
 def _few(half: Objective) -> Objective:

@@ -75,7 +75,6 @@ FACTORS = {
     "alignment": Factor("", choices=ALIGNMENTS),
     "rows": Factor("", kind=int, least=1),
     "max_positions": Factor("search", kind=int, least=1),
-    "pack_excess": Factor("search", least=0),
     "seed": Factor("search", kind=int, least=0),
 }
 

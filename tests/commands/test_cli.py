@@ -43,7 +43,6 @@ from eaftgate.search.calibration import calibration_blocks
 from eaftgate.search.evaluate import collected
 from eaftgate.search.journal import Journal
 from eaftgate.search.search import Reached
-from eaftgate.search.settings import PACK_EXCESS
 from eaftgate.select.keep import KeepSets, select_keep_sets
 from eaftgate.select.saliency import EaftWeights
 from eaftgate.study import sweep as sweeping
@@ -225,15 +224,6 @@ def test_a_search_refuses_weights_that_it_would_ignore(
     refused(ended, "does not use EAFT's token weights")
 
 
-@pytest.mark.parametrize("excess", ["-1", "-1e30"])
-def test_a_weight_of_packs_that_is_none_is_refused(
-    eaftgate: Command, small_profile: Profile, tmp_path: Path, excess: str
-) -> None:
-    more = ("--method", "refined", "--pack-excess", excess)
-    ended = prune_on_model(eaftgate, small_profile, CALIBRATION_PACKS, tmp_path / "out", *more)
-    refused(ended, "it must be a finite number from 0")
-
-
 def test_a_search_is_recorded_and_repeatable(eaftgate: Command, small_profile: Profile, tmp_path: Path) -> None:
     more = ("--method", "greedy", "--max-positions", 150, "--seed", 5, "--pre-gate")
     first = prune_on_model(eaftgate, small_profile, CALIBRATION_PACKS, tmp_path / "first", *more, "--json")
@@ -244,12 +234,7 @@ def test_a_search_is_recorded_and_repeatable(eaftgate: Command, small_profile: P
     assert manifests[0].provenance == manifests[1].provenance
     provenance = manifests[0].provenance
     assert provenance["calibration_rows"] == sorted(small_profile.description.rows)
-    assert provenance["search"]["settings"] == {
-        "max_positions": 150,
-        "seed": 5,
-        "pack_excess": PACK_EXCESS,
-        "batch_size": 8,
-    }
+    assert provenance["search"]["settings"] == {"max_positions": 150, "seed": 5, "batch_size": 8}
     assert provenance["search"]["positions"] == 150
     assert "weights" not in provenance
     cell = json.loads(first.out)["pre_gate"]

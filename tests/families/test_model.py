@@ -19,7 +19,7 @@ from eaftgate.profile.observe import observe_batch
 from eaftgate.profile.trace import NORM_SCALE
 from eaftgate.rewrite.rewrite import rewrite_checkpoint
 from eaftgate.search.evaluate import collected, collected_after
-from eaftgate.search.greedy import greedy_keep_sets, sampled_positions
+from eaftgate.search.greedy import Sample, greedy_keep_sets
 from eaftgate.search.prefix import embedded, through_layer, through_layer_seeing
 from eaftgate.study.diagnose import diagnose
 
@@ -130,7 +130,7 @@ def changed(model: ToyModel, layer: int, hidden_TD: Tensor, norm_T: Tensor, kept
 
 
 def test_a_search_chooses_for_every_layer_with_experts(model: ToyModel, blocks: Blocks) -> None:
-    sample = sampled_positions(blocks, np.ones(blocks.num_scored))
+    sample = Sample(np.flatnonzero(blocks.scored_BS) - 1, np.ones(blocks.num_scored))
     keep = greedy_keep_sets(model, blocks, sample, keep_n=4, batch_size=BATCH)
     prefix = embedded(model, blocks, batch_size=BATCH)
     for row, layer in enumerate(MOE_LAYERS):

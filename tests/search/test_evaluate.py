@@ -10,11 +10,14 @@ from tiny_checkpoint import Size
 from tiny_model import load_lively, write_lively_checkpoint
 
 from eaftgate.checkpoint.checkpoint import open_checkpoint
+from eaftgate.collect import token_stats
 from eaftgate.errors import UserError
 from eaftgate.packs.blocks import Blocks
 from eaftgate.parity.paired import pair
 from eaftgate.rewrite.rewrite import rewrite_checkpoint
-from eaftgate.search.evaluate import collected, masked_tokens, within_memory
+from eaftgate.search import evaluate
+from eaftgate.search.evaluate import collected, masked_tokens, predicted, predicted_after, within_memory
+from eaftgate.search.prefix import embedded, through_layer
 
 KEEP = [[0, 2, 3, 5], [1, 4, 6, 7], [0, 1, 2, 7]]
 
@@ -50,6 +53,29 @@ def test_a_model_that_yields_no_numbers_is_refused(tmp_path: Path) -> None:
         model.module.model.norm.weight[0] = torch.nan
     with pytest.raises(UserError, match=r"scoring chat: .* not finite"):
         collected(model, random_blocks(len(model.head_VD)))
+    with pytest.raises(UserError, match=r"scoring chat: .* not finite"):
+        predicted(model, random_blocks(len(model.head_VD)))
+
+
+@pytest.mark.parametrize("logit_bytes", [1, 1 << 30])
+def test_what_a_search_looks_at_is_what_is_collected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, logit_bytes: int
+) -> None:
+    """Bit for bit, by whichever way, and however many tokens a matrix of logits is made for."""
+    monkeypatch.setattr(evaluate, "LOGIT_BYTES", logit_bytes)
+    monkeypatch.setattr(token_stats, "LOGIT_BYTES", logit_bytes)
+    model = load_lively(write_lively_checkpoint(tmp_path / "base", size=Size(layers=3, experts=8)))
+    blocks = random_blocks(len(model.head_VD))
+    with model.keeping(KEEP):
+        whole = collected(model, blocks, batch_size=4)
+        ways = [predicted(model, blocks, batch_size=4)]
+        prefix = embedded(model, blocks, batch_size=4)
+        for layer in range(3):
+            ways.append(predicted_after(model, layer, prefix, blocks))
+            prefix = through_layer(model, layer, prefix)
+    for found in ways:
+        np.testing.assert_array_equal(found.nll_T.astype(np.float32), -whole.stats.logprob_T)
+        np.testing.assert_array_equal(found.first_T, pair(whole, whole).first_T)
 
 
 def test_a_model_that_does_not_fit_is_said_with_what_to_lower() -> None:

@@ -1,6 +1,7 @@
 """The greedy search on a whole model: every layer on what the whole model gives it."""
 
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +9,16 @@ import numpy as np
 import pytest
 import torch
 from content import content_blocks
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
 from tiny_checkpoint import Size
 from tiny_model import TinyModel, load_lively, load_reference, slow_expert, write_lively_checkpoint
 
 from eaftgate.packs.blocks import Blocks
-from eaftgate.search.greedy import Sample, greedy_keep_sets, sampled_positions
-from eaftgate.search.prefix import Prefix, embedded, through_layer
+from eaftgate.search.greedy import Sample, greedy_keep_sets, greedy_selections, nearest_swaps, spread_positions
+from eaftgate.search.prefix import Prefix, embedded, through_layer, through_layer_seeing
+from eaftgate.search.reroute import routed_tokens
 
 SIZE = Size(layers=3, experts=6, top_k=2)
 KEEP = 3
@@ -48,6 +53,11 @@ def test_layer_by_layer_is_the_whole_model(model: TinyModel, blocks: Blocks, bat
         whole = model.hidden_states(torch.from_numpy(blocks.token_ids_BS.astype(np.int64)))
     by_layers = torch.cat([model.normalised(states) for states in prefix.states])
     torch.testing.assert_close(by_layers, whole, rtol=1e-5, atol=1e-5)
+
+
+def everywhere(blocks: Blocks, weight_T: NDArray[np.float64]) -> Sample:
+    """The positions that predict the scored tokens."""
+    return Sample(np.flatnonzero(blocks.scored_BS) - 1, weight_T)
 
 
 @torch.no_grad()
@@ -99,37 +109,72 @@ def slow_greedy(path: Path, blocks: Blocks, weight_of: Callable[[int, int], floa
 
 
 def test_equal_to_the_search_by_plain_loops(path: Path, model: TinyModel, blocks: Blocks) -> None:
-    weight_T = np.random.default_rng(1).choice([-2.0, 0.25, 1.0], blocks.num_scored)
+    weight_T = np.random.default_rng(1).choice([0.0, 0.25, 1.0], blocks.num_scored)
     at = {
-        (block, position - 1): max(0.0, weight_T[number])
+        (block, position - 1): weight_T[number]
         for number, (block, position) in enumerate(np.argwhere(blocks.scored_BS).tolist())
     }
-    sample = sampled_positions(blocks, weight_T)
-    found = greedy_keep_sets(model, blocks, sample, keep_n=KEEP, batch_size=2)
+    found = greedy_keep_sets(model, blocks, everywhere(blocks, weight_T), keep_n=KEEP, batch_size=2)
     assert found == slow_greedy(path, blocks, lambda block, position: at.get((block, position), 0.0))
 
 
 def test_the_model_is_left_as_it_was(model: TinyModel, blocks: Blocks) -> None:
     before = [layer.mlp.router.bias.detach().clone() for layer in model.module.model.layers]
-    greedy_keep_sets(model, blocks, sampled_positions(blocks, np.ones(blocks.num_scored)), keep_n=KEEP)
+    greedy_keep_sets(model, blocks, everywhere(blocks, np.ones(blocks.num_scored)), keep_n=KEEP)
     assert all(
         torch.equal(a, layer.mlp.router.bias) for a, layer in zip(before, model.module.model.layers, strict=True)
     )
 
 
-def test_positions_and_their_weights(blocks: Blocks) -> None:
-    weight_T = np.where(np.arange(blocks.num_scored) % 2, 1.0, -2.0)
-    sample = sampled_positions(blocks, weight_T)
-    assert sample.position_X.tolist() == (np.flatnonzero(blocks.scored_BS) - 1)[1::2].tolist()
-    assert set(sample.weight_X) == {1.0}
+def test_several_samples_at_once_are_each_alone(model: TinyModel, blocks: Blocks) -> None:
+    rng = np.random.default_rng(2)
+    samples = {name: everywhere(blocks, rng.random(blocks.num_scored) ** 8) for name in "abcd"}
+    found = greedy_selections(model, blocks, samples, keep_n=KEEP, batch_size=2)
+    assert found == {name: greedy_keep_sets(model, blocks, sample, keep_n=KEEP, batch_size=2)
+                     for name, sample in samples.items()}  # fmt: skip
+    assert len({str(keep) for keep in found.values()}) > 1, "weights that choose alike show nothing"
 
 
-def test_positions_are_drawn_by_seed(blocks: Blocks) -> None:
+def test_the_nearest_swaps_of_a_layer_are_those_that_change_its_output_least(model: TinyModel, blocks: Blocks) -> None:
+    sample = everywhere(blocks, np.random.default_rng(3).random(blocks.num_scored))
+    keep = [[0, 1, 2], [1, 3, 5], [0, 4, 5]]
+    near = nearest_swaps(model, blocks, sample, keep, number=4, batch_size=2)
+    prefix = embedded(model, blocks, batch_size=2)
+    for layer, kept in enumerate(keep):
+        prefix, hidden_XD, norm_X = through_layer_seeing(model, layer, prefix, sample.position_X)
+        weight_X = torch.from_numpy(sample.weight_X).to(norm_X) / norm_X
+        tokens = routed_tokens(model.moe(layer), hidden_XD, weight_X, top_k=SIZE.top_k)
+        error = {}
+        for add, drop in product(set(range(SIZE.experts)) - set(kept), kept):
+            kept_E = torch.zeros(SIZE.experts, dtype=torch.bool)
+            kept_E[[*({*kept} - {drop}), add]] = True
+            error[add, drop] = tokens.error(kept_E)
+        assert near[layer] == sorted(error, key=error.__getitem__)[:4]
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    kinds=st.lists(st.sampled_from([0, 0, 0, 0, 0, 0, 1, 1, 2, 5]), min_size=1, max_size=60),
+    most=st.integers(1, 70),
+    seed=st.integers(0, 3),
+)
+def test_positions_are_spread_over_classes(kinds: list[int], most: int, seed: int) -> None:
+    kind_T = np.array(kinds, np.uint8)
+    chosen_X, stands_for_X = spread_positions(kind_T, max_positions=most, seed=seed)
+    assert chosen_X.tolist() == sorted(set(chosen_X.tolist()))
+    assert len(chosen_X) == len(stands_for_X) == min(most, len(kind_T))
+    share = most // len(set(kinds))
+    for kind in set(kinds):
+        count, of_kind = kinds.count(kind), kind_T[chosen_X] == kind
+        assert of_kind.sum() >= min(count, share)
+        assert not of_kind.any() or stands_for_X[of_kind].sum() == pytest.approx(count)
+    again_X, _ = spread_positions(kind_T, max_positions=most, seed=seed)
+    assert chosen_X.tolist() == again_X.tolist()
+
+
+def test_positions_are_drawn_by_seed() -> None:
     def drawn(seed: int) -> list[int]:
-        sample: Sample = sampled_positions(blocks, np.ones(blocks.num_scored), max_positions=6, seed=seed)
-        positions: list[int] = sample.position_X.tolist()
+        positions: list[int] = spread_positions(np.zeros(30, np.uint8), max_positions=6, seed=seed)[0].tolist()
         return positions
 
-    assert drawn(0) == drawn(0) == sorted(set(drawn(0)))
-    assert len(drawn(0)) == 6
-    assert drawn(0) != drawn(1)
+    assert drawn(0) == drawn(0) != drawn(1)

@@ -6,7 +6,7 @@ import pytest
 
 from eaftgate.errors import UserError
 from eaftgate.prune.methods import METHODS, using
-from eaftgate.search.settings import SearchSettings
+from eaftgate.search.settings import MAX_POSITIONS, SearchSettings
 from eaftgate.select.saliency import EaftWeights
 from eaftgate.select.scorers import SCORERS
 from eaftgate.study.cases import Case, planned
@@ -32,7 +32,6 @@ def test_methods_and_keep_n_are_crossed() -> None:
         ({"alignment": ["token"]}, {"alignment": "token"}),
         ({"rows": ["50"]}, {"rows": 50}),
         ({"max_positions": ["9"]}, {"search": replace(SEARCH, max_positions=9)}),
-        ({"pack_excess": ["0"]}, {"search": replace(SEARCH, pack_excess=0.0)}),
         ({"seed": ["3"]}, {"search": replace(SEARCH, seed=3)}),
     ],
 )
@@ -46,7 +45,6 @@ def test_one_factor_alone_is_changed(vary: dict[str, list[str]], changed: dict[s
 
 def test_a_factor_is_varied_where_it_matters_only() -> None:
     vary = {"rows": ["50"], "uncertain": ["1"], "max_positions": ["9"], "seed": ["1"], "alignment": ["token"]}
-    vary["pack_excess"] = ["0"]
     varied = {(case.method, case.varied.split("=")[0]) for case in cases_of(list(METHODS), vary)} - {
         (method, "") for method in METHODS
     }
@@ -54,13 +52,12 @@ def test_a_factor_is_varied_where_it_matters_only() -> None:
         *((method, name) for method in SCORERS for name in ("rows", "alignment")),
         *((method, "uncertain") for method in ("eaft-reap", "eaft-reap-pack-core")),
         *((method, name) for method in ("greedy", "refined") for name in ("rows", "max_positions", "seed")),
-        ("refined", "pack_excess"),
         ("random", "seed"),
     }
 
 
 def test_a_value_that_is_the_standard_one_is_not_run_twice() -> None:
-    vary = {"rows": ["50", "100"], "max_positions": ["65536", "9"], "seed": ["0"]}
+    vary = {"rows": ["50", "100"], "max_positions": [str(MAX_POSITIONS), "9"], "seed": ["0"]}
     assert [case.varied for case in cases_of(["greedy"], vary)] == ["", "rows=50", "max_positions=9"]
 
 

@@ -88,7 +88,6 @@ NUMBERS: dict[str, tuple[Callable[..., Callable[[Box], list[object]]], tuple[str
     "--w-good": (by_profile, NO_NUMBERS[:-2]),
     "--w-conflict": (by_profile, NO_NUMBERS[:-2]),
     "--w-uncertain": (by_profile, NO_NUMBERS[:-2]),
-    "--pack-excess": (by_profile, NO_NUMBERS),
     "--max-positions": (by_profile, (*NO_COUNTS, "0")),
     "--class-weight": (by_profile, ()),
     "--calib-frac": (split, (*NO_NUMBERS, *FRACTIONS, "1")),

@@ -1,0 +1,250 @@
+"""The loss that a search lowers, token by token, and that it is what the default policy's rules judge."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from tiny_checkpoint import Size
+from tiny_model import load_lively, write_lively_checkpoint
+
+from eaftgate.families.model import MoeModel
+from eaftgate.judge.metrics import METRICS
+from eaftgate.judge.policy import IntervalPolicy, load_gates
+from eaftgate.packs.blocks import NO_MESSAGE, Blocks, Roles
+from eaftgate.packs.harmony import TokenClass
+from eaftgate.parity.estimates import PairedCell
+from eaftgate.parity.js2d import Bins
+from eaftgate.parity.metrics import Thresholds
+from eaftgate.parity.paired import PairedTokens, pair
+from eaftgate.search import objective
+from eaftgate.search.evaluate import collected, predicted
+from eaftgate.search.objective import Objective, Predictions, gated_margins
+
+BLOCKS, SEQ_LEN, ROWS = 12, 24, 24
+CONTENTS = (TokenClass.CALL, TokenClass.FINAL, TokenClass.ANALYSIS, TokenClass.COMMENTARY, TokenClass.OTHER)
+MARGINS = {"ppl": 0.04, "nll_call": 0.06, "nll_header": 0.05, "nll_final": 0.03, "exact_calls": 0.03,
+           "exact_finals": 0.05}  # fmt: skip
+PACK_R = (np.arange(ROWS) % 3 == 0).astype(np.intp)
+KEEP = [[0, 2, 3, 5], [1, 4, 6, 7]]
+
+
+def class_blocks(vocabulary: int) -> Blocks:
+    """Two rows a block, of three messages of four tokens each: header, content, content, closing token. The first
+    message of a block lacks its first token, and so counts as no message; every fourth row has prompts in between."""
+    shape = (BLOCKS, SEQ_LEN)
+    place = np.arange(BLOCKS * SEQ_LEN).reshape(shape)
+    message_BS = place // 4
+    content_BS = np.array(CONTENTS, np.uint8)[message_BS % 7 % 5]
+    kind_BS = np.choose(place % 4, [TokenClass.HEADER, content_BS, content_BS, TokenClass.CLOSE]).astype(np.uint8)
+    prompt_BS = message_BS % 11 == 10
+    kind_BS[prompt_BS] = TokenClass.NONE
+    scored_BS = ~prompt_BS
+    scored_BS[:, 0] = False
+    whole_BS = scored_BS & (place % SEQ_LEN >= 4)
+    return Blocks(
+        pack="union",
+        seq_len=SEQ_LEN,
+        token_ids_BS=np.random.default_rng(0).integers(0, vocabulary, shape).astype(np.int32),
+        scored_BS=scored_BS,
+        roles=Roles(
+            kind=kind_BS,
+            content=(place % 4 % 3 > 0) & ~prompt_BS,
+            recipient=np.zeros(shape, bool),
+            message=np.where(whole_BS, message_BS, NO_MESSAGE).astype(np.int32),
+        ),
+        row_BS=(place // 12).astype(np.int32),
+        continued_B=np.zeros(BLOCKS, bool),
+        identities=tuple(f"row {row}" for row in range(ROWS)),
+    )
+
+
+@pytest.fixture(autouse=True)
+def _small_cells_take_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(objective, "FEWEST", 5)
+
+
+def drawn(blocks: Blocks, seed: int) -> Predictions:
+    rng = np.random.default_rng(seed)
+    return Predictions(rng.gamma(1.0, 1.0, blocks.num_scored), rng.random(blocks.num_scored) < 0.9)
+
+
+BLOCKS_ = class_blocks(50)
+WHOLE, NOW, OTHER = (drawn(BLOCKS_, seed) for seed in range(3))
+
+
+def made(blocks: Blocks = BLOCKS_, whole: Predictions = WHOLE) -> Objective:
+    return Objective(blocks, whole, PACK_R, MARGINS)
+
+
+def slow_terms(on: Objective, now: Predictions) -> tuple[list[tuple[float, dict[int, float]]], list[float]]:
+    """(margins worse, what every token counts in that) of every rule of a mean, ppl of UNION first; of messages."""
+    tokens = [(int(block), int(place)) for block, place in np.argwhere(on.blocks.scored_BS)]
+    roles, means, exact = on.blocks.roles, [], []
+    kinds = {"ppl": None} | {f"nll_{kind.name.lower()}": kind for kind in TokenClass}
+    for pack in (None, 0, 1):
+        for name in sorted(on.margins, key=lambda name: (name != "ppl", name)):
+            if name not in kinds:
+                continue
+            of = [
+                t for t, at in enumerate(tokens)
+                if (pack is None or on.pack_R[on.blocks.row_BS[at]] == pack)
+                and (roles.content[at] if kinds[name] is None else roles.kind[at] == kinds[name])
+            ]  # fmt: skip
+            documents = {int(on.blocks.row_BS[tokens[t]]) for t in of}
+            if len(documents) >= objective.FEWEST:
+                share = {t: 1 / len(of) / on.margins[name] for t in of}
+                means.append((sum(share[t] * (now.nll_T[t] - on.whole.nll_T[t]) for t in of), share))
+    for name, kind in (("exact_calls", TokenClass.CALL), ("exact_finals", TokenClass.FINAL)):
+        lost = before = 0
+        for number in {int(roles.message[at]) for at in tokens} - {NO_MESSAGE}:
+            of = [t for t, at in enumerate(tokens) if roles.message[at] == number]
+            if any(roles.kind[tokens[t]] == kind for t in of):
+                exact_base, exact_now = (all(found.first_T[t] for t in of) for found in (on.whole, now))
+                before += exact_base
+                lost += exact_base - exact_now
+        if before >= objective.FEWEST:
+            exact.append(lost / before / on.margins[name])
+    return means, exact
+
+
+def slow_size(ratios: list[float]) -> float:
+    return math.sqrt(sum(max(0.0, ratio) ** 2 for ratio in ratios) / len(ratios))
+
+
+def slow_loss(on: Objective, now: Predictions, *, messages: bool = True) -> float:
+    means, exact = slow_terms(on, now)
+    worse = [value for value, _ in means]
+    return 3 * worse[0] + slow_size([*worse, *(exact if messages else [])])
+
+
+@pytest.mark.parametrize("messages", [True, False])
+@pytest.mark.parametrize("now", [NOW, OTHER], ids=["now", "other"])
+def test_the_loss_by_plain_loops(now: Predictions, messages: bool) -> None:
+    means, exact = slow_terms(made(), now)
+    assert len(means) == 12, "every rule in every cell"
+    assert len(exact) == 2
+    assert made().loss(now, messages=messages) == pytest.approx(slow_loss(made(), now, messages=messages))
+    assert made().loss(now, messages=True) != pytest.approx(made().loss(now, messages=False))
+
+
+def test_equal_models_lose_nothing() -> None:
+    assert made().loss(WHOLE) == 0
+    assert made().change(WHOLE, WHOLE).value == 0
+
+
+def test_the_change_is_the_difference_and_its_error_that_of_the_linear_part() -> None:
+    on = made()
+    change = on.change(NOW, OTHER)
+    assert change.value == pytest.approx(slow_loss(on, OTHER) - slow_loss(on, NOW))
+    means, exact = slow_terms(on, NOW)
+    size = slow_size([*(value for value, _ in means), *exact])
+    tokens = np.argwhere(BLOCKS_.scored_BS)
+    rise_T = np.zeros(len(tokens))
+    for place, (value, share) in enumerate(means):
+        slope = max(0.0, value) / (size * (len(means) + len(exact))) + (3 if place == 0 else 0)
+        for t, weight in share.items():
+            rise_T[t] += slope * weight * (OTHER.nll_T[t] - NOW.nll_T[t]) * len(tokens)
+    errors = []
+    for clusters in (BLOCKS_.row_BS[BLOCKS_.scored_BS], tokens[:, 0]):
+        squares = [((rise_T - rise_T.mean())[clusters == cluster].sum()) ** 2 for cluster in np.unique(clusters)]
+        errors.append(math.sqrt(len(squares) / (len(squares) - 1) * sum(squares)) / len(tokens))
+    assert change.standard_error == pytest.approx(max(errors))
+
+
+def test_the_linear_part_is_the_slope_of_the_loss() -> None:
+    """A small step in one token's log-loss moves the loss by what that token rises."""
+    on = made()
+    means, exact = slow_terms(on, NOW)
+    size = slow_size([*(value for value, _ in means), *exact])
+    for token in range(0, len(NOW.nll_T), 37):
+        step_T = np.where(np.arange(len(NOW.nll_T)) == token, 1e-6, 0)
+        slope = sum(
+            (max(0.0, value) / (size * (len(means) + len(exact))) + 3 * (place == 0)) * share.get(token, 0.0)
+            for place, (value, share) in enumerate(means)
+        )
+        change = on.change(NOW, Predictions(NOW.nll_T + step_T, NOW.first_T))
+        assert change.value / 1e-6 == pytest.approx(slope, rel=1e-3, abs=1e-4)
+
+
+def test_of_some_blocks_is_as_if_made_on_them() -> None:
+    some = np.array([0, 1, 4, 5, 6, 8, 9, 11])
+    chosen_T = np.isin(np.argwhere(BLOCKS_.scored_BS)[:, 0], some)
+    part, alone = made().of_blocks(some), made(BLOCKS_.reordered(some), WHOLE.at(chosen_T))
+    assert part.loss(NOW.at(chosen_T)) == alone.loss(NOW.at(chosen_T))
+    assert part.loss(NOW.at(chosen_T)) == pytest.approx(slow_loss(alone, NOW.at(chosen_T)))
+    assert part.change(NOW.at(chosen_T), OTHER.at(chosen_T)) == alone.change(NOW.at(chosen_T), OTHER.at(chosen_T))
+
+
+@pytest.mark.parametrize("fewest", [9, 12, 17, 1000])
+def test_rules_over_too_few_take_no_part(monkeypatch: pytest.MonkeyPatch, fewest: int) -> None:
+    monkeypatch.setattr(objective, "FEWEST", fewest)
+    means, exact = slow_terms(made(), NOW)
+    if fewest == 1000:  # but for perplexity of UNION
+        of = BLOCKS_.roles.content[BLOCKS_.scored_BS]
+        worse = float((NOW.nll_T - WHOLE.nll_T)[of].mean()) / MARGINS["ppl"]
+        assert made().loss(NOW) == pytest.approx(3 * worse + max(0.0, worse))
+        return
+    assert len(means) < 12 or len(exact) < 2
+    assert made().loss(NOW) == pytest.approx(slow_loss(made(), NOW))
+
+
+def test_margins_are_those_of_the_default_policys_rules_that_decide_in_every_pack() -> None:
+    _, policy = load_gates().policy(None)
+    assert isinstance(policy, IntervalPolicy)
+    margins = gated_margins()
+    assert {"ppl", "nll_call", "exact_calls"} <= margins.keys() <= METRICS.keys()
+    for name, rule in policy.rules.items():
+        decides = rule.role == "decides" and (rule.cells == "every" or name == "ppl")
+        assert (name in margins) == decides
+        if decides:
+            assert rule.margin is not None
+            assert margins[name] == rule.margin.value
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> MoeModel:
+    return load_lively(write_lively_checkpoint(tmp_path_factory.mktemp("base"), size=Size(layers=2, experts=8)))
+
+
+@pytest.mark.parametrize("name", sorted(gated_margins()))
+def test_what_a_search_lowers_is_what_the_policy_judges(
+    model: MoeModel, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """One definition: a rule's share is its metric's value, as the gate measures it, by its margin."""
+    monkeypatch.setattr(objective, "FEWEST", 1)
+    blocks = said_by(model)
+    whole = collected(model, blocks)
+    with model.keeping(KEEP):
+        tokens, now = pair(whole, collected(model, blocks)), predicted(model, blocks)
+    margins = gated_margins()
+    only = Objective(blocks, predicted(model, blocks), PACK_R, {name: margins[name]} | {"ppl": margins["ppl"]})
+    packs: tuple[int | None, ...] = (None, 0, 1)
+
+    def worse(metric: str, pack: int | None) -> float:
+        there_T = np.ones(len(tokens), bool) if pack is None else PACK_R[tokens.row_T] == pack
+        found = METRICS[metric].measure(cell_of(tokens.select(there_T)))
+        assert found is not None
+        return found.estimate.value / margins[metric]
+
+    ppl = [worse("ppl", pack) for pack in packs]
+    more = [] if name == "ppl" else [worse(name, pack) for pack in (packs[:1] if name.startswith("exact") else packs)]
+    assert only.loss(now) == pytest.approx(3 * ppl[0] + slow_size([*ppl, *more]), rel=1e-4)
+    assert any(more) or name == "ppl"
+
+
+def said_by(model: MoeModel) -> Blocks:
+    """Blocks of which three in four hold the whole model's own first choices, so that it writes messages exactly."""
+    blocks = class_blocks(len(model.head_VD))
+    ids_BS = torch.from_numpy(blocks.token_ids_BS.astype(np.int64))
+    with torch.no_grad():
+        for place in range(1, SEQ_LEN):
+            first_B = (model.hidden_states(ids_BS[:, :place])[:, -1] @ model.head_VD.T).argmax(dim=-1)
+            ids_BS[:, place] = torch.where(torch.arange(BLOCKS) % 4 > 0, first_B, ids_BS[:, place])
+    tokens: NDArray[np.int32] = ids_BS.numpy().astype(np.int32)
+    return Blocks(**{**vars(blocks), "token_ids_BS": tokens})
+
+
+def cell_of(scored: PairedTokens) -> PairedCell:
+    return PairedCell(scored.content(), scored, Thresholds(0.5, 0.5), Bins(4, 3), 60, jackknife=True)
