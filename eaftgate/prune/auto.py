@@ -23,9 +23,6 @@ from eaftgate.select.scores import Scores
 if TYPE_CHECKING:  # torch; only those who run a model wait for it
     from eaftgate.model.load import ModelSettings
 
-SEARCH_WEIGHTS: ClassWeights | None = BALANCED_WEIGHTS
-"""What tokens count in a search where nobody says it, and the profile knows classes."""
-
 
 @dataclass(frozen=True)
 class Automatic:
@@ -75,9 +72,8 @@ def _scorer(request: PruneRequest) -> str:
 def _classes(source: Profile | Scores, method: str) -> ClassWeights | None:
     if isinstance(source, Scores):
         return source.classes if source.by_class is None else BALANCED_WEIGHTS
-    if not source.trace.knows_classes:
-        return None
-    return SEARCH_WEIGHTS if method == SEARCH else BALANCED_WEIGHTS
+    # A search begins with several weights, and the loss says which.
+    return BALANCED_WEIGHTS if source.trace.knows_classes and method != SEARCH else None
 
 
 def _search_or_why_not(
@@ -97,7 +93,6 @@ def _search_or_why_not(
         tokens=profiled.num_blocks * profiled.seq_len,
         tokens_per_second=profiled.speed.tokens_per_second,
         layers=base.num_layers,
-        experts=base.num_experts,
     )
     if seconds > AUTO_MINUTES * 60:
         return f"{SEARCH} would take about {duration(seconds)} by the profile's speed, more than {AUTO_MINUTES} min"

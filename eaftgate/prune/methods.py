@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 AUTO = "auto"
 """What --method calls no method, but a choice between two (eaftgate.prune.auto)."""
-DEFAULT_SCORER = "eaft-reap"
+DEFAULT_SCORER = "reap-mass"
 """What ranks the experts where nothing else is asked for."""
 SEARCH = "refined"
 """What chooses them where it takes AUTO_MINUTES at most, by its estimate."""
