@@ -83,7 +83,7 @@ def test_a_short_search_is_run_on_the_profiles_own_packs(eaftgate: Command, work
         (lambda d: edit(d, lambda told: told.update(packs_dir=None)), (), "does not say where its packs are"),
         (lambda d: edit(d, lambda told: told.pop("speed")), (), "the profile does not say how fast it was made"),
         (lambda d: edit(d, lambda told: told["speed"].update(tokens_per_second=0.01)), (),
-         " h 40 min by the profile's speed, more than 20 min"),
+         " min by the profile's speed, more than 20 min"),
         (lambda d: edit(d, lambda told: told["speed"].update(on="NVIDIA H100 in bfloat16")), (),
          "the profile was made on NVIDIA H100 in bfloat16, and its speed says nothing of cpu with "),
         (lambda d: edit(d, lambda told: told.update(num_blocks=3)), (), "refined needs 4 calibration blocks"),
