@@ -437,7 +437,12 @@ def test_budgets_are_prefixes_scored_on_the_same_rows(
     more = ("--methods", "greedy", "--vary", "rows=1", "--vary", "max_positions=20", "--vary", "seed=9", "--json")
     lines = json.loads(sweep_of(eaftgate, small_profile, CALIBRATION_PACKS, tmp_path / "out", *more).out)
     assert [line["case"]["varied"] for line in lines] == ["", "rows=1", "max_positions=20", "seed=9"]
-    assert [line["case"]["search"]["max_positions"] for line in lines] == [MAX_POSITIONS, MAX_POSITIONS, 20, MAX_POSITIONS]
+    assert [line["case"]["search"]["max_positions"] for line in lines] == [
+        MAX_POSITIONS,
+        MAX_POSITIONS,
+        20,
+        MAX_POSITIONS,
+    ]
     assert len({line["scored_on_tokens"] for line in lines}) == 1
     all_rows, one_row, sampled, again = searched
     assert one_row.num_counted < all_rows.num_counted == sampled.num_counted == again.num_counted
