@@ -14,7 +14,7 @@ from eaftgate.gate.table import remarks
 from eaftgate.judge.metrics import METRICS, POINT_METRICS
 from eaftgate.judge.verdict import MetricVerdict
 from eaftgate.judge.wording import bounds_shown, shown
-from eaftgate.outputs import check_file, put_file
+from eaftgate.outputs import check_file, claimed, put_file
 from eaftgate.progress import NO_BAR, Bar, progress_bar
 from eaftgate.report.banner import banners, names_of
 from eaftgate.report.classes import classes_section
@@ -61,6 +61,8 @@ def write_report(results: Path, out: Path) -> bool:
     result, and when `out` is something else."""
     check_file(out, [results / PARITY_FILE])
     parity = read_parity(results)
+    with claimed(out):
+        pass  # what is in the way is said before the collections are read
     with _shown(parity, out) as bar:
         page = render(parity, results, as_written=is_as_written(results), bar=bar)
     return put_file(out, page)

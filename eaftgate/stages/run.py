@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from eaftgate.errors import UserError
@@ -14,6 +14,7 @@ from eaftgate.judge.policy import DEFAULT_GATES
 from eaftgate.locks import Taken, held
 from eaftgate.outputs import check_file, check_outside_checkpoints, check_parent, put_file
 from eaftgate.progress import AGAIN, duration
+from eaftgate.recipes.recipe import Setting
 from eaftgate.stages.process import run_stage, shown_command
 from eaftgate.stages.record import (
     EnoughRecord,
@@ -155,7 +156,7 @@ class _Running:
     def _goes_on(self, stage: Stage) -> bool:
         """Whether the gate can come to a verdict, or none is asked for: before what takes long."""
         gate = next((one for one in self._stages if one.name == GATE), None)
-        if gate is not None and self._judged(gate, self._inputs(gate)) is not None:
+        if gate is not None and self._judged(self._with_enough_blocks(gate), self._inputs(gate)) is not None:
             return True  # it has come to one
         try:
             found = self._ask(self._record, self._say)
@@ -165,6 +166,9 @@ class _Running:
         self._enough, self._record = found, remember_enough(self._layout.out, self._record, found)
         for line in found.lines:
             self._say(f"== {line}")
+        if gate is not None and (raised := self._with_enough_blocks(gate)) is not gate:
+            self._say(f"== so {raised.asked['num_blocks'].value} blocks are scored, which the packs hold")
+            return True
         if not found.enough and not self._allow_undecided:
             self._say(
                 f"== stopped before {stage.label}, for the gate could only be inconclusive: --allow-undecided, or run: "
@@ -172,6 +176,18 @@ class _Running:
             )
             return False
         return True
+
+    def _with_enough_blocks(self, gate: Stage) -> Stage:
+        """The gate with as many blocks as a verdict takes, where the recipe leaves their number to the regime, whose
+        number is not enough, and the packs hold them."""
+        found = self._record.enough
+        if found is None or found.enough or self._allow_undecided or "num_blocks" in gate.asked:
+            return gate
+        if found.remedy is None or found.remedy.num_blocks is None or found.remedy.more_rows:
+            return gate
+        number = Setting(str(found.remedy.num_blocks), "what the rows hold")
+        words = (*gate.words, f"--num-blocks={number.value}")
+        return replace(gate, words=words, asked={**gate.asked, "num_blocks": number})
 
     def _do(self, stage: Stage, place: str) -> tuple[Ended | None, int]:
         """None for a stage of which there is nothing to make."""
@@ -195,6 +211,7 @@ class _Running:
         return ended, code
 
     def _gate(self, stage: Stage, place: str) -> tuple[Ended, int]:
+        stage = self._with_enough_blocks(stage)
         of = self._inputs(stage)
         self._parity = self._judged(stage, of)
         if self._parity is not None:

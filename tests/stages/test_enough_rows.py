@@ -12,6 +12,7 @@ from chat_data import texts_of
 from cli_command import Command
 from gate_command import BASE
 
+from eaftgate.judge.policy import DEFAULT_GATES
 from eaftgate.stages import run as running
 from eaftgate.stages.stage import Stage
 
@@ -67,6 +68,33 @@ def test_what_cannot_be_decided_stops_before_the_profile_and_what_it_says_is_eno
     again = eaftgate("run", recipe.asks({**short, **pasted(ended.out)}), "--out", recipe.out)
     assert "enough for fixture by near-lossless-v3" in again.out
     assert commands == ["profile"]
+
+
+def test_where_the_recipe_leaves_blocks_to_the_regime_as_many_are_taken_as_a_verdict_needs(
+    eaftgate: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[Stage] = []
+
+    def run_stage(stage: Stage, **_: Any) -> int:
+        given.append(stage)
+        return 0
+
+    monkeypatch.setattr(running, "run_stage", run_stage)
+    gates = json.loads(DEFAULT_GATES.read_text(encoding="utf-8"))
+    regime = {"packs": "all", "primary": {"packs": ["UNION"], "seq_lens": [256]}, "seq_lens": [256], "batch_size": 8}
+    gates["regimes"]["short"] = regime | {"num_blocks": 120, "must_decide": ["ppl"]}
+    (tmp_path / "gates.json").write_text(json.dumps(gates), encoding="utf-8")
+    recipe = Recipe(tmp_path, 900)
+    short = {"regime": "short", "gates": str(tmp_path / "gates.json")}
+    ended = eaftgate("run", recipe.asks(short), "--out", recipe.out)
+    number = pasted(ended.out)["num_blocks"]
+    assert f"so {number} blocks are scored, which the packs hold" in ended.out
+    assert [stage.name for stage in given] == ["profile", "prune", "gate"]
+    assert given[-1].words[-1] == f"--num-blocks={number}"
+    assert number > 120
+    allowed = eaftgate("run", recipe.path, "--out", recipe.out, "--allow-undecided")
+    assert "blocks are scored" not in allowed.out
+    assert not any("--num-blocks" in word for word in given[-1].words)
 
 
 def test_undecided_may_be_allowed_by_the_command_line_and_by_the_recipe(
