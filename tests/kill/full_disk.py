@@ -1,8 +1,9 @@
 """Every command that writes on a file system that fills up, and again when there is room.
 
-    unshare --user --map-root-user --mount python -m kill.full_disk DIR
+    unshare --user --map-root-user --mount python -m kill.full_disk DIR FRACTION...
 
-runs in a mount namespace of its own, in which DIR becomes a small tmpfs, and prints what is wrong as JSON.
+of what the outputs take is there. It runs in a mount namespace of its own, in which DIR becomes a small tmpfs, and
+prints what is wrong as JSON.
 """
 
 import json
@@ -11,33 +12,32 @@ import subprocess
 import sys
 import tempfile
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Sequence
 from pathlib import Path
 
 from kill.jobs import JOBS, Ended, made, make_inputs, run
 
-FRACTIONS = (0.0, 0.3, 0.8)
-"""Of what the outputs take, so much is there."""
 PAGE = 4096
 
 
 def main() -> None:
-    place = Path(sys.argv[1])
+    place, fractions = Path(sys.argv[1]), [float(fraction) for fraction in sys.argv[2:]]
     with tempfile.TemporaryDirectory() as directory:
         inputs = Path(directory) / "inputs"
         inputs.mkdir()
         make_inputs(inputs)
-        found = [problem for name in JOBS for problem in problems(name, inputs, place)]
+        found = [problem for name in JOBS for problem in problems(name, inputs, place, fractions)]
     print(json.dumps(found))
 
 
-def problems(name: str, inputs: Path, place: Path) -> list[str]:
+def problems(name: str, inputs: Path, place: Path, fractions: Sequence[float]) -> list[str]:
     job, found = JOBS[name], []
     mount(place, 1 << 28)
     undisturbed = run(job.given(inputs), place)
     expected = made(place)
     pages = sum(-(-path.stat().st_size // PAGE) + 1 for path in place.rglob("*"))
     umount(place)
-    for fraction in FRACTIONS:
+    for fraction in fractions:
         mount(place, PAGE * max(1, int(pages * fraction)))
         full = run(job.given(inputs), place)
         said = f"{name}, {fraction:.0%} of {pages} pages: exit code {full.code}: {full.output[-1500:]}"

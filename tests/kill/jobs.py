@@ -165,8 +165,9 @@ def command(words: list[str], directory: Path, log: Path) -> None:
 def made(place: Path) -> dict[str, Any]:
     """Of everything in the working directory of a job by its path: its bytes, but for what is a matter of time.
 
-    Times are: `seconds` of profile.json and of a sweep's lines, how a trace is divided into files (by the half minute),
-    the speed of a collection, the session of a cell, what parity.json and the report say of when the run was, and in
+    Times are: `seconds` and `speed` of profile.json, `seconds` of a sweep's lines, how a trace is divided into files
+    (by the half minute), the speed of a collection, the session of a cell, what parity.json and the report say of when
+    the run was, and in
     JUnit time, timestamp, hostname and tokens per second. A checksum over any of these goes with them.
     """
     if (place / "out" / "run.json").is_file():
@@ -206,7 +207,7 @@ def _of_run(place: Path) -> dict[str, Any]:
 
 def _untimed(path: Path, data: bytes) -> Any:
     if path.name == "profile.json":
-        return {key: value for key, value in json.loads(data).items() if key not in ("seconds", "trace")}
+        return {key: value for key, value in json.loads(data).items() if key not in ("seconds", "speed", "trace")}
     if path.name == "made_from.json":
         told = json.loads(data)
         timed = "profile.json" in told["files"]

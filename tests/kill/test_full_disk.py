@@ -1,4 +1,7 @@
-"""A disk that is full is one sentence, and when there is room the same command ends as if nothing had been."""
+"""A disk that is full is one sentence, and when there is room the same command ends as if nothing had been.
+
+`make test-kill` tries it with nothing, a little and most of what the outputs take; without --moments, with a little.
+"""
 
 import json
 import os
@@ -24,10 +27,11 @@ def namespace() -> tuple[str, ...] | None:
 
 
 @pytest.mark.skipif(namespace() is None, reason="no mount namespace of one's own is allowed here")
-def test_a_full_disk(tmp_path: Path) -> None:
+def test_a_full_disk(tmp_path: Path, pytestconfig: pytest.Config) -> None:
+    fractions = ("0", "0.3", "0.8") if pytestconfig.getoption("--moments", default=None) else ("0.3",)
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     ended = subprocess.run(
-        [*(namespace() or ()), sys.executable, "-m", "kill.full_disk", str(tmp_path)],
+        [*(namespace() or ()), sys.executable, "-m", "kill.full_disk", str(tmp_path), *fractions],
         capture_output=True, text=True, check=False, timeout=900, env={**os.environ, "PYTHONPATH": path},
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr

@@ -1,6 +1,6 @@
 """Killed at any moment, and given again: the same as if nothing had been, but for times (`kill.jobs.made`).
 
-`make test-kill` takes 20 moments of every command that writes; without --moments, those that take long at three.
+`make test-kill` takes 20 moments of every command that writes; without --moments, one.
 """
 
 import re
@@ -14,7 +14,7 @@ from kill.jobs import JOBS, Ended, made, run
 
 pytestmark = pytest.mark.slow
 LONG = ("profile", "prune", "refined", "sweep", "gate")
-MOMENTS = 3
+MOMENTS = 1
 ERRORS = re.compile(r"^(?!KeyboardInterrupt)[\w.]+(Error|Exception|Interrupt)\b", re.MULTILINE)
 """How a traceback ends; one of an interrupt that came before the command line was there is Python's."""
 
@@ -60,7 +60,7 @@ def test_killed_at_any_moment(
     """Drawn between the first and the last instant of an undisturbed run; seeded, so that they can be told again."""
     asked = pytestconfig.getoption("--moments", default=None)
     rng = np.random.default_rng([*name.encode()])
-    moments = rng.uniform(0, undisturbed[name][0].seconds, asked or (MOMENTS if name in LONG else 1))
+    moments = rng.uniform(0, undisturbed[name][0].seconds, asked or MOMENTS)
     for number, moment in enumerate(moments):
         check_again(name, inputs, undisturbed, tmp_path / str(number), float(moment), signal.SIGKILL)
 

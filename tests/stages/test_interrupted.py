@@ -45,7 +45,7 @@ def wait_for(text: str, log: Path, process: "subprocess.Popen[bytes]") -> None:
 def test_an_interruption_at_any_stage_is_resumed(tmp_path: Path, whole_group: bool) -> None:
     recipe, out = tmp_path / "r.yaml", tmp_path / "out"
     recipe.write_text(RECIPE, encoding="utf-8")
-    for stage in ("profile", "prune", "gate"):
+    for stage in ("profile", "prune", "gate") if whole_group else ("gate",):
         log = tmp_path / f"{stage}.log"
         process = started(recipe, out, log)
         wait_for(f"eaftgate {stage}", log, process)
