@@ -204,6 +204,12 @@ def _with_metadata(path: Path) -> Iterator[Path]:
 
 
 def _not_loaded(path: Path, error: Exception) -> UserError:
+    """Raises KeyboardInterrupt where that is what came between: within torch's modes it comes out as another error."""
+    before: BaseException | None = error
+    while before is not None:
+        if isinstance(before, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        before = before.__cause__ or before.__context__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     reason = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
     if "above report" in reason:  # which is not shown
