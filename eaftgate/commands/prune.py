@@ -82,7 +82,8 @@ def prune(
         typer.Option(
             help="What tokens count by class, like call=8,header=4, or balanced (rare tokens, calls and headers more), "
             "or plain (content alone, every token alike); classes: header, analysis, final, commentary, call, other, "
-            "close. Default: balanced for auto, where the profile knows classes, else plain."
+            "close. Default: refined tries several and takes the best; auto's ranking is balanced, where the profile "
+            "knows classes; else plain."
         ),
     ] = "",
     seed: Annotated[int, typer.Option(min=0, help="Of --method random, and of the positions that a search draws.")] = 0,

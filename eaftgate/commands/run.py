@@ -108,7 +108,9 @@ def run(
 
 def _told(found: "EnoughRecord | None") -> dict[str, Any] | None:
     """For scripts; None where it was not asked."""
-    return None if found is None else found.model_dump(mode="json", include={"enough", "problems", "remedy"})
+    return (
+        None if found is None else found.model_dump(mode="json", include={"enough", "problems", "remedy", "num_blocks"})
+    )
 
 
 def _check_options(ctx: typer.Context, recipe: Path, sections: dict[str, Section], stages: tuple[Stage, ...]) -> None:

@@ -4,7 +4,7 @@ Blocks are taken from the front of the rows' order, so the run with fewer blocks
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.table import Table
@@ -81,12 +81,8 @@ def cell_budgets(
             raise UserError(f"the first {blocks} blocks of {cell.label} hold no counted token: choose larger --blocks")
         judged = judge_cell(policy, None, seen, blocks, strict=strict, best_of=best_of)
         rows.append(
-            BudgetRow(
-                checkpoint=cell.checkpoint,
-                name=cell.name,
-                pack=cell.pack,
-                seq_len=cell.seq_len,
-                severity=cell.severity,
+            replace(
+                as_judged(cell),
                 num_blocks=blocks,
                 tokens=judged.metrics.tokens,
                 js2d=judged.metrics.js2d,

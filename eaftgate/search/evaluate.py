@@ -4,16 +4,16 @@ Equal to scoring the rewritten checkpoint (MoeModel.keeping), so the full parity
 anything is rewritten.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from eaftgate.collect.collection import Collection, TokenStats, check_stats, concatenate, make_collection
+from eaftgate.collect.collection import Collection, check_stats, concatenate, make_collection
 from eaftgate.collect.token_stats import LOGIT_BYTES, linear_logits
-from eaftgate.collect.transformers import score, scored_stats
+from eaftgate.collect.transformers import scored_stats
 from eaftgate.errors import UserError
 from eaftgate.families.model import MoeModel
 from eaftgate.packs.blocks import Blocks
@@ -26,53 +26,52 @@ from eaftgate.search.settings import BATCH_SIZE
 
 def collected(model: MoeModel, blocks: Blocks, *, batch_size: int = BATCH_SIZE) -> Collection:
     """Token statistics of a loaded model as it is. Raises UserError when they are not finite."""
-    return _collection(
-        blocks,
-        [
-            score(model, blocks.token_ids_BS[start : start + batch_size], blocks.scored_BS[start : start + batch_size])
-            for start in range(0, blocks.num_blocks, batch_size)
-        ],
-    )
+    return _collection(model, blocks, _whole(model, blocks, batch_size))
 
 
 def collected_after(model: MoeModel, layer: int, prefix: Prefix, blocks: Blocks) -> Collection:
     """The same for a model whose layers before `layer` gave `prefix`; only the others run, as the model is now. Gives
     what `collected` does in batches of the same size."""
-    parts, start = [], 0
-    for hidden_BSD in prefix.states:
-        batch = slice(start, start + len(hidden_BSD))
-        last_BSD = last_states(model, layer, hidden_BSD)
-        parts.append(scored_stats(model, last_BSD, blocks.token_ids_BS[batch], blocks.scored_BS[batch]))
-        start = batch.stop
-    return _collection(blocks, parts)
+    return _collection(model, blocks, _after(model, layer, prefix))
 
 
-@torch.inference_mode()
 def predicted(model: MoeModel, blocks: Blocks, *, batch_size: int = BATCH_SIZE) -> Predictions:
     """What of `collected` a search looks at, for a fraction of its cost: no top 20 are sorted, none leaves the device.
 
     Raises UserError when a log-loss is not finite.
     """
-    parts = []
-    for start in range(0, blocks.num_blocks, batch_size):
-        ids_BS = blocks.token_ids_BS[start : start + batch_size]
-        last_BSD = model.hidden_states(torch.from_numpy(ids_BS.astype(np.int64)).to(model.device))
-        parts.append(_predictions(model, last_BSD, ids_BS, blocks.scored_BS[start : start + batch_size]))
-    return _predicted(blocks, parts)
+    return _predicted(model, blocks, _whole(model, blocks, batch_size))
+
+
+def predicted_after(model: MoeModel, layer: int, prefix: Prefix, blocks: Blocks) -> Predictions:
+    """What `predicted` is to `collected`, of `collected_after`."""
+    return _predicted(model, blocks, _after(model, layer, prefix))
 
 
 @torch.inference_mode()
-def predicted_after(model: MoeModel, layer: int, prefix: Prefix, blocks: Blocks) -> Predictions:
-    """The same for a model whose layers before `layer` gave `prefix`; only the others run, as the model is now."""
-    parts, start = [], 0
-    for hidden_BSD in prefix.states:
-        batch = slice(start, start + len(hidden_BSD))
-        last_BSD = last_states(model, layer, hidden_BSD)
-        parts.append(_predictions(model, last_BSD, blocks.token_ids_BS[batch], blocks.scored_BS[batch]))
+def _whole(model: MoeModel, blocks: Blocks, batch_size: int) -> Iterator[torch.Tensor]:
+    """The last hidden states, normalised, batch by batch."""
+    for start in range(0, blocks.num_blocks, batch_size):
+        ids_BS = torch.from_numpy(blocks.token_ids_BS[start : start + batch_size].astype(np.int64))
+        yield model.hidden_states(ids_BS.to(model.device))
+
+
+def _after(model: MoeModel, layer: int, prefix: Prefix) -> Iterator[torch.Tensor]:
+    return (last_states(model, layer, hidden_BSD) for hidden_BSD in prefix.states)
+
+
+def _batches(
+    blocks: Blocks, states: Iterable[torch.Tensor]
+) -> Iterator[tuple[torch.Tensor, NDArray[np.int32], NDArray[np.bool_]]]:
+    """With the last hidden states of every batch its tokens, and which of them are scored."""
+    start = 0
+    for last_BSD in states:
+        batch = slice(start, start + len(last_BSD))
+        yield last_BSD, blocks.token_ids_BS[batch], blocks.scored_BS[batch]
         start = batch.stop
-    return _predicted(blocks, parts)
 
 
+@torch.inference_mode()
 def _predictions(
     model: MoeModel, hidden_BSD: torch.Tensor, ids_BS: NDArray[np.int32], scored_BS: NDArray[np.bool_]
 ) -> torch.Tensor:
@@ -89,15 +88,16 @@ def _predictions(
     return torch.cat(found, dim=1)
 
 
-def _predicted(blocks: Blocks, parts: Sequence[torch.Tensor]) -> Predictions:
-    nll_T, first_T = torch.cat(list(parts), dim=1).cpu().numpy()
+def _predicted(model: MoeModel, blocks: Blocks, states: Iterable[torch.Tensor]) -> Predictions:
+    parts = [_predictions(model, *batch) for batch in _batches(blocks, states)]
+    nll_T, first_T = torch.cat(parts, dim=1).cpu().numpy()
     if not np.isfinite(nll_T).all():
         raise UserError(f"scoring {blocks.pack}: a log-loss is not finite; the model or its engine is broken")
     return Predictions(nll_T.astype(np.float64), first_T > 0)
 
 
-def _collection(blocks: Blocks, parts: Sequence[TokenStats]) -> Collection:
-    stats = concatenate(parts)
+def _collection(model: MoeModel, blocks: Blocks, states: Iterable[torch.Tensor]) -> Collection:
+    stats = concatenate([scored_stats(model, *batch) for batch in _batches(blocks, states)])
     check_stats(stats, blocks.num_scored, where=f"scoring {blocks.pack}")
     return make_collection(stats, blocks, {})
 

@@ -50,10 +50,13 @@ def enough_of(
         return record.enough
     say(f"== is {options.packs} enough to decide on? (eaftgate packs check)")
     found = is_enough(make_plan(options, fixture_packs=options.packs), base)
+    taken = None if "num_blocks" in asked or found.remedy is None or found.remedy.more_rows else found.remedy.num_blocks
+    so = () if taken is None else (f"so the gate takes {taken:,} blocks, which the packs hold",)
     return EnoughRecord(
         of=of,
         enough=not found.problems,
         problems=found.problems,
-        lines=tuple(enough_lines(found, recipe=True)),
+        lines=(*enough_lines(found, recipe=True), *so),
         remedy=found.remedy,
+        num_blocks=taken,
     )

@@ -39,13 +39,15 @@ class StageRecord(Record):
 
 class EnoughRecord(Record):
     """Whether the rows `of` which it was asked, by content, are enough to decide on; `lines` say it, `remedy` what
-    would be (gate/enough.py)."""
+    would be (gate/enough.py). `num_blocks` is what the gate takes instead of the regime's number, which is not enough
+    and nobody has asked for; None where that does not help."""
 
     of: dict[str, str]
     enough: bool
     problems: tuple[str, ...]
     lines: tuple[str, ...]
     remedy: Remedy | None
+    num_blocks: int | None = None
 
 
 class RunRecord(Record):

@@ -166,10 +166,7 @@ class _Running:
         self._enough, self._record = found, remember_enough(self._layout.out, self._record, found)
         for line in found.lines:
             self._say(f"== {line}")
-        if gate is not None and (raised := self._with_enough_blocks(gate)) is not gate:
-            self._say(f"== so {raised.asked['num_blocks'].value} blocks are scored, which the packs hold")
-            return True
-        if not found.enough and not self._allow_undecided:
+        if not (found.enough or found.num_blocks or self._allow_undecided):
             self._say(
                 f"== stopped before {stage.label}, for the gate could only be inconclusive: --allow-undecided, or run: "
                 "{allow_undecided: true} in the recipe, goes on all the same"
@@ -178,14 +175,11 @@ class _Running:
         return True
 
     def _with_enough_blocks(self, gate: Stage) -> Stage:
-        """The gate with as many blocks as a verdict takes, where the recipe leaves their number to the regime, whose
-        number is not enough, and the packs hold them."""
+        """The gate with the number of blocks that was found to be enough, where the recipe leaves it to the regime."""
         found = self._record.enough
-        if found is None or found.enough or self._allow_undecided or "num_blocks" in gate.asked:
+        if found is None or found.num_blocks is None or self._allow_undecided or "num_blocks" in gate.asked:
             return gate
-        if found.remedy is None or found.remedy.num_blocks is None or found.remedy.more_rows:
-            return gate
-        number = Setting(str(found.remedy.num_blocks), "what the rows hold")
+        number = Setting(str(found.num_blocks), "what the rows hold")
         words = (*gate.words, f"--num-blocks={number.value}")
         return replace(gate, words=words, asked={**gate.asked, "num_blocks": number})
 

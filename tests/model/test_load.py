@@ -357,3 +357,17 @@ def test_a_configuration_of_which_no_model_is_made_is_known_without_weights(tmp_
     (tmp_path / "config.json").write_text(json.dumps(config | {"rope_theta": "x"}))
     with pytest.raises(UserError, match="cannot be loaded by transformers"):
         check_configuration(tmp_path)
+
+
+def test_an_interrupt_that_comes_out_of_torch_as_another_error_is_an_interrupt(
+    plain: tuple[Path, dict[str, Tensor]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        try:
+            raise KeyboardInterrupt
+        finally:
+            raise RuntimeError("trying to pop from empty mode stack")
+
+    monkeypatch.setattr(GptOssForCausalLM, "from_pretrained", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        load_model(plain[0], ModelSettings("cpu", "float32", dequantize=True))

@@ -88,12 +88,15 @@ def test_where_the_recipe_leaves_blocks_to_the_regime_as_many_are_taken_as_a_ver
     short = {"regime": "short", "gates": str(tmp_path / "gates.json")}
     ended = eaftgate("run", recipe.asks(short), "--out", recipe.out)
     number = pasted(ended.out)["num_blocks"]
-    assert f"so {number} blocks are scored, which the packs hold" in ended.out
+    assert f"so the gate takes {number} blocks, which the packs hold" in ended.out
     assert [stage.name for stage in given] == ["profile", "prune", "gate"]
     assert given[-1].words[-1] == f"--num-blocks={number}"
     assert number > 120
-    allowed = eaftgate("run", recipe.path, "--out", recipe.out, "--allow-undecided")
-    assert "blocks are scored" not in allowed.out
+    eaftgate("run", recipe.path, "--out", recipe.out, "--to", "prune")
+    assert [stage.name for stage in given[3:]] == ["profile", "prune"], "a part of the way is as open as all of it"
+    dry = json.loads(eaftgate("run", recipe.path, "--out", recipe.out, "--dry-run", "--json").out)
+    assert (dry["enough"]["enough"], dry["enough"]["num_blocks"]) == (False, number)
+    eaftgate("run", recipe.path, "--out", recipe.out, "--allow-undecided")
     assert not any("--num-blocks" in word for word in given[-1].words)
 
 
