@@ -52,7 +52,9 @@ class Server:
     instead: Callable[[BaseHTTPRequestHandler], None] | None = None
     """Answers in the place of an answer."""
     at: Callable[[int], None] = lambda _: None
-    """Gets the number of a question when that was answered."""
+    """Gets the number of a question when it comes, before it is answered: what it changes holds for those after it."""
+    arriving: threading.Lock = field(default_factory=threading.Lock)
+    """Questions come at once, on connections of their own, and are numbered one after the other."""
 
 
 @contextmanager
@@ -69,22 +71,23 @@ def serving(model: str, vocabulary: int) -> Iterator[Server]:
 
         def do_POST(self) -> None:
             question = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            state.asked += 1
-            if state.failures:
-                status = state.failures.pop(0)
-                if status is None:
-                    self.close_connection = True
-                    return
+            with state.arriving:
+                state.asked += 1
+                status = state.failures.pop(0) if state.failures else 200
+                instead = state.instead
+                state.at(state.asked)
+            if status is None:
+                self.close_connection = True
+                return
+            if status != 200:
                 self._say(status, {})
                 return
             assert (question["logprob_start_len"], question["top_logprobs_num"]) == (0, 20)
+            if instead is not None:
+                instead(self)
+                return
             answers = [answer(ids, vocabulary) for ids in question["input_ids"]]
-            number = state.asked
-            if state.instead is not None:
-                state.instead(self)
-            else:
-                self._say(200, answers if state.lie is None else state.lie(answers))
-            state.at(number)
+            self._say(200, answers if state.lie is None else state.lie(answers))
 
         def _say(self, status: int, value: Any) -> None:
             body = re.sub(r'"RAW(.*?)"', r"\1", json.dumps(value)).encode()

@@ -26,6 +26,9 @@ from eaftgate.errors import UserError
 
 VOCABULARY, SEQ_LEN, BLOCKS = 64, 12, 9
 NBYTES = 200_000
+AMPLE = Bounds(idle=30, total=60, nbytes=NBYTES)
+WHOLE = Bounds(idle=30, total=0.6, nbytes=NBYTES)
+SILENCE = Bounds(idle=0.2, total=30, nbytes=NBYTES)
 BLOCK = content_blocks(
     pack="p",
     seq_len=SEQ_LEN,
@@ -45,9 +48,15 @@ def server() -> Iterator[Server]:
 
 
 @pytest.fixture(autouse=True)
-def short(monkeypatch: pytest.MonkeyPatch) -> None:
+def bound(monkeypatch: pytest.MonkeyPatch) -> Callable[[Bounds], None]:
+    """Sets the bounds of the questions that are asked from then on; ample ones, until a test is about time."""
     monkeypatch.setattr(endpoint, "RETRY_SECONDS", (0.01, 0.01))
-    monkeypatch.setattr(endpoint, "bounds_of", lambda _: Bounds(idle=0.3, total=0.6, nbytes=NBYTES))
+
+    def set_(bounds: Bounds) -> None:
+        monkeypatch.setattr(endpoint, "bounds_of", lambda _: bounds)
+
+    set_(AMPLE)
+    return set_
 
 
 def collector_of(server: Server, *, blocks_at_a_time: int = BLOCKS) -> EndpointCollector:
@@ -55,12 +64,12 @@ def collector_of(server: Server, *, blocks_at_a_time: int = BLOCKS) -> EndpointC
     return EndpointCollector(server.url, is_mxfp4=False, vocab_size=VOCABULARY, call_tokens=call_tokens)
 
 
-def refused(server: Server, said: str, *, within: float = 2.0) -> None:
-    """A sentence with `said`, on one line, in time."""
+def refused(server: Server, said: str) -> None:
+    """A sentence with `said`, on one line, in time: on a loaded machine, too."""
     collector, started = collector_of(server), time.monotonic()
     with pytest.raises(UserError) as raised:
         list(collector.batches(BLOCK, 0))
-    assert time.monotonic() - started < within
+    assert time.monotonic() - started < 15
     assert said in str(raised.value)
     assert str(raised.value).isprintable()
     assert len(str(raised.value)) < 700
@@ -213,7 +222,7 @@ def goes_on_for_ever(handler: Handler) -> None:
 
 
 def drop_by_drop(handler: Handler, drop: bytes) -> None:
-    for _ in range(200):
+    for _ in range(2000):
         try:
             handler.wfile.write(drop)
         except OSError:
@@ -232,7 +241,7 @@ def announces_too_much(handler: Handler) -> None:
 
 
 def says_nothing(_: Handler) -> None:
-    time.sleep(0.9)
+    time.sleep(20)
 
 
 def redirects(handler: Handler) -> None:
@@ -250,25 +259,26 @@ def cuts_off(handler: Handler) -> None:
 
 
 @pytest.mark.parametrize(
-    ("instead", "said"),
+    ("instead", "bounds", "said"),
     [
-        (drips, "no whole answer in 0.6 seconds"),
-        (drips_in_chunks, "no whole answer in 0.6 seconds"),
-        (drips_headers, "no whole answer in 0.6 seconds"),
-        (goes_on_for_ever, "no whole answer in 0.6 seconds"),
-        (says_nothing, "does not answer ("),
-        (never_ends, "more than the 200,000 bytes that an answer to this question can have"),
-        (announces_too_much, "more than the 200,000 bytes"),
-        (redirects, "HTTP status 307, a redirect, which is not followed"),
-        (refuses_at_length, r"HTTP status 400 \x1b[31mno verdict: PASS"),
-        (cuts_off, "IncompleteRead(1 bytes read, 99 more expected)"),
-        (lambda handler: head(handler), "not valid JSON"),
-        (lambda handler: handler.wfile.write(b"220 ftp\r\n"), "220 ftp"),
+        (drips, WHOLE, "no whole answer in 0.6 seconds"),
+        (drips_in_chunks, WHOLE, "no whole answer in 0.6 seconds"),
+        (drips_headers, WHOLE, "no whole answer in 0.6 seconds"),
+        (goes_on_for_ever, WHOLE, "no whole answer in 0.6 seconds"),
+        (says_nothing, SILENCE, "does not answer (timed out)"),
+        (never_ends, AMPLE, "more than the 200,000 bytes that an answer to this question can have"),
+        (announces_too_much, AMPLE, "more than the 200,000 bytes"),
+        (redirects, AMPLE, "HTTP status 307, a redirect, which is not followed"),
+        (refuses_at_length, AMPLE, r"HTTP status 400 \x1b[31mno verdict: PASS"),
+        (cuts_off, AMPLE, "IncompleteRead(1 bytes read, 99 more expected)"),
+        (lambda handler: head(handler), AMPLE, "not valid JSON"),
+        (lambda handler: handler.wfile.write(b"220 ftp\r\n"), AMPLE, "220 ftp"),
     ],
 )
 def test_an_answer_that_is_not_sent_as_one_is_one_sentence(
-    server: Server, instead: Callable[[Handler], None], said: str
+    server: Server, bound: Callable[[Bounds], None], instead: Callable[[Handler], None], bounds: Bounds, said: str
 ) -> None:
+    bound(bounds)
     server.instead = instead
     refused(server, said)
 
@@ -297,10 +307,10 @@ def test_nothing_listens() -> None:
 def test_there_is_time_to_ask_again_and_an_end_to_it(server: Server) -> None:
     server.failures = [503] * 100
     started = time.monotonic()
-    with pytest.raises(UserError, match="HTTP status 503"):
-        ask(place_of(server.url), "/generate", {}, bounds=Bounds(1, 0.2, 100), waits=(0.05,) * 90)
-    assert time.monotonic() - started < 1
-    assert 2 <= server.asked <= 5
+    with pytest.raises(UserError, match="does not answer"):
+        ask(place_of(server.url), "/generate", {}, bounds=Bounds(30, 1, 100), waits=(0.1,) * 300)
+    assert time.monotonic() - started < 15
+    assert 2 <= server.asked <= 10
 
 
 # Which URL
@@ -363,7 +373,7 @@ def test_a_model_that_is_swapped_in_the_middle_is_noticed_before_its_numbers_are
     kept: list[int] = []
     with pytest.raises(UserError, match=r"was changed while it was asked \(model_path was '/models/keep24' and is"):
         kept.extend(count for count, _ in collector_of(server, blocks_at_a_time=1).batches(BLOCK, 0))
-    assert len(kept) <= 3
+    assert len(kept) <= 2  # what had been answered before it
 
 
 def test_settings_that_change_are_noticed_at_the_end(server: Server) -> None:
@@ -377,12 +387,18 @@ def test_settings_that_change_are_noticed_at_the_end(server: Server) -> None:
 
 @pytest.mark.parametrize("instead", [drips, redirects, cuts_off])
 def test_a_rerun_goes_on_where_the_server_died(
-    server: Server, instead: Callable[[Handler], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: Server,
+    bound: Callable[[Bounds], None],
+    instead: Callable[[Handler], None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(storing, "PART_SECONDS", 0.0)
 
     def die(number: int) -> None:
-        server.instead = instead if number >= 5 else None
+        if number >= 5:
+            bound(WHOLE)
+            server.instead = instead
 
     def collected(session: str) -> Any:
         request = Request("c", BLOCK, collector_of(server, blocks_at_a_time=1))
@@ -396,6 +412,7 @@ def test_a_rerun_goes_on_where_the_server_died(
     with pytest.raises(UserError, match="does not answer"):
         collected("a")
     assert server.asked == asked  # the other cases of a run do not try again
+    bound(AMPLE)
     server.at, server.instead = lambda _: None, None
     assert len(collected("b").stats) == BLOCK.num_scored
     assert server.asked - asked == BLOCKS - 5
