@@ -2,6 +2,7 @@
 
     python benchmarks/profile_stream.py --work DIR                        # both ways, the 20B shape, random weights
     python benchmarks/profile_stream.py --work DIR --only streamed        # where the whole does not fit
+    python benchmarks/profile_stream.py --work DIR --card-gb 24           # streamed as on a card of 24 GB
 
 One checkpoint and the same random blocks for both; prints one JSON object. The checkpoint is made in DIR where it is
 not there yet (14 GB, 20B), and read once before anything is measured. Needs no packs and no network.
@@ -25,6 +26,7 @@ import torch
 import transformers
 
 from benchmarks.generate_checkpoint import EXPERTS, INDEX_FILE, LAYERS, generate
+from benchmarks.watched import smaller_card
 from eaftgate.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from eaftgate.model.load import DTYPES, ModelSettings, load_model
 from eaftgate.model.stream import StreamedModel
@@ -33,6 +35,7 @@ from eaftgate.profile.observe import Observation, observe_batch
 from eaftgate.profile.streamed import group_tokens, observe_streamed
 
 Batches = list[tuple[IntArray, BoolArray]]
+_Way = Callable[[], tuple[list[Observation], dict[str, Any]]]
 ROUTING = ("expert_XLK", "gate_XLK", "norm_XLK", "predicting_T", "own_T")
 STATS = ("logprob_T", "entropy_T")
 GROUP_SECONDS = 30.0
@@ -65,8 +68,8 @@ def main() -> None:
         "scored": sum(int(scored_BS.sum()) for _, scored_BS in batches),
     }
     observed: dict[str, list[Observation]] = {}
-    ways: dict[str, Callable[[], tuple[list[Observation], dict[str, Any]]]] = {
-        "streamed": lambda: _streamed(base, settings, batches),
+    ways: dict[str, _Way] = {
+        "streamed": lambda: _on_smaller_card(options.card_gb, lambda: _streamed(base, settings, batches)),
         "whole": lambda: _whole(base, settings, batches),
     }
     for way in [options.only] if options.only else ways:
@@ -94,6 +97,7 @@ def _options() -> argparse.Namespace:
     add("--blocks", type=int, default=112, help="112 of 2048 are 229,376 tokens")
     add("--seq-len", type=int, default=2048)
     add("--batch-size", type=int, default=4)
+    add("--card-gb", type=float, help="so much of the GPU is free while it streams")
     add("--scored", type=float, default=0.3, help="share of the tokens that count")
     return parser.parse_args()
 
@@ -128,9 +132,12 @@ def _streamed(base: Checkpoint, settings: ModelSettings, batches: Batches) -> tu
     return observed, {"groups": groups}
 
 
-def _measured(
-    way: Callable[[], tuple[list[Observation], dict[str, Any]]], settings: ModelSettings, tokens: int
-) -> tuple[list[Observation], dict[str, Any]]:
+def _on_smaller_card(size_gb: float | None, way: _Way) -> tuple[list[Observation], dict[str, Any]]:
+    with smaller_card(None if size_gb is None else int(size_gb * 1e9)):
+        return way()
+
+
+def _measured(way: _Way, settings: ModelSettings, tokens: int) -> tuple[list[Observation], dict[str, Any]]:
     on_gpu = torch.device(settings.device).type == "cuda"
     gc.collect()
     if on_gpu:
