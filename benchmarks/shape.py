@@ -22,13 +22,14 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.generate_checkpoint import INDEX_FILE, LAYERS
-from benchmarks.watched import Watched, run_watched, smaller_card
+from benchmarks.watched import Watched, gpus, run_watched, smaller_card
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = ("generate", "profile", "prune", "integrity", "stream")
@@ -84,7 +85,7 @@ class Job:
         given.out.mkdir(parents=True, exist_ok=True)
         self._file = given.work / "shape.json"
         arguments = {name: str(value) for name, value in vars(given).items() if name not in ("limit", "stages", "out")}
-        self.known = {"arguments": arguments, "machine": _machine(given), "stages": {}, "runs": []}
+        self.known = {"arguments": arguments, "machine": _machine(), "stages": {}, "runs": []}
         if self._file.exists():
             held = json.loads(self._file.read_text(encoding="utf-8"))
             if held["arguments"] != arguments:
@@ -295,17 +296,13 @@ def _gb(size: int) -> float:
     return round(size / 1e9, 2)
 
 
-def _machine(options: argparse.Namespace) -> dict[str, Any]:
-    import torch
-    import transformers
-
-    gpus = range(torch.cuda.device_count()) if options.device.startswith("cuda") else ()
+def _machine() -> dict[str, Any]:
+    """Asked so that this process takes nothing of a GPU."""
     return {
-        "gpus": [torch.cuda.get_device_name(gpu) for gpu in gpus],
+        "gpus": gpus(),
         "cores": len(os.sched_getaffinity(0)),
         "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
+        **{name: version(name) for name in ("torch", "transformers")},
     }
 
 

@@ -67,6 +67,15 @@ def run_watched(
     return found
 
 
+def gpus() -> list[str]:
+    """Names and sizes, by nvidia-smi; none where there is no such program."""
+    query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
+    try:
+        return subprocess.run(query, capture_output=True, text=True, check=True).stdout.splitlines()
+    except (OSError, subprocess.CalledProcessError):
+        return []
+
+
 @contextmanager
 def smaller_card(free_bytes: int | None) -> Iterator[None]:
     """While the context is open, a process of its own holds so much of the GPU that `free_bytes` of it are free, for
