@@ -52,7 +52,8 @@ def sweep(
     """
     from eaftgate.checkpoint.checkpoint import open_checkpoint
     from eaftgate.checkpoint.digest import checkpoint_digest
-    from eaftgate.model.load import default_settings, load_model
+    from eaftgate.model.load import default_settings
+    from eaftgate.model.spread import place
     from eaftgate.outputs import check_apart, check_outside_checkpoints, check_parent
     from eaftgate.profile.profile import open_profile
     from eaftgate.prune.checkpoint import check_profile
@@ -91,7 +92,7 @@ def sweep(
     )
     settings = default_settings(device=device, dtype=dtype, dequantize=True)
     lines = sweeping.sweep(
-        lambda: load_model(checkpoint.path, settings), held_out, cases, out_file, measured_by=settings.describe()
+        lambda: place(checkpoint, settings).load(), held_out, cases, out_file, measured_by=settings.describe()
     )
     if figure is not None:
         from eaftgate.study.plot import write_plot
@@ -182,7 +183,8 @@ def diagnose(
     """
     from eaftgate.checkpoint.checkpoint import open_checkpoint
     from eaftgate.checkpoint.digest import checkpoint_digest
-    from eaftgate.model.load import default_settings, load_model
+    from eaftgate.model.load import default_settings
+    from eaftgate.model.spread import place
     from eaftgate.packs.blocks import build_blocks
     from eaftgate.packs.pack import named_packs
     from eaftgate.packs.tokenizer import load_tokenizer
@@ -209,7 +211,7 @@ def diagnose(
         for seq_len in lengths
         for pack in named_packs(packs, seed=seed).values()
     ]
-    model = load_model(whole.path, default_settings(device=device, dtype=dtype, dequantize=True))
+    model = place(whole, default_settings(device=device, dtype=dtype, dequantize=True)).load()
     found = diagnosing.diagnose(model, cells, manifest.keep, worst_layers=layers, batch_size=batch_size)
     lever = next_lever(found, method=manifest.selection.method)
     if as_json:

@@ -10,7 +10,7 @@ V vocabulary.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar, Protocol
+from typing import ClassVar, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -91,26 +91,30 @@ class GptOssModel:
         return weight
 
     def hidden_states(self, token_ids_BS: Tensor) -> Tensor:
-        # A dict is handed through as it is: no mask tensor is built, the attention knows its patterns.
-        no_mask: Any = dict.fromkeys(("full_attention", "sliding_attention"))
-        output = self.module.model(input_ids=token_ids_BS, attention_mask=no_mask, use_cache=False, return_dict=True)
-        return output.last_hidden_state  # type: ignore[no-any-return]
+        hidden_BSD = self.embed(token_ids_BS)
+        for layer in range(self.num_layers):
+            hidden_BSD = self.run_layer(layer, hidden_BSD)
+        return self.normalised(hidden_BSD)
 
     def embed(self, token_ids_BS: Tensor) -> Tensor:
-        embedded: Tensor = self.module.model.embed_tokens(token_ids_BS)
+        embedding = self.module.model.embed_tokens
+        embedded: Tensor = embedding(token_ids_BS.to(embedding.weight.device))
         return embedded
 
     def run_layer(self, layer: int, hidden_BSD: Tensor) -> Tensor:
+        decoder = self.module.model.layers[layer]
+        hidden_BSD = hidden_BSD.to(decoder.input_layernorm.weight.device)
         position_ids = torch.arange(hidden_BSD.shape[1], device=hidden_BSD.device)[None]
         rotary = self.module.model.rotary_emb(hidden_BSD, position_ids)
-        # No mask tensor here either.
-        output: Tensor = self.module.model.layers[layer](
+        # No mask tensor is built: the attention knows its patterns.
+        output: Tensor = decoder(
             hidden_BSD, attention_mask=None, position_embeddings=rotary, position_ids=position_ids, use_cache=False
         )
         return output
 
     def normalised(self, hidden_BSD: Tensor) -> Tensor:
-        normalised: Tensor = self.module.model.norm(hidden_BSD)
+        norm = self.module.model.norm
+        normalised: Tensor = norm(hidden_BSD.to(norm.weight.device))
         return normalised
 
     def moe(self, layer: int) -> GptOssMoe:

@@ -50,7 +50,11 @@ class MoeModel(Protocol):
         ...
 
     @property
-    def device(self) -> torch.device: ...
+    def device(self) -> torch.device:
+        """Where its head is. Layers may be on others: what goes from one to the next goes along, `embed`, `run_layer`
+        and `normalised` see to that."""
+        ...
+
     @property
     def num_layers(self) -> int:
         """All transformer layers."""

@@ -5,7 +5,7 @@ one after another by transformers' own operation, and gone when it closes; bit f
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -66,6 +66,16 @@ class StreamedModel:
         with self._holding(n for n in outside if n not in self._embedding or len(self._holders[n]) > 1):
             yield
 
+    def spread(self, layer_devices: Sequence[str], *, outside: str) -> MoeModel:
+        """The whole model for good, every layer on its device, what is outside them on one.
+
+        Raises UserError for a file that cannot be read, torch.OutOfMemoryError where something does not fit.
+        """
+        for name in list(self._holders):
+            layer = self._checkpoint.family.layer_of(name)
+            self._fill(name, torch.device(outside if layer is None else layer_devices[layer]))
+        return self.model
+
     def _check_stored(self) -> None:
         for name, parameter in self._empty.items():
             stored = self._packed[name][0] if name in self._packed else self._checkpoint.tensors.get(name)
@@ -96,46 +106,49 @@ class StreamedModel:
     def _load(self, names: Iterable[str]) -> None:
         try:
             for name in names:
-                self._put(name, nn.Parameter(self._read(name), requires_grad=False))
+                self._fill(name, self.device)
         except torch.OutOfMemoryError:
             raise UserError(
                 f"not even one layer at a time of {self._checkpoint.path} fits into the memory of "
                 f"{self._settings.device} as {self._settings.dtype}; use another device"
             ) from None
 
+    def _fill(self, name: str, device: torch.device) -> None:
+        self._put(name, nn.Parameter(self._read(name, device), requires_grad=False))
+
     def _put(self, name: str, parameter: nn.Parameter) -> None:
         for part, attribute in self._holders[name]:
             setattr(part, attribute, parameter)
 
-    def _read(self, name: str) -> Tensor:
-        """The weights as the model has them, on its device and in its dtype."""
-        out = torch.empty(self._empty[name].shape, dtype=self._dtype, device=self.device)
+    def _read(self, name: str, device: torch.device) -> Tensor:
+        """The weights as the model has them, in its dtype."""
+        out = torch.empty(self._empty[name].shape, dtype=self._dtype, device=device)
         if name in self._packed:
-            for expert, weights in enumerate(self._dequantised(*self._packed[name])):
+            for expert, weights in enumerate(self._dequantised(*self._packed[name], device)):
                 out[expert] = weights
             return out
         entry = self._checkpoint.tensors[name]
         rows = max(1, CHUNK_BYTES * len(out) // entry.nbytes)
         for begin in range(0, len(out), rows):
-            out[begin : begin + rows] = self._rows(entry, begin, min(begin + rows, len(out)))
+            out[begin : begin + rows] = self._rows(entry, begin, min(begin + rows, len(out)), device)
         return out
 
-    def _dequantised(self, weight: ExpertWeight, scales: str) -> Iterator[Tensor]:
+    def _dequantised(self, weight: ExpertWeight, scales: str, device: torch.device) -> Iterator[Tensor]:
         """Expert after expert: what transformers needs beside the weights is several times as much as they are."""
         operation = Mxfp4Dequantize(None)
         for expert in range(weight.shape[0]):
             parts = {
-                name.rpartition(".")[2]: self._rows(self._checkpoint.tensors[name], expert, expert + 1)
+                name.rpartition(".")[2]: self._rows(self._checkpoint.tensors[name], expert, expert + 1, device)
                 for name in (weight.stored, scales)
             }
             found = operation.convert(parts, model=self._module, full_layer_name=weight.name)
             yield found[weight.name].detach()[0]
 
-    def _rows(self, entry: TensorEntry, begin: int, end: int) -> Tensor:
+    def _rows(self, entry: TensorEntry, begin: int, end: int, device: torch.device) -> Tensor:
         """Rows of dimension 0 as they are stored, on the device. A GPU may be busy with the layer before meanwhile: it
         is not waited for, and pinned memory is used again when the copy from it is done."""
         stride = entry.nbytes // entry.shape[0]
-        stored = torch.empty((end - begin) * stride, dtype=torch.uint8, pin_memory=self.device.type == "cuda")
+        stored = torch.empty((end - begin) * stride, dtype=torch.uint8, pin_memory=device.type == "cuda")
         shard = self._checkpoint.path / entry.shard
         try:
             with shard.open("rb", buffering=0) as file:
@@ -143,4 +156,4 @@ class StreamedModel:
         except OSError as error:
             raise UserError(f"shard {shard} cannot be read ({error.strerror}); check the checkpoint") from None
         rows = stored.view(_STORED[entry.dtype]).view(end - begin, *entry.shape[1:])
-        return rows.to(self.device, non_blocking=True)
+        return rows.to(device, non_blocking=True)

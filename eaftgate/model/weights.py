@@ -1,6 +1,9 @@
 """What a model with plain experts takes in memory, as a whole and one part at a time: from headers alone, no torch."""
 
+from collections.abc import Sequence
 from math import prod
+
+import numpy as np
 
 from eaftgate.checkpoint.checkpoint import CONFIG_FILE, Checkpoint
 
@@ -11,8 +14,27 @@ STATES_SHARE = 4
 
 
 def whole_bytes(checkpoint: Checkpoint, item_bytes: int) -> int:
-    """At most, while the model is loaded."""
-    return sum(_parts(checkpoint, item_bytes).values()) + LOADING_LAYERS * layer_bytes(checkpoint, item_bytes)
+    """When it is loaded."""
+    return sum(_parts(checkpoint, item_bytes).values())
+
+
+def loading_bytes(checkpoint: Checkpoint, item_bytes: int) -> int:
+    """So much more, at most, while transformers loads it."""
+    return LOADING_LAYERS * layer_bytes(checkpoint, item_bytes)
+
+
+def spread_layers(checkpoint: Checkpoint, item_bytes: int, rooms: Sequence[int]) -> tuple[list[int], list[int]]:
+    """Of every layer the number of its device, ascending, and what each device has of the model, in proportion to its
+    room as far as layers go. What is outside the layers is on the last."""
+    parts = _parts(checkpoint, item_bytes)
+    layers = [parts.pop(layer) for layer in sorted(part for part in parts if isinstance(part, int))]
+    outside = sum(parts.values())
+    per_room = (sum(layers) + outside) / max(1, sum(rooms))
+    ends, middles = np.cumsum(rooms)[:-1] * per_room, np.cumsum(layers) - np.array(layers) / 2
+    device_L = np.searchsorted(ends, middles)
+    shares = np.bincount(device_L, weights=layers, minlength=len(rooms)).astype(np.int64)
+    shares[-1] += outside
+    return device_L.tolist(), shares.tolist()
 
 
 def streamed_bytes(checkpoint: Checkpoint, item_bytes: int) -> int:

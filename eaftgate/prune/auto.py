@@ -12,7 +12,7 @@ from eaftgate.errors import UserError
 from eaftgate.packs.pack import read_packs, rows_digest
 from eaftgate.profile.profile import Profile, ProfileDescription
 from eaftgate.progress import duration
-from eaftgate.prune.checkpoint import ModelRun, PruneRequest
+from eaftgate.prune.checkpoint import ModelRun, PruneRequest, held_by_search
 from eaftgate.prune.methods import AUTO_MINUTES, DEFAULT_SCORER, SEARCH
 from eaftgate.search.forecast import estimated_seconds
 from eaftgate.select.class_weights import BALANCED, BALANCED_WEIGHTS, ClassWeights
@@ -101,7 +101,7 @@ def _search_or_why_not(
         return lack
 
     from eaftgate.model.load import default_settings
-    from eaftgate.model.memory import lack_of_memory
+    from eaftgate.model.spread import lack_of_room
     from eaftgate.search.refined import MIN_BLOCKS
 
     if profiled.num_blocks < MIN_BLOCKS:
@@ -110,7 +110,8 @@ def _search_or_why_not(
     if settings.hardware != profiled.speed.on:
         return f"the profile was made on {profiled.speed.on}, and its speed says nothing of {settings.hardware}"
     pre_gate = request.run is not None and request.run.pre_gate
-    return lack_of_memory(base, settings) or _Search(ModelRun(packs, settings, pre_gate), seconds)
+    held = held_by_search(base, profiled, request.search, settings)
+    return lack_of_room(base, settings, held=held) or _Search(ModelRun(packs, settings, pre_gate), seconds)
 
 
 def _lack_of_packs(packs: Path, profiled: ProfileDescription) -> str:

@@ -3,6 +3,7 @@
 The checkpoint carries what made it: reap-recipe.yaml, and reap-scores.yaml where a scorer chose the experts.
 """
 
+import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -35,14 +36,23 @@ from eaftgate.rewrite.keep_n import ALLOW_ANY, resolve_keep_n
 from eaftgate.rewrite.plan import MAX_SHARD_BYTES, in_gb, plan_shards
 from eaftgate.rewrite.rewrite import companions, rewrite_checkpoint
 from eaftgate.search.journal import Journal, journal_path
+from eaftgate.search.memory import held_bytes
 from eaftgate.search.settings import SearchSettings
 from eaftgate.select.class_weights import ClassWeights
 from eaftgate.select.saliency import EaftWeights
 from eaftgate.select.scores import Scores, scores_files
+from eaftgate.visible import sentence
 
 if TYPE_CHECKING:  # torch; only those who run a model wait for it
     from eaftgate.judge.cell import JudgedCell
     from eaftgate.model.load import ModelSettings
+
+
+LESS_TO_HOLD = (
+    "use more GPUs or larger ones, profile fewer rows (--num-rows), lower --batch-size or --max-positions, or rank "
+    f"instead (--method {DEFAULT_SCORER})"
+)
+"""What can be done where a search has not the memory that it takes."""
 
 
 @dataclass(frozen=True)
@@ -259,18 +269,25 @@ def _chosen_on_model(
 ) -> tuple[Choice, "JudgedCell | None"]:
     """Keep sets by a method that runs the base, or by any method and pre-gated; only the profile's own rows are looked
     at. How far a refinement has come lies beside `out` until that is written."""
-    from eaftgate.model.load import load_model
+    from eaftgate.model.spread import place
     from eaftgate.prune.pre_gate import pre_gate
     from eaftgate.search.calibration import calibration_blocks
 
     blocks = calibration_blocks(base, profile, run.packs)
     sight = Sight(base.num_layers, base.num_experts, profile)
     choice = None if method.needs == "model" else method.choose(sight, settings)  # before the model: it may refuse
+    if choice is None:
+        held = held_by_search(base, profile.description, settings.search, run.model)
+        placed = place(base, run.model, held=held, advice=LESS_TO_HOLD)
+    else:
+        placed = place(base, run.model)
     begin()
+    if placed.said is not None:
+        print(sentence(placed.said), file=sys.stderr)
     described = run.model.describe()
     doing = "pre-gate" if choice is not None else method.name
     with progress_bar(doing, None, unit="layers", out=out) as bar:
-        model = load_model(base.path, run.model)
+        model = placed.load()
         check_unchanged(base, profile.description.base.digest)
         if choice is None:
             inputs = {
@@ -285,6 +302,16 @@ def _chosen_on_model(
             choice = method.choose(replace(sight, running=running), settings)
         judged = pre_gate(model, blocks, choice.keep, batch_size=settings.search.batch_size) if run.pre_gate else None
     return choice, judged
+
+
+def held_by_search(
+    base: Checkpoint, profiled: ProfileDescription, search: SearchSettings, model: "ModelSettings"
+) -> int:
+    """Bytes, at most, beside the model's."""
+    from eaftgate.model.load import DTYPES
+
+    tokens, item_bytes = profiled.num_blocks * profiled.seq_len, DTYPES[model.dtype].itemsize
+    return held_bytes(base, search, tokens=tokens, seq_len=profiled.seq_len, item_bytes=item_bytes)
 
 
 def _calibration(description: ProfileDescription | None) -> dict[str, Any]:

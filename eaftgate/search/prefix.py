@@ -64,7 +64,7 @@ def through_layer_seeing(
             left.append(_run(model, following, output_BSD))
             size = hidden_BSD.shape[0] * hidden_BSD.shape[1]
             begin, end = np.searchsorted(position_T, (first, first + size))
-            at = torch.from_numpy(position_T[begin:end] - first).to(hidden_BSD.device)
+            at = torch.from_numpy(position_T[begin:end] - first).to(output_BSD.device)
             seen.append(inputs.pop().flatten(0, -2)[at])
             norms.append(output_BSD.flatten(0, -2)[at].float().norm(dim=-1))
             first += size

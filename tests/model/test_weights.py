@@ -11,11 +11,12 @@ from eaftgate.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from eaftgate.families.gpt_oss_model import GptOssModel
 from eaftgate.model import memory
 from eaftgate.model.load import ModelSettings, load_model
-from eaftgate.model.memory import free_bytes, lack_of_memory
-from eaftgate.model.weights import LOADING_LAYERS, STATES_SHARE, layer_bytes, streamed_bytes, whole_bytes
+from eaftgate.model.memory import free_bytes, lack_of_memory, lack_of_memory_on
+from eaftgate.model.weights import LOADING_LAYERS, STATES_SHARE, layer_bytes, loading_bytes, streamed_bytes, whole_bytes
 
 SIZE = Size(layers=3, experts=4)
 GIB = 1 << 30
+BF16 = ModelSettings("cpu", "bfloat16", dequantize=True)
 
 
 @pytest.fixture(scope="module", params=["mxfp4", "plain"])
@@ -30,17 +31,36 @@ def test_bytes_are_those_of_the_tensors(checkpoint: Checkpoint) -> None:
     of_layer = sum(parameter.nbytes for parameter in model.module.model.layers[1].parameters())
     of_all = sum(parameter.nbytes for parameter in model.module.parameters())
     assert layer_bytes(checkpoint, 4) == of_layer
-    assert whole_bytes(checkpoint, 4) == of_all + LOADING_LAYERS * of_layer
+    assert whole_bytes(checkpoint, 4) == of_all
+    assert loading_bytes(checkpoint, 4) == LOADING_LAYERS * of_layer
     experts = model.module.model.layers[1].mlp.experts
     states = (experts.gate_up_proj.nbytes + experts.down_proj.nbytes) // STATES_SHARE
     assert streamed_bytes(checkpoint, 4) == max(of_layer, model.head_VD.nbytes) + states
 
 
 def test_what_does_not_fit_is_said(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings, needed = ModelSettings("cpu", "bfloat16", dequantize=True), whole_bytes(checkpoint, 2)
-    for free, lacks in ((None, False), (needed, False), (needed - 1, True)):
+    settings, whole, loading = BF16, whole_bytes(checkpoint, 2), loading_bytes(checkpoint, 2)
+    more = 2 * loading
+    for free, held, lacks in (
+        (None, more, ""),
+        (whole + loading, loading, ""),
+        (whole + loading - 1, 0, "GB as bfloat16, and "),
+        (whole + more, more, ""),
+        (whole + more - 1, more, "GB of hidden states and the like are held besides, and "),
+    ):
         monkeypatch.setattr(memory, "free_bytes", lambda _, free=free: free)
-        assert (lack_of_memory(checkpoint, settings) is not None) == lacks
+        lack = lack_of_memory(checkpoint, settings, held=held)
+        assert (lacks in lack) if lack and lacks else (lack is None) == (not lacks)
+
+
+def test_what_does_not_fit_on_two_is_said(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    rooms = {
+        "cpu:0": layer_bytes(checkpoint, 2) + 7,
+        "cpu:1": whole_bytes(checkpoint, 2) - layer_bytes(checkpoint, 2) + 7,
+    }
+    monkeypatch.setattr(memory, "free_bytes", lambda device: rooms[device])
+    assert lack_of_memory_on(list(rooms), checkpoint, BF16, held=7) is None
+    assert "are free on 2 devices" in (lack_of_memory_on(list(rooms), checkpoint, BF16, held=8) or "")
 
 
 # What is free.
