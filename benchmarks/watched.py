@@ -51,7 +51,7 @@ def run_watched(
     with _gpu_use(found):
         while process.poll() is None:
             found.seconds = time.perf_counter() - started
-            found.host_peak = max(found.host_peak, sum(map(_peak_of, _group(process.pid))))
+            found.host_peak = max(found.host_peak, sum(map(_peak_of, _descendants(process.pid))))
             _take_torch(found, torch_file)
             beat(found)
             if not found.stopped and found.seconds > limit:
@@ -106,13 +106,18 @@ def _read(stream: IO[str], found: Watched, started: float) -> None:
         print(f"[{second:6.1f}] {line}", end="", flush=True)
 
 
-def _group(leader: int) -> Iterator[int]:
-    """The processes that the command is."""
-    for place in Path("/proc").iterdir():
-        if place.name.isdigit():
-            with suppress(OSError):
-                if os.getpgid(int(place.name)) == leader:
-                    yield int(place.name)
+def _descendants(first: int) -> Iterator[int]:
+    """The process and all that it began: torchrun's are in groups of their own."""
+    parents: dict[int, int] = {}
+    for place in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError, ValueError, IndexError):
+            parents[int(place.parent.name)] = int(place.read_text(encoding="utf-8").rpartition(")")[2].split()[1])
+    for process in parents:
+        ancestor: int | None = process
+        while ancestor is not None and ancestor != first:
+            ancestor = parents.get(ancestor)
+        if ancestor == first:
+            yield process
 
 
 def _peak_of(process: int) -> int:
