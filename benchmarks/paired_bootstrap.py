@@ -5,6 +5,7 @@ Only sums over documents are drawn, and the same documents for both, so that wha
 Shapes: D documents, X columns, N draws.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -59,3 +60,10 @@ def share_difference(
 def _interval(value_N: NDArray[Any]) -> dict[str, float | None]:
     lower, upper = np.quantile(value_N, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist()
     return {"lower": lower, "upper": upper}
+
+
+def with_interval(found: Mapping[str, float | None], key: str, form: str) -> str:
+    """`0.850 [0.800, 0.900]`; a dash for what there is not."""
+    values = (found[name] for name in (key, "lower", "upper"))
+    middle, lower, upper = ("-" if value is None else format(value, form) for value in values)
+    return f"{middle} [{lower}, {upper}]"

@@ -10,10 +10,9 @@ with packs (its search) chooses on them, too. All that is told is measured on ga
 by UNION's tokens of its rows, so by fewer than a gate, which gives every pack blocks of its own.
 
 The ratio is the default's mean rise over the best ranking's, with the interval of a paired bootstrap over documents,
-and so is the difference in exact calls lost, net. Results are written as they come; the same command goes on where it
-was. Several processes need a --work and an --out each.
-
-Shapes: T scored tokens, R rows, D documents.
+and so is the difference in exact calls lost, net. --sweep measures EAFT's weights over a grid besides
+(`weights_sweep.py`), on some of either rows, against reap-mass. Results are written as they come; the same command goes
+on where it was. Several processes need a --work and an --out each.
 """
 
 import argparse
@@ -21,35 +20,28 @@ import json
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from benchmarks.classes import told
-from benchmarks.paired_bootstrap import FloatArray, by_document, ratio, share_difference
+from benchmarks.masked_blocks import Judged, Outcome, Scored, compared, outcome
+from benchmarks.paired_bootstrap import with_interval
+from benchmarks.weights_sweep import sweep, sweep_line
 from eaftgate.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from eaftgate.checkpoint.digest import checkpoint_digest
-from eaftgate.collect.collection import Collection
 from eaftgate.families.model import MoeModel
 from eaftgate.files import write_json
-from eaftgate.judge.cell import judge_cell
-from eaftgate.judge.policy import load_gates
 from eaftgate.model.load import ModelSettings, default_settings, load_model
-from eaftgate.packs.blocks import Blocks, cut_blocks, tokenised
-from eaftgate.packs.harmony import TokenClass
+from eaftgate.packs.blocks import cut_blocks, tokenised
 from eaftgate.packs.pack import UNION, named_packs
 from eaftgate.packs.split import PARTS, split_packs
 from eaftgate.packs.tokenizer import load_tokenizer
-from eaftgate.parity.messages import paired_messages
-from eaftgate.parity.paired import PairedTokens
 from eaftgate.profile.profile import Profile
 from eaftgate.profile.profiler import ProfileRequest, profile_checkpoint
 from eaftgate.prune.methods import SEARCH, Running, Settings, Sight, method_named
 from eaftgate.search.calibration import calibration_blocks
-from eaftgate.search.evaluate import collected, masked_tokens, predicted
+from eaftgate.search.evaluate import collected
 from eaftgate.search.journal import Journal
 from eaftgate.search.settings import SearchSettings
 from eaftgate.select.class_weights import PRESETS
@@ -59,116 +51,9 @@ from eaftgate.select.scorers import SCORERS
 from eaftgate.select.scores import scores_of
 from eaftgate.strict_json import read_object
 
-POLICY = "near-lossless-v3"
 DEFAULT, BEST = "default", "best ranking"
 BESIDES = ("reap-mass", "eaft-reap")
 """Measured on gate rows whichever ranking is best, both by plain weights."""
-
-
-@dataclass(frozen=True)
-class Scored:
-    """Some blocks, and what the whole model says of their tokens."""
-
-    model: MoeModel
-    blocks: Blocks
-    batch_size: int
-
-    @cached_property
-    def _whole_nll_T(self) -> FloatArray:
-        return predicted(self.model, self.blocks, batch_size=self.batch_size).nll_T
-
-    @cached_property
-    def content_T(self) -> NDArray[np.bool_]:
-        content_T: NDArray[np.bool_] = self.blocks.roles.content[self.blocks.scored_BS]
-        return content_T
-
-    @cached_property
-    def document_R(self) -> NDArray[np.intp]:
-        """The number of every row's document: rows of the same text are one."""
-        return np.unique(np.array(self.blocks.identities), return_inverse=True)[1]
-
-    @property
-    def num_documents(self) -> int:
-        return int(self.document_R.max()) + 1
-
-    def by_document(self, row_X: NDArray[np.integer], value_X: NDArray[Any]) -> FloatArray:
-        """[D]: sums over what is of every document's rows."""
-        return by_document(self.document_R[row_X], value_X, self.num_documents)
-
-    def rises_T(self, keep: KeepSets) -> FloatArray:
-        """By how much the log-loss of every token of content is larger with `keep`."""
-        with self.model.keeping(keep):
-            pruned = predicted(self.model, self.blocks, batch_size=self.batch_size)
-        rise_T: FloatArray = (pruned.nll_T - self._whole_nll_T)[self.content_T]
-        return rise_T
-
-    def rises_D(self, keep: KeepSets) -> FloatArray:
-        row_T = self.blocks.row_BS[self.blocks.scored_BS][self.content_T]
-        return self.by_document(row_T, self.rises_T(keep))
-
-
-@dataclass(frozen=True)
-class Judged:
-    """Gate blocks under the whole model. `pack_R` names the pack of every row; near-lossless-v3 judges the first
-    `verdict_blocks`."""
-
-    scored: Scored
-    base: Collection
-    pack_R: NDArray[np.str_]
-    verdict_blocks: int
-
-    def tokens(self, keep: KeepSets) -> PairedTokens:
-        return masked_tokens(self.scored.model, self.scored.blocks, self.base, keep, batch_size=self.scored.batch_size)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a selection does on gate rows, to be written, and by document: the rise of the log-loss, summed over content
-    tokens, exact calls lost less gained, and calls that are exact under the base."""
-
-    told: dict[str, Any]
-    rise_D: FloatArray
-    net_D: FloatArray
-    exact_D: FloatArray
-
-
-def outcome(judged: Judged, keep: KeepSets) -> Outcome:
-    tokens = judged.tokens(keep)
-    content, calls = tokens.content(), paired_messages(tokens, TokenClass.CALL)
-    rise, pack_T = float(content.nll_delta_T.mean()), judged.pack_R[content.row_T]
-    packs = {
-        str(pack): float(np.expm1(content.nll_delta_T[pack_T == pack].mean())) for pack in np.unique(judged.pack_R)
-    }
-    lost, gained, exact = (int(found.sum()) for found in (calls.lost_M, calls.gained_M, calls.exact_base_M))
-    _, policy = load_gates().policy(POLICY)
-    first = tokens.select(tokens.block_T < judged.verdict_blocks)
-    cell = judge_cell(policy, None, first, judged.verdict_blocks, strict=False)
-    described = {
-        "rise": rise,
-        "dppl": float(np.expm1(rise)),
-        "packs": packs,
-        "worst_over_union": max(packs.values()) / float(np.expm1(rise)) if rise > 0 else None,
-        "calls": {
-            "exact": exact, "lost": lost, "gained": gained, "net": (lost - gained) / exact if exact else None,
-        },
-        "v3": told(cell),
-        "keep": keep,
-    }  # fmt: skip
-    by_document = judged.scored.by_document
-    return Outcome(
-        described,
-        by_document(content.row_T, content.nll_delta_T),
-        by_document(calls.row_M, calls.lost_M.astype(np.float64) - calls.gained_M),
-        by_document(calls.row_M, calls.exact_base_M),
-    )
-
-
-def compared(one: Outcome, other: Outcome, seed: int) -> dict[str, Any]:
-    """`one` over `other`, and less it, on the same documents."""
-    return {
-        "rise": ratio(one.rise_D, other.rise_D, seed=seed),
-        "net_calls": share_difference(one.net_D, other.net_D, one.exact_D, seed=seed),
-    }
 
 
 @dataclass(frozen=True)
@@ -289,13 +174,6 @@ def measured(at: Seed, keep_n: int, found: dict[str, Any], results: Results) -> 
     results.write(at.number)
 
 
-def shown(value: dict[str, float | None], key: str, form: str) -> str:
-    middle, lower, upper = (
-        "-" if value[name] is None else format(value[name], form) for name in (key, "lower", "upper")
-    )
-    return f"{middle} [{lower}, {upper}]"
-
-
 def lines(seed: int, keep_n: int, found: dict[str, Any]) -> Iterable[str]:
     search = found["search"]
     yield f"seed {seed} keep {keep_n}: best ranking {found['best']}, search {search['seconds']:.1f} s"
@@ -308,8 +186,9 @@ def lines(seed: int, keep_n: int, found: dict[str, Any]) -> Iterable[str]:
             f"{v3['verdict']} {' '.join(v3['not_passed'])}"
         )
         if over := found["compared"].get(name):
-            ratio_, net = shown(over["rise"], "ratio", ".3f"), shown(over["net_calls"], "difference", "+.2%")
-            said += f" | default / it {ratio_}, calls {net}"
+            ratio, net = over["rise"], over["net_calls"]
+            said += f" | default / it {with_interval(ratio, 'ratio', '.3f')}, "
+            said += f"calls {with_interval(net, 'difference', '+.2%')}"
         yield said
 
 
@@ -326,6 +205,8 @@ def main() -> None:
     parser.add_argument("--seq-len", type=int, default=1024)
     parser.add_argument("--blocks", type=int, default=512, help="of the gate's UNION, or as many as there are")
     parser.add_argument("--verdict-blocks", type=int, help="the first so many are judged; default: all of them")
+    parser.add_argument("--sweep", nargs="?", const="too", choices=["too", "only"], help="only: and nothing else")
+    parser.add_argument("--sweep-blocks", type=int, default=256, help="of calibration rows, and of gate rows")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
@@ -337,14 +218,15 @@ def main() -> None:
     settings = default_settings(device=given.device, dtype=given.dtype, dequantize=True)
     arguments = {
         name: value for name, value in json.loads(json.dumps(vars(given), default=str)).items()
-        if name not in ("out", "work", "seeds", "keep_n")
+        if name not in ("out", "work", "seeds", "keep_n", "sweep", "sweep_blocks")
     }  # fmt: skip
     results = Results(given.out, arguments, settings.describe())
     base = open_checkpoint(str(given.model))
     model = load_model(base.path, settings)
     for seed in given.seeds:
         keeps = results.of(seed)["keep_n"]
-        if all("compared" in keeps.get(str(keep_n), {}) for keep_n in given.keep_n):
+        wanted = {None: ("compared",), "too": ("compared", "sweep"), "only": ("sweep",)}[given.sweep]
+        if all(name in keeps.get(str(keep_n), {}) for keep_n in given.keep_n for name in wanted):
             print(f"seed {seed}: done before", flush=True)
             continue
         at = prepared(given, base, model, settings, seed)
@@ -362,9 +244,17 @@ def main() -> None:
         print(f"seed {seed}: {about}; {results.of(seed)['seconds']:.0f} s", flush=True)
         for keep_n in given.keep_n:
             found = keeps.setdefault(str(keep_n), {})
-            if "compared" not in found:
-                measured(at, keep_n, found, results)
-            print(*lines(seed, keep_n, found), sep="\n", flush=True)
+            if "compared" in wanted:
+                if "compared" not in found:
+                    measured(at, keep_n, found, results)
+                print(*lines(seed, keep_n, found), sep="\n", flush=True)
+            if "sweep" in wanted and "sweep" not in found:
+                found["sweep"] = sweep(
+                    at.profile, keep_n, at.seen.first(given.sweep_blocks), at.judged.scored.first(given.sweep_blocks),
+                    seed=seed,
+                )  # fmt: skip
+                results.write(seed)
+                print(sweep_line(found["sweep"]), flush=True)
         print(f"seed {seed}: {results.of(seed)['seconds']:.0f} s", flush=True)
 
 

@@ -1,10 +1,22 @@
-"""What benchmarks/unseen.py says of two selections is what drawing documents one by one says."""
+"""What benchmarks/unseen.py says of two selections is what drawing documents one by one says, and its tables say it."""
 
+import dataclasses
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import class_trace
 import numpy as np
 import pytest
+import tables
 from numpy.typing import NDArray
 
 from benchmarks.paired_bootstrap import LEVEL, by_document, ratio, share_difference
+from benchmarks.unseen_tables import SHOWN, write_tables
+from benchmarks.weights_sweep import REFERENCE, settings, sweep_keep_sets
+from eaftgate.profile.profile import Profile
+from eaftgate.select.class_weights import BALANCED_WEIGHTS
+from eaftgate.select.keep import select_keep_sets
 
 SEED, DRAWS, DOCUMENTS = 3407, 400, 60
 TAILS = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
@@ -49,3 +61,71 @@ def test_a_loss_that_may_be_none_has_no_ratio_that_could_be_believed() -> None:
     assert ratio(rise_D, rise_D, seed=SEED, draws=DRAWS) == {"ratio": 1.0, "lower": None, "upper": None}
     assert ratio(rise_D, -rise_D, seed=SEED, draws=DRAWS)["ratio"] is None
     assert share_difference(rise_D, rise_D, np.zeros(3), seed=SEED)["difference"] is None
+
+
+def test_a_sweep_holds_the_scorers_that_there_are() -> None:
+    assert len(settings()) <= 40
+    whole = class_trace.trace()
+    pack_T = np.array([0, 0, 1, 0, 0, 1, 0, 0, 1], np.uint8)
+    of_two_packs = dataclasses.replace(whole.shards[0], pack_T=pack_T, entropy_T=np.zeros(9, np.float32))  # all good
+    trace = dataclasses.replace(whole, shards=(of_two_packs,))
+    profile = cast(Profile, SimpleNamespace(trace=trace, description=None))
+    for keep_n in range(1, 5):
+        swept = dict(sweep_keep_sets(profile, keep_n))
+        for name, method, classes in (
+            (REFERENCE, "reap-mass", None),
+            ("eaft-reap", "eaft-reap", None),
+            ("eaft-reap, core pack", "eaft-reap-pack-core", None),
+            (f"{REFERENCE}, balanced", "reap-mass", BALANCED_WEIGHTS),
+        ):
+            asked: dict[str, Any] = {"keep_n": keep_n, "alignment": "predicting", "classes": classes}
+            assert swept[name] == select_keep_sets(trace, method=method, **asked), name
+    of_before = cast(Profile, SimpleNamespace(trace=class_trace.trace(of_before=True), description=None))
+    assert f"{REFERENCE}, balanced" not in dict(sweep_keep_sets(of_before, 2))
+
+
+def gate_cell(dppl: float, net: float) -> dict[str, Any]:
+    return {"dppl": dppl, "worst_over_union": 1.2, "calls": {"net": net}, "v3": {"verdict": "pass"}}
+
+
+def found(seed: int, *, resumed: bool = False) -> dict[str, Any]:
+    """At one keep_n, as unseen.py writes it, of what the tables read."""
+    sweep = {
+        name: {"ratio": 1.0 + 0.01 * number, "lower": 0.98 + 0.01 * number, "upper": 1.02 + 0.01 * number}
+        for number, name in enumerate([REFERENCE, *(f"weights {n}" for n in range(SHOWN + 5)), "eaft-reap"])
+    }
+    over = {"rise": {"ratio": 0.8 + seed / 100, "lower": 0.75, "upper": 0.9}}
+    over["net_calls"] = {"difference": -0.01, "lower": -0.02, "upper": 0.005}
+    return {
+        "best": "ean, balanced",
+        "search": {"seconds": 60.0, "resumed": resumed},
+        "gate": {
+            "default": gate_cell(0.02 * seed, 0.01),
+            "best ranking": gate_cell(0.025, 0.03),
+            "reap-mass": gate_cell(0.03, 0.1),
+        },
+        "compared": {"best ranking": over},
+        "sweep": {"settings": sweep},
+    }
+
+
+def test_tables_are_made_of_what_is_stored(tmp_path: Path) -> None:
+    model = {"device": "a GPU", "dtype": "bfloat16", "torch": "2.11.0+cu130"}
+    unfinished = {"rankings": {"ean": 0.1}}
+    first = {"model": model, "seeds": {"1": {"keep_n": {"20": found(1), "24": found(1), "28": unfinished}}}}
+    second = {"model": model, "seeds": {"2": {"keep_n": {"24": found(2, resumed=True)}}}}
+    written = write_tables([("lab", first), ("lab", second)], tmp_path)
+    unseen, sweep = (tables.measured_table(path, tmp_path / "page.md").splitlines() for path in written)
+    assert unseen[2:6] == [
+        "| lab | 24 | 1 | +2.00% | ean, balanced | +2.50% | 0.810 | 0.750, 0.900 | 1.20 | +1.0% | +3.0% | -2.0%, +0.5% "
+        "| +10.0% | 60 | pass |",
+        "| lab | 24 | 2 | +4.00% | ean, balanced | +2.50% | 0.820 | 0.750, 0.900 | 1.20 | +1.0% | +3.0% | -2.0%, +0.5% "
+        "| +10.0% | - | pass |",
+        "| lab | 24 | mean | +3.00% | - | +2.50% | 0.815 | - | 1.20 | +1.0% | +3.0% | - | +10.0% | - | - |",
+        "| lab | 20 | 1 | +2.00% | ean, balanced | +2.50% | 0.810 | 0.750, 0.900 | 1.20 | +1.0% | +3.0% | -2.0%, +0.5% "
+        "| +10.0% | 60 | pass |",
+    ]
+    assert unseen[6] == ""
+    assert sweep[0] == "| weights | lab 24 | lab 20 | more | less |"
+    assert sweep[2] == "| weights 0 | 1.01, 1.01 | 1.01 | 0 of 3 | 0 of 3 |"
+    assert sweep[SHOWN + 2].startswith("| eaft-reap | 1.14, 1.14 | 1.14 | 3 of 3 | 0 of 3 |")

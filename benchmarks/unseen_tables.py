@@ -1,0 +1,192 @@
+"""The tables of `unseen.py`: from its files of results to docs/data/unseen.json and unseen-sweep.json.
+
+    PYTHONPATH=. python benchmarks/unseen_tables.py lab-a=lab-3407.json lab-a=lab-4242.json third=third.json \\
+      --out docs/data
+
+A file is given with the name of its model, as often as there are files of it; `make docs` then writes the tables. A
+keep_n that a file does not hold whole is left out.
+"""
+
+import argparse
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from benchmarks.weights_sweep import REFERENCE
+from eaftgate.files import write_json
+from eaftgate.strict_json import read_object
+
+Row = dict[str, Any]
+Files = Sequence[tuple[str, Mapping[str, Any]]]
+"""Results with the names of their models."""
+
+COMMAND = (
+    "PYTHONPATH=. python benchmarks/unseen.py MODEL PACKS --seeds 3407 4242 5309 --keep-n 24 20 28 --rows 1500 "
+    "--seq-len 1024 --blocks 512 --work DIR --out FILE --device cuda --dtype bfloat16 --sweep"
+)
+COLUMNS = {
+    "model": "{model}",
+    "keep": "{keep_n}",
+    "seed": "{seed}",
+    "dPPL": "{dppl:+.2%}",
+    "best ranking": "{ranking}",
+    "its dPPL": "{ranking_dppl:+.2%}",
+    "ratio": "{ratio:.3f}",
+    "95 %": "{interval:.3f}",
+    "worst pack / UNION": "{worst:.2f}",
+    "calls lost, net": "{net:+.1%}",
+    "by the ranking": "{ranking_net:+.1%}",
+    "difference, 95 %": "{net_interval:+.1%}",
+    "by `reap-mass`": "{mass_net:+.1%}",
+    "search, s": "{seconds:.0f}",
+    "v3, UNION": "{verdict}",
+}
+SHOWN = 8
+"""Settings of a sweep, of those that lose least, besides eaft-reap."""
+
+
+def cells(files: Files) -> list[tuple[str, int, int, Mapping[str, Any]]]:
+    """(model, keep_n, seed, what was found), in the order of the table."""
+    order = list(dict.fromkeys(model for model, _ in files))
+    found = [
+        (model, int(keep_n), int(seed), cell)
+        for model, results in files
+        for seed, of_seed in results["seeds"].items()
+        for keep_n, cell in of_seed["keep_n"].items()
+    ]
+    return sorted(found, key=lambda cell: (order.index(cell[0]), -cell[1], cell[2]))
+
+
+def unseen_rows(files: Files) -> list[Row]:
+    """A row for every seed, and after those of a model's keep_n their mean."""
+    rows: list[Row] = []
+    whole = [cell for cell in cells(files) if "compared" in cell[3]]
+    for at in dict.fromkeys((model, keep_n) for model, keep_n, _, _ in whole):
+        of_seeds = [_row(model, keep_n, seed, cell) for model, keep_n, seed, cell in whole if (model, keep_n) == at]
+        rows += of_seeds
+        if len(of_seeds) > 1:
+            rows.append(_mean(of_seeds))
+    return rows
+
+
+def _row(model: str, keep_n: int, seed: int, cell: Mapping[str, Any]) -> Row:
+    gate, over = cell["gate"], cell["compared"]["best ranking"]
+    default, ranking = gate["default"], gate["best ranking"]
+    return {
+        "model": model,
+        "keep_n": keep_n,
+        "seed": str(seed),
+        "dppl": default["dppl"],
+        "ranking": cell["best"],
+        "ranking_dppl": ranking["dppl"],
+        "ratio": over["rise"]["ratio"],
+        "interval": _interval(over["rise"]),
+        "worst": default["worst_over_union"],
+        "net": default["calls"]["net"],
+        "ranking_net": ranking["calls"]["net"],
+        "net_interval": _interval(over["net_calls"]),
+        "mass_net": gate["reap-mass"]["calls"]["net"],
+        "seconds": None if cell["search"]["resumed"] else cell["search"]["seconds"],
+        "verdict": default["v3"]["verdict"],
+    }
+
+
+def _interval(found: Mapping[str, float | None]) -> list[float] | None:
+    lower, upper = found["lower"], found["upper"]
+    return None if lower is None or upper is None else [lower, upper]
+
+
+def _mean(rows: Sequence[Row]) -> Row:
+    means = {}
+    for name in ("dppl", "ranking_dppl", "ratio", "worst", "net", "ranking_net", "mass_net", "seconds"):
+        values = [row[name] for row in rows]
+        means[name] = None if None in values else mean(values)
+    return rows[0] | dict.fromkeys(("ranking", "interval", "net_interval", "verdict")) | {"seed": "mean"} | means
+
+
+def sweep_rows(files: Files) -> tuple[list[str], list[Row]]:
+    """The places, `model keep_n`, and by setting its ratio to the reference there, a seed after the other; how many of
+    them are above 1, and below, beyond their intervals. Of SHOWN settings: those that are worse least often and least,
+    and of eaft-reap."""
+    swept = [cell for cell in cells(files) if "sweep" in cell[3]]
+    places = list(dict.fromkeys(f"{model} {keep_n}" for model, keep_n, _, _ in swept))
+    found: dict[str, Row] = {}
+    for model, keep_n, _, cell in swept:
+        for name, of in cell["sweep"]["settings"].items():
+            row = found.setdefault(name, {"setting": name, "worse": 0, "better": 0, "of": 0})
+            row.setdefault(f"at{places.index(f'{model} {keep_n}')}", []).append(of["ratio"])
+            row["of"] += 1
+            row["worse"] += of["lower"] is not None and of["lower"] > 1
+            row["better"] += of["upper"] is not None and of["upper"] < 1
+
+    def ratios(row: Row) -> list[float]:
+        return [one for key, several in row.items() if key.startswith("at") for one in several if one is not None]
+
+    others = [row for name, row in found.items() if name != REFERENCE and row["of"] == len(swept) and ratios(row)]
+    ranked = sorted(others, key=lambda row: (row["worse"], mean(ratios(row))))
+    return places, [row for place, row in enumerate(ranked) if place < SHOWN or row["setting"] == "eaft-reap"]
+
+
+def measurement(files: Files, what: str, columns: Mapping[str, str], rows: list[Row]) -> dict[str, Any]:
+    """As a file of docs/data."""
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    models = [results["model"] for _, results in files]
+    devices = sorted({f"{model['device']}, {model['dtype']}" for model in models})
+    return {
+        "what": what,
+        "command": [COMMAND, __doc__.split("\n\n")[1].strip().replace(" \\\n      ", " ")],
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        "hardware": "; ".join(devices),
+        "software": ", ".join(sorted({f"torch {model['torch'].split('+')[0]}" for model in models})),
+        "commit": commit.stdout.strip() or None,
+        "columns": [{"heading": heading, "cell": cell} for heading, cell in columns.items()],
+        "rows": rows,
+    }
+
+
+def write_tables(files: Files, out: Path) -> list[Path]:
+    """Those that there is something for."""
+    written = []
+    if rows := unseen_rows(files):
+        what = (
+            "What `auto` runs with packs (`refined`) against the best ranking, chosen on calibration rows among all "
+            "scorers by plain and balanced weights, on rows that nothing was chosen on: dPPL of UNION, the ratio of "
+            "the mean rises of the log-loss with its interval by a paired bootstrap over documents, the largest dPPL "
+            "of a pack's rows in UNION over UNION's, exact calls lost less gained as a share of those that the base "
+            "writes exactly right, and near-lossless-v3's verdict of UNION"
+        )
+        write_json(out / "unseen.json", measurement(files, what, COLUMNS, rows))
+        written.append(out / "unseen.json")
+    places, swept = sweep_rows(files)
+    if swept:
+        what = (
+            f"The rise of UNION's log-loss over that of `{REFERENCE}`, a seed after the other, by weights of the "
+            "tokens, on some of the rows that nothing was chosen on; in how many of these cells it is more, and less, "
+            f"beyond its interval. The {SHOWN} that lose least, and `eaft-reap` as it is"
+        )
+        columns = {
+            "weights": "{setting}",
+            **{place: f"{{at{number}:.2f}}" for number, place in enumerate(places)},
+            "more": "{worse} of {of}",
+            "less": "{better} of {of}",
+        }
+        write_json(out / "unseen-sweep.json", measurement(files, what, columns, swept))
+        written.append(out / "unseen-sweep.json")
+    return written
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("results", nargs="+", metavar="MODEL=FILE")
+    parser.add_argument("--out", type=Path, required=True)
+    given = parser.parse_args()
+    named = [one.partition("=")[::2] for one in given.results]
+    files = [(name, read_object(Path(path), what="results")) for name, path in named]
+    print(*write_tables(files, given.out), sep="\n")
+
+
+if __name__ == "__main__":
+    main()
