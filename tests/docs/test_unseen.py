@@ -66,7 +66,7 @@ def test_a_loss_that_may_be_none_has_no_ratio_that_could_be_believed() -> None:
 def test_a_sweep_holds_the_scorers_that_there_are() -> None:
     assert len(settings()) <= 40
     whole = class_trace.trace()
-    pack_T = np.array([0, 0, 1, 0, 0, 1, 0, 0, 1], np.uint8)
+    pack_T = (np.arange(9) == 5).astype(np.uint8)
     of_two_packs = dataclasses.replace(whole.shards[0], pack_T=pack_T, entropy_T=np.zeros(9, np.float32))  # all good
     trace = dataclasses.replace(whole, shards=(of_two_packs,))
     profile = cast(Profile, SimpleNamespace(trace=trace, description=None))
