@@ -1,6 +1,6 @@
 """The transformers collector: teacher-forced scoring on a CPU or one CUDA GPU."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +9,18 @@ import torch
 
 from eaftgate.collect.collection import TOP_K, TokenStats
 from eaftgate.collect.collector import ScoredModel
-from eaftgate.collect.token_stats import token_stats
+from eaftgate.collect.token_stats import linear_logits, token_stats
 from eaftgate.errors import UserError
-from eaftgate.families.model import MoeModel
+from eaftgate.families.model import MoeModel, WritingModel
+from eaftgate.model.greedy import write_greedily
 from eaftgate.model.load import ModelSettings, load_model
 from eaftgate.packs.blocks import Blocks
+from eaftgate.packs.turns import Ending, IntArray
+
+PLACES = 64
+"""Turns that are written at a time."""
+PLACE_TOKENS = 1 << 18
+"""Of all of them together: 24 kB each at 20B, 6 GB."""
 
 
 class LoadedModel:
@@ -46,6 +53,9 @@ class ModelScorer:
     def collector(self, model: ScoredModel, *, other_batches: bool = False) -> "TransformersCollector":
         size = max(2, self._batch_size // 2) if other_batches else self._batch_size
         return TransformersCollector(self._loaded, model.path, model.digest, self._settings, batch_size=size)
+
+    def writer(self, model: ScoredModel) -> "TransformersWriter":
+        return TransformersWriter(self._loaded, model.path, model.digest, self._settings)
 
     def close(self) -> None:
         self._loaded.unload()
@@ -84,6 +94,37 @@ class TransformersCollector:
                     f"{self._settings.device} ran out of memory scoring {stop - start} blocks of {blocks.seq_len} "
                     "tokens: lower --batch-size"
                 ) from None
+
+
+class TransformersWriter:
+    """See `writer.Writer`. `places` conversations are written at a time, or as many as leave keys and values within a
+    fixed share of memory: a longer text has fewer beside it, whatever the machine."""
+
+    def __init__(
+        self, loaded: LoadedModel, path: Path, digest: str, settings: ModelSettings, *, places: int = PLACES
+    ) -> None:
+        self._loaded, self._path, self._digest = loaded, path, digest
+        self._settings, self._places = settings, places
+
+    def settings(self) -> dict[str, Any]:
+        return {"writer": "transformers", "places": self._places, **self._settings.describe()}
+
+    def write(self, prompts: Sequence[IntArray], *, ending: Ending, max_tokens: int) -> Iterator[tuple[int, list[int]]]:
+        model = self._loaded.get(self._path, self._digest, self._settings)
+        if not isinstance(model, WritingModel):
+            raise UserError(f"{self._path} is of a family whose models are scored only: leave out --generate")
+        longest = max(map(len, prompts), default=0) + max_tokens
+        places = max(1, min(self._places, PLACE_TOKENS // longest))
+        logits = linear_logits(model.head_VD)
+        try:
+            yield from write_greedily(
+                model, prompts, ends=ending.ends, max_tokens=max_tokens, places=places, logits=logits
+            )
+        except torch.OutOfMemoryError:
+            raise UserError(
+                f"{self._settings.device} ran out of memory writing {places} turns of up to {longest} tokens: lower "
+                "--generate-tokens, or take another collector"
+            ) from None
 
 
 @torch.inference_mode()

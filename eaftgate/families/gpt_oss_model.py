@@ -96,6 +96,15 @@ class GptOssModel:
             hidden_BSD = self.run_layer(layer, hidden_BSD)
         return self.normalised(hidden_BSD)
 
+    def continued(self, token_ids_BS: Tensor, position_ids_BS: Tensor, kept: Any) -> Tensor:
+        no_mask: Any = dict.fromkeys(("full_attention", "sliding_attention"))
+        # transformers hands what it does not know through to the attention, which is ours.
+        output = self.module.model(
+            input_ids=token_ids_BS, position_ids=position_ids_BS, attention_mask=no_mask, use_cache=False,
+            return_dict=True, kept=kept,
+        )  # fmt: skip
+        return output.last_hidden_state  # type: ignore[no-any-return]
+
     def embed(self, token_ids_BS: Tensor) -> Tensor:
         embedding = self.module.model.embed_tokens
         embedded: Tensor = embedding(token_ids_BS.to(embedding.weight.device))

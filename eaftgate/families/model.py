@@ -9,7 +9,7 @@ Shapes: B blocks, S positions a block, T tokens, D hidden size, V vocabulary, E 
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -115,4 +115,17 @@ class MoeModel(Protocol):
         The next-ranked expert steps in for one that is gone and the softmax runs over the survivors: the same function
         as the structurally pruned checkpoint's.
         """
+        ...
+
+
+@runtime_checkable
+class WritingModel(Protocol):
+    """What is asked besides of a MoeModel that is to write. A family without it is scored only."""
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def continued(self, token_ids_BS: Tensor, position_ids_BS: Tensor, kept: Any) -> Tensor:
+        """Last hidden states, normalised, [B, S, D], of tokens that follow those `kept` (model.kept), as whose they are
+        kept in turn."""
         ...

@@ -15,11 +15,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from eaftgate.model.kept import Kept
+
 SINK_ATTENTION = "eaftgate_sink"
 
 
 def sink_attention(
-    module: torch.nn.Module,  # noqa: ARG001 (transformers passes it)
+    module: torch.nn.Module,
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -28,14 +30,24 @@ def sink_attention(
     scaling: float,
     s_aux: Tensor | None = None,
     sliding_window: int | None = None,
+    kept: Kept | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Causal attention of whole, unpadded sequences. Returns (output_BTHD, None), as transformers expects.
+
+    With `kept`, of a prompt that is kept in there, or of one token in each of its places to what is.
 
     Raises ValueError for a mask: the causal and sliding patterns are built in, padding is not supported.
     """
     if attention_mask is not None:
         raise ValueError("sink_attention takes whole sequences only: pass no attention mask")
+    if kept is not None:
+        layer: Any = module.layer_idx
+        if kept.reading is None:
+            one = (tokens[:, :, 0] for tokens in (query, key, value))
+            output_BHD = kept.attend(layer, *one, window=sliding_window, scaling=scaling, sink_H=s_aux)
+            return output_BHD[:, None], None
+        kept.keep_prompt(layer, key, value, sliding_window)
     window = sliding_window if sliding_window is not None and sliding_window < query.shape[2] else None
     if query.is_cuda and query.dtype != torch.float32:
         return _flash_cuda(query, key, value, s_aux, window, scaling), None

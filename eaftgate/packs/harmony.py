@@ -15,6 +15,8 @@ from enum import IntEnum
 START, MESSAGE = "<|start|>", "<|message|>"
 CLOSING = re.compile(r"<\|(?:end|call|return)\|>")
 _ROLE = "assistant"
+_INSTRUCTIONS = re.compile(r"<\|start\|>(?:system|developer)<\|message\|>(.*?)<\|end\|>", re.DOTALL)
+_TOOLS = re.compile(r"^# Tools$.*", re.DOTALL | re.MULTILINE)
 _CHANNEL = re.compile(r"<\|channel\|>\s*([^\s<]*)")
 _RECIPIENT = re.compile(r"(?:^|(?<=[\s>]))to=([^\s<]+)")
 
@@ -109,3 +111,9 @@ def _assistant(text: str, header: int, message: int, begin: int, close: Span | N
         close=close,
         kind=TokenClass.CALL if to else kind,
     )
+
+
+def tools_of(text: str) -> str:
+    """What the system and developer messages say of tools: from `# Tools` to the end of each."""
+    found = (_TOOLS.search(message[1]) for message in _INSTRUCTIONS.finditer(text))
+    return "\n".join(match[0] for match in found if match)
