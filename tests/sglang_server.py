@@ -39,6 +39,18 @@ def answer(ids: list[int], vocabulary: int) -> dict[str, Any]:
     return {"text": "", "meta_info": {"input_token_logprobs": given, "input_top_logprobs": tops}}
 
 
+def written(ids: list[int], sampling: dict[str, Any], vocabulary: int) -> dict[str, Any]:
+    """What an SGLang server writes after a prompt, greedily."""
+    text = list(ids)
+    finish: dict[str, Any] = {"type": "length", "length": sampling["max_new_tokens"]}
+    while len(text) - len(ids) < sampling["max_new_tokens"]:
+        text.append(int(logprobs_after(text[-1], len(text), vocabulary).argmax()))
+        if text[-1] in sampling["stop_token_ids"]:
+            finish = {"type": "stop", "matched": text[-1]}
+            break
+    return {"text": "", "output_ids": text[len(ids) :], "meta_info": {"finish_reason": finish}}
+
+
 @dataclass
 class Server:
     url: str = ""
@@ -47,7 +59,7 @@ class Server:
     backend: str = "triton_kernel"
     asked: int = 0
     model: str = ""
-    lie: Callable[[list[dict[str, Any]]], Any] | None = None
+    lie: Callable[[Any], Any] | None = None
     """Makes other answers of what would be answered."""
     instead: Callable[[BaseHTTPRequestHandler], None] | None = None
     """Answers in the place of an answer."""
@@ -82,11 +94,15 @@ def serving(model: str, vocabulary: int) -> Iterator[Server]:
             if status != 200:
                 self._say(status, {})
                 return
-            assert (question["logprob_start_len"], question["top_logprobs_num"]) == (0, 20)
             if instead is not None:
                 instead(self)
                 return
-            answers = [answer(ids, vocabulary) for ids in question["input_ids"]]
+            answers: Any
+            if question["sampling_params"]["max_new_tokens"]:
+                answers = written(question["input_ids"], question["sampling_params"], vocabulary)
+            else:
+                assert (question["logprob_start_len"], question["top_logprobs_num"]) == (0, 20)
+                answers = [answer(ids, vocabulary) for ids in question["input_ids"]]
             self._say(200, answers if state.lie is None else state.lie(answers))
 
         def _say(self, status: int, value: Any) -> None:

@@ -100,3 +100,24 @@ def normalised_entropy(top_logprobs_TK: NDArray[np.float32]) -> NDArray[np.float
     entropy_T = -(np.exp(log_q_TK) * log_q_TK).sum(axis=1) / np.log(top_logprobs_TK.shape[1])
     clamped_T: NDArray[np.float32] = np.clip(entropy_T, 0, 1).astype(np.float32)
     return clamped_T
+
+
+def tokens_of_answer(answer: Any, *, max_tokens: int, vocab_size: int, where: str) -> list[int]:
+    """What a server wrote, with the token it stopped at. Raises UserError for an answer of another form, and one that
+    stopped for another reason."""
+    try:
+        tokens, finish = answer["output_ids"], answer["meta_info"]["finish_reason"]
+        found: list[int] = _ids(list(tokens), vocab_size).tolist()
+        matched = finish.get("matched")
+        if finish["type"] == "stop" and type(matched) is int and found[-1:] != [matched]:
+            found += _ids([matched], vocab_size).tolist()
+        if finish["type"] not in ("stop", "length"):
+            raise ValueError(f"it ended with {str(finish['type'])[:100]!r}")
+        if not 0 < len(found) <= max_tokens or (finish["type"] == "length" and len(found) < max_tokens):
+            raise ValueError(f"it has {len(found)} tokens of {max_tokens}")
+    except _UNREADABLE as error:
+        reason = f"there is no {error}" if isinstance(error, KeyError) else error
+        raise UserError(
+            f"{where}: what was written cannot be read ({reason}): its version of SGLang may not suit"
+        ) from None
+    return found

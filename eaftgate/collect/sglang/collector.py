@@ -9,9 +9,11 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from eaftgate import __version__
+from eaftgate.checkpoint.checkpoint import CONFIG_FILE
+from eaftgate.checkpoint.config import read_config
 from eaftgate.collect.collection import TokenStats, check_reference, concatenate
 from eaftgate.collect.collector import ScoredModel
 from eaftgate.collect.sglang import spool
@@ -21,12 +23,15 @@ from eaftgate.families.registry import family_of
 from eaftgate.packs.blocks import Blocks
 from eaftgate.strict_json import read_object
 
+if TYPE_CHECKING:
+    from eaftgate.collect.sglang.writer import SglangWriter
+
 CALL_TOKENS = 1 << 16
 """Tokens handed over at a time; two such lists are with the engine."""
 OTHER_BATCHES = 8
 """The noise floor hands over that part of them."""
 _AHEAD = 2
-_SHARED_MEMORY = Path("/dev/shm")
+SHARED_MEMORY = Path("/dev/shm")
 
 
 @dataclass(frozen=True)
@@ -61,7 +66,21 @@ class EngineOptions:
             "log_level": "warning",
         }
 
+    def writing_arguments(self, places: int) -> dict[str, Any]:
+        """Of an engine that writes `places` conversations at a time: decoding by CUDA graphs, and what was written is
+        kept for what follows it."""
+        sizes = [size for size in _GRAPHS if size < places]
+        return self.arguments() | {
+            "disable_radix_cache": False,
+            "disable_cuda_graph": False,
+            "disable_prefill_cuda_graph": True,
+            "cuda_graph_bs_decode": [*sizes, places],
+            "cuda_graph_max_bs_decode": places,
+            "max_running_requests": places,
+        }
 
+
+_GRAPHS = (1, 2, 4, 8, 16, 24, 32, 40, 48, 56)
 _RESERVED_TOKENS = 16
 
 
@@ -80,23 +99,38 @@ def model_arguments(path: Path) -> dict[str, Any]:
     return arguments
 
 
+def vocab_size_of(path: Path) -> int:
+    """The model's, as its config has it."""
+    file = path / CONFIG_FILE
+    _, dimensions = read_config(read_object(file, what="the model configuration"), where=file)
+    return dimensions.vocab_size
+
+
+_Key = tuple[Path, str, int | None]
+
+
 class Engines:
     """The engine of a process, a Scorer: one model's at a time, because two do not fit on a GPU. What an engine prints
     goes into a file in `logs`."""
 
     def __init__(self, options: EngineOptions, logs: Path) -> None:
         self.options, self._logs = options, logs
-        self._running: dict[tuple[Path, str], Engine] = {}
-        self._refusals: dict[tuple[Path, str], str] = {}
+        self._running: dict[_Key, Engine] = {}
+        self._refusals: dict[_Key, str] = {}
 
     def collector(self, model: ScoredModel, *, other_batches: bool = False) -> "SglangCollector":
         """An engine batches by itself; handed less at a time, it makes other batches."""
         return SglangCollector(self, model, call_tokens=CALL_TOKENS // (OTHER_BATCHES if other_batches else 1))
 
-    def engine_of(self, model: ScoredModel) -> Engine:
-        """Booted, if it is not running. One that did not boot is not tried again: a gate asks in every case, and a boot
-        takes a minute. Raises UserError when it does not boot."""
-        key = (model.path, model.digest)
+    def writer(self, model: ScoredModel) -> "SglangWriter":
+        from eaftgate.collect.sglang.writer import SglangWriter
+
+        return SglangWriter(self, model, vocab_size=vocab_size_of(model.path))
+
+    def engine_of(self, model: ScoredModel, *, places: int | None = None) -> Engine:
+        """Booted, if it is not running; one that scores, or with `places` one that writes. One that did not boot is not
+        tried again: a gate asks in every case, and a boot takes a minute. Raises UserError when it does not boot."""
+        key = (model.path, model.digest, places)
         if key in self._refusals:
             raise UserError(self._refusals[key])
         if key not in self._running:
@@ -106,7 +140,9 @@ class Engines:
                     "--collector=sglang needs SGLang: pip install 'eaftgate[sglang]', or give --endpoint URL"
                 )
             log = self._logs / f"engine-{model.name}-{os.getpid()}.log"  # the next boot must not overwrite it
-            arguments = self.options.arguments() | model_arguments(model.path)
+            options = self.options
+            arguments = options.arguments() if places is None else options.writing_arguments(places)
+            arguments |= model_arguments(model.path)
             try:
                 self._running[key] = Engine(model.path, arguments, log, is_mxfp4=model.is_mxfp4)
             except UserError as error:
@@ -150,7 +186,7 @@ class SglangCollector:
         engine = self._engines.engine_of(self._model)
         size = max(1, self._call_tokens // blocks.seq_len)
         starts = list(range(first_block, blocks.num_blocks, size))
-        root = _SHARED_MEMORY if _SHARED_MEMORY.is_dir() else None
+        root = SHARED_MEMORY if SHARED_MEMORY.is_dir() else None
         directory = Path(tempfile.mkdtemp(prefix=f"{spool.MARK}-", dir=root))
         submitted = answered = 0
         try:

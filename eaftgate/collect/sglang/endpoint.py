@@ -3,21 +3,23 @@
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from eaftgate import __version__
-from eaftgate.checkpoint.checkpoint import CONFIG_FILE
-from eaftgate.checkpoint.config import read_config
 from eaftgate.collect.collection import TOP_K, TokenStats, concatenate
 from eaftgate.collect.collector import ScoredModel
 from eaftgate.collect.sglang.answers import stats_of_answer
+from eaftgate.collect.sglang.collector import vocab_size_of
 from eaftgate.collect.sglang.engine import DEQUANTISING
 from eaftgate.collect.sglang.exchange import Bounds, Place, ask, place_of
 from eaftgate.errors import UserError
 from eaftgate.packs.blocks import Blocks
-from eaftgate.strict_json import read_object, shown
+from eaftgate.strict_json import shown
+
+if TYPE_CHECKING:
+    from eaftgate.collect.sglang.writer import EndpointWriter
 
 CALL_TOKENS = 1 << 14
 OTHER_BATCHES = 8
@@ -84,9 +86,12 @@ class Servers:
         """A server batches by itself; handed less at a time, it makes other batches."""
         calls = CALL_TOKENS // (OTHER_BATCHES if other_batches else 1)
         url = endpoint_for(self._urls, model.path, model.source)
-        file = model.path / CONFIG_FILE
-        _, dimensions = read_config(read_object(file, what="the model configuration"), where=file)
-        return EndpointCollector(url, is_mxfp4=model.is_mxfp4, vocab_size=dimensions.vocab_size, call_tokens=calls)
+        return EndpointCollector(url, is_mxfp4=model.is_mxfp4, vocab_size=vocab_size_of(model.path), call_tokens=calls)
+
+    def writer(self, model: ScoredModel) -> "EndpointWriter":
+        from eaftgate.collect.sglang.writer import EndpointWriter
+
+        return EndpointWriter(self.collector(model))
 
     def close(self) -> None:
         """They are not ours to end."""
@@ -96,10 +101,10 @@ class EndpointCollector:
     """`call_tokens` are sent at a time."""
 
     def __init__(self, url: str, *, is_mxfp4: bool, vocab_size: int, call_tokens: int = CALL_TOKENS) -> None:
-        self._place, self._vocab_size, self._call_tokens = place_of(url), vocab_size, call_tokens
-        self._served = described(self._place, "/model_info", SERVED)
-        self._server = described(self._place, "/server_info", RECORDED)
-        if is_mxfp4 and self._server["moe_runner_backend"] in DEQUANTISING:
+        self.place, self.vocab_size, self._call_tokens = place_of(url), vocab_size, call_tokens
+        self._served = described(self.place, "/model_info", SERVED)
+        self.server = described(self.place, "/server_info", RECORDED)
+        if is_mxfp4 and self.server["moe_runner_backend"] in DEQUANTISING:
             raise UserError(f"{url} dequantises MXFP4 experts: start it with another --moe-runner-backend")
 
     def settings(self) -> dict[str, Any]:
@@ -107,7 +112,7 @@ class EndpointCollector:
             "collector": "sglang-endpoint",
             "eaftgate": __version__,
             "call_tokens": self._call_tokens,
-            **self._server,
+            **self.server,
         }
 
     def batches(self, blocks: Blocks, first_block: int) -> Iterator[tuple[int, TokenStats]]:
@@ -120,22 +125,22 @@ class EndpointCollector:
                     while len(pending) < min(place + IN_FLIGHT, len(starts)):
                         pending.append(pool.submit(self._score, blocks, starts[len(pending)], size))
                     stats = pending[place].result()
-                    self._check_served(last=place == len(starts) - 1)
+                    self.check_served(last=place == len(starts) - 1)
                     yield min(size, blocks.num_blocks - start), stats
             finally:
                 for future in pending:
                     future.cancel()
 
-    def _check_served(self, *, last: bool) -> None:
+    def check_served(self, *, last: bool) -> None:
         """Raises UserError when the server has another model than at first: before what it answered is kept."""
-        was, now = dict(self._served), described(self._place, "/model_info", SERVED, waits=RETRY_SECONDS)
+        was, now = dict(self._served), described(self.place, "/model_info", SERVED, waits=RETRY_SECONDS)
         if last:
-            was |= self._server
-            now |= described(self._place, "/server_info", RECORDED, waits=RETRY_SECONDS)
+            was |= self.server
+            now |= described(self.place, "/server_info", RECORDED, waits=RETRY_SECONDS)
         for key in was:
             if was[key] != now[key]:
                 raise UserError(
-                    f"{self._place.url} was changed while it was asked ({key} was {shown(was[key])} and is "
+                    f"{self.place.url} was changed while it was asked ({key} was {shown(was[key])} and is "
                     f"{shown(now[key])}): let it serve one model, and run again"
                 )
 
@@ -150,13 +155,13 @@ class EndpointCollector:
             "top_logprobs_num": TOP_K,
         }
         bounds = bounds_of(token_ids_BS.size)
-        answers = ask(self._place, "/generate", question, bounds=bounds, waits=RETRY_SECONDS)
+        answers = ask(self.place, "/generate", question, bounds=bounds, waits=RETRY_SECONDS)
         if not isinstance(answers, list) or len(answers) != len(token_ids_BS):
-            raise UserError(f"{self._place.url} did not answer every block: its version of SGLang may not suit")
+            raise UserError(f"{self.place.url} did not answer every block: its version of SGLang may not suit")
         return concatenate(
             [
                 stats_of_answer(
-                    answer, ids_S, scored_S, vocab_size=self._vocab_size, where=f"{self._place.url}, block {block}"
+                    answer, ids_S, scored_S, vocab_size=self.vocab_size, where=f"{self.place.url}, block {block}"
                 )
                 for block, (answer, ids_S, scored_S) in enumerate(
                     zip(answers, token_ids_BS, scored_BS, strict=True), start

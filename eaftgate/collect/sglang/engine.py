@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,15 @@ class Engine:
     def wait(self) -> int:
         """Until the oldest list of requests is scored; returns its length."""
         return int(self._read()["done"])
+
+    def write(self, number: int, tokens: str, sampling: Mapping[str, Any]) -> None:
+        """Ask for what follows the tokens whose file is written, under a number that `wait_written` says again."""
+        self._write({"number": number, "tokens": tokens, "sampling": sampling})
+
+    def wait_written(self) -> tuple[int, Any]:
+        """Until anything is written: which, and SGLang's answer."""
+        found = self._read()
+        return found["number"], found["answer"]
 
     def close(self) -> None:
         """The worker ends when its input does."""

@@ -24,9 +24,13 @@ def write_request(
 ) -> str:
     """Write a block, which of its tokens are scored, and which of those are not the assistant's; returns the request's
     id."""
-    np.save(request.with_suffix(f".{_TOKENS}"), token_ids_S.astype(np.int64))
+    write_tokens(request, token_ids_S)
     np.save(request.with_suffix(f".{_SCORED}"), scored_S.astype(np.uint8) + prompts_S)
     return str(request)
+
+
+def write_tokens(request: Path, token_ids_S: Sequence[int] | NDArray[Any]) -> None:
+    np.save(request.with_suffix(f".{_TOKENS}"), np.asarray(token_ids_S, np.int64))
 
 
 def is_ours(rid: str) -> bool:

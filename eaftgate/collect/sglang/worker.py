@@ -2,9 +2,10 @@
 
     python -m eaftgate.collect.sglang.worker
 
-Reads JSON lines on standard input: first {"model": DIR, "arguments": {...}}, then lists of request ids. Answers with
-JSON lines on standard output: first {"ready": {...}}, then {"done": number of requests} or {"error": reason} for every
-list, in order.
+Reads JSON lines on standard input: first {"model": DIR, "arguments": {...}}, then what is to be scored, lists of
+request ids, or written, {"number": N, "tokens": request, "sampling": {...}}. Answers with JSON lines on standard
+output: first {"ready": {...}}, then {"done": number of requests} for every list, in order, {"number": N, "answer":
+{...}} for what was written, as it comes, or {"error": reason}.
 Whatever SGLang prints goes to standard error.
 """
 
@@ -18,6 +19,8 @@ from typing import Any
 from eaftgate.collect.sglang.spool import read_tokens
 
 MODELS = "eaftgate.collect.sglang.models"
+KEPT = ("finish_reason",)
+"""Of what SGLang says about what it wrote."""
 IN_FLIGHT = 2
 """Lists of requests that the engine holds at a time, so that it need not wait for the next."""
 
@@ -61,11 +64,31 @@ async def _serve(engine: Any, answers: Any) -> None:
             await previous  # answers keep the order of the questions
         answers.write(json.dumps(answer) + "\n")
 
+    async def write(question: dict[str, Any]) -> None:
+        try:
+            [found] = await engine.async_generate(
+                input_ids=[read_tokens(question["tokens"]).tolist()], sampling_params=question["sampling"]
+            )
+            kept = {"output_ids": found["output_ids"], "meta_info": {key: found["meta_info"][key] for key in KEPT}}
+            answer: dict[str, Any] = {"number": question["number"], "answer": kept}
+        except Exception as error:
+            traceback.print_exc()
+            answer = {"error": f"{type(error).__name__}: {error}"}
+        answers.write(json.dumps(answer) + "\n")
+
+    writing: set[asyncio.Task[None]] = set()
     while line := await loop.run_in_executor(None, sys.stdin.readline):
+        question = json.loads(line)
+        if isinstance(question, dict):
+            task = asyncio.create_task(write(question))
+            writing.add(task)
+            task.add_done_callback(writing.discard)
+            continue
         await free.acquire()
-        before = asyncio.create_task(score(json.loads(line), before))
+        before = asyncio.create_task(score(question, before))
     if before is not None:
         await before
+    await asyncio.gather(*writing)
 
 
 if __name__ == "__main__":

@@ -55,9 +55,13 @@ class Engine:
         classes = external_classes(os.environ["SGLANG_EXTERNAL_MODEL_PACKAGE"])
         return classes[self._architecture](self._model_path)
 
-    async def async_generate(self, *, input_ids: list[list[int]], sampling_params: Any, rid: list[str]) -> list[Any]:
-        assert sampling_params["max_new_tokens"] == 0
+    async def async_generate(
+        self, *, input_ids: list[list[int]], sampling_params: Any, rid: list[str] | None = None
+    ) -> list[Any]:
         await asyncio.sleep(0)
+        if rid is None:
+            return [self._written(ids, sampling_params) for ids in input_ids]
+        assert sampling_params["max_new_tokens"] == 0
         if longest := [len(ids) for ids in input_ids if len(ids) >= self._context_length]:
             raise ValueError(f"The input ({longest[0]} tokens) is longer than the model's context length.")
         passes: list[list[tuple[str, int, list[int], list[int]]]] = [[]]
@@ -84,6 +88,26 @@ class Engine:
             ids_N = torch.tensor([token for *_, taken, _ in requests for token in taken])
             self._model.forward(ids_N, ids_N, batch)
         return [{} for _ in rid]
+
+    def _written(self, ids: list[int], sampling: Any) -> dict[str, Any]:
+        """Greedy, and it stops at every token that it was told to."""
+        import numpy as np
+
+        from eaftgate.collect.token_stats import linear_logits
+        from eaftgate.model.greedy import write_greedily
+
+        assert sampling["temperature"] == 0
+        whole, stops = self._model._whole, sampling["stop_token_ids"]
+        [(_, found)] = write_greedily(
+            whole,
+            [np.array(ids, np.int32)],
+            ends=lambda text: text[-1] in stops,
+            max_tokens=sampling["max_new_tokens"],
+            places=1,
+            logits=linear_logits(whole.head_VD),
+        )
+        finish = {"type": "stop", "matched": found[-1]} if found[-1] in stops else {"type": "length"}
+        return {"output_ids": found, "meta_info": {"finish_reason": finish, "id": "x"}}
 
     def shutdown(self) -> None:
         self.loop.stop()
