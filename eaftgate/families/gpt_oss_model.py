@@ -10,7 +10,7 @@ V vocabulary.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -97,13 +97,10 @@ class GptOssModel:
         return self.normalised(hidden_BSD)
 
     def continued(self, token_ids_BS: Tensor, position_ids_BS: Tensor, kept: Any) -> Tensor:
-        no_mask: Any = dict.fromkeys(("full_attention", "sliding_attention"))
-        # transformers hands what it does not know through to the attention, which is ours.
-        output = self.module.model(
-            input_ids=token_ids_BS, position_ids=position_ids_BS, attention_mask=no_mask, use_cache=False,
-            return_dict=True, kept=kept,
-        )  # fmt: skip
-        return output.last_hidden_state  # type: ignore[no-any-return]
+        hidden_BSD = self.embed(token_ids_BS)
+        for layer in range(self.num_layers):
+            hidden_BSD = self._run(layer, hidden_BSD, position_ids_BS, kept=kept)
+        return self.normalised(hidden_BSD)
 
     def embed(self, token_ids_BS: Tensor) -> Tensor:
         embedding = self.module.model.embed_tokens
@@ -111,13 +108,22 @@ class GptOssModel:
         return embedded
 
     def run_layer(self, layer: int, hidden_BSD: Tensor) -> Tensor:
+        return self._run(layer, hidden_BSD, torch.arange(hidden_BSD.shape[1])[None])
+
+    def _run(self, layer: int, hidden_BSD: Tensor, position_ids: Tensor, **for_attention: Any) -> Tensor:
+        """transformers hands what it does not know through to the attention, which is ours."""
         decoder = self.module.model.layers[layer]
         hidden_BSD = hidden_BSD.to(decoder.input_layernorm.weight.device)
-        position_ids = torch.arange(hidden_BSD.shape[1], device=hidden_BSD.device)[None]
+        position_ids = position_ids.to(hidden_BSD.device)
         rotary = self.module.model.rotary_emb(hidden_BSD, position_ids)
         # No mask tensor is built: the attention knows its patterns.
         output: Tensor = decoder(
-            hidden_BSD, attention_mask=None, position_embeddings=rotary, position_ids=position_ids, use_cache=False
+            hidden_BSD,
+            attention_mask=None,
+            position_embeddings=rotary,
+            position_ids=position_ids,
+            use_cache=False,
+            **for_attention,
         )
         return output
 

@@ -56,7 +56,7 @@ class Kept:
         kept = self._of(layer, key_1GSD, window)
         length, capacity = key_1GSD.shape[2], kept.key_BGLD.shape[2]
         first = max(0, length - capacity)
-        slot = torch.arange(first, length, device=self.device) % capacity
+        slot = torch.arange(first, length, device=key_1GSD.device) % capacity
         kept.key_BGLD[self.reading, :, slot] = key_1GSD[0, :, first:]
         kept.value_BGLD[self.reading, :, slot] = value_1GSD[0, :, first:]
 
@@ -73,9 +73,9 @@ class Kept:
     ) -> Tensor:
         """What one token in each place attends to: those kept and itself, which is kept, too. Returns [B, H, D]."""
         kept = self._of(layer, key_BGD[:, :, None], window)
-        place_B = torch.arange(self.places, device=self.device)
-        capacity = kept.key_BGLD.shape[2]
-        slot_B = self.length_B % capacity
+        device, capacity = key_BGD.device, kept.key_BGLD.shape[2]
+        length_B = self.length_B.to(device)
+        place_B, slot_B = torch.arange(self.places, device=device), length_B % capacity
         kept.key_BGLD[place_B, :, slot_B] = key_BGD
         kept.value_BGLD[place_B, :, slot_B] = value_BGD
         used = min(max(self._lengths) + 1, capacity)
@@ -83,7 +83,7 @@ class Kept:
         batch, groups, _, dim = key_BGLD.shape
         score_BGRL = (query_BHD.view(batch, groups, -1, dim) @ key_BGLD.transpose(2, 3)).float() * scaling
         # A ring that is full has no slot of another conversation.
-        unused_BL = torch.arange(used, device=self.device) > self.length_B[:, None]
+        unused_BL = torch.arange(used, device=device) > length_B[:, None]
         score_BGRL = score_BGRL.masked_fill(unused_BL[:, None, None], -torch.inf)
         if sink_H is not None:
             sink_BGR1 = sink_H.float().view(1, groups, -1, 1).expand(batch, -1, -1, -1)
@@ -96,5 +96,7 @@ class Kept:
             _, groups, _, dim = like_BGSD.shape
             capacity = self.capacity if window is None else min(window, self.capacity)
             shape = (self.places, groups, capacity, dim)
-            self._layers[layer] = _Layer(*(torch.zeros(shape, dtype=like_BGSD.dtype, device=self.device) for _ in "kv"))
+            self._layers[layer] = _Layer(
+                *(torch.zeros(shape, dtype=like_BGSD.dtype, device=like_BGSD.device) for _ in "kv")
+            )
         return self._layers[layer]
