@@ -108,7 +108,7 @@ class GptOssModel:
         return embedded
 
     def run_layer(self, layer: int, hidden_BSD: Tensor) -> Tensor:
-        return self._run(layer, hidden_BSD, torch.arange(hidden_BSD.shape[1])[None])
+        return self._run(layer, hidden_BSD, torch.arange(hidden_BSD.shape[1], device=hidden_BSD.device)[None])
 
     def _run(self, layer: int, hidden_BSD: Tensor, position_ids: Tensor, **for_attention: Any) -> Tensor:
         """transformers hands what it does not know through to the attention, which is ours."""
