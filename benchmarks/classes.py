@@ -10,7 +10,6 @@ they come; the same command goes on where it was.
 
 import argparse
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,9 +23,9 @@ from eaftgate.files import write_json
 from eaftgate.judge.cell import JudgedCell, judge_cell
 from eaftgate.judge.policy import load_gates
 from eaftgate.model.load import default_settings, load_model
-from eaftgate.packs.blocks import Blocks, build_blocks
-from eaftgate.packs.pack import named_packs
-from eaftgate.packs.tokenizer import load_tokenizer
+from eaftgate.packs.blocks import Blocks, cut_blocks, tokenised
+from eaftgate.packs.pack import Pack, named_packs
+from eaftgate.packs.tokenizer import PackTokenizer, load_tokenizer
 from eaftgate.profile.profile import open_profile
 from eaftgate.profile.profiler import ProfileRequest, profile_checkpoint
 from eaftgate.prune.methods import Running, Settings, Sight, method_named
@@ -75,11 +74,10 @@ def line(pack: str, cell: dict[str, Any]) -> str:
     return f"  {pack:13} {cell['num_blocks']:4} {classes} | {messages} | {cell['verdict']} {cell['not_passed'] or ''}"
 
 
-def gate_blocks(packs: Path, tokenizer: Any, seq_len: int, most: int, seed: int) -> Iterator[tuple[str, Blocks]]:
-    for name, pack in named_packs(packs, seed=seed).items():
-        shape = {"eos_id": tokenizer.eos_id, "seq_len": seq_len, "num_blocks": None}
-        blocks = build_blocks(pack, tokenizer.backend, **shape)
-        yield name, blocks.reordered(np.arange(min(most, blocks.num_blocks)))
+def first_blocks(pack: Pack, tokenizer: PackTokenizer, seq_len: int, most: int) -> Blocks:
+    """The first `most` blocks, or as many as there are."""
+    rows = tokenised(pack, tokenizer.backend, eos_id=tokenizer.eos_id, wanted=most * seq_len)
+    return cut_blocks(rows, seq_len=seq_len, num_blocks=min(most, rows.num_tokens // seq_len))
 
 
 def main() -> None:
@@ -115,11 +113,10 @@ def main() -> None:
     model = load_model(base.path, settings)
     searching = replace(settings, dtype=given.search_dtype or given.dtype)
     searched = model if searching == settings else load_model(base.path, searching)
+    length = given.gate_seq_len or given.seq_len
     judged_on: dict[str, tuple[Blocks, Collection]] = {
-        name: (blocks, collected(model, blocks, **at))
-        for name, blocks in gate_blocks(
-            given.gate, tokenizer, given.gate_seq_len or given.seq_len, given.blocks, given.seed
-        )
+        name: (blocks := first_blocks(pack, tokenizer, length, given.blocks), collected(model, blocks, **at))
+        for name, pack in named_packs(given.gate, seed=given.seed).items()
     }
     results = read_object(given.out, what="results")["results"] if given.out.exists() else {}
     for case in given.cases:

@@ -18,6 +18,7 @@ from eaftgate.judge.cell import judge_cell
 from eaftgate.judge.policy import load_gates
 from eaftgate.packs.blocks import Blocks
 from eaftgate.packs.harmony import TokenClass
+from eaftgate.packs.pack import UNION
 from eaftgate.parity.messages import paired_messages
 from eaftgate.parity.paired import PairedTokens
 from eaftgate.search.evaluate import masked_tokens, predicted
@@ -75,16 +76,21 @@ class Scored:
 
 @dataclass(frozen=True)
 class Judged:
-    """Gate blocks under the whole model. `pack_R` names the pack of every row; near-lossless-v3 judges the first
-    `verdict_blocks`."""
+    """Gate blocks of UNION or of a pack under the whole model; near-lossless-v3 judges the first `verdict_blocks`."""
 
     scored: Scored
     base: Collection
-    pack_R: NDArray[np.str_]
     verdict_blocks: int
 
     def tokens(self, keep: KeepSets) -> PairedTokens:
         return masked_tokens(self.scored.model, self.scored.blocks, self.base, keep, batch_size=self.scored.batch_size)
+
+    def cell(self, tokens: PairedTokens) -> dict[str, Any]:
+        """Its verdict, as `classes.py` tells it."""
+        _, policy = load_gates().policy(POLICY)
+        first = tokens.select(tokens.block_T < self.verdict_blocks)
+        primary = self.scored.blocks.pack == UNION
+        return told(judge_cell(policy, None, first, self.verdict_blocks, strict=False, primary_pack=primary))
 
 
 @dataclass(frozen=True)
@@ -98,17 +104,13 @@ class Outcome:
     exact_D: FloatArray
 
 
-def outcome(judged: Judged, keep: KeepSets) -> Outcome:
+def outcome(judged: Judged, keep: KeepSets, pack_R: NDArray[np.str_]) -> Outcome:
+    """`pack_R` names the pack of every row."""
     tokens = judged.tokens(keep)
     content, calls = tokens.content(), paired_messages(tokens, TokenClass.CALL)
-    rise, pack_T = float(content.nll_delta_T.mean()), judged.pack_R[content.row_T]
-    packs = {
-        str(pack): float(np.expm1(content.nll_delta_T[pack_T == pack].mean())) for pack in np.unique(judged.pack_R)
-    }
+    rise, pack_T = float(content.nll_delta_T.mean()), pack_R[content.row_T]
+    packs = {str(pack): float(np.expm1(content.nll_delta_T[pack_T == pack].mean())) for pack in np.unique(pack_R)}
     lost, gained, exact = (int(found.sum()) for found in (calls.lost_M, calls.gained_M, calls.exact_base_M))
-    _, policy = load_gates().policy(POLICY)
-    first = tokens.select(tokens.block_T < judged.verdict_blocks)
-    cell = judge_cell(policy, None, first, judged.verdict_blocks, strict=False)
     described = {
         "rise": rise,
         "dppl": float(np.expm1(rise)),
@@ -117,7 +119,7 @@ def outcome(judged: Judged, keep: KeepSets) -> Outcome:
         "calls": {
             "exact": exact, "lost": lost, "gained": gained, "net": (lost - gained) / exact if exact else None,
         },
-        "v3": told(cell),
+        "v3": judged.cell(tokens),
         "keep": keep,
     }  # fmt: skip
     by_document = judged.scored.by_document

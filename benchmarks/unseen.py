@@ -7,7 +7,8 @@ For every seed the rows are split by identity, as `eaftgate packs split` does it
 two parts. Calibration rows are profiled; every ranking, by plain and by balanced weights of the classes, is measured on
 them by masking, and the best at a keep_n is the one whose log-loss rises least there. What `--method auto` would run
 with packs (its search) chooses on them, too. All that is told is measured on gate rows, of UNION alone: a pack is told
-by UNION's tokens of its rows, so by fewer than a gate, which gives every pack blocks of its own.
+by UNION's tokens of its rows, so by fewer than a gate, which gives every pack blocks of its own; --pack-cells measures
+these, too.
 
 The ratio is the default's mean rise over the best ranking's, with the interval of a paired bootstrap over documents,
 and so is the difference in exact calls lost, net. --sweep measures EAFT's weights over a grid besides
@@ -18,14 +19,17 @@ on where it was. Several processes need a --work and an --out each.
 import argparse
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from benchmarks.masked_blocks import Judged, Outcome, Scored, compared, outcome
+from benchmarks.classes import first_blocks, line
+from benchmarks.masked_blocks import Judged, Scored, compared, outcome
 from benchmarks.paired_bootstrap import with_interval
 from benchmarks.weights_sweep import sweep, sweep_line
 from eaftgate.checkpoint.checkpoint import Checkpoint, open_checkpoint
@@ -33,8 +37,7 @@ from eaftgate.checkpoint.digest import checkpoint_digest
 from eaftgate.families.model import MoeModel
 from eaftgate.files import write_json
 from eaftgate.model.load import ModelSettings, default_settings, load_model
-from eaftgate.packs.blocks import cut_blocks, tokenised
-from eaftgate.packs.pack import UNION, named_packs
+from eaftgate.packs.pack import UNION, Pack, named_packs
 from eaftgate.packs.split import PARTS, split_packs
 from eaftgate.packs.tokenizer import load_tokenizer
 from eaftgate.profile.profile import Profile
@@ -57,6 +60,15 @@ BESIDES = ("reap-mass", "eaft-reap")
 
 
 @dataclass(frozen=True)
+class Shape:
+    """Of what is measured on gate rows."""
+
+    seq_len: int
+    blocks: int
+    verdict_blocks: int | None
+
+
+@dataclass(frozen=True)
 class Seed:
     """One split: what methods see, and what is told of them."""
 
@@ -65,8 +77,31 @@ class Seed:
     settings: ModelSettings
     profile: Profile
     seen: Scored
-    judged: Judged
+    gate: Mapping[str, Pack]
+    shape: Shape
     work: Path
+
+    def judged(self, pack: str) -> Judged:
+        """The first gate blocks of a pack, or of UNION."""
+        shape, model, at = self.shape, self.seen.model, {"batch_size": self.seen.batch_size}
+        blocks = first_blocks(self.gate[pack], load_tokenizer(self.base.path), shape.seq_len, shape.blocks)
+        if set(blocks.identities) & set(self.profile.description.rows):
+            raise SystemExit("rows to gate on were calibrated on")
+        judged = min(shape.verdict_blocks or blocks.num_blocks, blocks.num_blocks)
+        return Judged(Scored(model, blocks, **at), collected(model, blocks, **at), judged)
+
+    @cached_property
+    def union(self) -> Judged:
+        return self.judged(UNION)
+
+    @cached_property
+    def packs(self) -> dict[str, Judged]:
+        return {pack: self.judged(pack) for pack in self.gate if pack != UNION}
+
+    @cached_property
+    def pack_R(self) -> NDArray[np.str_]:
+        """The pack of every row of UNION's blocks."""
+        return np.array(self.gate[UNION].sources[: len(self.union.scored.blocks.identities)])
 
     def rankings(self, keep_n: int) -> dict[str, KeepSets]:
         source = scores_of(self.profile, alignment="predicting", low_quantile=EaftWeights().low_quantile)
@@ -134,16 +169,8 @@ def prepared(given: argparse.Namespace, base: Checkpoint, model: MoeModel, setti
     request = ProfileRequest(calibration, given.rows, seq_len=given.seq_len, seed=seed, batch_size=given.batch_size)
     profile = profile_checkpoint(base, checkpoint_digest(base), request, work / "profile", settings)
     seen = Scored(model, calibration_blocks(base, profile, calibration), given.batch_size)
-    tokenizer, union = load_tokenizer(base.path), named_packs(gate, seed=seed)[UNION]
-    rows = tokenised(union, tokenizer.backend, eos_id=tokenizer.eos_id, wanted=given.blocks * given.seq_len)
-    blocks = cut_blocks(rows, seq_len=given.seq_len, num_blocks=min(given.blocks, rows.num_tokens // given.seq_len))
-    if set(blocks.identities) & set(profile.description.rows):
-        raise SystemExit("rows to gate on were calibrated on")
-    scored = Scored(model, blocks, given.batch_size)
-    verdict_blocks = min(given.verdict_blocks or blocks.num_blocks, blocks.num_blocks)
-    base_of = collected(model, blocks, batch_size=given.batch_size)
-    judged = Judged(scored, base_of, np.array(union.sources[: len(blocks.identities)]), verdict_blocks)
-    return Seed(seed, base, settings, profile, seen, judged, work)
+    shape = Shape(given.seq_len, given.blocks, given.verdict_blocks)
+    return Seed(seed, base, settings, profile, seen, named_packs(gate, seed=seed), shape, work)
 
 
 def measured(at: Seed, keep_n: int, found: dict[str, Any], results: Results) -> None:
@@ -157,27 +184,46 @@ def measured(at: Seed, keep_n: int, found: dict[str, Any], results: Results) -> 
                 known[str(keep)] = float(at.seen.rises_T(keep).mean())
             rises[name] = known[str(keep)]
             results.write(at.number)
-    found["best"] = best = min(rises, key=lambda name: rises[name])
+    found["best"] = min(rises, key=lambda name: rises[name])
     if "search" not in found:
         found["search"] = at.searched(keep_n)
         results.write(at.number)
-    chosen = {DEFAULT: found["search"]["keep"], BEST: rankings[best], **{name: rankings[name] for name in BESIDES}}
-    outcomes: dict[str, Outcome] = {}
-    for keep in chosen.values():
-        if str(keep) not in outcomes:
-            outcomes[str(keep)] = outcome(at.judged, keep)
-    by_name = {name: outcomes[str(keep)] for name, keep in chosen.items()}
-    found["gate"] = {name: of.told for name, of in by_name.items()}
+    chosen = chosen_of(found, rankings)
+    of_keep = {str(keep): outcome(at.union, keep, at.pack_R) for keep in different(chosen)}
+    outcomes = {name: of_keep[str(keep)] for name, keep in chosen.items()}
+    found["gate"] = {name: one.told for name, one in outcomes.items()}
     found["compared"] = {
-        name: compared(by_name[DEFAULT], by_name[name], at.number) for name in chosen if name != DEFAULT
+        name: compared(outcomes[DEFAULT], one, at.number) for name, one in outcomes.items() if name != DEFAULT
     }
     results.write(at.number)
 
 
+def chosen_of(found: dict[str, Any], rankings: Mapping[str, KeepSets]) -> dict[str, KeepSets]:
+    return {
+        DEFAULT: found["search"]["keep"],
+        BEST: rankings[found["best"]],
+        **{name: rankings[name] for name in BESIDES},
+    }
+
+
+def different(chosen: Mapping[str, KeepSets]) -> list[KeepSets]:
+    return list({str(keep): keep for keep in chosen.values()}.values())
+
+
+def pack_cells(at: Seed, chosen: Mapping[str, KeepSets]) -> dict[str, Any]:
+    """Of every selection the cells that a gate would have for every pack: their figures and verdicts."""
+    of_keep = {
+        str(keep): {pack: judged.cell(judged.tokens(keep)) for pack, judged in at.packs.items()}
+        for keep in different(chosen)
+    }
+    return {name: of_keep[str(keep)] for name, keep in chosen.items()}
+
+
 def lines(seed: int, keep_n: int, found: dict[str, Any]) -> Iterable[str]:
-    search = found["search"]
-    yield f"seed {seed} keep {keep_n}: best ranking {found['best']}, search {search['seconds']:.1f} s"
-    for name, cell in found["gate"].items():
+    yield f"seed {seed} keep {keep_n}:" + (
+        f" best ranking {found['best']}, search {found['search']['seconds']:.1f} s" if "compared" in found else ""
+    )
+    for name, cell in found.get("gate", {}).items():
         calls, worst, v3 = cell["calls"], cell["worst_over_union"], cell["v3"]
         packs = " ".join(f"{pack} {loss:+.2%}" for pack, loss in cell["packs"].items())
         said = (
@@ -186,10 +232,14 @@ def lines(seed: int, keep_n: int, found: dict[str, Any]) -> Iterable[str]:
             f"{v3['verdict']} {' '.join(v3['not_passed'])}"
         )
         if over := found["compared"].get(name):
-            ratio, net = over["rise"], over["net_calls"]
-            said += f" | default / it {with_interval(ratio, 'ratio', '.3f')}, "
-            said += f"calls {with_interval(net, 'difference', '+.2%')}"
+            said += f" | default / it {with_interval(over['rise'], 'ratio', '.3f')}, "
+            said += f"calls {with_interval(over['net_calls'], 'difference', '+.2%')}"
         yield said
+    for name, cells in found.get("cells", {}).items():
+        yield f"  {name}, packs by themselves:"
+        yield from (line(pack, cell) for pack, cell in cells.items())
+    if "sweep" in found:
+        yield sweep_line(found["sweep"])
 
 
 def main() -> None:
@@ -205,6 +255,7 @@ def main() -> None:
     parser.add_argument("--seq-len", type=int, default=1024)
     parser.add_argument("--blocks", type=int, default=512, help="of the gate's UNION, or as many as there are")
     parser.add_argument("--verdict-blocks", type=int, help="the first so many are judged; default: all of them")
+    parser.add_argument("--pack-cells", action="store_true", help="the cells of every pack, too, as a gate has them")
     parser.add_argument("--sweep", nargs="?", const="too", choices=["too", "only"], help="only: and nothing else")
     parser.add_argument("--sweep-blocks", type=int, default=256, help="of calibration rows, and of gate rows")
     parser.add_argument("--batch-size", type=int, default=32)
@@ -218,44 +269,48 @@ def main() -> None:
     settings = default_settings(device=given.device, dtype=given.dtype, dequantize=True)
     arguments = {
         name: value for name, value in json.loads(json.dumps(vars(given), default=str)).items()
-        if name not in ("out", "work", "seeds", "keep_n", "sweep", "sweep_blocks")
+        if name not in ("out", "work", "seeds", "keep_n", "pack_cells", "sweep", "sweep_blocks")
     }  # fmt: skip
     results = Results(given.out, arguments, settings.describe())
     base = open_checkpoint(str(given.model))
     model = load_model(base.path, settings)
+    wanted = [*([] if given.sweep == "only" else ["compared"]), *(["cells"] if given.pack_cells else [])]
+    wanted += ["sweep"] if given.sweep else []
     for seed in given.seeds:
         keeps = results.of(seed)["keep_n"]
-        wanted = {None: ("compared",), "too": ("compared", "sweep"), "only": ("sweep",)}[given.sweep]
         if all(name in keeps.get(str(keep_n), {}) for keep_n in given.keep_n for name in wanted):
             print(f"seed {seed}: done before", flush=True)
             continue
         at = prepared(given, base, model, settings, seed)
-        about = {
-            "calibration": {"blocks": at.seen.blocks.num_blocks, "tokens": at.seen.blocks.num_counted},
-            "unseen": {
-                "blocks": at.judged.scored.blocks.num_blocks,
-                "tokens": at.judged.scored.blocks.num_counted,
-                "documents": at.judged.scored.num_documents,
-                "verdict_blocks": at.judged.verdict_blocks,
-            },
-        }
-        results.of(seed).update(about)
+        results.of(seed).update(about(at))
         results.write(seed)
-        print(f"seed {seed}: {about}; {results.of(seed)['seconds']:.0f} s", flush=True)
+        print(f"seed {seed}: {about(at)}; {results.of(seed)['seconds']:.0f} s", flush=True)
         for keep_n in given.keep_n:
             found = keeps.setdefault(str(keep_n), {})
-            if "compared" in wanted:
-                if "compared" not in found:
+            for part in wanted:
+                if part not in found and part == "compared":
                     measured(at, keep_n, found, results)
-                print(*lines(seed, keep_n, found), sep="\n", flush=True)
-            if "sweep" in wanted and "sweep" not in found:
-                found["sweep"] = sweep(
-                    at.profile, keep_n, at.seen.first(given.sweep_blocks), at.judged.scored.first(given.sweep_blocks),
-                    seed=seed,
-                )  # fmt: skip
+                elif part not in found and part == "cells":
+                    found[part] = pack_cells(at, chosen_of(found, at.rankings(keep_n)))
+                elif part not in found:
+                    rows = (scored.first(given.sweep_blocks) for scored in (at.seen, at.union.scored))
+                    found[part] = sweep(at.profile, keep_n, *rows, seed=seed)
                 results.write(seed)
-                print(sweep_line(found["sweep"]), flush=True)
+            print(*lines(seed, keep_n, found), sep="\n", flush=True)
         print(f"seed {seed}: {results.of(seed)['seconds']:.0f} s", flush=True)
+
+
+def about(at: Seed) -> dict[str, Any]:
+    gate = at.union.scored
+    return {
+        "calibration": {"blocks": at.seen.blocks.num_blocks, "tokens": at.seen.blocks.num_counted},
+        "unseen": {
+            "blocks": gate.blocks.num_blocks,
+            "tokens": gate.blocks.num_counted,
+            "documents": gate.num_documents,
+            "verdict_blocks": at.union.verdict_blocks,
+        },
+    }
 
 
 if __name__ == "__main__":

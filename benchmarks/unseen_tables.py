@@ -10,7 +10,7 @@ keep_n that a file does not hold whole is left out.
 import argparse
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -37,12 +37,14 @@ COLUMNS = {
     "ratio": "{ratio:.3f}",
     "95 %": "{interval:.3f}",
     "worst pack / UNION": "{worst:.2f}",
-    "calls lost, net": "{net:+.1%}",
+    "exact calls": "{calls}",
+    "lost, net": "{net:+.1%}",
     "by the ranking": "{ranking_net:+.1%}",
     "difference, 95 %": "{net_interval:+.1%}",
     "by `reap-mass`": "{mass_net:+.1%}",
     "search, s": "{seconds:.0f}",
     "v3, UNION": "{verdict}",
+    "every pack": "{packs}",
 }
 SHOWN = 8
 """Settings of a sweep, of those that lose least, besides eaft-reap."""
@@ -85,13 +87,19 @@ def _row(model: str, keep_n: int, seed: int, cell: Mapping[str, Any]) -> Row:
         "ratio": over["rise"]["ratio"],
         "interval": _interval(over["rise"]),
         "worst": default["worst_over_union"],
+        "calls": default["calls"]["exact"],
         "net": default["calls"]["net"],
         "ranking_net": ranking["calls"]["net"],
         "net_interval": _interval(over["net_calls"]),
         "mass_net": gate["reap-mass"]["calls"]["net"],
         "seconds": None if cell["search"]["resumed"] else cell["search"]["seconds"],
         "verdict": default["v3"]["verdict"],
+        "packs": _worst(pack["verdict"] for pack in cell.get("cells", {}).get("default", {}).values()),
     }
+
+
+def _worst(verdicts: Iterable[str]) -> str | None:
+    return max(verdicts, key=("pass", "inconclusive", "fail").index, default=None)
 
 
 def _interval(found: Mapping[str, float | None]) -> list[float] | None:
@@ -104,7 +112,12 @@ def _mean(rows: Sequence[Row]) -> Row:
     for name in ("dppl", "ranking_dppl", "ratio", "worst", "net", "ranking_net", "mass_net", "seconds"):
         values = [row[name] for row in rows]
         means[name] = None if None in values else mean(values)
-    return rows[0] | dict.fromkeys(("ranking", "interval", "net_interval", "verdict")) | {"seed": "mean"} | means
+    return (
+        rows[0]
+        | dict.fromkeys(("ranking", "interval", "calls", "net_interval", "verdict", "packs"))
+        | {"seed": "mean"}
+        | means
+    )
 
 
 def sweep_rows(files: Files) -> tuple[list[str], list[Row]]:
@@ -156,7 +169,7 @@ def write_tables(files: Files, out: Path) -> list[Path]:
             "scorers by plain and balanced weights, on rows that nothing was chosen on: dPPL of UNION, the ratio of "
             "the mean rises of the log-loss with its interval by a paired bootstrap over documents, the largest dPPL "
             "of a pack's rows in UNION over UNION's, exact calls lost less gained as a share of those that the base "
-            "writes exactly right, and near-lossless-v3's verdict of UNION"
+            "writes exactly right, and near-lossless-v3's verdict of UNION, and the worst of every pack's own cells"
         )
         write_json(out / "unseen.json", measurement(files, what, COLUMNS, rows))
         written.append(out / "unseen.json")

@@ -85,7 +85,7 @@ def test_a_sweep_holds_the_scorers_that_there_are() -> None:
 
 
 def gate_cell(dppl: float, net: float) -> dict[str, Any]:
-    return {"dppl": dppl, "worst_over_union": 1.2, "calls": {"net": net}, "v3": {"verdict": "pass"}}
+    return {"dppl": dppl, "worst_over_union": 1.2, "calls": {"exact": 200, "net": net}, "v3": {"verdict": "pass"}}
 
 
 def found(seed: int, *, resumed: bool = False) -> dict[str, Any]:
@@ -105,6 +105,7 @@ def found(seed: int, *, resumed: bool = False) -> dict[str, Any]:
             "reap-mass": gate_cell(0.03, 0.1),
         },
         "compared": {"best ranking": over},
+        "cells": {"default": {"chat": {"verdict": "pass"}, "code": {"verdict": "fail"}}},
         "sweep": {"settings": sweep},
     }
 
@@ -116,14 +117,12 @@ def test_tables_are_made_of_what_is_stored(tmp_path: Path) -> None:
     second = {"model": model, "seeds": {"2": {"keep_n": {"24": found(2, resumed=True)}}}}
     written = write_tables([("lab", first), ("lab", second)], tmp_path)
     unseen, sweep = (tables.measured_table(path, tmp_path / "page.md").splitlines() for path in written)
+    lost = "1.20 | 200 | +1.0% | +3.0% | -2.0%, +0.5% | +10.0%"
     assert unseen[2:6] == [
-        "| lab | 24 | 1 | +2.00% | ean, balanced | +2.50% | 0.810 | 0.750, 0.900 | 1.20 | +1.0% | +3.0% | -2.0%, +0.5% "
-        "| +10.0% | 60 | pass |",
-        "| lab | 24 | 2 | +4.00% | ean, balanced | +2.50% | 0.820 | 0.750, 0.900 | 1.20 | +1.0% | +3.0% | -2.0%, +0.5% "
-        "| +10.0% | - | pass |",
-        "| lab | 24 | mean | +3.00% | - | +2.50% | 0.815 | - | 1.20 | +1.0% | +3.0% | - | +10.0% | - | - |",
-        "| lab | 20 | 1 | +2.00% | ean, balanced | +2.50% | 0.810 | 0.750, 0.900 | 1.20 | +1.0% | +3.0% | -2.0%, +0.5% "
-        "| +10.0% | 60 | pass |",
+        f"| lab | 24 | 1 | +2.00% | ean, balanced | +2.50% | 0.810 | 0.750, 0.900 | {lost} | 60 | pass | fail |",
+        f"| lab | 24 | 2 | +4.00% | ean, balanced | +2.50% | 0.820 | 0.750, 0.900 | {lost} | - | pass | fail |",
+        "| lab | 24 | mean | +3.00% | - | +2.50% | 0.815 | - | 1.20 | - | +1.0% | +3.0% | - | +10.0% | - | - | - |",
+        f"| lab | 20 | 1 | +2.00% | ean, balanced | +2.50% | 0.810 | 0.750, 0.900 | {lost} | 60 | pass | fail |",
     ]
     assert unseen[6] == ""
     assert sweep[0] == "| weights | lab 24 | lab 20 | more | less |"
