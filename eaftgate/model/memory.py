@@ -52,8 +52,9 @@ def _sentence(checkpoint: Checkpoint, settings: ModelSettings, weights: int, hel
 
 def free_bytes(device: str) -> int | None:
     """Of the device's memory; None where the system does not say."""
-    if torch.device(device).type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+    if torch.device(device).type == "cuda":  # what torch keeps for later is free, too
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + kept
     try:
         lines = dict(line.split(":", 1) for line in _OF_LINUX.read_text(encoding="ascii").splitlines())
         free = int(lines["MemAvailable"].split()[0]) * 1024

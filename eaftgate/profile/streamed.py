@@ -51,7 +51,12 @@ def observe_streamed(
     watched = [Watched(stream.device, *batch) for batch in batches]
     with stream.embedding():
         states = [model.embed(batch.ids_BS) for batch in watched]
+    layers_done: list[Callable[[], None]] = []
     for layer in range(model.num_layers):
+        # A GPU runs one layer while the next is read: were it further behind, what was read for it would pile up, and
+        # what is said to be done would not be.
+        for done in layers_done[-2:-1]:
+            done()
         begun = time.perf_counter()
         with stream.layer(layer):
             read = time.perf_counter()
@@ -62,11 +67,23 @@ def observe_streamed(
                 tokens = batch.ids_BS.numel()
                 advance(tokens * (layer + 1) // model.num_layers - tokens * layer // model.num_layers)
                 enough = max(seconds / model.num_layers, READINGS * (read - begun))
-                if layer == 0 and time.perf_counter() - read > enough:
-                    del watched[place:], states[place:]
-                    break
+                if layer == 0:
+                    work_done(stream.device)()
+                    if time.perf_counter() - read > enough:
+                        del watched[place:], states[place:]
+                        break
+        layers_done.append(work_done(stream.device))
     with stream.head():
         return [
             batch.observation(model.normalised(hidden_BSD), model.head_VD)
             for batch, hidden_BSD in zip(watched, states, strict=True)
         ]
+
+
+def work_done(device: torch.device) -> Callable[[], None]:
+    """Returns when the device has done all that it has been given before this was called."""
+    if device.type != "cuda":
+        return lambda: None
+    event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    event.record(torch.cuda.current_stream(device))
+    return event.synchronize

@@ -105,3 +105,6 @@ def test_a_system_that_does_not_say(system: Path, text: str) -> None:
 def test_a_gpus_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: ({"cuda:1": 7}[device], 9))
     assert free_bytes("cuda:1") == 7
+    monkeypatch.setattr(torch.cuda, "memory_reserved", {"cuda:1": 5}.get)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", {"cuda:1": 3}.get)
+    assert free_bytes("cuda:1") == 9

@@ -158,6 +158,33 @@ def test_a_group_ends_when_time_is_up(
     assert set(groups) == {1}
 
 
+def test_a_gpu_is_one_layer_behind_at_most(
+    models: tuple[MoeModel, StreamedModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or weights that wait for it would pile up, pinned, and the time left would be of what is asked, not done."""
+    _, parts = models
+    order: list[str] = []
+    layers = iter(range(SIZE.layers))
+
+    def work_done(_: torch.device) -> Callable[[], None]:
+        layer = next(layers, None)
+        return lambda: order.append(f"waited for {layer}")
+
+    opened = StreamedModel.layer
+
+    def layer(stream: StreamedModel, number: int) -> Any:
+        order.append(f"read {number}")
+        return opened(stream, number)
+
+    monkeypatch.setattr(StreamedModel, "layer", layer)
+    # Once in the first layer, whose batches are timed, and once at the end of each.
+    timed = iter([lambda: order.append("timed")])
+    monkeypatch.setattr(streamed, "work_done", lambda device: next(timed, None) or work_done(device))
+    batch = (np.zeros((1, 4), np.int32), np.array([[False, True, True, True]]))
+    streamed.observe_streamed(parts, [batch], lambda _: None, seconds=60)
+    assert order == ["read 0", "timed", "read 1", "waited for 0", "read 2"]
+
+
 def test_the_states_of_a_group_take_a_part_of_memory(base: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     size = base.dimensions
     assert streamed.group_tokens(base, CPU) == streamed.LEAST_TOKENS, "a tiny model's layers are soon run"
