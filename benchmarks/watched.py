@@ -43,7 +43,7 @@ def run_watched(
     """Interrupts the command after `limit` seconds, as Ctrl-C does. `beat` gets what is known every second."""
     found, started = Watched(), time.perf_counter()
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", start_new_session=True
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", process_group=0
     )
     assert process.stdout is not None
     reader = Thread(target=_read, args=(process.stdout, found, started), daemon=True)
