@@ -111,8 +111,8 @@ def forecast_lines(found: Forecast) -> list[str]:
         f"disk: {decimal(found.disk_bytes)} of checkpoints, a copy of the base while the gate runs among them; "
         "profile and collections come on top",
         f"memory: weights of {decimal(found.profile_memory_bytes)} for profiling (bfloat16, on one device), or "
-        f"{decimal(found.costs[0].streamed_memory_bytes)} layer by layer where that is too much; of as much for a search, "
-        "whose layers may be on several GPUs; of "
+        f"{decimal(found.costs[0].streamed_memory_bytes)} layer by layer where that is too much; of as much for a "
+        "search, whose layers may be on several GPUs; of "
         f"{decimal(found.costs[0].base_bytes)} for scoring as they are",
         f"gate: {found.gate_tokens / 1e6:.1f} M tokens; {time}",
     ]
