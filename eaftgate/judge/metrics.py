@@ -8,11 +8,11 @@ import math
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from eaftgate.packs.harmony import TokenClass
 from eaftgate.parity import estimates
-from eaftgate.parity.estimates import BaseTokens, Statistic
+from eaftgate.parity.estimates import BaseTokens, Measured
 from eaftgate.parity.metrics import CellMetrics
 
 if TYPE_CHECKING:  # which is checked against this table
@@ -65,7 +65,8 @@ class Metric:
     name: str
     unit: Unit
     meaning: str
-    measure: Statistic
+    measure: Callable[[Any], Measured | None]
+    """A Statistic (parity.estimates) of cells, or of turns (behaviour.paired)."""
     text: Callable[[float], str]
     side: Side = "worse"
     less_is_worse: bool = False

@@ -1,6 +1,6 @@
 """near_lossless_gates.json: policies (what near-lossless means) and regimes (how much is evaluated)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -8,7 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator,
 
 from eaftgate.choices import listed
 from eaftgate.errors import UserError
-from eaftgate.judge.metrics import METRICS, POINT_METRICS, Side
+from eaftgate.judge.behaviours import BEHAVIOURS
+from eaftgate.judge.metrics import METRICS, POINT_METRICS, Metric, Side
 from eaftgate.packs.pack import UNION
 from eaftgate.records import read_model
 
@@ -110,14 +111,59 @@ class SequentialSettings(_Strict):
         return self
 
 
-class EvidenceSettings(_Strict):
-    """What a rule's own tokens (or messages) must rest on before it may decide; below it is underpowered, and decides
-    nothing. Documents' sizes are unequal: `min_effective_documents` is Kish's number, (sum n)^2 / sum n^2."""
+class DocumentsSettings(_Strict):
+    """What a rule's own turns (tokens, messages) must rest on before it may decide; below it is underpowered, and
+    decides nothing. Documents' sizes are unequal: `min_effective_documents` is Kish's number, (sum n)^2 / sum n^2."""
 
     min_documents: PositiveInt
     max_document_share: float = Field(gt=0, le=1)
     min_effective_documents: PositiveInt
+
+
+class EvidenceSettings(DocumentsSettings):
+    """The same of tokens in blocks."""
+
     min_blocks: PositiveInt
+
+
+class BehaviourPolicy(_Strict):
+    """How what the models write by themselves is judged, where it was asked for: rules as those of tokens, by the same
+    bounds and the same alpha. A rule decides over the turns of all packs together, under --strict-cells (or where its
+    `cells` says every) over those of each pack, too."""
+
+    evidence: DocumentsSettings
+    rules: dict[str, IntervalRule]
+    """By metric (eaftgate.judge.behaviours); one without a rule is not judged."""
+
+    @field_validator("rules", mode="before")
+    @classmethod
+    def _of_known_metrics(cls, value: Any) -> Any:
+        return _rules_of(BEHAVIOURS, value)
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Those that are judged, in the order in which they are shown."""
+        return tuple(name for name in BEHAVIOURS if name in self.rules)
+
+    def deciding_in(self, *, union: bool, strict: bool) -> frozenset[str]:
+        """The metrics that make the verdict over all packs' turns, or over one pack's."""
+        return frozenset(
+            name
+            for name, rule in self.rules.items()
+            if rule.role == "decides" and (union or strict or rule.cells == "every")
+        )
+
+
+def _rules_of(metrics: Mapping[str, Metric], value: Any) -> Any:
+    """Rules as a file has them; one that names no side has that of its metric. Raises ValueError for a name that is no
+    metric's."""
+    if not isinstance(value, dict):
+        return value
+    if unknown := [str(name) for name in value if name not in metrics]:
+        raise ValueError(f"there is no metric {unknown[0]!r}: there are {listed(metrics, meant=unknown[0])}")
+    return {
+        name: {"side": metrics[name].side, **rule} if isinstance(rule, dict) else rule for name, rule in value.items()
+    }
 
 
 class IntervalPolicy(_Strict):
@@ -136,19 +182,12 @@ class IntervalPolicy(_Strict):
     sequential: SequentialSettings
     rules: dict[str, IntervalRule]
     """By metric; one without a rule is not judged."""
+    behaviour: BehaviourPolicy | None = None
 
     @field_validator("rules", mode="before")
     @classmethod
     def _of_known_metrics(cls, value: Any) -> Any:
-        """A rule that names no side has that of its metric."""
-        if not isinstance(value, dict):
-            return value
-        if unknown := [str(name) for name in value if name not in METRICS]:
-            raise ValueError(f"there is no metric {unknown[0]!r}: there are {listed(METRICS, meant=unknown[0])}")
-        return {
-            name: {"side": METRICS[name].side, **rule} if isinstance(rule, dict) else rule
-            for name, rule in value.items()
-        }
+        return _rules_of(METRICS, value)
 
     @model_validator(mode="after")
     def _can_decide(self) -> Self:

@@ -8,7 +8,7 @@ from typing import Literal
 from scipy.stats import norm
 
 from eaftgate.judge.metrics import METRICS, POINT_METRICS, Metric, Side
-from eaftgate.judge.policy import EvidenceSettings, IntervalPolicy, IntervalRule, PointPolicy
+from eaftgate.judge.policy import DocumentsSettings, EvidenceSettings, IntervalPolicy, IntervalRule, PointPolicy
 from eaftgate.parity.bounds import bounds, farther_bounds
 from eaftgate.parity.clusters import Estimate
 from eaftgate.parity.estimates import Measured
@@ -122,12 +122,12 @@ def judge_intervals(
     verdicts = {}
     for name, found in measured.items():
         rule = policy.rules[name]
-        judged = _interval_verdict(policy, METRICS[name], rule, found, num_blocks, width)
+        judged = interval_verdict(policy, METRICS[name], rule, found, num_blocks, width)
         judged = replace(judged, decides=judged.decides and name in deciding)
         if policy.evidence is not None and rule.margin is not None:
             whole = lacking(policy.evidence, rule, budget[name], METRICS[name], budget_blocks)
             so_far = lacking(policy.evidence, rule, found, METRICS[name], num_blocks)
-            judged = _with_evidence(judged, whole, so_far)
+            judged = with_evidence(judged, whole, so_far)
         elif rule.min_base_events is not None and found.base_events is not None:
             events = (rule.min_base_events, found.base_events, budget[name].base_events or 0)
             judged = _with_events(judged, *events, num_blocks, strict=strict)
@@ -140,7 +140,7 @@ def bounds_by(policy: IntervalPolicy, estimate: Estimate, width: float) -> tuple
     return (farther_bounds if policy.bounds == "jackknife" else bounds)(estimate, width)
 
 
-def _interval_verdict(
+def interval_verdict(
     policy: IntervalPolicy, metric: Metric, rule: IntervalRule, found: Measured, num_blocks: int, width: Width
 ) -> MetricVerdict:
     estimate = found.estimate
@@ -169,7 +169,7 @@ def _interval_verdict(
     )
 
 
-def _with_evidence(
+def with_evidence(
     judged: MetricVerdict, whole: tuple[str, int | None], so_far: tuple[str, int | None]
 ) -> MetricVerdict:
     """Underpowered: the `whole` budget rests on too little. Not yet decided: what was seen of it does."""
@@ -184,17 +184,18 @@ def _with_evidence(
 
 
 def lacking(
-    least: EvidenceSettings, rule: IntervalRule, found: Measured, metric: Metric, num_blocks: int
+    least: DocumentsSettings, rule: IntervalRule, found: Measured, metric: Metric, num_blocks: int
 ) -> tuple[str, int | None]:
-    """What is missing before a rule may decide, in words, and how many blocks would have it; None: it is not known, for
-    these blocks have nothing of it."""
+    """What is missing before a rule may decide, in words, and how many blocks (of behaviour: turns) would have it;
+    None: it is not known, for these have nothing of it."""
     evidence = found.evidence
     effective = max(least.min_effective_documents, rule.min_effective_documents or 0)
     counts = [
         (evidence.documents, least.min_documents, "documents"),
         (round(evidence.effective, 1), effective, "effective documents"),
-        (num_blocks, least.min_blocks, "blocks"),
     ]
+    if isinstance(least, EvidenceSettings):
+        counts.append((num_blocks, least.min_blocks, "blocks"))
     if rule.min_base_events is not None and metric.events is not None:
         counts.append((found.base_events or 0, rule.min_base_events, metric.events.name))
     short = [(have, need, what) for have, need, what in counts if have < need]
@@ -217,10 +218,10 @@ def best_of_several(
     only a loss counts, the bound on its side is at the divided level and the other at alpha; where both directions
     count, both are at the divided level, and at alpha when that is enough to fail.
     """
-    return {name: _best_of(METRICS[name], policy.rules[name], alone[name], divided[name]) for name in alone}
+    return {name: best_of_two(METRICS[name], policy.rules[name], alone[name], divided[name]) for name in alone}
 
 
-def _best_of(metric: Metric, rule: IntervalRule, alone: MetricVerdict, divided: MetricVerdict) -> MetricVerdict:
+def best_of_two(metric: Metric, rule: IntervalRule, alone: MetricVerdict, divided: MetricVerdict) -> MetricVerdict:
     if rule.margin is None or (rule.side == "both" and alone.verdict == "fail"):
         return alone
     lower, upper = divided.lower, divided.upper

@@ -1,14 +1,17 @@
 """A verdict in words, for failures, tables and reports."""
 
+from eaftgate.judge.behaviours import BEHAVIOURS
 from eaftgate.judge.metrics import METRICS, plain
 from eaftgate.judge.verdict import MetricVerdict
+
+KNOWN = METRICS | BEHAVIOURS
 
 
 def shown(metric: str, value: float | None, *, interval: bool) -> str:
     """A value of a metric; under a policy with intervals ppl is a ratio's logarithm, shown as a relative change."""
     if value is None:
         return "?"
-    return (METRICS[metric].text if interval and metric in METRICS else plain)(value)
+    return (KNOWN[metric].text if interval and metric in KNOWN else plain)(value)
 
 
 def deviation_shown(metric: str, value: float | None, *, interval: bool) -> str:
@@ -30,22 +33,31 @@ def figures_shown(metric: str, verdict: MetricVerdict, *, interval: bool) -> str
     return " ".join(figures)
 
 
-def describe(metric: str, verdict: MetricVerdict, tokens: int, *, interval: bool) -> str:
-    """One sentence about a metric that has not passed."""
+def describe(
+    metric: str,
+    verdict: MetricVerdict,
+    tokens: int,
+    *,
+    interval: bool,
+    of: str = "tokens",
+    more_of: str = "blocks",
+) -> str:
+    """One sentence about a metric that has not passed, judged on so many `tokens`, or what else `of` says. More of what
+    `more_of` says would decide it."""
     value = f"{metric} {shown(metric, verdict.estimate, interval=interval)}"
     margin = shown(metric, verdict.margin, interval=interval)
     if interval:
         value += f" {bounds_shown(metric, verdict)}"
     if verdict.verdict == "fail":
-        return f"{value} is outside its margin {margin} ({tokens} tokens)"
+        return f"{value} is outside its margin {margin} ({tokens} {of})"
     blocks = verdict.blocks_needed
     if verdict.lacks:
-        more = "" if blocks is None else f"; about {blocks} blocks would have it"
+        more = "" if blocks is None else f"; about {blocks} {more_of} would have it"
         return f"{metric} is underpowered: {verdict.lacks}{more}"
     if verdict.underpowered:
-        enough = "" if blocks is None else f"; {blocks} blocks would have enough"
-        events = METRICS[metric].events
+        enough = "" if blocks is None else f"; {blocks} {more_of} would have enough"
+        events = KNOWN[metric].events
         what = "events" if events is None else events.name
-        return f"{metric} is underpowered: the base has too few {what} in {tokens} tokens{enough}"
-    needed = "no affordable number of blocks would" if blocks is None else f"about {blocks} blocks would"
-    return f"{value} does not decide against its margin {margin} in {tokens} tokens; {needed}"
+        return f"{metric} is underpowered: the base has too few {what} in {tokens} {of}{enough}"
+    needed = f"no affordable number of {more_of} would" if blocks is None else f"about {blocks} {more_of} would"
+    return f"{value} does not decide against its margin {margin} in {tokens} {of}; {needed}"

@@ -1,0 +1,222 @@
+"""What two models did in the same turns, paired: every statistic of behaviour with its standard error. Documents are
+its clusters, for turns of one conversation share it.
+
+Shapes: N turns.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eaftgate.behaviour.turn import Did, Judged, judge_call, repeated_share, what_was_done
+from eaftgate.chats.signatures import offered_functions
+from eaftgate.generate.generations import Asked, Generations, Written
+from eaftgate.parity.clusters import UNKNOWN, Clusters, clusters_by, evidence_of, jackknifed
+from eaftgate.parity.estimates import Measured
+
+BoolArray = NDArray[np.bool_]
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Side:
+    """What one model did, by turn; `call` is as it was judged, None where it called nothing."""
+
+    ended_N: BoolArray
+    length_N: NDArray[np.int64]
+    repeated_N: FloatArray
+    did: tuple[Did, ...]
+    call: tuple[Judged | None, ...]
+
+    def select(self, chosen_N: BoolArray) -> "Side":
+        at = np.flatnonzero(chosen_N).tolist()
+        return Side(
+            self.ended_N[chosen_N],
+            self.length_N[chosen_N],
+            self.repeated_N[chosen_N],
+            tuple(self.did[place] for place in at),
+            tuple(self.call[place] for place in at),
+        )
+
+
+@dataclass(frozen=True)
+class PairedTurns:
+    """`row_N` numbers a turn's document, `pack_N` names its pack. `reference` is what stands in the pack, done as if a
+    model had."""
+
+    row_N: NDArray[np.int64]
+    pack_N: tuple[str, ...]
+    reference: Side
+    base: Side
+    candidate: Side
+
+    def __len__(self) -> int:
+        return len(self.row_N)
+
+    def of_pack(self, pack: str) -> "PairedTurns":
+        chosen_N = np.array([name == pack for name in self.pack_N], bool)
+        return PairedTurns(
+            self.row_N[chosen_N],
+            tuple(name for name in self.pack_N if name == pack),
+            *(side.select(chosen_N) for side in (self.reference, self.base, self.candidate)),
+        )
+
+    @cached_property
+    def documents(self) -> Clusters:
+        return clusters_by(np.unique(self.row_N, return_inverse=True)[1])
+
+    @cached_property
+    def calls_N(self) -> BoolArray:
+        """Turns in which somebody calls."""
+        sides = (self.reference, self.base, self.candidate)
+        return np.array(
+            [any(call is not None for call in calls) for calls in zip(*(s.call for s in sides), strict=True)]
+        )
+
+    @cached_property
+    def tools_known_N(self) -> BoolArray:
+        """Those of them whose reference does not itself call what its prompt does not offer, or with arguments that do
+        not suit: there the prompt does not say what may be called."""
+        known_N: BoolArray = self.calls_N & np.array([call is None or call.suits for call in self.reference.call], bool)
+        return known_N
+
+
+def pair_turns(base: Sequence[Generations], candidate: Sequence[Generations]) -> PairedTurns:
+    """The generations of several packs. Raises ValueError when the two are of other turns."""
+    ours, theirs = ([g.turns for g in generations] for generations in (base, candidate))
+    if ours != theirs:
+        raise ValueError("base and candidate were asked for different turns")
+    asked = [turn for generations in base for turn in generations.asked]
+    rows = {row: place for place, row in enumerate(dict.fromkeys(turn.row for turn in asked))}
+    tools = {text: offered_functions(text) for generations in base for text in generations.tools}
+    offered = [tools[generations.tools[turn.tools]] for generations in base for turn in generations.asked]
+
+    def side(written: Sequence[Written]) -> Side:
+        did = tuple(what_was_done(turn.text) for turn in written)
+        return Side(
+            ended_N=np.array([turn.ended for turn in written], bool),
+            length_N=np.array([len(turn.tokens) for turn in written], np.int64),
+            repeated_N=np.array([repeated_share(turn.tokens) for turn in written]),
+            did=did,
+            call=tuple(
+                None if done.call is None else judge_call(done.call, functions)
+                for done, functions in zip(did, offered, strict=True)
+            ),
+        )
+
+    return PairedTurns(
+        row_N=np.array([rows[turn.row] for turn in asked], np.int64),
+        pack_N=tuple(turn.pack for turn in asked),
+        reference=side([_as_written(turn) for turn in asked]),
+        base=side([turn for generations in base for turn in generations.written]),
+        candidate=side([turn for generations in candidate for turn in generations.written]),
+    )
+
+
+def _as_written(turn: Asked) -> Written:
+    """Its tokens are nobody's concern."""
+    return Written((0,), turn.reference, ended=True)
+
+
+Statistic = Callable[[PairedTurns], Measured | None]
+"""None where no turn has anything of what it speaks of."""
+
+
+def ends_lost(turns: PairedTurns) -> Measured | None:
+    """Share of turns that end by themselves, base less candidate."""
+    return _net(turns, turns.base.ended_N, turns.candidate.ended_N, np.ones(len(turns), bool))
+
+
+def repeated_more(turns: PairedTurns) -> Measured:
+    """Mean over turns of the share of repeated 8-grams, candidate less base."""
+    difference_N = turns.candidate.repeated_N - turns.base.repeated_N
+    ones = np.ones(len(turns))
+    estimate = jackknifed(difference_N, (turns.documents,), rare=True)
+    details = {"base": float(turns.base.repeated_N.mean()), "candidate": float(turns.candidate.repeated_N.mean())}
+    return Measured(estimate, evidence_of(ones, turns.documents), details=details)
+
+
+def log_length_ratio(turns: PairedTurns) -> Measured:
+    """ln of the ratio of the candidate's mean length to the base's, tokens a turn."""
+    base_N, length_N = turns.base.length_N.astype(float), turns.candidate.length_N.astype(float)
+    found = jackknifed(length_N - base_N, (turns.documents,), denominator_T=base_N)
+    ratio = 1 + found.value
+    estimate = replace(found, value=math.log(ratio), standard_error=found.standard_error / ratio)
+    details = {"base": float(base_N.mean()), "candidate": float(length_N.mean())}
+    return Measured(estimate, evidence_of(base_N, turns.documents), details=details)
+
+
+def faulty_calls(fault: str, *, known: bool) -> Statistic:
+    """Share of the turns in which somebody calls that the candidate calls without `fault` being so (parses, offered,
+    suits), less that of the base. `known`: over those alone whose prompt says what may be called."""
+
+    def measure(turns: PairedTurns) -> Measured | None:
+        among_N = turns.tools_known_N if known else turns.calls_N
+        base_N, candidate_N = (
+            np.array([call is None or bool(getattr(call, fault)) for call in side.call], bool)
+            for side in (turns.base, turns.candidate)
+        )
+        return _net(turns, base_N, candidate_N, among_N)
+
+    return measure
+
+
+def calls_lost(turns: PairedTurns) -> Measured | None:
+    """(lost - gained) / the base's, of the reference's calls that are made with the same arguments."""
+    base_N, candidate_N = (
+        np.array([_same_call(r, d) for r, d in zip(turns.reference.did, side.did, strict=True)], bool)
+        for side in (turns.base, turns.candidate)
+    )
+    return _net_of_base(
+        turns, base_N, candidate_N, np.array([did.call is not None for did in turns.reference.did], bool)
+    )
+
+
+def _same_call(reference: Did, did: Did) -> bool:
+    return reference.call is not None and did.call is not None and did.call.is_same(reference.call)
+
+
+def finals_lost(turns: PairedTurns) -> Measured | None:
+    """(lost - gained) / the base's, of the reference's final answers that say the same (behaviour.answers)."""
+    base_N, candidate_N = (
+        np.array([r.answer == d.answer for r, d in zip(turns.reference.did, side.did, strict=True)], bool)
+        for side in (turns.base, turns.candidate)
+    )
+    return _net_of_base(
+        turns, base_N, candidate_N, np.array([did.answer is not None for did in turns.reference.did], bool)
+    )
+
+
+def _net(turns: PairedTurns, base_N: BoolArray, candidate_N: BoolArray, among_N: BoolArray) -> Measured | None:
+    """(lost - gained) / the turns `among_N`."""
+    if not among_N.any():
+        return None
+    return _measured(turns, base_N & among_N, candidate_N & among_N, among_N, among_N)
+
+
+def _net_of_base(turns: PairedTurns, base_N: BoolArray, candidate_N: BoolArray, among_N: BoolArray) -> Measured | None:
+    """(lost - gained) / the turns `among_N` that the base gets right."""
+    if not among_N.any():
+        return None
+    base_N = base_N & among_N
+    found = _measured(turns, base_N, candidate_N & among_N, base_N, among_N)
+    return replace(found, base_events=int(base_N.sum()))
+
+
+def _measured(
+    turns: PairedTurns, base_N: BoolArray, candidate_N: BoolArray, weight_N: BoolArray, among_N: BoolArray
+) -> Measured:
+    lost_N, gained_N = base_N & ~candidate_N, candidate_N & ~base_N
+    counts: dict[str, Any] = {"lost": int(lost_N.sum()), "gained": int(gained_N.sum())}
+    details = {"turns": int(among_N.sum()), "base": int(base_N.sum()), "candidate": int(candidate_N.sum())}
+    if not weight_N.any():
+        return Measured(UNKNOWN, evidence_of(among_N, turns.documents), details=details, **counts)
+    estimate = jackknifed(
+        lost_N.astype(np.float64) - gained_N, (turns.documents,), denominator_T=weight_N.astype(np.float64), rare=True
+    )
+    return Measured(estimate, evidence_of(weight_N, turns.documents), details=details, **counts)

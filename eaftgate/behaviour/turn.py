@@ -1,0 +1,108 @@
+"""What a model did in one turn that it wrote: what did it call, what did it answer, did it go in circles."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from eaftgate.behaviour.answers import answer_of
+from eaftgate.chats.signatures import Function
+from eaftgate.errors import UserError
+from eaftgate.packs.harmony import START, MalformedRow, TokenClass, assistant_messages
+from eaftgate.packs.turns import OPENING
+from eaftgate.strict_json import parse_json
+
+GRAM = 8
+"""Tokens in a row that are looked for again."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """`arguments` as they stand; `parsed` are those of JSON, where `parses`."""
+
+    recipient: str
+    arguments: str
+    parses: bool
+    parsed: Any = None
+
+    def is_same(self, other: "Call") -> bool:
+        """The same function with the same arguments: as values where both are JSON, else as text."""
+        if self.recipient != other.recipient or self.parses != other.parses:
+            return False
+        if self.parses:
+            return _canonical(self.parsed) == _canonical(other.parsed)
+        return self.arguments.strip() == other.arguments.strip()
+
+
+@dataclass(frozen=True)
+class Did:
+    """`call` is the last one that was written, `answer` what the last final answer says (behaviour.answers)."""
+
+    call: Call | None
+    answer: str | None
+
+
+def what_was_done(text: str) -> Did:
+    """`text` is what follows `<|start|>assistant`, well-formed or not."""
+    call, answer = None, None
+    for segment in (OPENING + text).split(START)[1:]:
+        try:
+            messages = assistant_messages(START + segment)
+        except MalformedRow:
+            continue
+        for message in messages:
+            said = (START + segment)[slice(*message.content)]
+            if message.recipient is not None:
+                call = call_of((START + segment)[slice(*message.recipient)], said)
+            elif message.kind == TokenClass.FINAL:
+                answer = answer_of(said)
+    return Did(call, answer)
+
+
+def call_of(recipient: str, arguments: str) -> Call:
+    try:
+        parsed = parse_json(arguments.encode(), what="the arguments")
+    except (UserError, UnicodeEncodeError):
+        return Call(recipient, arguments, parses=False)
+    return Call(recipient, arguments, parses=True, parsed=parsed)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Of a call, against the functions that were offered. Each needs those before it."""
+
+    parses: bool
+    offered: bool
+    suits: bool
+
+
+def judge_call(call: Call, offered: Mapping[str, Function]) -> Judged:
+    """A function that is not offered has a signature that nothing suits; arguments that are no JSON suit one that takes
+    text."""
+    function = offered.get(call.recipient)
+    takes_text = function is not None and not function.takes_json
+    parses = takes_text or (call.parses and isinstance(call.parsed, dict))
+    return Judged(
+        parses=parses,
+        offered=function is not None,
+        suits=function is not None and parses and (takes_text or function.suits(call.parsed)),
+    )
+
+
+def repeated_share(tokens: Sequence[int]) -> float:
+    """Of all stretches of GRAM tokens, the share that stood before in the same turn; 0 of a turn that is shorter."""
+    grams = [tuple(tokens[place : place + GRAM]) for place in range(len(tokens) - GRAM + 1)]
+    return 1 - len(set(grams)) / len(grams) if grams else 0.0
+
+
+def _canonical(value: Any) -> str:
+    """1 and 1.0 are one number, true is none."""
+    return json.dumps(_numbers(value), sort_keys=True)
+
+
+def _numbers(value: Any) -> Any:
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, dict):
+        return {key: _numbers(inner) for key, inner in value.items()}
+    return [_numbers(inner) for inner in value] if isinstance(value, list) else value

@@ -1,0 +1,78 @@
+"""The metrics of what two models write by themselves, each one entry, as judge.metrics has those of tokens."""
+
+from eaftgate.behaviour import paired
+from eaftgate.judge.metrics import Events, Metric
+
+BEHAVIOURS = {
+    metric.name: metric
+    for metric in (
+        Metric(
+            name="ends",
+            unit="share",
+            meaning="the net loss of turns that end by themselves, within the length that is allowed",
+            measure=paired.ends_lost,
+            text="{:+.2%}".format,
+            over="turns",
+        ),
+        Metric(
+            name="repeats",
+            unit="share",
+            meaning="the change of the share of stretches of 8 tokens that stood in the turn before",
+            measure=paired.repeated_more,
+            text="{:+.2%}".format,
+            over="turns",
+        ),
+        Metric(
+            name="length",
+            unit="ratio",
+            meaning="how many times as long the turns are",
+            measure=paired.log_length_ratio,
+            text="x{:.3f}".format,
+            side="both",
+            over="tokens",
+            unchanged=1.0,
+        ),
+        Metric(
+            name="calls_parse",
+            unit="share",
+            meaning="the net loss of turns without a call whose arguments are no JSON object",
+            measure=paired.faulty_calls("parses", known=False),
+            text="{:+.2%}".format,
+            over="turns that call",
+        ),
+        Metric(
+            name="calls_offered",
+            unit="share",
+            meaning="the net loss of turns without a call of a function that the prompt does not offer",
+            measure=paired.faulty_calls("offered", known=True),
+            text="{:+.2%}".format,
+            over="turns that call",
+        ),
+        Metric(
+            name="calls_suit",
+            unit="share",
+            meaning="the net loss of turns without a call whose arguments do not suit the function's signature",
+            measure=paired.faulty_calls("suits", known=True),
+            text="{:+.2%}".format,
+            over="turns that call",
+        ),
+        Metric(
+            name="calls_equal",
+            unit="share",
+            meaning="the net loss of the calls of the base that are the reference's, arguments as values",
+            measure=paired.calls_lost,
+            text="{:+.2%}".format,
+            over="calls",
+            events=Events("calls that equal the reference's"),
+        ),
+        Metric(
+            name="finals_equal",
+            unit="share",
+            meaning="the net loss of the final answers of the base that say what the reference does",
+            measure=paired.finals_lost,
+            text="{:+.2%}".format,
+            over="final answers",
+            events=Events("final answers that equal the reference's"),
+        ),
+    )
+}
