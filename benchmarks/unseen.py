@@ -266,6 +266,8 @@ def main() -> None:
     given = parser.parse_args()
     if (given.packs is None) == (given.calibration is None) or (given.calibration is None) != (given.gate is None):
         parser.error("PACKS, or both --calibration and --gate")
+    if given.sweep == "only" and given.pack_cells:
+        parser.error("--pack-cells are of the selections that --sweep only leaves out")
     settings = default_settings(device=given.device, dtype=given.dtype, dequantize=True)
     arguments = {
         name: value for name, value in json.loads(json.dumps(vars(given), default=str)).items()
@@ -287,12 +289,12 @@ def main() -> None:
         print(f"seed {seed}: {about(at)}; {results.of(seed)['seconds']:.0f} s", flush=True)
         for keep_n in given.keep_n:
             found = keeps.setdefault(str(keep_n), {})
-            for part in wanted:
-                if part not in found and part == "compared":
+            for part in (name for name in wanted if name not in found):
+                if part == "compared":
                     measured(at, keep_n, found, results)
-                elif part not in found and part == "cells":
+                elif part == "cells":
                     found[part] = pack_cells(at, chosen_of(found, at.rankings(keep_n)))
-                elif part not in found:
+                else:
                     rows = (scored.first(given.sweep_blocks) for scored in (at.seen, at.union.scored))
                     found[part] = sweep(at.profile, keep_n, *rows, seed=seed)
                 results.write(seed)

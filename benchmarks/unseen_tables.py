@@ -123,7 +123,7 @@ def _mean(rows: Sequence[Row]) -> Row:
 def sweep_rows(files: Files) -> tuple[list[str], list[Row]]:
     """The places, `model keep_n`, and by setting its ratio to the reference there, a seed after the other; how many of
     them are above 1, and below, beyond their intervals. Of SHOWN settings: those that are worse least often and least,
-    and of eaft-reap."""
+    and of eaft-reap; of those that choose alike everywhere, the first."""
     swept = [cell for cell in cells(files) if "sweep" in cell[3]]
     places = list(dict.fromkeys(f"{model} {keep_n}" for model, keep_n, _, _ in swept))
     found: dict[str, Row] = {}
@@ -138,7 +138,9 @@ def sweep_rows(files: Files) -> tuple[list[str], list[Row]]:
     def ratios(row: Row) -> list[float]:
         return [one for key, several in row.items() if key.startswith("at") for one in several if one is not None]
 
-    others = [row for name, row in found.items() if name != REFERENCE and row["of"] == len(swept) and ratios(row)]
+    whole = [row for row in found.values() if row["of"] == len(swept) and ratios(row)]
+    different = {tuple(ratios(row)): row for row in reversed(whole)}
+    others = [row for row in reversed(different.values()) if row["setting"] != REFERENCE]
     ranked = sorted(others, key=lambda row: (row["worse"], mean(ratios(row))))
     return places, [row for place, row in enumerate(ranked) if place < SHOWN or row["setting"] == "eaft-reap"]
 
@@ -178,7 +180,7 @@ def write_tables(files: Files, out: Path) -> list[Path]:
         what = (
             f"The rise of UNION's log-loss over that of `{REFERENCE}`, a seed after the other, by weights of the "
             "tokens, on some of the rows that nothing was chosen on; in how many of these cells it is more, and less, "
-            f"beyond its interval. The {SHOWN} that lose least, and `eaft-reap` as it is"
+            f"beyond its interval. The {SHOWN} that lose least, each for all that choose alike, and `eaft-reap`"
         )
         columns = {
             "weights": "{setting}",

@@ -94,6 +94,7 @@ def found(seed: int, *, resumed: bool = False) -> dict[str, Any]:
         name: {"ratio": 1.0 + 0.01 * number, "lower": 0.98 + 0.01 * number, "upper": 1.02 + 0.01 * number}
         for number, name in enumerate([REFERENCE, *(f"weights {n}" for n in range(SHOWN + 5)), "eaft-reap"])
     }
+    sweep["like weights 0"] = sweep["weights 0"]
     over = {"rise": {"ratio": 0.8 + seed / 100, "lower": 0.75, "upper": 0.9}}
     over["net_calls"] = {"difference": -0.01, "lower": -0.02, "upper": 0.005}
     return {
@@ -126,5 +127,6 @@ def test_tables_are_made_of_what_is_stored(tmp_path: Path) -> None:
     ]
     assert unseen[6] == ""
     assert sweep[0] == "| weights | lab 24 | lab 20 | more | less |"
+    assert not [line for line in sweep if "like weights 0" in line]
     assert sweep[2] == "| weights 0 | 1.01, 1.01 | 1.01 | 0 of 3 | 0 of 3 |"
     assert sweep[SHOWN + 2].startswith("| eaft-reap | 1.14, 1.14 | 1.14 | 3 of 3 | 0 of 3 |")
