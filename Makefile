@@ -9,6 +9,10 @@ ROOMS ?= parity packs judge rewrite
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
+# The tests start some hundred processes: each would compile the gate's modules again where the environment forbids to keep
+# what was compiled.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: setup gate test test-all test-kill test-versions test-browser picture mutants gpu-test attacks fuzz lint docs clean
 
 setup: $(READY)

@@ -17,6 +17,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from forked_workers import fork_workers
+
 ROOT = Path(__file__).parent.parent
 BASE = ROOT / "fixtures" / "checkpoint"
 GATE_PACKS = ROOT / "fixtures" / "packs" / "gate"
@@ -147,6 +149,8 @@ def _main(words: list[str], directory: Path, environment: Mapping[str, str], log
     import torch
 
     torch.set_num_threads(1)
+    if "-n" in words:
+        fork_workers()
     code = _pytest(words[1:]) if words[0] == "pytest" else _eaftgate(words)
     sys.stdout.flush()
     sys.stderr.flush()

@@ -3,18 +3,20 @@
 Not their own doing: checking out, caches, uploads. What they would upload is there.
 """
 
+import os
 import re
 import subprocess
-import sys
+import threading
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from gate_command import BASE, GATE_PACKS, POLICY, ROOT
+from gate_command import BASE, GATE_PACKS, POLICY, ROOT, TIMEOUT_SECONDS, start
 from prepared import TINY
 
 EXAMPLES = ROOT / "docs" / "ci"
@@ -172,15 +174,41 @@ def test_a_red_job_keeps_its_collections() -> None:
     assert yaml.safe_load((EXAMPLES / "gitlab.yml").read_text(encoding="utf-8"))["gate"]["cache"]["when"] == "always"
 
 
+@contextmanager
+def served_gate(path: Path, *more: str) -> Iterator[Path]:
+    """A script that has `eaftgate` run by its arguments and `more` once, where it is called, by a process of ours that
+    need not import torch; and ends as that does."""
+    asked, ended = path / "asked", path / "ended"
+    for fifo in (asked, ended):
+        os.mkfifo(fifo)
+
+    def serve() -> None:
+        summary, directory, *words = asked.read_text(encoding="utf-8").splitlines()
+        log = path / "gate.log"
+        environment = {"GITHUB_STEP_SUMMARY": summary}
+        started = start("eaftgate", *words, *more, log=log, directory=Path(directory), environment=environment)
+        code, _ = started.end()
+        ended.write_text(f"{code}\n", encoding="utf-8")
+
+    script = path / "gate.sh"
+    script.write_text(
+        f'printf "%s\\n" "$GITHUB_STEP_SUMMARY" "$PWD" "$@" > {asked}\n'
+        f"read code < {ended}\ncat {path / 'gate.log'}\nexit $code\n"
+    )
+    serving = threading.Thread(target=serve, daemon=True)
+    serving.start()
+    yield script
+    serving.join(TIMEOUT_SECONDS)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("service", SERVICES)
 def test_the_gate_itself_as_the_examples_have_it(service: str, tmp_path: Path, keep24: Path) -> None:
     """On so few blocks nothing can be decided: a red job, with everything there that it uploads."""
     job = SERVICES[service]()
-    script = tmp_path / "gate.sh"
-    script.write_text(f'exec {sys.executable} -m eaftgate "$@" {" ".join(TINY)} {POLICY}\n')
-    work = Workplace(tmp_path, f"sh {script}")
-    assert not work.do(job.steps, base=BASE, checkpoint=keep24, packs=GATE_PACKS)
+    with served_gate(tmp_path, *TINY, POLICY) as script:
+        work = Workplace(tmp_path, f"sh {script}")
+        assert not work.do(job.steps, base=BASE, checkpoint=keep24, packs=GATE_PACKS)
     assert [name for name in job.uploads if not (work.path / name).is_file()] == [], work.output
     text = (work.path / "results" / "parity.md").read_text(encoding="utf-8")
     assert text.startswith("## eaftgate: INCONCLUSIVE")
