@@ -5,10 +5,9 @@ Shapes: N turns.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +17,9 @@ from eaftgate.chats.signatures import offered_functions
 from eaftgate.generate.generations import Asked, Generations, Written
 from eaftgate.parity.clusters import UNKNOWN, Clusters, clusters_by, evidence_of, jackknifed
 from eaftgate.parity.estimates import Measured
+
+CIRCLE = 0.5
+"""Share of repeated 8-grams above which a turn goes in circles: a list or a sentence said twice has less."""
 
 BoolArray = NDArray[np.bool_]
 FloatArray = NDArray[np.float64]
@@ -65,6 +67,14 @@ class PairedTurns:
             tuple(name for name in self.pack_N if name == pack),
             *(side.select(chosen_N) for side in (self.reference, self.base, self.candidate)),
         )
+
+    @cached_property
+    def right(self) -> "dict[str, tuple[BoolArray, BoolArray, BoolArray]]":
+        """By metric: the turns that are right under the base, under the candidate, and those that it is about."""
+        return {
+            name: (right(self, self.base), right(self, self.candidate), about(self))
+            for name, (right, about) in RIGHT.items()
+        }
 
     @cached_property
     def documents(self) -> Clusters:
@@ -123,22 +133,70 @@ def _as_written(turn: Asked) -> Written:
     return Written((0,), turn.reference, ended=True)
 
 
+def _same_calls(turns: PairedTurns, side: Side) -> BoolArray:
+    """The same function with the same arguments as the reference's."""
+    pairs = zip(turns.reference.did, side.did, strict=True)
+    return np.array([r.call is not None and d.call is not None and d.call.is_same(r.call) for r, d in pairs], bool)
+
+
+def _same_answers(turns: PairedTurns, side: Side) -> BoolArray:
+    pairs = zip(turns.reference.did, side.did, strict=True)
+    return np.array([r.answer is not None and r.answer == d.answer for r, d in pairs], bool)
+
+
+def _no_faulty_call(fault: str) -> "Right":
+    return lambda _, side: np.array([call is None or bool(getattr(call, fault)) for call in side.call], bool)
+
+
+Right = Callable[[PairedTurns, Side], BoolArray]
+About = Callable[[PairedTurns], BoolArray]
+
+RIGHT: Mapping[str, tuple[Right, About]] = {
+    "ends": (lambda _, side: side.ended_N, lambda turns: np.ones(len(turns), bool)),
+    "repeats": (lambda _, side: side.repeated_N <= CIRCLE, lambda turns: np.ones(len(turns), bool)),
+    "calls_parse": (_no_faulty_call("parses"), lambda turns: turns.calls_N),
+    "calls_offered": (_no_faulty_call("offered"), lambda turns: turns.tools_known_N),
+    "calls_suit": (_no_faulty_call("suits"), lambda turns: turns.tools_known_N),
+    "calls_equal": (_same_calls, lambda turns: np.array([did.call is not None for did in turns.reference.did], bool)),
+    "finals_equal": (
+        _same_answers,
+        lambda turns: np.array([did.answer is not None for did in turns.reference.did], bool),
+    ),
+}
+"""By metric: in which turns a model does right, and which turns it is about."""
+OF_THE_BASE = ("calls_equal", "finals_equal")
+"""What is only lost where the base has it: shares of the turns that are right under it."""
+
 Statistic = Callable[[PairedTurns], Measured | None]
 """None where no turn has anything of what it speaks of."""
 
 
-def ends_lost(turns: PairedTurns) -> Measured | None:
-    """Share of turns that end by themselves, base less candidate."""
-    return _net(turns, turns.base.ended_N, turns.candidate.ended_N, np.ones(len(turns), bool))
+def lost_of(name: str) -> Statistic:
+    """(lost - gained) / the turns that `RIGHT[name]` is about, or where the base has to be right first, those that are
+    right under it. Lost: right under the base and not under the candidate; gained: the other way round."""
 
+    def measure(turns: PairedTurns) -> Measured | None:
+        base_N, candidate_N, among_N = turns.right[name]
+        if not among_N.any():
+            return None
+        base_N, candidate_N = base_N & among_N, candidate_N & among_N
+        lost_N, gained_N = base_N & ~candidate_N, candidate_N & ~base_N
+        weight_N = base_N if name in OF_THE_BASE else among_N
+        estimate, evidence = UNKNOWN, evidence_of(among_N, turns.documents)
+        if weight_N.any():
+            difference_N, weights_N = lost_N.astype(np.float64) - gained_N, weight_N.astype(np.float64)
+            estimate = jackknifed(difference_N, (turns.documents,), denominator_T=weights_N, rare=True)
+            evidence = evidence_of(weight_N, turns.documents)
+        return Measured(
+            estimate,
+            evidence,
+            base_events=int(base_N.sum()) if name in OF_THE_BASE else None,
+            lost=int(lost_N.sum()),
+            gained=int(gained_N.sum()),
+            details={"turns": int(among_N.sum()), "base": int(base_N.sum()), "candidate": int(candidate_N.sum())},
+        )
 
-def repeated_more(turns: PairedTurns) -> Measured:
-    """Mean over turns of the share of repeated 8-grams, candidate less base."""
-    difference_N = turns.candidate.repeated_N - turns.base.repeated_N
-    ones = np.ones(len(turns))
-    estimate = jackknifed(difference_N, (turns.documents,), rare=True)
-    details = {"base": float(turns.base.repeated_N.mean()), "candidate": float(turns.candidate.repeated_N.mean())}
-    return Measured(estimate, evidence_of(ones, turns.documents), details=details)
+    return measure
 
 
 def log_length_ratio(turns: PairedTurns) -> Measured:
@@ -149,74 +207,3 @@ def log_length_ratio(turns: PairedTurns) -> Measured:
     estimate = replace(found, value=math.log(ratio), standard_error=found.standard_error / ratio)
     details = {"base": float(base_N.mean()), "candidate": float(length_N.mean())}
     return Measured(estimate, evidence_of(base_N, turns.documents), details=details)
-
-
-def faulty_calls(fault: str, *, known: bool) -> Statistic:
-    """Share of the turns in which somebody calls that the candidate calls without `fault` being so (parses, offered,
-    suits), less that of the base. `known`: over those alone whose prompt says what may be called."""
-
-    def measure(turns: PairedTurns) -> Measured | None:
-        among_N = turns.tools_known_N if known else turns.calls_N
-        base_N, candidate_N = (
-            np.array([call is None or bool(getattr(call, fault)) for call in side.call], bool)
-            for side in (turns.base, turns.candidate)
-        )
-        return _net(turns, base_N, candidate_N, among_N)
-
-    return measure
-
-
-def calls_lost(turns: PairedTurns) -> Measured | None:
-    """(lost - gained) / the base's, of the reference's calls that are made with the same arguments."""
-    base_N, candidate_N = (
-        np.array([_same_call(r, d) for r, d in zip(turns.reference.did, side.did, strict=True)], bool)
-        for side in (turns.base, turns.candidate)
-    )
-    return _net_of_base(
-        turns, base_N, candidate_N, np.array([did.call is not None for did in turns.reference.did], bool)
-    )
-
-
-def _same_call(reference: Did, did: Did) -> bool:
-    return reference.call is not None and did.call is not None and did.call.is_same(reference.call)
-
-
-def finals_lost(turns: PairedTurns) -> Measured | None:
-    """(lost - gained) / the base's, of the reference's final answers that say the same (behaviour.answers)."""
-    base_N, candidate_N = (
-        np.array([r.answer == d.answer for r, d in zip(turns.reference.did, side.did, strict=True)], bool)
-        for side in (turns.base, turns.candidate)
-    )
-    return _net_of_base(
-        turns, base_N, candidate_N, np.array([did.answer is not None for did in turns.reference.did], bool)
-    )
-
-
-def _net(turns: PairedTurns, base_N: BoolArray, candidate_N: BoolArray, among_N: BoolArray) -> Measured | None:
-    """(lost - gained) / the turns `among_N`."""
-    if not among_N.any():
-        return None
-    return _measured(turns, base_N & among_N, candidate_N & among_N, among_N, among_N)
-
-
-def _net_of_base(turns: PairedTurns, base_N: BoolArray, candidate_N: BoolArray, among_N: BoolArray) -> Measured | None:
-    """(lost - gained) / the turns `among_N` that the base gets right."""
-    if not among_N.any():
-        return None
-    base_N = base_N & among_N
-    found = _measured(turns, base_N, candidate_N & among_N, base_N, among_N)
-    return replace(found, base_events=int(base_N.sum()))
-
-
-def _measured(
-    turns: PairedTurns, base_N: BoolArray, candidate_N: BoolArray, weight_N: BoolArray, among_N: BoolArray
-) -> Measured:
-    lost_N, gained_N = base_N & ~candidate_N, candidate_N & ~base_N
-    counts: dict[str, Any] = {"lost": int(lost_N.sum()), "gained": int(gained_N.sum())}
-    details = {"turns": int(among_N.sum()), "base": int(base_N.sum()), "candidate": int(candidate_N.sum())}
-    if not weight_N.any():
-        return Measured(UNKNOWN, evidence_of(among_N, turns.documents), details=details, **counts)
-    estimate = jackknifed(
-        lost_N.astype(np.float64) - gained_N, (turns.documents,), denominator_T=weight_N.astype(np.float64), rare=True
-    )
-    return Measured(estimate, evidence_of(weight_N, turns.documents), details=details, **counts)

@@ -58,12 +58,14 @@ class Needs:
 
     `gpus` of a process, which the options `lowered_by` say; `starts_engines`: they are taken by engines of its own.
     `scores_copies`: whether it scores any directory, so that the base can be compared with rewritten copies of itself.
+    `writes`: whether its Scorer is a WritingScorer (`collect.writer`).
     """
 
     gpus: int = 1
     lowered_by: tuple[str, ...] = ()
     starts_engines: bool = False
     scores_copies: bool = True
+    writes: bool = False
 
 
 class CollectorKind(Protocol):

@@ -8,21 +8,34 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from eaftgate.behaviour.paired import pair_turns
 from eaftgate.collect.collection import Collection, restored
 from eaftgate.collect.collector import Needs
 from eaftgate.errors import UserError
 from eaftgate.files import sha256_file
 from eaftgate.gate.cases import cases, disjoint_case
 from eaftgate.gate.conclusion import CaseOutcome, case_of, conclude
-from eaftgate.gate.judging import Order, judge_look_by_look, judge_tokens, order_of_blocks
+from eaftgate.gate.judging import Order, judge_look_by_look, judge_planned_turns, judge_tokens, order_of_blocks
 from eaftgate.gate.luck import luck_of
-from eaftgate.gate.plan import BATCH, NOOP, RERUN, V1, V2, Cell, GateOptions, Plan
+from eaftgate.gate.plan import BATCH, NOOP, RERUN, V1, V2, Cell, GateOptions, Plan, TurnCell
 from eaftgate.gate.profiling_seeds import ProfilingGroup
-from eaftgate.gate.results import GATES_FILE, CellInputs, CellRecord, Parity, ParityCell, Repeated, saved_collection
+from eaftgate.gate.results import (
+    GATES_FILE,
+    CellInputs,
+    CellRecord,
+    Parity,
+    ParityCell,
+    ParityTurns,
+    Repeated,
+    TurnsRecord,
+    saved_collection,
+)
 from eaftgate.gate.stability import GroupStability, agreement
+from eaftgate.gate.turns import turns_apart
 from eaftgate.judge.cell import JudgedCell
-from eaftgate.judge.policy import IntervalPolicy, PointPolicy, is_primary, load_gates
+from eaftgate.judge.policy import DEFAULT_TOKENS, IntervalPolicy, PointPolicy, is_primary, load_gates
 from eaftgate.judge.verdict import MetricVerdict
+from eaftgate.packs.pack import UNION
 from eaftgate.parity.paired import PairedTokens, pair
 
 NOT_JUDGED = frozenset({"eaftgate", "lost_messages", "sha256", "keep_jaccard", "run"})
@@ -49,9 +62,11 @@ def judged_again(results: Path, told: Parity, gates: Path | None = None) -> Pari
         plan = _plan(results, told, gates)
         records = {_cell(cell, plan): _judged(results, plan, cell) for cell in (*told.cells, *told.further)}
         floor = {_floor_cell(repeated): _repeated(results, plan, repeated) for repeated in told.repeated}
+        turns = {TurnCell(of.name, of.pack): _turns(results, plan, of) for of in told.behaviour}
     except ValueError as error:  # collections of different tokens
         raise UserError(f"{results}: {error}; run the gate again") from None
     _check_told(results, plan, told, records, floor)
+    _check_turns(results, plan, told, turns)
     overlap = {
         name: {f"overlap_{cell.pack}": cell.calibrated_rows for cell in told.cells if cell.name == name}
         for name in plan.checkpoints
@@ -84,6 +99,7 @@ def judged_again(results: Path, told: Parity, gates: Path | None = None) -> Pari
         complete=told.complete,
         luck=luck_of(plan, records) if told.luck else (),
         floor=floor,
+        turns=turns,
     )
 
 
@@ -110,6 +126,8 @@ def _plan(results: Path, told: Parity, path: Path) -> Plan:
             sequential=asked.sequential,
             allow_overlap=asked.allow_overlap,
             best_of=asked.best_of,
+            generate=asked.generate,
+            generate_tokens=asked.generate_tokens,
         ),
         policy_name=policy_name,
         policy=policy,
@@ -125,6 +143,9 @@ def _plan(results: Path, told: Parity, path: Path) -> Plan:
         ),
         rows_unknown=frozenset(candidate.name for candidate in told.candidates if not candidate.rows_known),
         gates_sha256=told.gates_sha256,
+        turns=asked.generate,
+        turn_tokens=asked.generate_tokens or DEFAULT_TOKENS,
+        turn_packs=tuple(dict.fromkeys(turns.pack for turns in told.behaviour if turns.pack != UNION)),
         yardsticks={c.name: c.yardstick_bits for c in told.candidates if c.yardstick_bits is not None},
     )
 
@@ -199,6 +220,18 @@ def _repeated(results: Path, plan: Plan, told: Repeated) -> CellRecord:
     return _record(judge_tokens(plan, cell, _pair(inputs.saved(results, "base"), repeated, label)), inputs)
 
 
+def _turns(results: Path, plan: Plan, told: ParityTurns) -> TurnsRecord:
+    inputs = told.inputs
+    packs = plan.turn_packs if told.pack == UNION else (told.pack,)
+    if inputs.packs != packs:
+        raise UserError(f"{results} tells of {told.label} on other packs: run the gate again")
+    base, candidate = (inputs.saved(results, role) for role in ("base", "checkpoint"))
+    paired = pair_turns(base, candidate)
+    judged = judge_planned_turns(plan, TurnCell(told.name, told.pack), paired)
+    apart = turns_apart(paired, base, candidate) if told.pack == UNION else ()
+    return TurnsRecord(**vars(judged), session="", inputs=inputs, apart=apart)
+
+
 def _in_order(collection: Collection, order: Order) -> Collection:
     if collection.block_T.max(initial=-1) >= len(order):
         raise ValueError("a collection is of more blocks than were asked")
@@ -232,6 +265,32 @@ def _check_told(
         if fails is not False and case not in named:
             said = "fails by the collections" if fails else "cannot be judged from what it tells"
             raise UserError(f"{results}: {case} {said}, and is not among what failed: run the gate again")
+
+
+def _check_turns(results: Path, plan: Plan, told: Parity, turns: Mapping[TurnCell, TurnsRecord]) -> None:
+    """The same of what was written. Turns that are not told of are among those that did not run."""
+    measured: dict[str, tuple[str, ...]] = {}
+    for of in told.behaviour:
+        for pack, digest, file in zip(of.inputs.packs, of.inputs.turns, of.inputs.generations["base"], strict=True):
+            on = (of.inputs.base.digest, digest, file)
+            if measured.setdefault(pack, on) != on:
+                raise UserError(f"{results} tells of turns of {pack} that are others each: run the gate again")
+    if plan.turns and not plan.turn_packs and not told.not_run:
+        raise UserError(f"{results} was asked for turns, and tells of none: run the gate again")
+    named = {*(case_of(case.case) for case in told.failed), *told.not_run}
+    for i, (cell, metric) in cases(plan, "turns_case").items():
+        case, record = f"test_behaviour::test_behaviour[{i}]", turns.get(cell)
+        verdict = None if record is None else record.verdicts.get(metric)
+        decides = metric in plan.turns_deciding(cell)
+        red = decides and (verdict is None or (verdict.decides and verdict.verdict != "pass"))
+        if red and case not in named:
+            raise UserError(f"{results}: {case} fails by what was written, and is not among what failed: run it again")
+    for i, (of_checkpoint, metric) in cases(plan, "turns_rule_case").items():
+        case = f"test_behaviour::test_decides[{i}]"
+        judged = [turns[c].verdicts[metric] for c in of_checkpoint if c in turns and metric in plan.turns_deciding(c)]
+        found = [verdict for verdict in judged if verdict.verdict is not None]
+        if found and not any(verdict.decides for verdict in found) and case not in named:
+            raise UserError(f"{results}: {case} fails by what was written, and is not among what failed: run it again")
 
 
 def _cases(

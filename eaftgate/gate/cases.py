@@ -10,6 +10,8 @@ from eaftgate.visible import visible
 MODULES = (
     "test_artifact",
     "test_collection",
+    "test_generations",
+    "test_behaviour",
     "test_near_lossless",
     "test_must_decide",
     "test_something_decides",
@@ -26,6 +28,8 @@ def has_cases(plan: Plan, module: str) -> bool:
         return bool(plan.checkpoints)
     if module == "test_must_decide":
         return bool(plan.checkpoints and plan.must_decide)
+    if module in ("test_generations", "test_behaviour"):
+        return bool(plan.turn_packs)
     if module == "test_something_decides":
         return bool(plan.checkpoints) and plan.may_be_silent
     if module == "test_stability":
@@ -48,6 +52,18 @@ def _cases(plan: Plan, kind: str) -> dict[str, Any]:
             base = [replace(cell, checkpoint=BASE) for cell in shapes]
             measured = [*base, *(plan.cells if plan.checkpoints else ()), *further]
             return {_collection_id(plan, cell): cell for cell in measured}
+        case "writing_case":
+            models = (*plan.checkpoints, BASE) if plan.turn_packs else ()
+            return {f"{name}-{pack}-turns": (name, pack) for name in models for pack in plan.turn_packs}
+        case "turns_case":
+            metrics = plan.behaviour.metrics if plan.turn_packs else ()
+            return {f"{cell.id}-{metric}": (cell, metric) for cell in plan.turn_cells for metric in metrics}
+        case "turns_rule_case":
+            return {
+                f"{name}-turns-{metric}": (tuple(cell for cell in plan.turn_cells if cell.checkpoint == name), metric)
+                for name in plan.checkpoints
+                for metric in plan.turns_must_decide
+            }
         case "cell_case":
             return {f"{cell.id}-{metric}": (cell, metric) for cell in plan.cells for metric in metrics}
         case "rule_case":
@@ -109,6 +125,7 @@ def models_of(plan: Plan) -> dict[str, str]:
     """`function[id]` -> the model that the case scores, for those that score one. To load it takes up to a minute."""
     scored = {f"test_collection[{i}]": cell.checkpoint for i, cell in cases(plan, "collection_case").items()}
     scored |= {f"test_engine[{i}]": name for i, name in cases(plan, "checkpoint_case").items()}
+    scored |= {f"test_written[{i}]": name for i, (name, _) in cases(plan, "writing_case").items()}
     tiers = cases(plan, "floor_case").items()
     scored |= {f"test_floor[{i}]": ULP if tier == ULP else BASE for i, (_, tier, _) in tiers}
     return scored | {f"test_metrics[{i}]": NOOP for i in cases(plan, "noop_case")}
@@ -125,7 +142,7 @@ def order_of(plan: Plan) -> Callable[[str, str], tuple[int, int]]:
     order = [BASE, *candidates] if plan.options.sequential else [*candidates, BASE]
 
     def key(module: str, name: str) -> tuple[int, int]:
-        if module not in ("test_artifact", "test_collection"):
+        if module not in ("test_artifact", "test_collection", "test_generations"):
             return MODULES.index(module), 0
         checkpoint = name.partition("[")[2].removesuffix("]")  # the id of every case of test_artifact
         return 0, order.index(visible(models[name]) if name in models else checkpoint)
@@ -139,10 +156,14 @@ def required_cases(plan: Plan) -> list[str]:
     Collections are not among them: a verdict measures what it needs when nobody did before.
     """
     deciding = [i for i, (cell, metric) in cases(plan, "cell_case").items() if plan.decides(cell, metric)]
+    turns = cases(plan, "turns_case").items()
+    deciding_turns = [i for i, (cell, metric) in turns if metric in plan.turns_deciding(cell)]
     suite = [
         ("test_near_lossless::test_near_lossless", deciding),
         ("test_must_decide::test_must_decide", cases(plan, "rule_case")),
         ("test_something_decides::test_something_decides", cases(plan, "deciding_case")),
+        ("test_behaviour::test_behaviour", deciding_turns),
+        ("test_behaviour::test_decides", cases(plan, "turns_rule_case")),
         ("test_artifact::test_integrity", cases(plan, "checkpoint_case")),
         ("test_artifact::test_engine", cases(plan, "checkpoint_case")),
         ("test_artifact::test_disjoint", cases(plan, "disjoint_case")),

@@ -10,7 +10,7 @@ from eaftgate import __version__
 from eaftgate.gate.candidates import candidates_of
 from eaftgate.gate.cases import disjoint_case
 from eaftgate.gate.messages import first_lost
-from eaftgate.gate.plan import NOOP, Cell, Plan
+from eaftgate.gate.plan import NOOP, Cell, Plan, TurnCell
 from eaftgate.gate.results import (
     Asked,
     CellRecord,
@@ -18,15 +18,19 @@ from eaftgate.gate.results import (
     Luck,
     Parity,
     ParityCell,
+    ParityTurns,
     Repeated,
     RunVerdict,
+    TurnsRecord,
     floor_file,
     read_record,
+    read_turns,
 )
 from eaftgate.gate.stability import agreement, describe_stability
 from eaftgate.judge.metrics import METRICS
 from eaftgate.judge.policy import IntervalPolicy
 from eaftgate.judge.verdict import worst
+from eaftgate.packs.pack import UNION
 
 _OVERLAP_PROPERTY = "overlap_"
 
@@ -94,14 +98,23 @@ def of_checkpoint(parity: Parity, name: str) -> Parity:
     failed = tuple(case for case in parity.failed if concerns(case.case))
     not_run = tuple(case for case in parity.not_run if concerns(case))
     cells = tuple(cell for cell in parity.cells if cell.name == name)
+    behaviour = tuple(turns for turns in parity.behaviour if turns.name == name)
     verdict = run_verdict(failed, not_run, cells, complete=parity.complete)
-    return parity.model_copy(update={"failed": failed, "not_run": not_run, "cells": cells, "verdict": verdict})
+    return parity.model_copy(
+        update={"failed": failed, "not_run": not_run, "cells": cells, "behaviour": behaviour, "verdict": verdict}
+    )
 
 
 def read_records(plan: Plan, session: str) -> dict[Cell, CellRecord]:
     """What RUN_DIR/cells has of the plan's cells, those of further seeds too, judged in this session."""
     cells = dict.fromkeys((*plan.cells, *(cell for cells in plan.seed_cells for cell in cells)))
     found = {cell: read_record(plan.options.results, cell.record_file, session=session) for cell in cells}
+    return {cell: record for cell, record in found.items() if record is not None}
+
+
+def read_all_turns(plan: Plan, session: str) -> dict[TurnCell, TurnsRecord]:
+    """What RUN_DIR/cells has of the turns that were written, judged in this session."""
+    found = {cell: read_turns(plan.options.results, cell, session=session) for cell in plan.turn_cells}
     return {cell: record for cell, record in found.items() if record is not None}
 
 
@@ -121,12 +134,13 @@ def conclude(
     complete: bool,
     luck: Sequence[Luck] = (),
     floor: Mapping[Cell, CellRecord] = MappingProxyType({}),
+    turns: Mapping[TurnCell, TurnsRecord] = MappingProxyType({}),
 ) -> Parity:
     """What parity.json is to say; the plan's cells are in its order, and those of packs that their checkpoint was
     calibrated on are flagged.
 
     `missing` are the deciding cases that were planned and did not run; `luck` is that of several candidates, `floor`
-    what was found of the base against itself.
+    what was found of the base against itself, `turns` of what was written.
     """
     failed = [
         FailedCase(
@@ -176,6 +190,8 @@ def conclude(
             best_of=plan.best_of,
             candidate_kind=options.candidate_kind,
             scores_copies=plan.needs.scores_copies,
+            generate=plan.turns if plan.turn_packs else 0,
+            generate_tokens=plan.turn_tokens if plan.turn_packs else None,
         ),
         candidates=candidates_of(plan),
         luck=tuple(luck),
@@ -186,7 +202,25 @@ def conclude(
             if cell in records
         ),
         repeated=tuple(_repeated(cell, record) for cell, record in floor.items()),
+        behaviour=tuple(_turns(plan, cell, turns[cell]) for cell in plan.turn_cells if cell in turns),
+        turns_apart={cell.checkpoint: record.apart for cell, record in turns.items() if cell.pack == UNION},
         gates_sha256=plan.gates_sha256,
+    )
+
+
+def _turns(plan: Plan, cell: TurnCell, record: TurnsRecord) -> ParityTurns:
+    deciding = [verdict.verdict for verdict in record.verdicts.values() if verdict.decides and verdict.verdict]
+    return ParityTurns(
+        checkpoint=plan.checkpoints[cell.checkpoint],
+        name=cell.checkpoint,
+        pack=cell.pack,
+        turns=record.turns,
+        max_tokens=record.inputs.max_tokens,
+        verdict=worst(deciding) if deciding else None,
+        deciding=tuple(metric for metric, verdict in record.verdicts.items() if verdict.decides),
+        metrics=dict(record.verdicts),
+        details={name: dict(said) for name, said in record.details.items()},
+        inputs=record.inputs,
     )
 
 
@@ -237,6 +271,7 @@ def _decided_by_policy(case: FailedCase, other: IntervalPolicy) -> bool:
     test, metric = case.case.partition("[")[0].rpartition("::")[2], case.case.rpartition("-")[2].rstrip("]")
     if test in (
         "test_near_lossless", "test_must_decide", "test_something_decides", "test_stability", "test_profiling_seeds",
+        "test_behaviour", "test_decides",
     ):  # fmt: skip
         return case.verdict is not None  # else it could not be judged
     return metric in METRICS and metric not in other.rules

@@ -6,8 +6,10 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from eaftgate.behaviour.paired import PairedTurns
 from eaftgate.collect.collection import Collection
-from eaftgate.gate.plan import Cell, Plan
+from eaftgate.gate.plan import Cell, Plan, TurnCell
+from eaftgate.judge.behaviour import JudgedTurns, judge_turns
 from eaftgate.judge.cell import JudgedCell, judge_cell, judge_in_looks, plan_looks
 from eaftgate.judge.policy import IntervalPolicy
 from eaftgate.parity.paired import PairedTokens, concatenate_pairs, pair
@@ -32,6 +34,13 @@ def judge_tokens(plan: Plan, cell: Cell, tokens: PairedTokens) -> JudgedCell:
         best_of=plan.best_of,
         v2=plan.v2 if cell.checkpoint in plan.checkpoints else None,
     )
+
+
+def judge_planned_turns(plan: Plan, cell: TurnCell, turns: PairedTurns) -> JudgedTurns:
+    """By the policy's block behaviour."""
+    policy = plan.policy
+    assert isinstance(policy, IntervalPolicy)  # as Plan.behaviour has seen
+    return judge_turns(policy, plan.behaviour, turns, deciding=plan.turns_deciding(cell), best_of=plan.best_of)
 
 
 def judge_look_by_look(

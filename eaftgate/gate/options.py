@@ -94,6 +94,16 @@ def gate_options(option: Callable[..., object]) -> None:
         action="store_true",
         help="score prompts, too, and show what all tokens lose (ppl_all); changes no other figure",
     )
+    option(
+        "--generate",
+        type=_integer,
+        metavar="N",
+        help="have base and candidates write N assistant turns of every pack by themselves, greedily, and judge how "
+        "they behave (default: the regime's; 0: none)",
+    )
+    option(
+        "--generate-tokens", type=_integer, metavar="N", help="tokens that such a turn may have (default: the regime's)"
+    )
     option("--strict-cells", action="store_true", help="advisory cells and underpowered metrics decide too")
     option(
         "--allow-overlap",

@@ -15,6 +15,8 @@ from eaftgate.gate.options import OTHER, PRUNED
 from eaftgate.gate.profiling_seeds import ProfilingGroup, local_manifests, profiling_groups
 from eaftgate.judge.policy import (
     DEFAULT_GATES,
+    DEFAULT_TOKENS,
+    BehaviourPolicy,
     IntervalPolicy,
     PointPolicy,
     Regime,
@@ -23,7 +25,7 @@ from eaftgate.judge.policy import (
     pack_selection,
 )
 from eaftgate.judge.verdict import MetricVerdict, floor_problem
-from eaftgate.packs.pack import pack_paths
+from eaftgate.packs.pack import UNION, pack_paths
 from eaftgate.prune.methods import KEEP_SETS
 from eaftgate.rewrite.yardstick import own_yardstick
 from eaftgate.visible import file_stem
@@ -65,6 +67,8 @@ class GateOptions:
     allow_overlap: bool = False
     best_of: int | None = None
     whole_text: bool = False
+    generate: int | None = None
+    generate_tokens: int | None = None
     collector: str = DEFAULT
     of_collector: Mapping[str, Any] = field(default_factory=dict)
     """Its own options, by name: those that were given."""
@@ -103,6 +107,23 @@ class Cell:
 
 
 @dataclass(frozen=True)
+class TurnCell:
+    """What a checkpoint writes, compared with what the base does: over a pack's turns, or in UNION all packs'."""
+
+    checkpoint: str
+    pack: str
+
+    @property
+    def id(self) -> str:
+        return f"{self.checkpoint}-{self.pack}-turns"
+
+    @property
+    def record_file(self) -> str:
+        """In RUN_DIR/cells."""
+        return f"turns/{file_stem(self.id)}.json"
+
+
+@dataclass(frozen=True)
 class Plan:
     """`checkpoints` maps a unique short name (the one in test ids) to the directory or hub id as given.
 
@@ -130,6 +151,12 @@ class Plan:
     """Where its rows are, also where none was given: those of the embedded checkpoint."""
     yardsticks: Mapping[str, int] = field(default_factory=dict)
     """Those that say that they are the base with rounded experts, and to how many bits."""
+    turns: int = 0
+    """Of every pack that are written."""
+    turn_tokens: int = DEFAULT_TOKENS
+    """That each may have."""
+    turn_packs: tuple[str, ...] = ()
+    """The packs, each by itself, whose turns are written; none where none are."""
 
     @property
     def batch_size(self) -> int:
@@ -207,6 +234,28 @@ class Plan:
         named = set(self.regime.primary.seq_lens)
         return seq_len in named or not named & {cell.seq_len for cell in self.cells}
 
+    @property
+    def behaviour(self) -> BehaviourPolicy:
+        """By which turns are judged, where any are. Raises ValueError where the policy has none."""
+        found = self.policy.behaviour if isinstance(self.policy, IntervalPolicy) else None
+        if found is None:
+            raise ValueError(f"{self.policy_name} has no block behaviour")
+        return found
+
+    @property
+    def turn_cells(self) -> tuple[TurnCell, ...]:
+        packs = (UNION, *self.turn_packs) if self.turn_packs else ()
+        return tuple(TurnCell(name, pack) for name in self.checkpoints for pack in packs)
+
+    def turns_deciding(self, cell: TurnCell) -> frozenset[str]:
+        """The metrics of behaviour that may turn the run red."""
+        return self.behaviour.deciding_in(union=cell.pack == UNION, strict=self.options.strict_cells)
+
+    @property
+    def turns_must_decide(self) -> tuple[str, ...]:
+        """As must_decide, of behaviour."""
+        return self.behaviour.must_decide(self.regime.must_decide) if self.turn_packs else ()
+
     def floor_problem(self, metric: str, measured: MetricVerdict) -> str | None:
         return floor_problem(self.policy, metric, measured)
 
@@ -239,7 +288,12 @@ def make_plan(options: GateOptions, *, fixture_packs: Path) -> Plan:
     if options.candidate_kind != PRUNED and not options.checkpoints:
         raise UserError(f"--candidate-kind={options.candidate_kind} needs --checkpoint: the candidate that is of it")
     needs = _needs(options)
-    counts = {"--num-blocks": options.num_blocks, "--batch-size": options.batch_size, "--best-of": options.best_of}
+    counts = {
+        "--num-blocks": options.num_blocks,
+        "--batch-size": options.batch_size,
+        "--best-of": options.best_of,
+        "--generate-tokens": options.generate_tokens,
+    }
     for name, value in counts.items():
         if value is not None and value < 1:
             raise UserError(f"{name} is {value}: it must be at least 1")
@@ -261,6 +315,7 @@ def make_plan(options: GateOptions, *, fixture_packs: Path) -> Plan:
     regime = gates.regime(regime_name)
     available = [path.stem for path in pack_paths(options.packs or fixture_packs)]
     packs = pack_selection(regime, available)
+    turns = _turns(options, policy_name, policy, regime, needs)
     seq_lens = tuple(dict.fromkeys(options.seq_lens)) or tuple(regime.seq_lens)
     none_primary = not set(seq_lens) & set(regime.primary.seq_lens)
     checkpoints = _short_names(options.checkpoints)
@@ -316,7 +371,27 @@ def make_plan(options: GateOptions, *, fixture_packs: Path) -> Plan:
         gates_sha256=sha256_file(options.gates),
         packs=options.packs or fixture_packs,
         yardsticks=yardsticks,
+        turns=turns,
+        turn_tokens=options.generate_tokens or regime.generate_tokens,
+        turn_packs=tuple(available) if turns and checkpoints else (),
     )
+
+
+def _turns(
+    options: GateOptions, policy_name: str, policy: PointPolicy | IntervalPolicy, regime: Regime, needs: Needs
+) -> int:
+    """Of every pack. Raises UserError where turns were asked for that nothing judges, or nobody writes; where only the
+    regime does, there are none."""
+    judged = isinstance(policy, IntervalPolicy) and policy.behaviour is not None
+    if options.generate is None:
+        return regime.generate if judged and needs.writes else 0
+    if options.generate < 0:
+        raise UserError(f"--generate is {options.generate}: it must be at least 0")
+    if options.generate and not judged:
+        raise UserError(f"--generate needs a policy with a block behaviour: {policy_name} has none")
+    if options.generate and not needs.writes:
+        raise UserError(f"--generate needs a collector that writes: {options.collector} scores only")
+    return options.generate
 
 
 def _needs(options: GateOptions) -> Needs:

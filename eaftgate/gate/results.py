@@ -17,8 +17,11 @@ from eaftgate.files import write_text
 from eaftgate.gate.candidates import Candidate
 from eaftgate.gate.identity import RunIdentity
 from eaftgate.gate.messages import LostMessage, MessageCounts
-from eaftgate.gate.plan import CandidateKind, Cell
+from eaftgate.gate.plan import CandidateKind, Cell, TurnCell
 from eaftgate.gate.stability import Stability
+from eaftgate.gate.turns import TurnApart
+from eaftgate.generate.generations import Generations, load_generations
+from eaftgate.judge.behaviour import JudgedTurns
 from eaftgate.judge.cell import JudgedCell
 from eaftgate.judge.metrics import has_intervals
 from eaftgate.judge.verdict import MetricVerdict, Verdict
@@ -36,6 +39,7 @@ PAGE_FILE = "report.html"
 """What people read of the run."""
 CELLS_DIR = "cells"
 COLLECTIONS_DIR = "collections"
+GENERATIONS_DIR = "generations"
 LOCK_FILE = "run.lock"
 """Held while a run goes on."""
 
@@ -81,6 +85,82 @@ class CellRecord(JudgedCell):
     inputs: CellInputs
     messages: tuple[MessageCounts, ...] = ()
     lost: tuple[LostMessage, ...] = ()
+
+
+class TurnsInputs(Record):
+    """What turns were judged on, by content. `generations` names files of RUN_DIR/generations by role, `base` and
+    `checkpoint`, and in the order of the packs; `turns` are the digests of what was asked of each, `writer` the base's
+    settings."""
+
+    base: ModelIdentity
+    checkpoint_digest: str
+    packs: tuple[str, ...]
+    turns: tuple[str, ...]
+    writer: dict[str, Any]
+    max_tokens: int
+    generations: dict[str, tuple[str, ...]]
+
+    def saved(self, results: Path, role: str) -> list[Generations]:
+        """Those of a role. Raises UserError when a file is gone, damaged or of something else."""
+        digest = self.base.digest if role == "base" else self.checkpoint_digest
+        names = self.generations.get(role, ())
+        if len(names) != len(self.packs) or len(self.turns) != len(self.packs):
+            raise UserError(f"{results} does not say what its turns were judged on: run the gate again")
+        of: dict[str, Any] = {"checkpoint": digest, "max_tokens": self.max_tokens, "replicate": ""}
+        of |= {"settings": self.writer} if role == "base" else {}
+        found = []
+        for pack, turns, name in zip(self.packs, self.turns, names, strict=True):
+            path = results / GENERATIONS_DIR / Path(name).name
+            if not path.is_file():
+                raise UserError(f"{path} is gone: run the gate again")
+            found.append(load_generations(path, {**of, "pack": pack, "turns": turns}))
+        return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class TurnsRecord(JudgedTurns):
+    """A file of RUN_DIR/cells/turns; `session` is the run that judged it. `apart`: the first turns that the two write
+    otherwise, of all packs together."""
+
+    session: str
+    inputs: TurnsInputs
+    apart: tuple[TurnApart, ...] = ()
+
+
+def write_turns(results: Path, cell: TurnCell, record: TurnsRecord) -> None:
+    write_model(results / CELLS_DIR / cell.record_file, record)
+
+
+def read_turns(results: Path, cell: TurnCell, *, session: str) -> TurnsRecord | None:
+    """None when this session has not judged them. Raises UserError for a damaged file."""
+    path = results / CELLS_DIR / cell.record_file
+    if not path.is_file() or read_object(path, what="turns result").get("session") != session:
+        return None
+    return read_model(path, TurnsRecord, what="turns result", remedy="run the gate again")
+
+
+class ParityTurns(Record):
+    """How a checkpoint behaves over the turns of a pack, or in UNION over all packs'. `metrics` are by name, their
+    `blocks_needed` turns; `deciding` those that are a part of the run's verdict here; `verdict` is the worst of them,
+    None where none decides."""
+
+    checkpoint: str
+    name: str
+    pack: str
+    turns: int
+    max_tokens: int
+    verdict: Verdict | None
+    deciding: tuple[str, ...]
+    metrics: dict[str, MetricVerdict]
+    details: dict[str, dict[str, int | float]]
+    inputs: TurnsInputs
+
+    @property
+    def label(self) -> str:
+        return f"{self.name} {self.pack} turns"
+
+    def decides(self, metric: str) -> bool:
+        return metric in self.deciding
 
 
 def floor_file(cell: Cell) -> str:
@@ -226,6 +306,9 @@ class Asked(Record):
     candidate_kind: CandidateKind = "pruned"
     scores_copies: bool = True
     """Whether the collector could score copies of the base."""
+    generate: int = 0
+    """Turns of every pack; 0 in files of earlier versions."""
+    generate_tokens: int | None = None
 
 
 class Parity(Record):
@@ -258,6 +341,11 @@ class Parity(Record):
     """The primary cells in the row order of further seeds."""
     repeated: tuple[Repeated, ...] = ()
     """None in files of earlier versions."""
+    behaviour: tuple[ParityTurns, ...] = ()
+    """Where turns were written; UNION, all packs together, before each pack."""
+    turns_apart: Mapping[str, tuple[TurnApart, ...]] = Field(default_factory=dict)
+    """By the checkpoint's name: the first turns that it and the base write otherwise, those before all in which it does
+    worse."""
     run: RunIdentity | None = None
     """None in files of earlier versions."""
     gates_sha256: str | None = None

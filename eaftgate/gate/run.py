@@ -12,22 +12,39 @@ from pathlib import Path
 
 import numpy as np
 
+from eaftgate.behaviour.paired import pair_turns
 from eaftgate.checkpoint.digest import ModelIdentity
 from eaftgate.collect.collection import Collection, check_stats, restored
 from eaftgate.collect.collector import Collector, ScoredModel, Scorer
 from eaftgate.collect.collectors import collector_kinds
 from eaftgate.collect.store import CollectionStore, Request, Say
-from eaftgate.collect.watched import WatchedCollector
+from eaftgate.collect.watched import WatchedCollector, WatchedWriter
+from eaftgate.collect.writer import WritingScorer
 from eaftgate.errors import UserError
-from eaftgate.gate.judging import Order, judge_look_by_look, judge_tokens, order_of_blocks
+from eaftgate.gate.judging import Order, judge_look_by_look, judge_planned_turns, judge_tokens, order_of_blocks
 from eaftgate.gate.messages import lost_messages, message_counts
 from eaftgate.gate.models import Models
-from eaftgate.gate.plan import BASE, BATCH, NOOP, RERUN, ULP, Cell, Plan
-from eaftgate.gate.results import COLLECTIONS_DIR, CellInputs, CellRecord, floor_file, write_record
+from eaftgate.gate.plan import BASE, BATCH, NOOP, RERUN, ULP, Cell, Plan, TurnCell
+from eaftgate.gate.results import (
+    COLLECTIONS_DIR,
+    GENERATIONS_DIR,
+    CellInputs,
+    CellRecord,
+    TurnsInputs,
+    TurnsRecord,
+    floor_file,
+    write_record,
+    write_turns,
+)
+from eaftgate.gate.turns import turns_apart
+from eaftgate.generate.generations import Generations
+from eaftgate.generate.store import GenerationStore
+from eaftgate.generate.store import Request as WritingRequest
 from eaftgate.judge.cell import JudgedCell
 from eaftgate.packs.blocks import Blocks, build_blocks
-from eaftgate.packs.pack import Pack, named_packs
+from eaftgate.packs.pack import UNION, Pack, named_packs
 from eaftgate.packs.tokenizer import PackTokenizer, load_tokenizer
+from eaftgate.packs.turns import ChosenTurns, Ending, choose_turns
 from eaftgate.parity.metrics import halves_wobble
 from eaftgate.parity.paired import PairedTokens, pair
 from eaftgate.progress import Bar, progress_bar
@@ -55,6 +72,10 @@ class GateRun:
         self._blocks: dict[tuple[str, int, int, int | None], Blocks | UserError] = {}
         self._packs: dict[int | None, dict[str, Pack]] = {}
         self._cells: dict[Cell, JudgedCell] = {}
+        self._generations = GenerationStore(plan.options.results / GENERATIONS_DIR, say=say)
+        self._written: dict[tuple[str, str], Generations | UserError] = {}
+        self._chosen_turns: dict[str, ChosenTurns] = {}
+        self._turns: dict[TurnCell, TurnsRecord] = {}
         self._closing = ExitStack()
 
     @property
@@ -144,12 +165,16 @@ class GateRun:
         self._closing.callback(scorer.close)
         return scorer
 
+    def _scored(self, model: str) -> ScoredModel:
+        found = self.models[model]
+        checkpoint = found.checkpoint
+        return ScoredModel(model, checkpoint.name, checkpoint.path, found.digest, checkpoint.is_mxfp4)
+
     def _collector(self, model: str, *, other_batches: bool = False) -> Collector:
         """What scores `model`; in other batches for the noise floor."""
         found = self.models[model]
-        checkpoint = found.checkpoint
-        scored = ScoredModel(model, checkpoint.name, checkpoint.path, found.digest, checkpoint.is_mxfp4)
-        return WatchedCollector(self._scorer.collector(scored, other_batches=other_batches), checkpoint, found.digest)
+        collector = self._scorer.collector(self._scored(model), other_batches=other_batches)
+        return WatchedCollector(collector, found.checkpoint, found.digest)
 
     def close(self) -> None:
         """Give back what the collector holds."""
@@ -185,6 +210,83 @@ class GateRun:
     def stops_early(self, cell: Cell) -> bool:
         """Whether a cell is judged while it is collected, and no further than it takes."""
         return self.plan.options.sequential and cell.checkpoint in self.plan.checkpoints
+
+    # Turns that are written
+
+    def generations(self, model: str, pack: str) -> Generations:
+        """What `model` writes for the turns of a pack, from the cache or now. Raises UserError where it cannot, the
+        same whenever it is asked."""
+        key = (model, pack)
+        if key not in self._written:
+            try:
+                title = f"write {model} {pack}"
+                self._written[key] = self._generations.get(
+                    self._writing(model, pack), open_bar=lambda turns: self._shown(title, turns, unit="turns")
+                )
+            except UserError as error:
+                self._written[key] = error
+        found = self._written[key]
+        if isinstance(found, UserError):
+            raise UserError(str(found))
+        return found
+
+    def _writing(self, model: str, pack: str) -> WritingRequest:
+        scorer, found = self._scorer, self.models[model]
+        if not isinstance(scorer, WritingScorer):
+            raise UserError(f"--collector={self.plan.options.collector} scores only: leave out --generate")
+        writer = WatchedWriter(scorer.writer(self._scored(model)), found.checkpoint, found.digest)
+        return WritingRequest(
+            found.digest,
+            self._chosen(pack),
+            writer,
+            Ending(self._tokenizer),
+            self.plan.turn_tokens,
+            found.checkpoint.vocab_size,
+        )
+
+    def _chosen(self, pack: str) -> ChosenTurns:
+        """Of the base's tokenizer, whatever model writes them."""
+        if pack not in self._chosen_turns:
+            self._chosen_turns[pack] = choose_turns(
+                self.packs(self.plan.options.seed)[pack],
+                self._tokenizer,
+                count=self.plan.turns,
+                seed=self.plan.order_seed,
+                max_tokens=self.plan.turn_tokens,
+                context=self.models[BASE].checkpoint.config.get("max_position_embeddings"),
+            )
+        return self._chosen_turns[pack]
+
+    def turns(self, cell: TurnCell) -> TurnsRecord:
+        """How a candidate behaves over a pack's turns, or all packs'; the result is also left in RUN_DIR/cells."""
+        if cell not in self._turns:
+            packs = self.plan.turn_packs if cell.pack == UNION else (cell.pack,)
+            candidate = [self.generations(cell.checkpoint, pack) for pack in packs]  # before the base, as in `floor`
+            base = [self.generations(BASE, pack) for pack in packs]
+            paired = pair_turns(base, candidate)
+            found = self.models[BASE]
+            record = TurnsRecord(
+                **vars(judge_planned_turns(self.plan, cell, paired)),
+                session=self.session,
+                inputs=TurnsInputs(
+                    base=ModelIdentity(name=found.checkpoint.name, digest=found.digest),
+                    checkpoint_digest=self.models[cell.checkpoint].digest,
+                    packs=packs,
+                    turns=tuple(generations.turns for generations in base),
+                    writer=base[0].settings,
+                    max_tokens=self.plan.turn_tokens,
+                    generations={
+                        role: tuple(self._generations.path(self._writing(model, pack)).name for pack in packs)
+                        for role, model in (("base", BASE), ("checkpoint", cell.checkpoint))
+                    },
+                ),
+                apart=turns_apart(paired, base, candidate) if cell.pack == UNION else (),
+            )
+            write_turns(self.results, cell, record)
+            self._turns[cell] = record
+        return self._turns[cell]
+
+    # The base against itself
 
     def floor(self, cell: Cell, tier: str) -> JudgedCell:
         """The base against itself: measured again, in other batches and another order, or off by one ulp."""

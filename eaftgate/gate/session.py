@@ -19,7 +19,7 @@ from eaftgate.files import atomic_path, write_failure, write_text
 from eaftgate.gate.candidates import kind_line, unknown_rows
 from eaftgate.gate.cases import required_cases
 from eaftgate.gate.classes import class_lines
-from eaftgate.gate.conclusion import CaseOutcome, case_of, conclude, read_floor, read_records
+from eaftgate.gate.conclusion import CaseOutcome, case_of, conclude, read_all_turns, read_floor, read_records
 from eaftgate.gate.ending import cut_short, reports_of
 from eaftgate.gate.identity import RunIdentity, identity_of, now
 from eaftgate.gate.junit import is_file_or_free, make_red
@@ -43,6 +43,7 @@ from eaftgate.gate.results import (
 from eaftgate.gate.stability import stability_lines, stability_note
 from eaftgate.gate.summary import HEAD, add_step_summary, parity_markdown
 from eaftgate.gate.table import COLOURS, remarks, render_cells
+from eaftgate.gate.turns_table import turns_lines, turns_remarks
 from eaftgate.markdown import escaped
 from eaftgate.visible import plain, sentence
 
@@ -207,6 +208,7 @@ class SessionReport:
                 complete=not short,
                 luck=self._luck(records),
                 floor=read_floor(self._plan, self._session),
+                turns=read_all_turns(self._plan, self._session),
             )
             self._parity = self._parity.model_copy(update={"run": self._identity(self._parity)})
             copy_gates(results, self._plan.options.gates)
@@ -310,12 +312,15 @@ class SessionReport:
             terminalreporter.write_line(render_cells(parity.cells, width=width, colour=colour))
             for line in class_lines(parity, width=width, colour=colour):
                 terminalreporter.write_line(line)
+        for line in turns_lines(parity, width=shutil.get_terminal_size().columns, colour=terminalreporter.hasmarkup):
+            terminalreporter.write_line(line)
         said = (
             unknown_rows(parity.candidates)
             + [pack.left_out for pack in (parity.run.packs if parity.run else ()) if pack.left_out]
             + [str(again) for o in self._outcomes.values() if (again := o.properties.get(COLLECTED_AGAIN))]
             + self._of_earlier_versions()
             + remarks(parity.cells)
+            + turns_remarks(parity)
             + _shared_reasons(parity)
             + [f"not run: {case}" for case in parity.not_run]
         )

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 
 from eaftgate.choices import listed
 from eaftgate.errors import UserError
@@ -14,6 +14,8 @@ from eaftgate.packs.pack import UNION
 from eaftgate.records import read_model
 
 DEFAULT_GATES = Path(__file__).parent.parent / "near_lossless_gates.json"
+DEFAULT_TOKENS = 1024
+"""That a turn may have where the regime says nothing."""
 
 SeqLen = Annotated[int, Field(ge=2)]
 
@@ -145,6 +147,11 @@ class BehaviourPolicy(_Strict):
         """Those that are judged, in the order in which they are shown."""
         return tuple(name for name in BEHAVIOURS if name in self.rules)
 
+    def must_decide(self, asked: Literal["all"] | Sequence[str]) -> tuple[str, ...]:
+        """Those that may not be silent in a run, of a regime's."""
+        deciding = self.deciding_in(union=True, strict=False)
+        return tuple(name for name in self.metrics if name in deciding and (asked == "all" or name in asked))
+
     def deciding_in(self, *, union: bool, strict: bool) -> frozenset[str]:
         """The metrics that make the verdict over all packs' turns, or over one pack's."""
         return frozenset(
@@ -246,14 +253,19 @@ class Regime(_Strict):
     must_decide: Literal["all"] | list[str] = []
     """Metrics of which every one must have decided in at least one cell, where the policy lets it decide and its class
     occurs; all of them, or those that are named."""
+    generate: NonNegativeInt = 0
+    """Turns of every pack that the models write by themselves; 0: none. For a policy with a block `behaviour`."""
+    generate_tokens: PositiveInt = DEFAULT_TOKENS
+    """Tokens that a turn may have."""
     keep_n: PositiveInt | None = None
     """Of the embedded checkpoint's regime: how many experts the run's own candidate keeps."""
 
     @field_validator("must_decide")
     @classmethod
     def _names_metrics(cls, value: Literal["all"] | list[str]) -> Literal["all"] | list[str]:
-        if unknown := [name for name in value if value != "all" and name not in METRICS]:
-            raise ValueError(f"there is no metric {unknown[0]!r}: there are {listed(METRICS, meant=unknown[0])}")
+        known = METRICS | BEHAVIOURS
+        if unknown := [name for name in value if value != "all" and name not in known]:
+            raise ValueError(f"there is no metric {unknown[0]!r}: there are {listed(known, meant=unknown[0])}")
         return value
 
     @model_validator(mode="after")

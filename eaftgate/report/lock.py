@@ -24,12 +24,14 @@ from eaftgate.gate.options import OTHER
 from eaftgate.gate.plan import CandidateKind
 from eaftgate.gate.results import (
     COLLECTIONS_DIR,
+    GENERATIONS_DIR,
     PARITY_FILE,
     Asked,
     FailedCase,
     Luck,
     Parity,
     ParityCell,
+    ParityTurns,
     Repeated,
     RunVerdict,
     Severity,
@@ -37,6 +39,7 @@ from eaftgate.gate.results import (
     read_parity,
 )
 from eaftgate.gate.stability import Stability
+from eaftgate.generate.generations import seal_of as seal_of_generations
 from eaftgate.judge.verdict import MetricVerdict, Verdict
 from eaftgate.outputs import check_file, put_file
 from eaftgate.records import Record, is_as_sealed, json_of, read_model
@@ -69,6 +72,18 @@ class LockedCell(Record):
     blocks_digest: str
 
 
+class LockedTurns(Record):
+    """What was judged of turns that were written; `asked` are the digests of the turns of each pack."""
+
+    pack: str
+    turns: int
+    max_tokens: int
+    verdict: Verdict | None
+    deciding: tuple[str, ...]
+    metrics: dict[str, MetricVerdict]
+    asked: tuple[str, ...]
+
+
 class Outcomes(Record):
     """What the run says of its cases, and no collection can show alone: that an engine loaded the checkpoint, that its
     tensors and those of the no-op rewrite are the base's, that all of the plan ran."""
@@ -81,8 +96,8 @@ class Outcomes(Record):
 class Lock(Record):
     """`keep` and `provenance` are the manifest's. What has a default is not in locks of earlier versions.
 
-    `collections` are the sha256 of the run's collections that the verdict follows from, by file; `results` is where
-    they were.
+    `collections` and `generations` are the sha256 of the run's that the verdict follows from, by file; `results` is
+    where they were.
     """
 
     lock_schema: Literal["lock-1"] = Field(alias="schema")
@@ -103,6 +118,8 @@ class Lock(Record):
     python: str
     gates_sha256: str | None = None
     collections: dict[str, str] = Field(default_factory=dict)
+    generations: dict[str, str] = Field(default_factory=dict)
+    behaviour: tuple[LockedTurns, ...] = ()
     repeated: tuple[Repeated, ...] = ()
     luck: tuple[Luck, ...] = ()
     outcomes: Outcomes | None = None
@@ -161,6 +178,7 @@ def make_lock(results: Path, checkpoint: str | None, gates: Path | None = None) 
         stability=parity.stability,
         collector=cells[0].inputs.collector,
         cells=tuple(_pinned(cell) for cell in cells),
+        behaviour=tuple(_pinned_turns(turns) for turns in parity.behaviour if turns.name == cells[0].name),
         libraries=library_versions(),
         python=platform.python_version(),
         **_pinned_run(results, parity),
@@ -184,8 +202,13 @@ def _pinned_run(results: Path, parity: Parity) -> dict[str, Any]:
     """What is pinned of a run besides the cells: what they follow from."""
     inputs = [entry.inputs for entry in (*parity.cells, *parity.further)] + [entry.inputs for entry in parity.repeated]
     names = {name for one in inputs for name in (*one.collections.values(), *one.looks)}
+    turns = [of.inputs for of in parity.behaviour]
+    written = {name for one in turns for names in one.generations.values() for name in names}
     return {
         "gates_sha256": parity.gates_sha256,
+        "generations": {
+            name: seal_of_generations(results / GENERATIONS_DIR / Path(name).name) for name in sorted(written)
+        },
         "collections": {name: seal_of(results / COLLECTIONS_DIR / Path(name).name) for name in sorted(names)},
         "repeated": parity.repeated,
         "luck": parity.luck,
@@ -204,6 +227,18 @@ def _pinned(cell: ParityCell) -> LockedCell:
         metrics=cell.metrics,
         flags=cell.flags,
         blocks_digest=cell.inputs.blocks_digest,
+    )
+
+
+def _pinned_turns(turns: ParityTurns) -> LockedTurns:
+    return LockedTurns(
+        pack=turns.pack,
+        turns=turns.turns,
+        max_tokens=turns.max_tokens,
+        verdict=turns.verdict,
+        deciding=turns.deciding,
+        metrics=turns.metrics,
+        asked=turns.inputs.turns,
     )
 
 
@@ -297,6 +332,7 @@ def _verdict_problems(lock: Lock, results: Path | None, gates: Path | None) -> l
             "stability": again.stability,
             "collector": cells[0].inputs.collector,
             "cells": tuple(_pinned(cell) for cell in cells),
+            "behaviour": tuple(_pinned_turns(turns) for turns in again.behaviour if turns.name == cells[0].name),
             "outcomes": Outcomes(failed=parity.failed, not_run=parity.not_run, complete=parity.complete),
         }
     except UserError as error:

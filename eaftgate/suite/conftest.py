@@ -11,6 +11,7 @@ from eaftgate.gate.plan import Cell
 from eaftgate.gate.plugin import is_case
 from eaftgate.gate.run import GateRun
 from eaftgate.gate.stability import Spread, spreads
+from eaftgate.judge.behaviour import JudgedTurns
 from eaftgate.judge.cell import JudgedCell
 from eaftgate.judge.metrics import has_intervals
 from eaftgate.judge.policy import IntervalPolicy
@@ -18,6 +19,7 @@ from eaftgate.judge.verdict import MetricVerdict
 from eaftgate.judge.wording import describe, figures_shown
 
 RecordFloor = Callable[[JudgedCell, str], MetricVerdict]
+RecordTurns = Callable[[JudgedTurns, str], MetricVerdict]
 RecordSpread = Callable[[Sequence[JudgedCell]], dict[str, Spread]]
 
 
@@ -69,6 +71,24 @@ def record_verdict(record_property: Callable[[str, Any], None]) -> RecordVerdict
         record_property("shown", figures_shown(metric, verdict, interval=has_intervals(judged.verdicts)))
         record_property("tokens", judged.metrics.tokens)
         record_property("num_blocks", judged.num_blocks)
+        return verdict
+
+    return record
+
+
+@pytest.fixture
+def record_turns(record_property: Callable[[str, Any], None]) -> RecordTurns:
+    """The same for what was written: its `turns`, and `turns_needed` where more would decide."""
+
+    def record(judged: JudgedTurns, metric: str) -> MetricVerdict:
+        verdict = judged.verdicts[metric]
+        for name, value in asdict(verdict).items():
+            record_property("turns_needed" if name == "blocks_needed" else name, value)
+        record_property("severity", "primary" if verdict.decides else "advisory")
+        record_property("shown", figures_shown(metric, verdict, interval=True))
+        record_property("turns", judged.turns)
+        for name, value in judged.details.get(metric, {}).items():
+            record_property(f"details_{name}", value)
         return verdict
 
     return record

@@ -31,9 +31,9 @@ class Sglang:
 
             for url in given["endpoint"]:
                 place_of(url)
-            return Needs(scores_copies=False)
+            return Needs(scores_copies=False, writes=True)
         gpus = given.get("tp", 1) * given.get("dp", 1)
-        return Needs(gpus=gpus, lowered_by=("--tp", "--dp"), starts_engines=True)
+        return Needs(gpus=gpus, lowered_by=("--tp", "--dp"), starts_engines=True, writes=True)
 
     def open(self, given: Mapping[str, Any], *, batch_size: int, logs: Path) -> Scorer:  # noqa: ARG002
         if given.get("endpoint"):

@@ -1,0 +1,1 @@
+from eaftgate.suite.test_behaviour import *  # noqa: F403

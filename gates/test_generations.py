@@ -1,0 +1,1 @@
+from eaftgate.suite.test_generations import *  # noqa: F403
