@@ -1,4 +1,4 @@
-"""How many blocks would have decided a run that could not, whether its packs hold them, and the words to ask for them.
+"""How many blocks, or turns, would have decided a run that could not, and the words to ask for them.
 
 An estimate: of rules that had too few documents or messages by their number, of open bounds by their width.
 """
@@ -14,6 +14,7 @@ from eaftgate.packs.pack import UNION
 
 _SILENT = ("test_must_decide::", "test_something_decides::")
 """Cases that say that nothing has decided."""
+_TURNS = "test_behaviour.py::test_decides["
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,8 @@ def more_blocks(parity: Parity) -> MoreBlocks | None:
     if parity.verdict != "inconclusive":
         return None
     bounds, counts = _of_open_bounds(parity), _of_silence(parity)
+    if not bounds and not counts and (of_turns := _more_turns(parity)) is not None:
+        return of_turns
     known = [blocks for blocks in bounds + counts if blocks is not None]
     if counts and not known:
         return MoreBlocks("The data cannot tell, nor how many blocks would: they have nothing of what must decide.", "")
@@ -60,6 +63,28 @@ def _of_open_bounds(parity: Parity) -> list[int | None]:
         for metric, verdict in cell.metrics.items()
         if verdict.verdict == "inconclusive" and cell.decides(metric)
     ]
+
+
+def _more_turns(parity: Parity) -> MoreBlocks | None:
+    """Where it is what the models write that does not decide."""
+    silent = {case.case.rpartition("-")[2].rstrip("]") for case in parity.failed if _TURNS in case.case}
+    found = [
+        (turns, verdict.blocks_needed)
+        for turns in parity.behaviour
+        for metric, verdict in turns.metrics.items()
+        if verdict.verdict == "inconclusive"
+        and (turns.decides(metric) or (turns.pack == UNION and metric in silent and verdict.underpowered))
+    ]
+    if not found:
+        return None
+    known = [math.ceil(needed / len(turns.inputs.packs)) for turns, needed in found if needed is not None]
+    if len(known) < len(found):
+        return MoreBlocks("No number of turns that can be paid for would decide it: treat it as a loss.", "")
+    asked = with_room(max(known), None)
+    said = f"The turns cannot tell. About {max(known):,} of every pack would, if the estimates are right"
+    if parity.run is not None and parity.run.by_recipe:
+        return MoreBlocks(f"{said}. In the recipe, then the same command again:", in_recipe(asked, "generate"))
+    return MoreBlocks(f"{said}:", _command(parity, asked, "--generate"))
 
 
 def _of_silence(parity: Parity) -> list[int | None]:
@@ -100,11 +125,11 @@ def _more_rows(parity: Parity, num_blocks: int) -> str:
     return ", ".join(said) or "more rows"
 
 
-def _command(parity: Parity, num_blocks: int) -> str:
+def _command(parity: Parity, number: int, option: str = "--num-blocks") -> str:
     words = shlex.split(parity.run.command if parity.run else "")
     kept = [
         word
         for place, word in enumerate(words)
-        if not word.startswith("--num-blocks") and not (place and words[place - 1] == "--num-blocks")
+        if word.partition("=")[0] != option and not (place and words[place - 1] == option)
     ]
-    return shlex.join([*kept, f"--num-blocks={num_blocks}"]) if words else ""
+    return shlex.join([*kept, f"{option}={number}"]) if words else ""

@@ -10,6 +10,6 @@ def with_room(blocks: int, held: int | None) -> int:
     return asked if held is None else max(blocks, min(asked, held))
 
 
-def in_recipe(num_blocks: int) -> str:
+def in_recipe(number: int, key: str = "num_blocks") -> str:
     """What the section of the gate says."""
-    return f"gate: {{num_blocks: {num_blocks}}}"
+    return f"gate: {{{key}: {number}}}"

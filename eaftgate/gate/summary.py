@@ -14,10 +14,12 @@ from eaftgate.gate.conclusion import reason_of, verdict_of
 from eaftgate.gate.more_blocks import more_blocks
 from eaftgate.gate.results import Parity, ParityCell
 from eaftgate.gate.table import remarks
+from eaftgate.gate.turns_table import turns_remarks
 from eaftgate.judge.metrics import METRICS, has_intervals
 from eaftgate.judge.verdict import MetricVerdict
 from eaftgate.judge.wording import shown
 from eaftgate.markdown import code, escaped, table
+from eaftgate.packs.pack import UNION
 
 LIMIT = 60_000
 """Characters."""
@@ -80,6 +82,7 @@ def parity_markdown(parity: Parity) -> str:
     others = [cell for cell in parity.cells if cell.severity != "primary"]
     lines += _fitting(_cells(deciding), LIMIT // 4)
     lines += _fitting(_classes(parity), LIMIT // 4)
+    lines += _fitting(_behaviour(parity), LIMIT // 8)
     if others:
         within = _fitting(_cells(others), LIMIT // 4)
         lines += ["<details><summary>Other cells</summary>", "", *within, "</details>", ""]
@@ -112,7 +115,7 @@ def _head(parity: Parity) -> Iterator[str]:
         yield from (escaped(reason_of(parity)[:2000]), "")
     if (needed := more_blocks(parity)) is not None:
         yield from (f"{escaped(needed.said)} {code(needed.words[:2000]) if needed.words else ''}".rstrip(), "")
-    said = remarks(parity.cells)
+    said = remarks(parity.cells) + turns_remarks(parity)
     for line in said[:_MAX_REMARKS]:
         yield f"- {escaped(line[:1000])}"
     if len(said) > _MAX_REMARKS:
@@ -154,6 +157,25 @@ def _classes(parity: Parity) -> list[str]:
             )  # fmt: skip
     head = ("candidate", "pack", "rule", "seq", "loss", "at most", "verdict")
     return [*table(head, rows, text=3), ""] if rows else []
+
+
+def _behaviour(parity: Parity) -> list[str]:
+    """What the models write by themselves, over all packs."""
+    rows = []
+    for turns in parity.behaviour:
+        for metric, verdict in turns.metrics.items():
+            if turns.pack != UNION or verdict.verdict is None:
+                continue
+            word = f"**{verdict.verdict.upper()}**" if turns.decides(metric) else f"({verdict.verdict})"
+            rows.append(
+                [
+                    code(turns.name, cell=True), metric, f"{turns.turns:,}",
+                    shown(metric, verdict.estimate, interval=True), shown(metric, verdict.upper, interval=True),
+                    "underpowered" if verdict.underpowered else word,
+                ]
+            )  # fmt: skip
+    head = ("candidate", "written by itself", "turns", "loss", "at most", "verdict")
+    return [*table(head, rows, text=2), ""] if rows else []
 
 
 def _fitting(lines: list[str], limit: int) -> list[str]:

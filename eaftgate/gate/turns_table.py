@@ -1,5 +1,6 @@
 """What the terminal shows of turns that were written: a line a checkpoint and pack, and what keeps them from a pass."""
 
+import math
 from collections.abc import Iterator
 
 from rich.text import Text
@@ -7,6 +8,7 @@ from rich.text import Text
 from eaftgate.gate.results import Parity, ParityTurns
 from eaftgate.gate.table import COLOURS, rendered
 from eaftgate.judge.wording import describe, shown
+from eaftgate.packs.pack import UNION
 from eaftgate.tables import terminal_table
 from eaftgate.visible import visible
 
@@ -52,13 +54,30 @@ def _verdict(turns: ParityTurns) -> Text:
 
 
 def turns_remarks(parity: Parity) -> list[str]:
-    """One sentence each: what keeps deciding turns from a pass, then what there is too little of over all packs."""
-    said = []
-    for turns in parity.behaviour:
-        for metric, verdict in turns.metrics.items():
-            decides = turns.decides(metric) and verdict.verdict in ("fail", "inconclusive")
-            silent = verdict.underpowered and turns.pack == parity.behaviour[0].pack
-            if decides or silent:
-                words = describe(metric, verdict, turns.turns, interval=True, of="turns", more_of="turns")
-                said.append(((verdict.underpowered, verdict.verdict != "fail"), f"{visible(turns.label)}: {words}"))
-    return [line for _, line in sorted(said, key=lambda found: found[0])]
+    """One sentence each: what keeps deciding turns from a pass; then of each checkpoint, what there are too few turns
+    for, of all packs together."""
+    said = [
+        (verdict.verdict != "fail", f"{visible(turns.label)}: {_described(turns, metric)}")
+        for turns in parity.behaviour
+        for metric, verdict in turns.metrics.items()
+        if turns.decides(metric) and verdict.verdict in ("fail", "inconclusive")
+    ]
+    return [line for _, line in sorted(said, key=lambda found: found[0])] + [
+        line for turns in parity.behaviour if turns.pack == UNION for line in _silent(turns)
+    ]
+
+
+def _silent(turns: ParityTurns) -> list[str]:
+    lacking = {metric: verdict for metric, verdict in turns.metrics.items() if verdict.underpowered}
+    if not lacking:
+        return []
+    needed = [verdict.blocks_needed for verdict in lacking.values()]
+    known = [turns_of_all for turns_of_all in needed if turns_of_all is not None]
+    of_each = math.ceil(max(known) / len(turns.inputs.packs)) if known else 0
+    enough = f"; --generate={of_each} would have enough" if len(known) == len(needed) else ""
+    first = next(iter(lacking.values())).lacks
+    return [f"{visible(turns.label)}: underpowered and undecided are {', '.join(lacking)} ({first}){enough}"]
+
+
+def _described(turns: ParityTurns, metric: str) -> str:
+    return describe(metric, turns.metrics[metric], turns.turns, interval=True, of="turns", more_of="turns")

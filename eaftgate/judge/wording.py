@@ -1,17 +1,20 @@
 """A verdict in words, for failures, tables and reports."""
 
 from eaftgate.judge.behaviours import BEHAVIOURS
-from eaftgate.judge.metrics import METRICS, plain
+from eaftgate.judge.metrics import METRICS, Metric, plain
 from eaftgate.judge.verdict import MetricVerdict
 
-KNOWN = METRICS | BEHAVIOURS
+
+def _known(name: str) -> Metric | None:
+    return METRICS.get(name) or BEHAVIOURS.get(name)
 
 
 def shown(metric: str, value: float | None, *, interval: bool) -> str:
     """A value of a metric; under a policy with intervals ppl is a ratio's logarithm, shown as a relative change."""
     if value is None:
         return "?"
-    return (KNOWN[metric].text if interval and metric in KNOWN else plain)(value)
+    known = _known(metric)
+    return (known.text if interval and known is not None else plain)(value)
 
 
 def deviation_shown(metric: str, value: float | None, *, interval: bool) -> str:
@@ -56,8 +59,8 @@ def describe(
         return f"{metric} is underpowered: {verdict.lacks}{more}"
     if verdict.underpowered:
         enough = "" if blocks is None else f"; {blocks} {more_of} would have enough"
-        events = KNOWN[metric].events
-        what = "events" if events is None else events.name
+        known = _known(metric)
+        what = "events" if known is None or known.events is None else known.events.name
         return f"{metric} is underpowered: the base has too few {what} in {tokens} {of}{enough}"
     needed = f"no affordable number of {more_of} would" if blocks is None else f"about {blocks} {more_of} would"
     return f"{value} does not decide against its margin {margin} in {tokens} {of}; {needed}"

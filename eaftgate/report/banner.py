@@ -77,6 +77,8 @@ def why(parity: Parity) -> str:
     deciding = [cell for cell in parity.cells if cell.decides_something]
     rules = {metric for cell in deciding for metric in cell.metrics if cell.decides(metric)}
     said = f"Every bound that decides lies inside its margin: {len(rules)} rules in {len(deciding)} cells"
+    if written := {metric for turns in parity.behaviour for metric in turns.deciding}:
+        said += f", and {len(written)} of what it writes by itself"
     found = nearest(deciding)
     if found is None:
         return f"{said}."

@@ -17,6 +17,7 @@ from eaftgate.judge.wording import bounds_shown, shown
 from eaftgate.outputs import check_file, claimed, put_file
 from eaftgate.progress import NO_BAR, Bar, progress_bar
 from eaftgate.report.banner import banners, names_of
+from eaftgate.report.behaviour import behaviour_section
 from eaftgate.report.classes import classes_section
 from eaftgate.report.keep_map import keep_maps
 from eaftgate.report.landscapes import landscapes_section
@@ -89,6 +90,7 @@ def render(parity: Parity, results: Path | None = None, *, as_written: bool = Tr
         _margins(parity),
         _problems(parity),
         classes_section(parity),
+        behaviour_section(parity),
         landscapes_section(results, parity, bar),
         smaller_budgets(results, parity, bar),
         keep_maps(parity),
