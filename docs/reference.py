@@ -15,6 +15,7 @@ from markdown_table import markdown_table
 
 from eaftgate.commands.app import app
 from eaftgate.gate.options import gate_options
+from eaftgate.judge.behaviours import BEHAVIOURS
 from eaftgate.judge.metrics import METRICS
 from eaftgate.judge.policy import IntervalPolicy, load_gates
 
@@ -111,6 +112,19 @@ def _policy() -> str:
     return markdown_table(("metric", "is", "margin, of", "decides", "why (and where from)"), rows)
 
 
+def _behaviour() -> str:
+    policy = load_gates().policy(None)[1]
+    assert isinstance(policy, IntervalPolicy)
+    assert policy.behaviour is not None
+    rows = []
+    for name in policy.behaviour.metrics:
+        metric, rule = BEHAVIOURS[name], policy.behaviour.rules[name]
+        assert rule.margin is not None
+        margin = f"{metric.text(rule.margin.value)}, {'a loss' if rule.side == 'worse' else 'any change'}"
+        rows.append((f"`{name}`", metric.meaning, margin, rule.margin.rationale))
+    return markdown_table(("metric", "is", "margin, of", "why"), rows)
+
+
 def _regimes() -> str:
     rows = []
     for name, regime in load_gates().regimes.items():
@@ -178,6 +192,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "commands": _command_sections,
     "gate-options": _gate_options,
     "policy": _policy,
+    "behaviour": _behaviour,
     "regimes": _regimes,
     "fixture-run": _fixture_run,
     "fixture-perplexity": _fixture_perplexity,
