@@ -110,7 +110,8 @@ def _plan(results: Path, told: Parity, path: Path) -> Plan:
     regime, asked = gates.regime(told.regime), told.asked
     # One that could not be judged has no cell, and was a candidate all the same.
     checkpoints = {candidate.name: candidate.name for candidate in told.candidates}
-    checkpoints |= {of.name: of.checkpoint for of in (*told.behaviour, *told.cells)}
+    checkpoints |= {turns.name: turns.checkpoint for turns in told.behaviour}
+    checkpoints |= {cell.name: cell.checkpoint for cell in told.cells}
     if asked.sequential and not isinstance(policy, IntervalPolicy):
         raise UserError(f"{results} says that it stopped early, which {policy_name} cannot: run the gate again")
     none_primary = not {cell.seq_len for cell in told.cells} & set(regime.primary.seq_lens)
