@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from gate_command import BASE, GATE_PACKS, ROOT, gate
+from rungs import closing, eaftgate, names_misrouted, with_rows
 
 from eaftgate.collect.collectors import collector_kinds
 from eaftgate.collect.transformers import TransformersWriter
@@ -25,7 +26,8 @@ from eaftgate.gate.run import GateRun
 from eaftgate.gate.summary import parity_markdown
 from eaftgate.gate.turns_table import turns_lines, turns_remarks
 from eaftgate.judge.policy import DEFAULT_GATES
-from eaftgate.packs.pack import read_packs
+from eaftgate.packs.blocks import build_blocks
+from eaftgate.packs.pack import UNION, named_packs, read_packs
 from eaftgate.packs.tokenizer import load_tokenizer
 from eaftgate.packs.turns import Ending, IntArray, choose_turns
 from eaftgate.report.html import render
@@ -213,43 +215,63 @@ def test_turns_that_cannot_tell_say_how_many_would(tmp_path: Path, base_copy: Pa
     assert written
 
 
-BEHAVIOUR_FOR_FEW = {"min_documents": 8, "max_document_share": 1.0, "min_effective_documents": 5}
+@pytest.fixture
+def planted_checkpoints(tmp_path: Path, base_copy: Path) -> dict[str, Path]:
+    """By name: a copy, experts rounded to 4 bits, an output matrix that closes no message, one that names other
+    functions."""
+    union = named_packs(GATE_PACKS, seed=3407)[UNION]
+    blocks = build_blocks(union, TOKENIZER.backend, eos_id=TOKENIZER.eos_id, seq_len=256, num_blocks=200)
+    eaftgate("yardstick", BASE, "--bits", 4, "--out", tmp_path / "rounded4")
+    return {
+        "copy": base_copy,
+        "rounded4": tmp_path / "rounded4",
+        "open": with_rows(BASE, tmp_path / "open", zeroed=closing(blocks)),
+        "names": with_rows(BASE, tmp_path / "names", instead=names_misrouted(blocks)),
+    }
 
 
 @pytest.mark.slow
-def test_a_gate_from_the_models_to_the_lock(tmp_path: Path, base_copy: Path, random8: Path) -> None:
-    """By the command, with the models themselves: a copy passes by what it writes, 8 random experts do not."""
+def test_a_gate_from_the_models_to_the_lock(tmp_path: Path, planted_checkpoints: dict[str, Path]) -> None:
+    """By the command, with the models themselves: a copy and 4 bits are green, what never closes and what calls other
+    functions are red; and what was written is locked and verified."""
     gates = json.loads(DEFAULT_GATES.read_text(encoding="utf-8"))
     policy = gates["policies"]["near-lossless-v2"]
     policy["behaviour"] = gates["policies"]["near-lossless-v3"]["behaviour"]
-    policy["behaviour"]["evidence"] = BEHAVIOUR_FOR_FEW
+    policy["behaviour"]["evidence"] = {"min_documents": 8, "max_document_share": 1.0, "min_effective_documents": 5}
     for name, rule in policy["behaviour"]["rules"].items():
-        rule["margin"]["value"] = 1.5 if name == "length" else 0.3
+        rule["margin"]["value"] = 1.5 if name == "length" else 0.4
         rule.pop("min_base_events", None)
-    file = tmp_path / "gates.json"
+    file, results = tmp_path / "gates.json", tmp_path / "run"
     file.write_text(json.dumps(gates), encoding="utf-8")
-    given = (
-        f"--base={BASE}", f"--packs={GATE_PACKS}", f"--gates={file}", "--policy=near-lossless-v2", "--regime=fixture",
-        "--seq-lens=64", "--num-blocks=48", "--generate=12", "--generate-tokens=140",
+    packs = tmp_path / "packs"
+    packs.mkdir()
+    shutil.copy(GATE_PACKS / "tool_agentic.parquet", packs)
+    run = gate(
+        results, *(f"--checkpoint={path}" for path in planted_checkpoints.values()), f"--base={BASE}",
+        f"--packs={packs}", f"--gates={file}", "--policy=near-lossless-v2", "--candidate-kind=other",
+        "--regime=fixture", "--seq-lens=64", "--num-blocks=48", "--generate=20", "--generate-tokens=160",
     )  # fmt: skip
-    results = tmp_path / "run"
-    run = gate(results, f"--checkpoint={base_copy}", f"--checkpoint={random8}", *given)
     behaviour = {(turns["name"], turns["pack"]): turns for turns in run.parity["behaviour"]}
-    assert behaviour["copy", "UNION"]["verdict"] == "pass", run.output
-    assert behaviour["random8", "UNION"]["verdict"] == "fail"
-    case = run.junit["test_behaviour::test_behaviour[random8-UNION-turns-finals_equal]"]
+
+    def outside(name: str) -> set[str]:
+        metrics = behaviour[name, "UNION"]["metrics"]
+        return {metric for metric, verdict in metrics.items() if verdict["verdict"] != "pass"}
+
+    assert (outside("copy"), outside("rounded4")) == (set(), set()), run.output
+    assert {"ends", "finals_equal"} <= outside("open")
+    assert outside("names") == {"calls_offered", "calls_suit", "calls_equal"}
+    case = run.junit["test_behaviour::test_behaviour[names-UNION-turns-calls_offered]"]
     assert case.outcome == "failure"
-    assert (case.properties["turns"], case.properties["severity"]) == ("36", "primary")
+    assert (case.properties["turns"], case.properties["severity"]) == ("20", "primary")
     assert run.junit["test_behaviour::test_behaviour[copy-UNION-turns-ends]"].outcome == "passed"
-    assert int(run.junit["test_generations::test_written[base-chat-turns]"].properties["tokens"]) > 100
+    assert int(run.junit["test_generations::test_written[base-tool_agentic-turns]"].properties["tokens"]) > 100
     lock = tmp_path / "copy.lock.json"
-    write_lock(results, str(base_copy), lock)
+    copy = str(planted_checkpoints["copy"])
+    write_lock(results, copy, lock)
     assert verify_lock(lock, results=results) == []
-    assert make_lock(results, str(base_copy)).behaviour[0].verdict == "pass"
+    assert make_lock(results, copy).behaviour[0].verdict == "pass"
     told = json.loads(lock.read_text(encoding="utf-8"))
-    assert len(told["generations"]) == 6
     elsewhere = Path(shutil.copytree(results, tmp_path / "elsewhere"))
-    name = next(iter(told["generations"]))
-    path = elsewhere / "generations" / name
+    path = elsewhere / "generations" / next(iter(told["generations"]))
     path.write_text(path.read_text(encoding="utf-8").replace('"ended": true', '"ended": false', 1), encoding="utf-8")
     assert "its checksum does not hold" in verify_lock(lock, results=elsewhere)[0]
