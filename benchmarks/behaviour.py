@@ -55,7 +55,8 @@ def main() -> None:
             judged = judge_turns(policy, policy.behaviour, of, deciding=deciding)
             show(path.name, pack, judged)
             figures = {name: _figure(name, judged.verdicts[name]) for name in BEHAVIOURS}
-            rows.append({"candidate": path.name, "pack": pack, "turns": str(judged.turns), **figures})
+            if pack == UNION:
+                rows.append({"candidate": path.name, **figures})
     if given.data is not None:
         told = json.loads(given.data.read_text(encoding="utf-8"))
         given.data.write_text(json.dumps({**told, "rows": rows}, indent=1) + "\n", encoding="utf-8")

@@ -24,7 +24,7 @@ SAID: dict[str, tuple[Any, Any]] = {
     "tp": (2, 2), "dp": (3, 3), "device": ("cpu", "cpu"), "dtype": ("float32", "float32"),
     "dequantize": (True, True), "results": ("r", Path("r")), "sequential": (True, True),
     "strict_cells": (False, False), "allow_overlap": (True, True), "best_of": (4, 4),
-    "candidate_kind": ("other", "other"), "whole_text": (True, True),
+    "candidate_kind": ("other", "other"), "whole_text": (True, True), "generate": (5, 5), "generate_tokens": (64, 64),
 }  # fmt: skip
 """What a recipe says of every option, and what that is on pytest's command line."""
 GIVEN = {
@@ -32,7 +32,7 @@ GIVEN = {
     "seq_lens": (512,), "num_blocks": 9, "batch_size": 3, "seed": 0, "seeds": (0,), "collector": "transformers",
     "endpoint": ["http://y"], "tp": 1, "dp": 1, "device": "cuda", "dtype": "bfloat16", "dequantize": True,
     "results": Path("s"), "sequential": True, "strict_cells": True, "allow_overlap": True, "best_of": 2,
-    "candidate_kind": "pruned", "whole_text": True,
+    "candidate_kind": "pruned", "whole_text": True, "generate": 0, "generate_tokens": 9,
 }  # fmt: skip
 OF_COLLECTORS = ("endpoint", "tp", "dp", "dequantize")
 FLAGS = ("dequantize", "sequential", "strict_cells", "allow_overlap", "whole_text")

@@ -13,7 +13,7 @@ import pytest
 from kill.jobs import JOBS, Ended, made, run
 
 pytestmark = pytest.mark.slow
-LONG = ("profile", "prune", "refined", "sweep", "gate")
+LONG = ("profile", "prune", "refined", "sweep", "gate", "turns")
 MOMENTS = 1
 ERRORS = re.compile(r"^(?!KeyboardInterrupt)[\w.]+(Error|Exception|Interrupt)\b", re.MULTILINE)
 """How a traceback ends; one of an interrupt that came before the command line was there is Python's."""
