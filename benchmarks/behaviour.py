@@ -40,6 +40,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=400, help="of every pack")
     parser.add_argument("--max-tokens", type=int, default=256)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--data", type=Path)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
@@ -66,7 +67,7 @@ def written(given: argparse.Namespace, path: Path) -> list[Generations]:
     """Every pack's, by the base's tokenizer."""
     tokenizer, checkpoint = load_tokenizer(given.base), open_checkpoint(path)
     digest = checkpoint_digest(checkpoint)
-    writer = TransformersWriter(LoadedModel(), path, digest, default_settings())
+    writer = TransformersWriter(LoadedModel(), path, digest, default_settings(dtype=given.dtype, dequantize=True))
     store, found = GenerationStore(given.work / "generations"), []
     for pack in read_packs(given.packs):
         chosen = choose_turns(pack, tokenizer, count=given.turns, seed=SEED, max_tokens=given.max_tokens, context=None)

@@ -6,7 +6,7 @@ pattern) is not asked. An argument that the signature does not name does not sui
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,16 +114,30 @@ def _type(tokens: _Tokens, depth: int = 0) -> Suits:
     while tokens.next == "|":
         tokens.advance()
         variants.append(_variant(tokens, depth))
-    return variants[0] if len(variants) == 1 else lambda given: any(suits(given) for suits in variants)
+    read = [_arrays(of, nested) for of, nested in variants]
+    *before, (_, last) = variants
+    if before and last and not any(nested for _, nested in before):
+        # Harmony writes an array of an enum as "a" | "b"[], which TypeScript reads otherwise: either will do.
+        read.append(_arrays(_any_of([of for of, _ in variants]), last))
+    return _any_of(read)
 
 
-def _variant(tokens: _Tokens, depth: int) -> Suits:
-    suits = _plain(tokens, depth)
+def _variant(tokens: _Tokens, depth: int) -> tuple[Suits, int]:
+    """A type, and how often it is an array of it."""
+    suits, nested = _plain(tokens, depth), 0
     while tokens.next == "[" and tokens.after == "]":
         tokens.advance()
         tokens.advance()
-        suits = _array(suits)
-    return suits
+        nested += 1
+    return suits, nested
+
+
+def _arrays(of: Suits, nested: int) -> Suits:
+    return of if nested == 0 else _array(_arrays(of, nested - 1))
+
+
+def _any_of(variants: Sequence[Suits]) -> Suits:
+    return variants[0] if len(variants) == 1 else lambda given: any(suits(given) for suits in variants)
 
 
 def _array(of: Suits) -> Suits:
