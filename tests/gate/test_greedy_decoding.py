@@ -42,11 +42,17 @@ def counted(path: Path, blocks: Blocks) -> list[PairedMessages]:
 def writes(model: GptOssForCausalLM, prompt: list[int], reference: list[int]) -> bool:
     """Whether the model, choosing the most probable token again and again until one closes the message, writes the
     reference; it is asked for no more once it has written something else."""
-    written: list[int] = []
-    while written == reference[: len(written)] and not (written and written[-1] in CLOSING):
-        logits: torch.Tensor = model(torch.tensor([prompt + written]), logits_to_keep=1).logits[0, -1]
-        written.append(int(logits.argmax()))
-    return written == reference
+
+    def differs(ids_BS: torch.Tensor, _: object) -> torch.Tensor:
+        written = ids_BS[0, len(prompt) :].tolist()
+        return torch.tensor([written != reference[: len(written)]])
+
+    prompt_BS = torch.tensor([prompt])
+    ids_BS = model.generate(
+        prompt_BS, attention_mask=torch.ones_like(prompt_BS), do_sample=False, max_new_tokens=len(reference),
+        eos_token_id=sorted(CLOSING), pad_token_id=TOKENIZER.eos_id, stopping_criteria=[differs],
+    )  # fmt: skip
+    return bool(ids_BS[0, len(prompt) :].tolist() == reference)
 
 
 @pytest.mark.slow

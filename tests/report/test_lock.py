@@ -10,11 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gate_command import Run
+from gate_command import BASE, GATE_PACKS, Run
+from prepared import TINY, run_once
 
 from eaftgate.errors import UserError
 from eaftgate.files import sha256_file, sha256_json
-from eaftgate.gate.again import NOT_JUDGED
+from eaftgate.gate.again import NOT_JUDGED, judged_again
+from eaftgate.gate.results import read_parity
 from eaftgate.judge.policy import DEFAULT_GATES
 from eaftgate.report.lock import make_lock, read_lock, verify_lock, versions_line, write_lock
 
@@ -27,6 +29,17 @@ TOLD = {*NOT_JUDGED, "failed", "not_run", "complete", "reason", "messages", "cal
 @pytest.fixture
 def results(copy_run: Run, tmp_path: Path) -> Path:
     return Path(shutil.copytree(copy_run.results, tmp_path / "results"))
+
+
+@pytest.fixture(scope="module")
+def small_run(made: Path, base_copy: Path) -> Run:
+    """A copy of the base on a few blocks: it has all words that the larger has, and is judged again in no time."""
+    return run_once(made / "small-run", f"--base={BASE}", f"--checkpoint={base_copy}", f"--packs={GATE_PACKS}", *TINY)
+
+
+@pytest.fixture
+def small(small_run: Run, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(small_run.results, tmp_path / "small"))
 
 
 def leaves(value: Any, way: Way = ()) -> Iterator[tuple[Way, Any]]:
@@ -72,8 +85,12 @@ def changed(file: Path, way: Way, *, resealed: bool) -> None:
     file.write_text(json.dumps(told))
 
 
-def sample(file: Path, size: int, *, but: set[str] = frozenset()) -> list[Way]:  # type: ignore[assignment]
-    """Of the leaves of a JSON file, some of each kind: by their keys without places."""
+SOME = range(6)
+MORE = pytest.param(range(6, 60), marks=pytest.mark.slow)
+
+
+def sample(file: Path, which: range, *, but: set[str] = frozenset()) -> list[Way]:  # type: ignore[assignment]
+    """Of the leaves of a JSON file, one of each kind, by their keys without places; `which` of these in some order."""
     kinds: dict[tuple[str, ...], list[Way]] = {}
     for way, value in leaves(json.loads(file.read_text())):
         keys = tuple(key for key in way if isinstance(key, str))
@@ -82,28 +99,30 @@ def sample(file: Path, size: int, *, but: set[str] = frozenset()) -> list[Way]: 
     rng = np.random.default_rng(17)
     found = [ways[int(rng.integers(len(ways)))] for ways in kinds.values()]
     rng.shuffle(found)
-    return found[:size]
+    return [found[place] for place in which if place < len(found)]
 
 
-def test_no_word_of_parity_json_can_be_another(results: Path, copy_run: Run) -> None:
-    file = results / "parity.json"
-    for way in sample(file, 40):
+def test_no_word_of_parity_json_can_be_another(small: Path, small_run: Run) -> None:
+    file = small / "parity.json"
+    for way in sample(file, range(40)):
         changed(file, way, resealed=False)
         with pytest.raises(UserError):
-            make_lock(results, None)
-        file.write_text(json.dumps(copy_run.parity))
+            make_lock(small, None)
+        file.write_text(json.dumps(small_run.parity))
 
 
-@pytest.mark.parametrize("size", [6, pytest.param(60, marks=pytest.mark.slow)])
-def test_a_verdict_or_figure_that_the_collections_do_not_give_is_named(results: Path, copy_run: Run, size: int) -> None:
+@pytest.mark.parametrize("which", [SOME, MORE])
+def test_a_verdict_or_figure_that_the_collections_do_not_give_is_named(
+    small: Path, small_run: Run, which: range
+) -> None:
     """Though the sha256 is made to fit."""
-    file = results / "parity.json"
-    for way in sample(file, size, but=TOLD):
+    file = small / "parity.json"
+    for way in sample(file, which, but=TOLD):
         changed(file, way, resealed=True)
-        with pytest.raises(UserError, match=r"run (the gate )?again|another gates file"):
-            make_lock(results, None)
-        file.write_text(json.dumps(copy_run.parity))
-    make_lock(results, None)
+        with pytest.raises(UserError, match=r"run (the gate )?again|another gates file|the gates file has"):
+            make_lock(small, None)
+        file.write_text(json.dumps(small_run.parity))
+    make_lock(small, None)
 
 
 @pytest.mark.parametrize("kept", ["failed", "nothing"])
@@ -229,14 +248,19 @@ def test_a_damaged_collection_is_not_judged(results: Path, tmp_path: Path) -> No
 # verify
 
 
-@pytest.mark.parametrize("size", [6, pytest.param(60, marks=pytest.mark.slow)])
-def test_no_word_of_a_lock_can_be_another(results: Path, tmp_path: Path, size: int) -> None:
-    """By its sha256; and a verdict, a figure or a digest by what is there, whose field is named."""
+@pytest.mark.parametrize("which", [SOME, MORE])
+def test_no_word_of_a_lock_can_be_another(
+    results: Path, tmp_path: Path, which: range, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its sha256; and a verdict, a figure or a digest by what is there, whose field is named.
+    What is there stays as it is, so it is judged again once."""
+    again = judged_again(results, read_parity(results))
+    monkeypatch.setattr("eaftgate.report.lock.judged_again", lambda *_: again)
     lock = tmp_path / "lock.json"
     write_lock(results, None, lock)
     whole = lock.read_text()
     names = {"name", "results", "libraries", "python", "eaftgate", "schema"}
-    for way in sample(lock, size, but={"name", "results", "schema"}):
+    for way in sample(lock, which, but={"name", "results", "schema"}):
         changed(lock, way, resealed=False)
         problems = verify_lock(lock, results=results)
         assert "the lock has changed since it was made: its sha256 is not that of what it says" in problems
