@@ -19,7 +19,7 @@ from gate_project import hostile_project
 
 pytestmark = pytest.mark.slow
 
-BUDGET = (POLICY, "--regime=fixture", "--seq-lens=256", "--num-blocks=48")
+BUDGET = (POLICY, "--regime=fixture", "--seq-lens=128", "--num-blocks=64")
 SOURCES = ("pyproject.toml", "README.md", "LICENSE", "near_lossless_gates.json")
 
 

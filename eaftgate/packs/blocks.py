@@ -20,6 +20,8 @@ from eaftgate.packs.pack import Pack
 from eaftgate.packs.tokenizer import tokenizer_failures
 
 ROWS_PER_BATCH = 256
+FIRST_ROWS = 8
+"""Where not all are asked for; then twice as many each time, so that a few blocks take a few rows."""
 NO_MESSAGE = -1
 
 IntArray = NDArray[np.int32]
@@ -165,11 +167,11 @@ def tokenised(pack: Pack, tokenizer: Tokenizer, *, eos_id: int, wanted: int | No
     """The rows of `pack` as tokens: all of them, or as many as give `wanted` tokens."""
     parts: list[_Tokens] = []
     tokens = messages = 0
-    for start in range(0, len(pack), ROWS_PER_BATCH):
-        if wanted is not None and tokens >= wanted:
-            break
-        texts = pack.texts[start : start + ROWS_PER_BATCH]
+    start, size = 0, ROWS_PER_BATCH if wanted is None else min(FIRST_ROWS, ROWS_PER_BATCH)
+    while start < len(pack) and (wanted is None or tokens < wanted):
+        texts = pack.texts[start : start + size]
         parts.append(_tokenise(texts, tokenizer, eos_id, first_row=start, first_message=messages))
+        start, size = start + len(texts), min(2 * size, ROWS_PER_BATCH)
         tokens += len(parts[-1].id_N)
         messages += len(parts[-1].length_M)
     return TokenisedPack(pack, tuple(parts))

@@ -143,7 +143,7 @@ def test_equals_the_slow_oracle(
     expected = slow_blocks(texts, tokenizer, seq_len)
     assume(expected)
     num_blocks = data.draw(st.integers(1, len(expected)))
-    with patch.object(blocks_module, "ROWS_PER_BATCH", rows_per_batch):
+    with patch.multiple(blocks_module, ROWS_PER_BATCH=rows_per_batch, FIRST_ROWS=1):
         if not any(scored and content for block in expected[:num_blocks] for _, scored, _, content, *_ in block):
             with pytest.raises(UserError, match="has no assistant message"):
                 build_blocks(pack_of(texts), tokenizer, eos_id=EOS, seq_len=seq_len, num_blocks=num_blocks)
