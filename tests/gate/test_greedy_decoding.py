@@ -50,7 +50,7 @@ def writes(model: GptOssForCausalLM, prompt: list[int], reference: list[int]) ->
     prompt_BS = torch.tensor([prompt])
     ids_BS = model.generate(
         prompt_BS, attention_mask=torch.ones_like(prompt_BS), do_sample=False, max_new_tokens=len(reference),
-        eos_token_id=sorted(CLOSING), pad_token_id=TOKENIZER.eos_id, stopping_criteria=[differs],
+        eos_token_id=list(CLOSING), pad_token_id=TOKENIZER.eos_id, stopping_criteria=[differs],
     )  # fmt: skip
     return bool(ids_BS[0, len(prompt) :].tolist() == reference)
 
