@@ -12,6 +12,8 @@ from eaftgate.packs.harmony import START, MalformedRow, TokenClass, assistant_me
 from eaftgate.packs.turns import OPENING
 from eaftgate.strict_json import parse_json
 
+DEEPEST = 50
+"""Levels of JSON."""
 GRAM = 8
 """Tokens in a row that are looked for again."""
 
@@ -60,11 +62,19 @@ def what_was_done(text: str) -> Did:
 
 
 def call_of(recipient: str, arguments: str) -> Call:
+    """Of arguments as they were written; nested deeper than DEEPEST they are none that a function takes."""
     try:
         parsed = parse_json(arguments.encode(), what="the arguments")
     except (UserError, UnicodeEncodeError):
         return Call(recipient, arguments, parses=False)
+    if _is_deeper(parsed, DEEPEST):
+        return Call(recipient, arguments, parses=False)
     return Call(recipient, arguments, parses=True, parsed=parsed)
+
+
+def _is_deeper(value: Any, levels: int) -> bool:
+    within = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return levels < 0 or any(_is_deeper(inner, levels - 1) for inner in within)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,8 @@ from typing import Any
 
 import pytest
 from generations import TOOLS, call, final, think
+from hypothesis import given
+from hypothesis import strategies as st
 
 from eaftgate.behaviour.turn import call_of, judge_call, repeated_share, what_was_done
 from eaftgate.chats.signatures import offered_functions
@@ -61,6 +63,29 @@ def test_arguments_are_equal_as_values(one: str, other: str, same: bool) -> None
 def test_a_call_parses_is_offered_and_suits(recipient: str, arguments: str, judged: Any) -> None:
     found = judge_call(call_of(recipient, arguments), offered_functions(f"{TOOLS}\n## python\n\nRuns code."))
     assert (found.parses, found.offered, found.suits) == judged
+
+
+PIECES = (
+    "<|start|>", "assistant", "<|channel|>", "final", "analysis", "commentary", " to=functions.look_up", "<|message|>",
+    "<|end|>", "<|call|>", "<|return|>", "<|constrain|>json", '{"item":', '"x"', "}", "[", "]", "12", "answer is ",
+)  # fmt: skip
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=40).map("".join) | st.text(max_size=60))
+def test_whatever_is_written_can_be_judged(text: str) -> None:
+    done = what_was_done(text)
+    if done.call is not None:
+        assert done.call.is_same(done.call)
+        judged = judge_call(done.call, offered_functions(TOOLS))
+        assert judged.offered >= judged.suits <= judged.parses
+
+
+@pytest.mark.parametrize("levels", [60, 900, 100_000])
+def test_what_is_nested_without_end_is_no_json(levels: int) -> None:
+    for begin, end in (("[", "]"), ('{"a":', "}")):
+        found = call_of("functions.look_up", begin * levels + "1" + end * levels)
+        assert not found.parses
+        assert found.is_same(found)
 
 
 def test_the_share_that_stood_before() -> None:

@@ -3,6 +3,8 @@
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from eaftgate.chats.chat import Tool
 from eaftgate.chats.signatures import offered_functions
@@ -93,3 +95,13 @@ def test_functions_of_other_forms() -> None:
 )
 def test_what_is_not_whole_takes_anything(text: str) -> None:
     assert offered_functions(text)["functions.f"].suits({"x": 1})
+
+
+SIGNS = ("type f = (", "_: ", "{", "}", "a", "?", ": ", "string", "number", "[]", " | ", '"x"', "Array<", ">", ")", ",",
+         "\n", "// note\n", " => any;", "namespace n {", "## title\n", "# Tools\n")  # fmt: skip
+
+
+@given(st.lists(st.sampled_from(SIGNS), max_size=30).map("".join))
+def test_whatever_a_prompt_says_is_read(text: str) -> None:
+    for function in offered_functions(text).values():
+        assert function.suits({"a": "x"}) in (True, False)
