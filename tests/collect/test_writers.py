@@ -60,11 +60,16 @@ def test_an_engine_writes_what_transformers_does(
     end = TOKENIZER.backend.token_to_id("<|end|>")
     assert any(Ending(TOKENIZER).ends(text) for text in expected)
     assert any(end in text[:-1] for text in expected), "no turn goes on after a closed message"
+    middle = (
+        min(text.index(end) for text in expected if end in text[:-1]) + 5
+    )  # cut off in what follows a closed message
+    cut = texts(scorer.writer(base()), chosen, middle)
     with closing(Engines(EngineOptions(), tmp_path)) as engines:
         assert isinstance(engines, WritingScorer)
         by_engine = engines.writer(base())
         next(by_engine.write(chosen.prompts, ending=Ending(TOKENIZER), max_tokens=3))  # abandoned: it stays usable
         assert texts(by_engine, chosen, 160) == expected
+        assert texts(by_engine, chosen, middle) == cut
         assert by_engine.settings()["disable_cuda_graph"] is False
         assert engines.options.arguments()["disable_cuda_graph"] is True
 

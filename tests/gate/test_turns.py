@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 from gate_command import BASE, GATE_PACKS, ROOT, gate
+from generations import final, planted
 from rungs import closing, eaftgate, names_misrouted, with_rows
 
+from eaftgate.behaviour.paired import pair_turns
 from eaftgate.collect.collectors import collector_kinds
 from eaftgate.collect.transformers import TransformersWriter
 from eaftgate.errors import UserError
@@ -24,6 +26,7 @@ from eaftgate.gate.plan import GateOptions, Plan, TurnCell, make_plan
 from eaftgate.gate.results import FailedCase, Parity, copy_gates, read_parity, write_parity
 from eaftgate.gate.run import GateRun
 from eaftgate.gate.summary import parity_markdown
+from eaftgate.gate.turns import turns_apart
 from eaftgate.gate.turns_table import turns_lines, turns_remarks
 from eaftgate.judge.policy import DEFAULT_GATES
 from eaftgate.packs.blocks import build_blocks
@@ -163,6 +166,17 @@ def test_people_see_it(tmp_path: Path, base_copy: Path, random8: Path, written: 
     assert "copy, the first turns that differ" not in page
     assert "&lt;|channel|&gt;final" in page
     assert written
+
+
+def test_turns_in_which_something_is_lost_come_first() -> None:
+    def candidate(number: int, reference: str) -> str:
+        otherwise = final(number).replace("There are", "I find") if number == 0 else final(number + 1)
+        return otherwise if number in (0, 4) else reference
+
+    base, other = [planted(turns=10)], [planted(candidate, turns=10)]
+    apart = turns_apart(pair_turns(base, other), base, other)
+    assert [(turn.number, turn.lost) for turn in apart] == [(4, ("finals_equal",)), (0, ())]
+    assert (apart[0].asked, apart[0].candidate) == ("turn 4?<|start|>assistant", final(5))
 
 
 def test_what_is_planned(tmp_path: Path, base_copy: Path) -> None:

@@ -106,6 +106,19 @@ def test_a_part_that_lies_is_written_again(tmp_path: Path, monkeypatch: pytest.M
     assert "its checksum does not hold" in said[0]
 
 
+def test_a_part_of_other_turns_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever directory it lies in."""
+    monkeypatch.setattr(module, "PART_SECONDS", -1.0)
+    said: list[str] = []
+    store = GenerationStore(tmp_path, say=said.append)
+    with pytest.raises(KeyboardInterrupt):
+        store.get(request(Echo(dies=3), checkpoint_digest="d"))
+    mine = request(Echo())
+    next(tmp_path.glob("*.parts")).rename(store.path(mine).with_suffix(".parts"))
+    store.get(mine)
+    assert ["it is of other turns" in line for line in said] == [True] * 3
+
+
 def rewritten(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
     """A file that was changed by somebody who knows how a seal is made."""
     from eaftgate.files import sha256_json, write_json

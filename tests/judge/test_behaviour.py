@@ -65,6 +65,11 @@ def test_passes(model: Model) -> None:
     found = judged(planted(model))
     assert set(verdicts(found).values()) == {"pass"} or model not in (as_reference, otherwise_formatted)
     assert "fail" not in verdicts(found).values()
+    if model is as_reference:  # no event at all is no certainty
+        ends = found.verdicts["ends"]
+        assert ends.lower is not None
+        assert ends.upper is not None
+        assert ends.lower < -0.004 < 0.004 < ends.upper
     assert list(found.verdicts) == list(BEHAVIOURS)
 
 

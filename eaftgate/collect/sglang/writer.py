@@ -64,12 +64,14 @@ class SglangWriter:
         waiting = iter(sorted(range(len(prompts)), key=lambda number: -len(prompts[number])))
         written: dict[int, list[int]] = {}
         files = count()
+        unanswered: set[int] = set()
 
         def submit(number: int) -> None:
             so_far = written[number]
             tokens = directory / f"{next(files):09d}"
             spool.write_tokens(tokens, [*prompts[number].tolist(), *so_far])
             engine.write(number, str(tokens), sampling(ending, max_tokens - len(so_far)))
+            unanswered.add(number)
 
         try:
             while True:
@@ -79,6 +81,7 @@ class SglangWriter:
                 if not written:
                     return
                 number, answer = engine.wait_written()
+                unanswered.remove(number)
                 text = written[number]
                 text += tokens_of_answer(
                     answer, max_tokens=max_tokens - len(text), vocab_size=self._vocab_size, where="SGLang's engine"
@@ -89,7 +92,7 @@ class SglangWriter:
                     submit(number)
         finally:
             try:
-                for _ in range(len(written)):  # an abandoned run leaves the engine usable
+                for _ in unanswered:  # an abandoned run leaves the engine usable
                     engine.wait_written()
             except UserError:
                 self._engines.forget()
