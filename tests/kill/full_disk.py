@@ -76,7 +76,7 @@ def is_stopped(ended: Ended, place: Path) -> bool:
     return red or is_refused(ended, place)
 
 
-ENDS = {"gate": is_red, "run": is_stopped}
+ENDS = {"gate": is_red, "turns": is_red, "run": is_stopped}
 """How a command that is not refused in one sentence ends."""
 
 
