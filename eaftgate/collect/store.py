@@ -44,7 +44,7 @@ NAMED_SINCE = "collection-2"
 """The schema that files took their names from: one of that version is met, not used, and said."""
 
 OpenBar = Callable[[int], AbstractContextManager[Bar]]
-"""Opens the progress bar of a collection, given the number of tokens still to score."""
+"""Opens a progress bar, given how much is still to do: tokens to score, of generations turns to write."""
 
 
 Say = Callable[[str], None]

@@ -8,8 +8,7 @@ a part holds the numbers of those that have ended; after a kill the others are a
 import json
 import shutil
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 from filelock import FileLock
 from pydantic import TypeAdapter, ValidationError
 
+from eaftgate.collect.store import OpenBar, Say, no_bar
 from eaftgate.collect.writer import Writer
 from eaftgate.errors import UserError
 from eaftgate.files import sha256_json, write_failure
@@ -32,19 +32,10 @@ from eaftgate.generate.generations import (
     written_as,
 )
 from eaftgate.packs.turns import ChosenTurns, Ending
-from eaftgate.progress import Bar
 from eaftgate.records import SEAL, first_problem, json_of, write_model
 
 PART_SECONDS = 20.0
 """At most this much work is lost to a kill."""
-
-OpenBar = Callable[[int], AbstractContextManager[Bar]]
-"""Opens the progress bar, given the number of turns still to write."""
-Say = Callable[[str], None]
-
-
-def no_bar(_: int) -> AbstractContextManager[Bar]:
-    return nullcontext(Bar())
 
 
 @dataclass(frozen=True)

@@ -159,6 +159,22 @@ class Engines:
             self._running.popitem()[1].close()
 
 
+def software() -> dict[str, Any]:
+    """What runs an engine, for the settings of what it gives."""
+    import torch
+
+    try:
+        version = importlib.metadata.version("sglang")
+    except importlib.metadata.PackageNotFoundError:
+        version = None
+    return {
+        "eaftgate": __version__,
+        "sglang": version,
+        "torch": torch.__version__,
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
+    }
+
+
 class SglangCollector:
     """`call_tokens` is the batch: what the gate calls one does not matter."""
 
@@ -166,21 +182,8 @@ class SglangCollector:
         self._engines, self._model, self._call_tokens = engines, model, call_tokens
 
     def settings(self) -> dict[str, Any]:
-        import torch
-
-        try:
-            version = importlib.metadata.version("sglang")
-        except importlib.metadata.PackageNotFoundError:
-            version = None
-        return {
-            "collector": "sglang",
-            "eaftgate": __version__,
-            "sglang": version,
-            "torch": torch.__version__,
-            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
-            "call_tokens": self._call_tokens,
-            **self._engines.options.arguments(),
-        }
+        options = {"call_tokens": self._call_tokens, **self._engines.options.arguments()}
+        return {"collector": "sglang", **software(), **options}
 
     def batches(self, blocks: Blocks, first_block: int) -> Iterator[tuple[int, TokenStats]]:
         engine = self._engines.engine_of(self._model)

@@ -4,7 +4,6 @@ An engine stops at each token that may end a turn. Where the turn goes on (reaso
 again, for what follows; it still has the keys and values of what it wrote.
 """
 
-import importlib.metadata
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -17,7 +16,7 @@ from eaftgate import __version__
 from eaftgate.collect.collector import ScoredModel
 from eaftgate.collect.sglang import spool
 from eaftgate.collect.sglang.answers import tokens_of_answer
-from eaftgate.collect.sglang.collector import SHARED_MEMORY, Engines
+from eaftgate.collect.sglang.collector import SHARED_MEMORY, Engines, software
 from eaftgate.collect.sglang.endpoint import IDLE_SECONDS, RETRY_SECONDS, SLOWEST, EndpointCollector
 from eaftgate.collect.sglang.exchange import Bounds, ask
 from eaftgate.errors import UserError
@@ -41,20 +40,7 @@ class SglangWriter:
         self._engines, self._model, self._vocab_size = engines, model, vocab_size
 
     def settings(self) -> dict[str, Any]:
-        import torch
-
-        try:
-            version = importlib.metadata.version("sglang")
-        except importlib.metadata.PackageNotFoundError:
-            version = None
-        return {
-            "writer": "sglang",
-            "eaftgate": __version__,
-            "sglang": version,
-            "torch": torch.__version__,
-            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
-            **self._engines.options.writing_arguments(PLACES),
-        }
+        return {"writer": "sglang", **software(), **self._engines.options.writing_arguments(PLACES)}
 
     def write(self, prompts: Sequence[IntArray], *, ending: Ending, max_tokens: int) -> Iterator[tuple[int, list[int]]]:
         engine = self._engines.engine_of(self._model, places=PLACES)
