@@ -41,9 +41,8 @@ lint: $(READY)
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist worksteal -q -m "not slow" --ignore=tests/browser tests/
 
-# What is killed and what meets a full disk takes minutes more: test-kill.
 test-all: lint
-	$(BIN)/python -m pytest -n 2 --dist worksteal -q --ignore=tests/browser --ignore=tests/kill tests/
+	$(BIN)/python -m pytest -n 2 --dist worksteal -q --ignore=tests/browser tests/
 
 # Every command that writes, killed at 20 moments and on a disk that is full: given again, it ends as if nothing had been.
 test-kill: $(READY)
