@@ -60,6 +60,15 @@ def write_failure(error: Exception, out: Path, *, needs: str = "") -> UserError:
     return UserError(f"{where} failed while writing {out} ({reason}); correct it and run again")
 
 
+@contextmanager
+def write_failures(out: Path, needs: str = "") -> Iterator[None]:
+    """Turns what the system says of a failing disk into a UserError about `out`, as `write_failure` words it."""
+    try:
+        yield
+    except OSError as error:
+        raise write_failure(error, out, needs=needs) from None
+
+
 def is_regular(path: Path) -> bool:
     """Whether there is a regular file at `path`: nothing else (a FIFO, a device, a directory) is ever opened."""
     try:

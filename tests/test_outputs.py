@@ -11,16 +11,18 @@ import pytest
 from tiny_checkpoint import write_tiny_checkpoint
 from tiny_model import CPU, write_packs
 
-from eaftgate import __version__, outputs
+from eaftgate import __version__, building, made_from, outputs
+from eaftgate.building import build, joined
 from eaftgate.checkpoint.checkpoint import open_checkpoint
 from eaftgate.errors import UserError
 from eaftgate.locks import held
-from eaftgate.outputs import build, check_file, joined, put_file, unfinished
+from eaftgate.outputs import check_file, put_file
 from eaftgate.packs.split import split_packs
 from eaftgate.profile.profiler import ProfileRequest, profile_checkpoint
 from eaftgate.prune.checkpoint import PruneRequest, prune_checkpoint
 from eaftgate.rewrite.perturb import make_perturbed
 from eaftgate.rewrite.yardstick import write_yardstick
+from eaftgate.unfinished import Unfinished, unfinished
 
 Maker = Callable[..., None]
 DIGEST = "0" * 64
@@ -140,7 +142,7 @@ def test_the_same_again_is_up_to_date_and_touches_nothing(command: Maker, tmp_pa
     command(tmp_path / "out")
     before, stamps = contents(tmp_path), [path.stat().st_mtime_ns for path in sorted(tmp_path.rglob("*"))]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(outputs, "_publish", None)
+        patch.setattr(building, "_publish", None)
         command(tmp_path / "out")
     assert contents(tmp_path) == before
     assert [path.stat().st_mtime_ns for path in sorted(tmp_path.rglob("*"))] == stamps
@@ -192,7 +194,7 @@ def test_what_is_added_to_an_output_does_not_matter(command: Maker, tmp_path: Pa
 
 
 def test_large_files_are_known_by_their_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outputs, "HASHED_BYTES", 3)
+    monkeypatch.setattr(made_from, "HASHED_BYTES", 3)
     with build(tmp_path / "out", made_from={"a": 1}) as work:
         (work.payload / "large").write_text("1234")
         (work.payload / "small").write_text("123")
@@ -292,12 +294,12 @@ def interrupted(make: Maker, out: Path) -> Path:
     """Everything is there but the last rename, as after a kill."""
     left = unfinished(out).root.with_name("left")
 
-    def kill(work: outputs.Unfinished, _: Path) -> None:
+    def kill(work: Unfinished, _: Path) -> None:
         work.root.rename(left)  # out of reach of what tidies up after an exception
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(outputs, "_publish", kill)
+        patch.setattr(building, "_publish", kill)
         with pytest.raises(KeyboardInterrupt):
             make(out)
     return left.rename(unfinished(out).root)
@@ -367,10 +369,10 @@ def test_two_that_begin_at_the_same_time(tmp_path: Path) -> None:
         with pytest.raises(UserError, match="another process is writing"), build(out, {"a": 2}):
             raise AssertionError
     assert [path.name for path in out.iterdir()] == ["one"]
-    real = outputs._check_free
+    real = outputs.check_free
     with pytest.MonkeyPatch.context() as patch:
         looks = iter((lambda *_: None, real))  # the first look is before the other has ended
-        patch.setattr(outputs, "_check_free", lambda *given: next(looks)(*given))
+        patch.setattr(building, "check_free", lambda *given: next(looks)(*given))
         with pytest.raises(UserError, match="already exists"), build(out, {"a": 2}):
             raise AssertionError
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
@@ -378,14 +380,14 @@ def test_two_that_begin_at_the_same_time(tmp_path: Path) -> None:
 
 def test_everything_is_on_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[tuple[str, bool]] = []
-    sync = outputs._sync
+    sync = building._sync
     out = tmp_path / "out"
 
     def noting(path: Path) -> None:
         synced.append((path.name, out.exists()))
         sync(path)
 
-    monkeypatch.setattr(outputs, "_sync", noting)
+    monkeypatch.setattr(building, "_sync", noting)
     with build(out, {}) as work:
         (work.payload / "deep").mkdir()
         (work.payload / "deep" / "file").write_text("x")

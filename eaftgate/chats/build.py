@@ -19,16 +19,8 @@ from eaftgate.chats.forms import chat_of
 from eaftgate.chats.rows import Row, data_files, read_rows, stem_of
 from eaftgate.errors import UserError
 from eaftgate.files import atomic_path, sha256_file
-from eaftgate.outputs import (
-    MADE_FROM_FILE,
-    check_apart,
-    check_file,
-    check_outside_checkpoints,
-    check_parent,
-    claimed,
-    file_up_to_date,
-    write_made_from,
-)
+from eaftgate.made_from import MADE_FROM_FILE, write_made_from
+from eaftgate.outputs import check_apart, check_file, check_outside_checkpoints, check_parent, claimed, file_up_to_date
 from eaftgate.packs.harmony import START, MalformedRow, assistant_messages
 from eaftgate.packs.pack import MAX_MALFORMED, UNION, row_identity, shuffle_key
 from eaftgate.progress import progress_bar

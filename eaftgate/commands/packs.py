@@ -152,7 +152,8 @@ def packs_check(
     """
     from eaftgate.gate.enough import is_enough
     from eaftgate.gate.enough_shown import cells_table, classes_table, enough_lines, packs_table, shared_lines
-    from eaftgate.gate.plan import GateOptions, make_plan
+    from eaftgate.gate.planning import make_plan
+    from eaftgate.gate.request import GateOptions
     from eaftgate.judge.policy import DEFAULT_GATES, load_gates
     from eaftgate.packs.counted import count_packs
 

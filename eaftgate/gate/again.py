@@ -14,11 +14,13 @@ from eaftgate.collect.collector import Needs
 from eaftgate.errors import UserError
 from eaftgate.files import sha256_file
 from eaftgate.gate.cases import cases, disjoint_case
+from eaftgate.gate.cells import BATCH, NOOP, RERUN, Cell, TurnCell
 from eaftgate.gate.conclusion import CaseOutcome, case_of, conclude
 from eaftgate.gate.judging import Order, judge_look_by_look, judge_planned_turns, judge_tokens, order_of_blocks
 from eaftgate.gate.luck import luck_of
-from eaftgate.gate.plan import BATCH, NOOP, RERUN, V1, V2, Cell, GateOptions, Plan, TurnCell
+from eaftgate.gate.plan import V1, V2, Plan
 from eaftgate.gate.profiling_seeds import ProfilingGroup
+from eaftgate.gate.request import GateOptions
 from eaftgate.gate.results import (
     GATES_FILE,
     CellInputs,

@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-from eaftgate.gate.plan import CandidateKind, Plan
+from eaftgate.gate.options import CandidateKind
+from eaftgate.gate.plan import Plan
 from eaftgate.records import Record
 
 

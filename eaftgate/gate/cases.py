@@ -4,7 +4,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from eaftgate.gate.plan import BASE, NOOP, ULP, Cell, Plan
+from eaftgate.gate.cells import BASE, NOOP, ULP, Cell
+from eaftgate.gate.plan import Plan
 from eaftgate.visible import visible
 
 MODULES = (

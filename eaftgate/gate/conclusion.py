@@ -9,8 +9,9 @@ from typing import Any, cast
 from eaftgate import __version__
 from eaftgate.gate.candidates import candidates_of
 from eaftgate.gate.cases import disjoint_case
+from eaftgate.gate.cells import NOOP, Cell, TurnCell
 from eaftgate.gate.messages import first_lost
-from eaftgate.gate.plan import NOOP, Cell, Plan, TurnCell
+from eaftgate.gate.plan import Plan
 from eaftgate.gate.results import (
     Asked,
     CellRecord,

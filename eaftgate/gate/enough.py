@@ -16,7 +16,8 @@ import numpy as np
 from eaftgate.checkpoint.source import resolve
 from eaftgate.collect.collection import TokenStats, make_collection
 from eaftgate.errors import UserError
-from eaftgate.gate.plan import Cell, Plan
+from eaftgate.gate.cells import Cell
+from eaftgate.gate.plan import Plan
 from eaftgate.gate.room import with_room
 from eaftgate.judge.metrics import METRICS, Metric
 from eaftgate.judge.policy import IntervalPolicy

@@ -18,9 +18,11 @@ from eaftgate.files import write_failure
 from eaftgate.gate.cases import MODULES, cases, has_cases, models_of, order_of
 from eaftgate.gate.gpus import pin_gpus, visible_gpus
 from eaftgate.gate.options import gate_options, option_names
-from eaftgate.gate.plan import GateOptions, Plan, make_plan
+from eaftgate.gate.plan import Plan
+from eaftgate.gate.planning import make_plan
 from eaftgate.gate.plugin import CASES, DIRECTORY, REPORT, RUN_MODULE, SUITE, SUITE_DIR, is_case
 from eaftgate.gate.recipe import gate_settings
+from eaftgate.gate.request import GateOptions
 from eaftgate.gate.run import GateRun
 from eaftgate.gate.run_directory import hold
 from eaftgate.gate.session import COLLECTED_AGAIN, SessionReport, uncaptured

@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 from eaftgate.behaviour.paired import PairedTurns
 from eaftgate.collect.collection import Collection
-from eaftgate.gate.plan import Cell, Plan, TurnCell
+from eaftgate.gate.cells import Cell, TurnCell
+from eaftgate.gate.plan import Plan
 from eaftgate.judge.behaviour import JudgedTurns, judge_turns
 from eaftgate.judge.cell import JudgedCell, judge_cell, judge_in_looks, plan_looks
 from eaftgate.judge.policy import IntervalPolicy

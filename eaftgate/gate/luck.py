@@ -5,7 +5,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from eaftgate.collect.collection import Collection
-from eaftgate.gate.plan import Cell, Plan
+from eaftgate.gate.cells import Cell
+from eaftgate.gate.plan import Plan
 from eaftgate.gate.results import CellRecord, Luck, Parity
 from eaftgate.judge.luck import METRIC, passes_by_luck
 from eaftgate.judge.policy import IntervalPolicy

@@ -13,8 +13,9 @@ from eaftgate.checkpoint.digest import ModelIdentity, checkpoint_digest, hashing
 from eaftgate.checkpoint.unchanged import check_unchanged
 from eaftgate.errors import UserError
 from eaftgate.files import write_json
+from eaftgate.gate.cells import BASE, NOOP, ULP
 from eaftgate.gate.options import OTHER
-from eaftgate.gate.plan import BASE, NOOP, ULP, Plan
+from eaftgate.gate.plan import Plan
 from eaftgate.profile.profile import open_profile
 from eaftgate.prune.checkpoint import PruneRequest, prune_checkpoint
 from eaftgate.rewrite.manifest import MANIFEST_FILE, BaseRecord, Manifest, own_manifest, read_manifest

@@ -6,10 +6,11 @@ Nothing that is slow is imported here: the plugin, which every pytest run of an 
 import argparse
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from eaftgate.collect.collectors import collector_kinds
 
+CandidateKind = Literal["pruned", "other"]
 PRUNED, OTHER = CANDIDATE_KINDS = ("pruned", "other")
 """What a candidate is: experts of the base, bit for bit; or any weights for the base's tokenizer and vocabulary."""
 

@@ -15,9 +15,10 @@ from eaftgate.collect.collection import Collection, load_collection
 from eaftgate.errors import UserError
 from eaftgate.files import write_text
 from eaftgate.gate.candidates import Candidate
+from eaftgate.gate.cells import Cell, TurnCell
 from eaftgate.gate.identity import RunIdentity
 from eaftgate.gate.messages import LostMessage, MessageCounts
-from eaftgate.gate.plan import CandidateKind, Cell, TurnCell
+from eaftgate.gate.options import CandidateKind
 from eaftgate.gate.stability import Stability
 from eaftgate.gate.turns import TurnApart
 from eaftgate.generate.generations import Generations, load_generations

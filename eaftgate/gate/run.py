@@ -21,10 +21,11 @@ from eaftgate.collect.store import CollectionStore, Request, Say
 from eaftgate.collect.watched import WatchedCollector, WatchedWriter
 from eaftgate.collect.writer import WritingScorer
 from eaftgate.errors import UserError
+from eaftgate.gate.cells import BASE, BATCH, NOOP, RERUN, ULP, Cell, TurnCell
 from eaftgate.gate.judging import Order, judge_look_by_look, judge_planned_turns, judge_tokens, order_of_blocks
 from eaftgate.gate.messages import lost_messages, message_counts
 from eaftgate.gate.models import Models
-from eaftgate.gate.plan import BASE, BATCH, NOOP, RERUN, ULP, Cell, Plan, TurnCell
+from eaftgate.gate.plan import Plan
 from eaftgate.gate.results import (
     COLLECTIONS_DIR,
     GENERATIONS_DIR,

@@ -10,7 +10,7 @@ import pytest
 from eaftgate.errors import UserError
 from eaftgate.files import write_failure
 from eaftgate.gate.models import WORK_DIR, work_is_ours
-from eaftgate.gate.plan import GateOptions
+from eaftgate.gate.request import GateOptions
 from eaftgate.gate.results import (
     CELLS_DIR,
     COLLECTIONS_DIR,
@@ -22,7 +22,8 @@ from eaftgate.gate.results import (
 )
 from eaftgate.gate.summary import HEAD
 from eaftgate.locks import Taken, held
-from eaftgate.outputs import MADE_FROM_FILE, check_apart, check_outside_checkpoints, check_parent
+from eaftgate.made_from import MADE_FROM_FILE
+from eaftgate.outputs import check_apart, check_outside_checkpoints, check_parent
 from eaftgate.strict_json import read_object
 
 DIGESTS_FILE = "digests.json"

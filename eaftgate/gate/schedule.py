@@ -6,7 +6,7 @@ from typing import Any
 
 from xdist.scheduler import LoadScopeScheduling
 
-from eaftgate.gate.plan import BASE
+from eaftgate.gate.cells import BASE
 
 _CASE = re.compile(r"::(?P<test>test_\w+)\[(?P<id>.+)\]$")
 

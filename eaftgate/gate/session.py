@@ -18,6 +18,7 @@ from eaftgate.errors import UserError
 from eaftgate.files import atomic_path, write_failure, write_text
 from eaftgate.gate.candidates import kind_line, unknown_rows
 from eaftgate.gate.cases import required_cases
+from eaftgate.gate.cells import Cell
 from eaftgate.gate.classes import class_lines
 from eaftgate.gate.conclusion import CaseOutcome, case_of, conclude, read_all_turns, read_floor, read_records
 from eaftgate.gate.ending import cut_short, reports_of
@@ -26,7 +27,7 @@ from eaftgate.gate.junit import is_file_or_free, make_red
 from eaftgate.gate.luck import luck_line, luck_of
 from eaftgate.gate.models import clear_work, remove_copies
 from eaftgate.gate.more_blocks import more_blocks
-from eaftgate.gate.plan import V1, V2, Cell, Plan
+from eaftgate.gate.plan import V1, V2, Plan
 from eaftgate.gate.plugin import DIRECTORY, RUN_MODULE, SUITE, SUITE_DIR
 from eaftgate.gate.pytest_internals import add_junit_property, junit_file, junit_written_to
 from eaftgate.gate.results import (

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
-from eaftgate.gate.plan import Cell, Plan
+from eaftgate.gate.cells import Cell
+from eaftgate.gate.plan import Plan
 from eaftgate.gate.profiling_seeds import ProfilingGroup
 from eaftgate.judge.cell import JudgedCell
 from eaftgate.judge.verdict import Verdict

@@ -8,9 +8,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from eaftgate.building import build
 from eaftgate.errors import UserError
 from eaftgate.files import sha256_file
-from eaftgate.outputs import build, check_directory, up_to_date
+from eaftgate.outputs import check_directory, up_to_date
 from eaftgate.packs.pack import pack_paths, read_table, row_identity, shuffle_key
 from eaftgate.records import Record, read_model, write_model
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from eaftgate import __version__
+from eaftgate.building import build, joined
 from eaftgate.checkpoint.checkpoint import Checkpoint
 from eaftgate.checkpoint.digest import ModelIdentity
 from eaftgate.checkpoint.finite import check_finite
@@ -25,7 +26,7 @@ from eaftgate.families.model import MoeModel
 from eaftgate.model.load import ModelSettings, load_model
 from eaftgate.model.memory import lack_of_memory
 from eaftgate.model.stream import StreamedModel
-from eaftgate.outputs import build, check_directory, joined, up_to_date
+from eaftgate.outputs import check_directory, up_to_date
 from eaftgate.packs.blocks import Blocks, BoolArray, IntArray, build_blocks
 from eaftgate.packs.pack import UNION, Pack, named_packs, rows_digest
 from eaftgate.packs.tokenizer import load_tokenizer

@@ -20,8 +20,7 @@ from eaftgate.files import json_text, sha256_file
 from eaftgate.gate.again import differences, judged_again
 from eaftgate.gate.conclusion import verdict_of
 from eaftgate.gate.identity import library_versions
-from eaftgate.gate.options import OTHER
-from eaftgate.gate.plan import CandidateKind
+from eaftgate.gate.options import OTHER, CandidateKind
 from eaftgate.gate.results import (
     COLLECTIONS_DIR,
     GENERATIONS_DIR,

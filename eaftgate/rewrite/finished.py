@@ -7,9 +7,9 @@ from threading import Lock
 
 from eaftgate.errors import UserError
 from eaftgate.files import sha256_file, write_json
-from eaftgate.outputs import Unfinished
 from eaftgate.rewrite.manifest import FileRecord
 from eaftgate.strict_json import read_object
+from eaftgate.unfinished import Unfinished
 
 
 @dataclass(frozen=True)

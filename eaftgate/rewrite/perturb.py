@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from eaftgate.building import build
 from eaftgate.checkpoint.checkpoint import open_checkpoint
 from eaftgate.errors import UserError
-from eaftgate.outputs import build
 
 _BITS: dict[str, tuple[type[np.unsignedinteger[Any]], int]] = {"BF16": (np.uint16, 1), "F32": (np.uint32, 1 << 16)}
 """Stored dtype -> the integer of its bits, and one bfloat16 ulp in them."""

@@ -15,13 +15,13 @@ from threading import Event, Lock
 from typing import Any
 
 from eaftgate import __version__
+from eaftgate.building import build
 from eaftgate.checkpoint.checkpoint import CONFIG_FILE, Checkpoint
 from eaftgate.checkpoint.digest import checkpoint_digest
 from eaftgate.checkpoint.shards import INDEX_FILE
 from eaftgate.checkpoint.unchanged import check_unchanged
 from eaftgate.files import sha256_file, write_json, write_text
 from eaftgate.lfs import check_file_no_pointer
-from eaftgate.outputs import build
 from eaftgate.rewrite.copy import copy_shard
 from eaftgate.rewrite.finished import FinishedShards, finished_shards
 from eaftgate.rewrite.keep_n import check_keep_sets

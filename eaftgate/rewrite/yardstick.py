@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from eaftgate import __version__
+from eaftgate.building import build
 from eaftgate.checkpoint.checkpoint import CONFIG_FILE, Checkpoint
 from eaftgate.checkpoint.digest import ModelIdentity, checkpoint_digest
 from eaftgate.checkpoint.header import TensorEntry
@@ -25,7 +26,7 @@ from eaftgate.checkpoint.unchanged import check_unchanged
 from eaftgate.errors import UserError
 from eaftgate.families.family import ExpertWeight, kept_whole
 from eaftgate.files import write_json
-from eaftgate.outputs import build, up_to_date
+from eaftgate.outputs import up_to_date
 from eaftgate.records import Record, read_model, write_model
 from eaftgate.rewrite.copy import write_all
 from eaftgate.rewrite.finished import finished_shards

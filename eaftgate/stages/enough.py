@@ -11,8 +11,9 @@ from eaftgate.files import sha256_file
 from eaftgate.gate.enough import is_enough
 from eaftgate.gate.enough_shown import enough_lines
 from eaftgate.gate.options import gate_options
-from eaftgate.gate.plan import GateOptions, make_plan
+from eaftgate.gate.planning import make_plan
 from eaftgate.gate.recipe import gate_settings
+from eaftgate.gate.request import GateOptions
 from eaftgate.recipes.recipe import Section
 from eaftgate.stages.record import EnoughRecord, RunRecord, gate_inputs
 from eaftgate.stages.stage import GATE, Layout, base_of

@@ -9,7 +9,7 @@ from rich.filesize import decimal
 from eaftgate.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from eaftgate.checkpoint.remote import describe_checkpoint
 from eaftgate.errors import UserError
-from eaftgate.gate.plan import DEFAULT_REGIME
+from eaftgate.gate.planning import DEFAULT_REGIME
 from eaftgate.judge.policy import DEFAULT_GATES, Regime, load_gates
 from eaftgate.profile.profile import PROFILE_FILE, ProfileDescription
 from eaftgate.progress import duration

@@ -1,8 +1,8 @@
 """OUT/run.json: what the stages of a run were asked, so that a recipe that has changed since is noticed at once, and
 what those were made from whose outputs do not say it themselves.
 
-A stage that makes a directory says whether it is up to date, by content: `made_from.json` (outputs.py). For the gate's
-results, the report and a lock it is said here.
+A stage that makes a directory says whether it is up to date, by content: made_from.json. For the
+gate's results, the report and a lock it is said here.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,12 +17,12 @@ from eaftgate.files import sha256_file
 from eaftgate.gate.enough import Remedy
 from eaftgate.gate.identity import RUN_FILE
 from eaftgate.gate.results import Parity, is_as_written, read_parity
-from eaftgate.outputs import unfinished
 from eaftgate.packs.pack import pack_paths
 from eaftgate.recipes.recipe import Setting
 from eaftgate.records import Record, read_model, write_model
 from eaftgate.rewrite.manifest import MANIFEST_FILE
 from eaftgate.stages.stage import GATE, PRUNE, Stage
+from eaftgate.unfinished import unfinished
 from eaftgate.visible import visible
 
 Asked = dict[str, str | list[str]]

@@ -6,8 +6,8 @@ from typing import Any, Protocol
 
 import pytest
 
+from eaftgate.gate.cells import Cell
 from eaftgate.gate.hooks import open_run
-from eaftgate.gate.plan import Cell
 from eaftgate.gate.plugin import is_case
 from eaftgate.gate.run import GateRun
 from eaftgate.gate.stability import Spread, spreads

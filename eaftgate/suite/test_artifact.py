@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from eaftgate.checkpoint.finite import check_finite
+from eaftgate.gate.cells import BASE
 from eaftgate.gate.models import OTHER_WEIGHTS
 from eaftgate.gate.options import OTHER
-from eaftgate.gate.plan import BASE
 from eaftgate.gate.run import GateRun
 from eaftgate.rewrite.integrity import check_artifact, compare_tensors
 from eaftgate.rewrite.manifest import verify_files

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from eaftgate.gate.plan import TurnCell
+from eaftgate.gate.cells import TurnCell
 from eaftgate.gate.run import GateRun
 from eaftgate.judge.wording import describe
 from eaftgate.suite.conftest import RecordTurns

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from eaftgate.gate.plan import Cell
+from eaftgate.gate.cells import Cell
 from eaftgate.gate.run import GateRun
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from eaftgate.gate.plan import Cell
+from eaftgate.gate.cells import Cell
 from eaftgate.gate.run import GateRun
 from eaftgate.judge.wording import describe
 

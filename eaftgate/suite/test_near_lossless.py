@@ -1,6 +1,6 @@
 """The release decision: every checkpoint against its base, one case per pack x seq_len x metric."""
 
-from eaftgate.gate.plan import Cell
+from eaftgate.gate.cells import Cell
 from eaftgate.suite.conftest import Decide
 
 

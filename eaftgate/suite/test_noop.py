@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from eaftgate.gate.plan import BASE, NOOP, Cell
+from eaftgate.gate.cells import BASE, NOOP, Cell
 from eaftgate.gate.run import GateRun
 from eaftgate.rewrite.integrity import compare_tensors
 from eaftgate.suite.conftest import RecordFloor

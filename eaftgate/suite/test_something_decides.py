@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from eaftgate.gate.plan import Cell
+from eaftgate.gate.cells import Cell
 from eaftgate.gate.run import GateRun
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from eaftgate.gate.plan import Cell
+from eaftgate.gate.cells import Cell
 from eaftgate.gate.profiling_seeds import ProfilingGroup
 from eaftgate.gate.run import GateRun
 from eaftgate.gate.stability import agreement, disagreement, seeds_shown

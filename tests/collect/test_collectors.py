@@ -15,7 +15,8 @@ from eaftgate.collect.collector import Needs
 from eaftgate.collect.collectors import collector_kinds, options_of
 from eaftgate.errors import UserError
 from eaftgate.gate.options import gate_options, option_names
-from eaftgate.gate.plan import GateOptions, make_plan
+from eaftgate.gate.planning import make_plan
+from eaftgate.gate.request import GateOptions
 from eaftgate.gate.run import GateRun
 
 THIRD = Path(__file__).parent.parent / "third_collector"

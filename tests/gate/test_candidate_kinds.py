@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 from eaftgate.checkpoint.checkpoint import open_checkpoint
 from eaftgate.checkpoint.digest import checkpoint_digest
 from eaftgate.gate.cases import cases, required_cases
-from eaftgate.gate.plan import GateOptions, make_plan
+from eaftgate.gate.planning import make_plan
+from eaftgate.gate.request import GateOptions
 from eaftgate.gate.results import read_parity
 from eaftgate.report.html import render, write_report
 from eaftgate.report.lock import read_lock, verify_lock, write_lock

@@ -11,8 +11,9 @@ from results import INPUTS, parity_cell, parity_of
 from eaftgate.errors import UserError
 from eaftgate.gate.cases import required_cases
 from eaftgate.gate.conclusion import CaseOutcome, conclude, verdict_of
-from eaftgate.gate.plan import GateOptions, make_plan
+from eaftgate.gate.planning import make_plan
 from eaftgate.gate.profiling_seeds import ProfilingGroup
+from eaftgate.gate.request import GateOptions
 from eaftgate.gate.results import CellRecord, FailedCase, read_record, write_record
 from eaftgate.judge.verdict import MetricVerdict
 from eaftgate.parity.metrics import CellMetrics, Thresholds

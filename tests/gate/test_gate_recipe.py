@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from eaftgate.errors import UserError
 from eaftgate.gate.hooks import options_of
 from eaftgate.gate.options import gate_options
-from eaftgate.gate.plan import GateOptions
 from eaftgate.gate.recipe import gate_settings
+from eaftgate.gate.request import GateOptions
 
 SAID: dict[str, tuple[Any, Any]] = {
     "base": ("b", "b"), "checkpoint": (["x", "y"], ["x", "y"]), "packs": ("p", Path("p")), "gates": ("g", Path("g")),

@@ -20,9 +20,12 @@ from eaftgate.errors import UserError
 from eaftgate.files import sha256_json
 from eaftgate.gate.again import differences, judged_again
 from eaftgate.gate.cases import cases, models_of, required_cases
+from eaftgate.gate.cells import TurnCell
 from eaftgate.gate.conclusion import CaseOutcome, conclude, read_all_turns
 from eaftgate.gate.more_blocks import more_blocks
-from eaftgate.gate.plan import GateOptions, Plan, TurnCell, make_plan
+from eaftgate.gate.plan import Plan
+from eaftgate.gate.planning import make_plan
+from eaftgate.gate.request import GateOptions
 from eaftgate.gate.results import FailedCase, Parity, copy_gates, read_parity, write_parity
 from eaftgate.gate.run import GateRun
 from eaftgate.gate.summary import parity_markdown

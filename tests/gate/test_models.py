@@ -10,7 +10,8 @@ from gate_command import BASE, ROOT
 
 from eaftgate.errors import UserError
 from eaftgate.gate.models import Models, clear_work
-from eaftgate.gate.plan import GateOptions, make_plan
+from eaftgate.gate.planning import make_plan
+from eaftgate.gate.request import GateOptions
 from eaftgate.gate.run_directory import check_run_directory
 from eaftgate.model.load import ModelSettings
 

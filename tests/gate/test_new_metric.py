@@ -10,7 +10,9 @@ from rich.console import Console
 
 from eaftgate.gate.cases import cases, required_cases
 from eaftgate.gate.conclusion import conclude, read_records
-from eaftgate.gate.plan import GateOptions, Plan, make_plan
+from eaftgate.gate.plan import Plan
+from eaftgate.gate.planning import make_plan
+from eaftgate.gate.request import GateOptions
 from eaftgate.gate.results import Parity, read_parity, write_parity
 from eaftgate.gate.run import GateRun
 from eaftgate.gate.table import remarks, render_cells

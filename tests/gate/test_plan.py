@@ -9,8 +9,10 @@ import pytest
 
 from eaftgate.errors import UserError
 from eaftgate.gate.cases import MODULES, cases, has_cases, required_cases
-from eaftgate.gate.plan import GateOptions, Plan, make_plan
+from eaftgate.gate.plan import Plan
+from eaftgate.gate.planning import make_plan
 from eaftgate.gate.plugin import RUN_MODULE
+from eaftgate.gate.request import GateOptions
 from eaftgate.judge.policy import load_gates
 
 METRICS = load_gates().policy("near-lossless-v2")[1].metrics

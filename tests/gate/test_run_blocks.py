@@ -7,7 +7,8 @@ import pytest
 from gate_command import BASE, GATE_PACKS
 
 from eaftgate.errors import UserError
-from eaftgate.gate.plan import GateOptions, make_plan
+from eaftgate.gate.planning import make_plan
+from eaftgate.gate.request import GateOptions
 from eaftgate.gate.run import GateRun
 from eaftgate.packs.blocks import build_blocks
 

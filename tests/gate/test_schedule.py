@@ -13,7 +13,10 @@ from xdist.remote import Producer
 from eaftgate.collect.collection import Collection
 from eaftgate.errors import UserError
 from eaftgate.gate.cases import models_of, order_of
-from eaftgate.gate.plan import NOOP, ULP, GateOptions, Plan, make_plan
+from eaftgate.gate.cells import NOOP, ULP
+from eaftgate.gate.plan import Plan
+from eaftgate.gate.planning import make_plan
+from eaftgate.gate.request import GateOptions
 from eaftgate.gate.run import GateRun
 from eaftgate.gate.schedule import GateScheduling, next_scope, scope_of
 

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
-from eaftgate.gate.plan import GateOptions, Plan, make_plan
+from eaftgate.gate.plan import Plan
+from eaftgate.gate.planning import make_plan
 from eaftgate.gate.profiling_seeds import ProfilingGroup
+from eaftgate.gate.request import GateOptions
 from eaftgate.gate.stability import (
     Spread,
     agreement,

@@ -11,7 +11,8 @@ from prepared import TINY
 
 from eaftgate.collect.collection import load_collection
 from eaftgate.errors import UserError
-from eaftgate.gate.plan import GateOptions, make_plan
+from eaftgate.gate.planning import make_plan
+from eaftgate.gate.request import GateOptions
 
 V3 = "--policy=near-lossless-v3"
 

@@ -17,7 +17,8 @@ from eaftgate.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from eaftgate.errors import UserError
 from eaftgate.families.registry import FAMILIES
 from eaftgate.files import sha256_file
-from eaftgate.gate.plan import GateOptions, make_plan
+from eaftgate.gate.planning import make_plan
+from eaftgate.gate.request import GateOptions
 from eaftgate.gate.run import GateRun
 from eaftgate.prune.keep_sets import read_keep_sets
 from eaftgate.recipes.recipe import RECIPE_FILE, read_section

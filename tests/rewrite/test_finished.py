@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 import pytest
 from tiny_checkpoint import write_tiny_checkpoint
 
-from eaftgate import outputs
+from eaftgate import building
 from eaftgate.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from eaftgate.errors import UserError
 from eaftgate.rewrite import copy, rewrite
@@ -98,7 +98,7 @@ def test_interrupted_then_resumed(base: Checkpoint, tmp_path: Path, error: BaseE
 @pytest.mark.usefixtures("one_thread")
 def test_crash_before_the_rename(base: Checkpoint, tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(outputs, "_publish", lambda *_: (_ for _ in ()).throw(SystemExit(9)))
+        patch.setattr(building, "_publish", lambda *_: (_ for _ in ()).throw(SystemExit(9)))
         with pytest.raises(SystemExit):
             run(base, tmp_path / "out")
         copied = count_copies(patch)

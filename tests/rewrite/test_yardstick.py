@@ -18,8 +18,8 @@ from eaftgate.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from eaftgate.checkpoint.digest import checkpoint_digest
 from eaftgate.errors import UserError
 from eaftgate.families.registry import FAMILIES
+from eaftgate.made_from import MADE_FROM_FILE
 from eaftgate.model.load import ModelSettings, load_model
-from eaftgate.outputs import MADE_FROM_FILE
 from eaftgate.rewrite import copy, rewrite, yardstick
 from eaftgate.rewrite.plan import ShardPlan
 from eaftgate.rewrite.yardstick import YARDSTICK_FILE, check_yardstick, own_yardstick, write_yardstick
