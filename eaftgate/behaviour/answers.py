@@ -19,6 +19,11 @@ _MARKS = (
 _OPTION = re.compile(r"(?:option\s+|choice\s+)?(?:\(([A-J])\)|([A-J])(?:[.):]|$))(?:\s.*)?", re.IGNORECASE | re.DOTALL)
 _NUMBER = re.compile(r"(?<![\w.])-?\d[\d,]*(?:\.\d+)?")
 _THOUSANDS = re.compile(r"-?\d{1,3}(?:,\d{3})+(?:\.\d+)?")
+EQUAL = (
+    'what is marked as the answer (\\boxed{}, ####, "answer is", "answer:"), else all of it; of that an option by its '
+    "letter, else its last number, else its text without case, white space and punctuation at its ends"
+)
+"""The rule in short, for those who read verdicts."""
 _EDGES = " \t\r\n*_`\"'.,:;!?$"
 _SHORT = 10
 

@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 from rich.text import Text
 
 from eaftgate.gate.messages import LostMessage
-from eaftgate.gate.results import Parity, ParityCell
+from eaftgate.gate.results import Parity, ParityCell, ParityTurns
 from eaftgate.gate.table import COLOURS, rendered
 from eaftgate.judge.wording import shown
 from eaftgate.tables import terminal_table
@@ -126,7 +126,7 @@ def _flips(cell: ParityCell, metric: str, *, wide: bool) -> list[str]:
     return [f"{verdict.events or 0:,}", lost, gained, f"{cell.details.get(metric, {}).get('close', 0):,}"]
 
 
-def verdict_text(cell: ParityCell, metric: str) -> Text:
+def verdict_text(cell: ParityCell | ParityTurns, metric: str) -> Text:
     """In capitals where it decides, in brackets where it is shown only; a dash without a margin."""
     verdict = cell.metrics[metric]
     if verdict.verdict is None:

@@ -1,56 +1,51 @@
-"""What the terminal shows of turns that were written: a line a checkpoint and pack, and what keeps them from a pass."""
+"""What the terminal shows of turns that were written: a line a metric, and what keeps them from a pass."""
 
 import math
 from collections.abc import Iterator
 
 from rich.text import Text
 
+from eaftgate.gate.classes import verdict_text
 from eaftgate.gate.results import Parity, ParityTurns
-from eaftgate.gate.table import COLOURS, rendered
+from eaftgate.gate.table import rendered
 from eaftgate.judge.wording import describe, shown
 from eaftgate.packs.pack import UNION
 from eaftgate.tables import terminal_table
 from eaftgate.visible import visible
 
-_WIDE = 110
+_WIDE = 70
 
 
 def turns_lines(parity: Parity, *, width: int, colour: bool) -> Iterator[str]:
-    """Estimates by metric, in brackets where they do not decide."""
-    if not parity.behaviour:
-        return
-    metrics = list(parity.behaviour[0].metrics)
-    head = ["checkpoint", "pack", "turns", *metrics, "verdict"]
-    if width < _WIDE:
-        head = ["checkpoint", "pack", "turns", "verdict"]
-    rows: list[list[str | Text]] = [
-        [
-            turns.name,
-            turns.pack,
-            f"{turns.turns:,}",
-            *(_figure(turns, metric) for metric in metrics if metric in head),
-            _verdict(turns),
-        ]
-        for turns in parity.behaviour
-    ]
-    table = terminal_table(head, rows, text=("verdict",), folded={"checkpoint": 6, "pack": 5}, collapse_padding=True)
-    yield f"what they write by themselves, up to {parity.behaviour[0].max_tokens} tokens a turn"
-    yield rendered(table, width=width, colour=colour)
+    """A table of every checkpoint over the turns of all packs, and of those packs that decide by themselves."""
+    for turns in parity.behaviour:
+        if turns.pack == UNION or turns.deciding:
+            where = f"{visible(turns.pack)}, {turns.turns:,} turns of up to {turns.max_tokens:,} tokens"
+            yield f"{visible(turns.name)}, written by itself, {where}:"
+            yield _table(turns, width=width, colour=colour)
 
 
-def _figure(turns: ParityTurns, metric: str) -> Text:
-    verdict = turns.metrics[metric]
-    if verdict.estimate is None:
-        return Text("-")
-    said = shown(metric, verdict.estimate, interval=True)
-    decides = turns.decides(metric) and verdict.verdict is not None
-    return Text(said, style=COLOURS[verdict.verdict or ""] if decides else "") if decides else Text(f"({said})")
+def _table(turns: ParityTurns, *, width: int, colour: bool) -> str:
+    head = ("written", "base right", "lost", "gained", "net", "at most", "verdict")
+    rows = [_row(turns, metric) for metric, verdict in turns.metrics.items() if verdict.estimate is not None]
+    shown_at = [place for place, name in enumerate(head) if width >= _WIDE or name != "base right"]
+    table = terminal_table(
+        [head[place] for place in shown_at],
+        [[row[place] for place in shown_at] for row in rows],
+        text=("verdict",),
+        folded={"written": 5},
+        collapse_padding=True,
+    )
+    return rendered(table, width=width, colour=colour)
 
 
-def _verdict(turns: ParityTurns) -> Text:
-    if turns.verdict is None:
-        return Text("(not judged)")
-    return Text(turns.verdict.upper(), style=COLOURS[turns.verdict])
+def _row(turns: ParityTurns, metric: str) -> list[str | Text]:
+    verdict, counted = turns.metrics[metric], turns.details.get(metric, {})
+    counts = ["-", "-", "-"]
+    if verdict.lost is not None:
+        counts = [f"{counted['base']:,} of {counted['turns']:,}", f"{verdict.lost:,}", f"{verdict.gained:,}"]
+    figures = (shown(metric, value, interval=True) for value in (verdict.estimate, verdict.upper))
+    return [metric, *counts, *figures, verdict_text(turns, metric)]
 
 
 def turns_remarks(parity: Parity) -> list[str]:

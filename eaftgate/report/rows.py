@@ -27,14 +27,18 @@ class Cell(NamedTuple):
 
 def row(tag: str, values: Sequence[str | Cell], *, advisory: bool = False) -> str:
     """The first two values are names."""
-    tds = []
-    for index, value in enumerate(values):
-        cell = value if isinstance(value, Cell) else Cell(value, "name" if index < 2 else "")
-        attribute = f' class="{html_text(cell.colour)}"' if cell.colour else ""
-        lines = "<br>".join(html_text(visible(line)) for line in cell.below.split("\n"))
-        below = f"<br><small>{lines}</small>" if cell.below else ""
-        tds.append(f"<{tag}{attribute}>{html_text(visible(cell.text))}{below}</{tag}>")
-    return f"<tr{' class=advisory' if advisory else ''}>{''.join(tds)}</tr>"
+    cells = (
+        value if isinstance(value, Cell) else Cell(value, "name" if index < 2 else "")
+        for index, value in enumerate(values)
+    )
+    return f"<tr{' class=advisory' if advisory else ''}>{''.join(cell_html(tag, cell) for cell in cells)}</tr>"
+
+
+def cell_html(tag: str, cell: Cell) -> str:
+    attribute = f' class="{html_text(cell.colour)}"' if cell.colour else ""
+    lines = "<br>".join(html_text(visible(line)) for line in cell.below.split("\n"))
+    below = f"<br><small>{lines}</small>" if cell.below else ""
+    return f"<{tag}{attribute}>{html_text(visible(cell.text))}{below}</{tag}>"
 
 
 def verdict_cell(verdict: str) -> Cell:

@@ -61,8 +61,9 @@ code {{ white-space: pre-wrap; overflow-wrap: anywhere; font-size: .88em; backgr
 pre code {{ background: none; padding: 0; font-size: 1em; }} code span {{ display: inline-block; max-width: 100%;
   word-break: break-all; }}
 summary {{ cursor: pointer; margin: .6rem 0; }} summary h2, summary h3 {{ display: inline; }}
-.scroll table.apart {{ white-space: normal; min-width: 60rem; table-layout: fixed; width: 100%; }}
-table.apart td {{ vertical-align: top; text-align: left; }} table.apart small {{ display: block; }}
+ol.apart {{ list-style: none; padding: 0; }} ol.apart li {{ border-top: 1px solid var(--line); padding: .6rem 0; }}
+.texts {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(min(16rem, 100%), 1fr)); gap: .4rem .8rem; }}
+.texts code {{ display: block; padding: .3rem .5rem; }} mark {{ background: var(--line); color: inherit; }}
 ol.lost li {{ margin: .8rem 0; max-width: 60rem; }} ol.lost small {{ display: block; }}
 .matrix {{ font-size: .86rem; }} .matrix th, .matrix td {{ padding: .3rem .4rem; }}
 .matrix th:first-child {{ position: sticky; left: 0; background: var(--page); white-space: normal; min-width: 9rem;

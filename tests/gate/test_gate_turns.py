@@ -1,7 +1,9 @@
 """A gate has both models write the same turns, judges them in pairs, and says so everywhere; here by planted writers,
 by the models themselves in a case that takes longer."""
 
+import html
 import json
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -31,6 +33,7 @@ from eaftgate.gate.run import GateRun
 from eaftgate.gate.summary import parity_markdown
 from eaftgate.gate.turns import turns_apart
 from eaftgate.gate.turns_table import turns_lines, turns_remarks
+from eaftgate.judge.behaviours import BEHAVIOURS
 from eaftgate.judge.policy import DEFAULT_GATES
 from eaftgate.packs.blocks import build_blocks
 from eaftgate.packs.pack import UNION, named_packs, read_packs
@@ -152,12 +155,15 @@ def test_what_was_written_is_judged_again_and_believed_for_its_own(
 
 def test_people_see_it(tmp_path: Path, base_copy: Path, random8: Path, written: list[str]) -> None:
     _, parity = judged(plan_of(tmp_path, base_copy, random8, generate=TURNS, generate_tokens=400))
-    wide = "\n".join(turns_lines(parity, width=170, colour=False))
-    narrow = "\n".join(turns_lines(parity, width=70, colour=False))
-    assert "up to 400 tokens a turn" in wide
-    assert all(metric in wide for metric in parity.behaviour[0].metrics)
-    assert "calls_parse" not in narrow
-    assert "FAIL" in narrow
+    wide, narrow = (list(turns_lines(parity, width=width, colour=False)) for width in (80, 60))
+    assert [line for line in wide if line.endswith(":")] == [
+        f"{name}, written by itself, UNION, 330 turns of up to 400 tokens:" for name in ("copy", "random8")
+    ]
+    assert "ends          330 of 330  318      0 +96.36%  +98.21% FAIL" in wide[3]
+    assert "ends           318      0 +96.36%  +98.21% FAIL" in narrow[3]
+    assert max(len(line) for table in narrow[1::2] for line in table.splitlines()) <= 60
+    for metric, verdict in parity.behaviour[0].metrics.items():
+        assert (metric in wide[1]) == (metric in narrow[1]) == (verdict.estimate is not None)
     said = "\n".join(turns_remarks(parity))
     assert "random8 UNION turns: ends" in said
     assert "is outside its margin +2.00% (330 turns)" in said
@@ -167,7 +173,14 @@ def test_people_see_it(tmp_path: Path, base_copy: Path, random8: Path, written: 
     page = render(parity)
     assert "random8, the first turns that differ" in page
     assert "copy, the first turns that differ" not in page
-    assert "&lt;|channel|&gt;final" in page
+    assert "<wbr>&lt;|channel|&gt;final" in page
+    assert html.escape(BEHAVIOURS["calls_offered"].meaning) in page
+    assert "base right in 330 of 330<br>318 lost, 0 gained" in page
+    base, candidate = re.findall(r"<figcaption>(?:base|candidate)</figcaption><code>(.*?)</code>", page, re.DOTALL)[:2]
+    (same, base), (also, candidate) = base.split("<mark>"), candidate.split("<mark>")
+    assert same == also
+    assert same.startswith("<wbr>&lt;|channel|&gt;")
+    assert base[0] != candidate[0]
     assert written
 
 
