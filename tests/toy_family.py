@@ -42,6 +42,9 @@ class ToyFamily:
         sizes = (config[key] for key in ("experts", "top_k", "vocab_size", "hidden", "inner"))
         return Dimensions(config["layers"], config["moe_layers"], *sizes)
 
+    def foreign_storage(self, config: Mapping[str, Any]) -> str | None:  # noqa: ARG002
+        return None
+
     def check(
         self, path: Path, config: Mapping[str, Any], dimensions: Dimensions, tensors: Mapping[str, StoredTensor]
     ) -> bool:

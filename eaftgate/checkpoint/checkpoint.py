@@ -10,7 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from eaftgate.checkpoint.complete import check_complete
+from eaftgate.checkpoint.complete import check_complete, check_scaled
 from eaftgate.checkpoint.config import read_config
 from eaftgate.checkpoint.header import TensorEntry
 from eaftgate.checkpoint.shards import ADAPTER_FILES, INDEX_FILE, SINGLE_FILE, read_tensors
@@ -39,6 +39,8 @@ class Checkpoint:
     """Tensor name -> entry; shards in sorted order, within a shard in file order."""
     is_mxfp4: bool
     """Whether the experts are stored as MXFP4 blocks and scales (or dequantised)."""
+    foreign: str | None
+    """The format that its weights are stored in, where only the loader of that format knows which there must be."""
     stamps: dict[str, Stamp | None] = field(repr=False)
     """Of the files that a loader reads, and of those that it would if they were there (None), taken before they were
     read, or when they were last found to be the same (`unchanged`)."""
@@ -87,19 +89,21 @@ class Checkpoint:
         return dict(zip(self.dimensions.moe_layers, keep, strict=True))
 
 
-def open_checkpoint(source: str | Path) -> Checkpoint:
+def open_checkpoint(source: str | Path, *, foreign: bool = False) -> Checkpoint:
     """Open the checkpoint that `source` names (a directory, or a hub id `org/name[@revision]`).
 
+    `foreign`: also one whose weights are stored in a format of which the family knows nothing (FP8, AWQ, ...). Whether
+    all that are needed are there is then not known before they are loaded (`model.load`).
     Raises UserError, one sentence, for everything that is not a consistent checkpoint of a known family in safetensors.
     """
     path = resolve(source)
     try:
-        return _open(path, str(source))
+        return _open(path, str(source), foreign=foreign)
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}: {error.filename}); check its permissions") from None
 
 
-def _open(path: Path, name: str) -> Checkpoint:
+def _open(path: Path, name: str, *, foreign: bool) -> Checkpoint:
     shards = [file.name for file in path.glob("*.safetensors")]
     read = (CONFIG_FILE, INDEX_FILE, SINGLE_FILE, *ADAPTER_FILES, *TOKENIZER_FILES)
     stamps = {name: stamp_if_there(path / name) for name in (*read, *shards)}
@@ -107,12 +111,18 @@ def _open(path: Path, name: str) -> Checkpoint:
     config = read_object(path / CONFIG_FILE, what="the model configuration")
     family, dimensions = read_config(config, where=path / CONFIG_FILE)
     tensors = read_tensors(path)
-    is_mxfp4 = family.check(path, config, dimensions, tensors)
-    needed = family.needed(config, dimensions, is_mxfp4=is_mxfp4, where=path / CONFIG_FILE)
-    check_complete(path, config, family, needed, tensors)
+    storage = family.foreign_storage(config) if foreign else None
+    if storage is None:
+        is_mxfp4 = family.check(path, config, dimensions, tensors)
+        needed = family.needed(config, dimensions, is_mxfp4=is_mxfp4, where=path / CONFIG_FILE)
+        check_complete(path, config, family, needed, tensors)
+    else:
+        is_mxfp4 = False
+        check_scaled(path, tensors)
     used = {entry.shard for entry in tensors.values()}
     stamps = {file: stamp for file, stamp in stamps.items() if file in used or file in read}
-    return Checkpoint(path, name, config, family, dimensions, MappingProxyType(tensors), is_mxfp4, stamps, texts)
+    held = MappingProxyType(tensors)
+    return Checkpoint(path, name, config, family, dimensions, held, is_mxfp4, storage, stamps, texts)
 
 
 def text_digest(file: Path) -> str | None:

@@ -13,6 +13,8 @@ from eaftgate.families.family import Family
 from eaftgate.strict_json import shown
 
 CHUNK_BYTES = 1 << 22
+_SCALED = ("F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ")
+_OF_ACTIVATIONS = ("activation", "input", "output")
 
 
 def check_complete(
@@ -47,6 +49,24 @@ def check_complete(
             raise UserError(
                 f"{path}: tensor {name!r} differs from {of!r}, which config.json says is the same (tied), so that "
                 "loaders disagree on it; correct config.json or remove the tensor"
+            )
+
+
+def check_scaled(path: Path, stored: Mapping[str, TensorEntry]) -> None:
+    """Raises UserError naming the first tensor of 8-bit floats that has no scale beside it: where a loader dequantises
+    it takes them as they are then, and does not say so (transformers 5.24, FP8 on a CPU)."""
+    scales: dict[str, list[str]] = {}
+    for name in stored:
+        module, _, part = name.rpartition(".")
+        if "scale" in part and not part.startswith(_OF_ACTIVATIONS):
+            scales.setdefault(module, []).append(part)
+    for name, entry in stored.items():
+        module, _, part = name.rpartition(".")
+        beside = scales.get(module, [])
+        if entry.dtype in _SCALED and not any(part == "weight" or scale.startswith(part) for scale in beside):
+            raise UserError(
+                f"{path}: tensor {shown(name)} is of 8-bit floats and its scale is missing; take a complete copy of "
+                "the checkpoint"
             )
 
 

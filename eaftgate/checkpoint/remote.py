@@ -42,4 +42,4 @@ def describe_checkpoint(source: str) -> Checkpoint:
     family, dimensions = read_config(config, where=file)
     is_mxfp4 = family.check(path, config, dimensions, tensors)
     check_complete(path, config, family, family.needed(config, dimensions, is_mxfp4=is_mxfp4, where=file), tensors)
-    return Checkpoint(path, source, config, family, dimensions, MappingProxyType(tensors), is_mxfp4, {}, {})
+    return Checkpoint(path, source, config, family, dimensions, MappingProxyType(tensors), is_mxfp4, None, {}, {})

@@ -20,7 +20,7 @@ def check_unchanged(checkpoint: Checkpoint, digest: str, *, hash_again: bool = F
     weights = [name for name in moved if name not in TOKENIZER_FILES]
     if weights or hash_again:
         try:
-            same = checkpoint_digest(open_checkpoint(checkpoint.path)) == digest
+            same = checkpoint_digest(open_checkpoint(checkpoint.path, foreign=checkpoint.foreign is not None)) == digest
         except UserError as error:
             raise _changed(checkpoint, *weights, because=f" ({error})") from None
         if not same:

@@ -38,6 +38,8 @@ class ScoredModel:
     path: Path
     digest: str
     is_mxfp4: bool
+    foreign: str | None = None
+    """The format of its weights, where the family knows nothing of it."""
 
 
 class Scorer(Protocol):
@@ -59,6 +61,7 @@ class Needs:
     `gpus` of a process, which the options `lowered_by` say; `starts_engines`: they are taken by engines of its own.
     `scores_copies`: whether it scores any directory, so that the base can be compared with rewritten copies of itself.
     `writes`: whether its Scorer is a WritingScorer (`collect.writer`).
+    `loads_foreign`: whether it loads weights stored in whatever format transformers knows, and hears of missing ones.
     """
 
     gpus: int = 1
@@ -66,6 +69,7 @@ class Needs:
     starts_engines: bool = False
     scores_copies: bool = True
     writes: bool = False
+    loads_foreign: bool = False
 
 
 class CollectorKind(Protocol):

@@ -12,6 +12,7 @@ from eaftgate.collect.collector import ScoredModel
 from eaftgate.collect.token_stats import linear_logits, token_stats
 from eaftgate.errors import UserError
 from eaftgate.families.model import MoeModel, WritingModel
+from eaftgate.model.foreign import loaders
 from eaftgate.model.greedy import write_greedily
 from eaftgate.model.load import ModelSettings, load_model
 from eaftgate.packs.blocks import Blocks
@@ -52,28 +53,39 @@ class ModelScorer:
 
     def collector(self, model: ScoredModel, *, other_batches: bool = False) -> "TransformersCollector":
         size = max(2, self._batch_size // 2) if other_batches else self._batch_size
-        return TransformersCollector(self._loaded, model.path, model.digest, self._settings, batch_size=size)
+        return TransformersCollector(
+            self._loaded, model.path, model.digest, self._settings, batch_size=size, foreign=model.foreign
+        )
 
     def writer(self, model: ScoredModel) -> "TransformersWriter":
-        return TransformersWriter(self._loaded, model.path, model.digest, self._settings)
+        return TransformersWriter(self._loaded, model.path, model.digest, self._settings, foreign=model.foreign)
 
     def close(self) -> None:
         self._loaded.unload()
 
 
 class TransformersCollector:
-    """`loaded` is shared by the collectors of a process."""
+    """`loaded` is shared by the collectors of a process; `foreign` is the format of weights of which the family knows
+    nothing."""
 
     def __init__(
-        self, loaded: LoadedModel, path: Path, digest: str, settings: ModelSettings, *, batch_size: int
+        self,
+        loaded: LoadedModel,
+        path: Path,
+        digest: str,
+        settings: ModelSettings,
+        *,
+        batch_size: int,
+        foreign: str | None = None,
     ) -> None:
         if batch_size < 1:
             raise UserError(f"--batch-size is {batch_size}: it must be at least 1")
         self._loaded, self._path, self._digest = loaded, path, digest
-        self._settings, self._batch_size = settings, batch_size
+        self._settings, self._batch_size, self._foreign = settings, batch_size, foreign
 
     def settings(self) -> dict[str, Any]:
-        return {"collector": "transformers", "batch_size": self._batch_size, **self._settings.describe()}
+        described = {**self._settings.describe(), **loaders(self._foreign)}
+        return {"collector": "transformers", "batch_size": self._batch_size, **described}
 
     def batches(self, blocks: Blocks, first_block: int) -> Iterator[tuple[int, TokenStats]]:
         model = self._loaded.get(self._path, self._digest, self._settings)
@@ -101,13 +113,21 @@ class TransformersWriter:
     fixed share of memory: a longer text has fewer beside it, whatever the machine."""
 
     def __init__(
-        self, loaded: LoadedModel, path: Path, digest: str, settings: ModelSettings, *, places: int = PLACES
+        self,
+        loaded: LoadedModel,
+        path: Path,
+        digest: str,
+        settings: ModelSettings,
+        *,
+        places: int = PLACES,
+        foreign: str | None = None,
     ) -> None:
         self._loaded, self._path, self._digest = loaded, path, digest
-        self._settings, self._places = settings, places
+        self._settings, self._places, self._foreign = settings, places, foreign
 
     def settings(self) -> dict[str, Any]:
-        return {"writer": "transformers", "places": self._places, **self._settings.describe()}
+        described = {**self._settings.describe(), **loaders(self._foreign)}
+        return {"writer": "transformers", "places": self._places, **described}
 
     def write(self, prompts: Sequence[IntArray], *, ending: Ending, max_tokens: int) -> Iterator[tuple[int, list[int]]]:
         model = self._loaded.get(self._path, self._digest, self._settings)

@@ -134,6 +134,11 @@ class Family(Protocol):
         """The sizes that `config` (of the file `where`) states. Raises UserError when one is missing or no size."""
         ...
 
+    def foreign_storage(self, config: Mapping[str, Any]) -> str | None:
+        """The format in which config.json says that the weights are stored, where it is none that `check` takes: of
+        such tensors only the loader of that format knows what they are. None where it takes it."""
+        ...
+
     def check(
         self, path: Path, config: Mapping[str, Any], dimensions: Dimensions, tensors: Mapping[str, StoredTensor]
     ) -> bool:

@@ -64,6 +64,7 @@ class GptOss:
                 f"{where}: {TOP_K_KEYS[1]} is {top_k}, which transformers does not read, and takes {_DEFAULT_TOP_K}; "
                 f"add {TOP_K_KEYS[0]}"
             )
+        _check_rope(config, where)
         return Dimensions(
             num_layers=num_layers,
             moe_layers=range(num_layers),
@@ -74,12 +75,17 @@ class GptOss:
             intermediate_size=_positive(config, "intermediate_size", where),
         )
 
+    def foreign_storage(self, config: Mapping[str, Any]) -> str | None:
+        method = _quant_method(config)
+        if method in ("mxfp4", None):
+            return None
+        return method if isinstance(method, str) else shown(method)
+
     def check(
         self, path: Path, config: Mapping[str, Any], dimensions: Dimensions, tensors: Mapping[str, StoredTensor]
     ) -> bool:
         is_mxfp4 = any((tensor := expert_tensor(name)) and tensor.part.endswith("_blocks") for name in tensors)
         _check_quantization(config, dimensions, tensors, is_mxfp4=is_mxfp4, path=path)
-        _check_rope(config, path)
         _check_layers(tensors, dimensions, is_mxfp4=is_mxfp4, path=path)
         _check_dtypes(tensors, path)
         return is_mxfp4
@@ -280,7 +286,8 @@ def _check_quantization(
     if method not in ("mxfp4", None):
         raise UserError(
             f"{path}: its weights are stored as {shown(method)}, says quantization_config, which cannot be read; "
-            "take the checkpoint with MXFP4 experts, or a bfloat16 one"
+            "take the checkpoint with MXFP4 experts, or a bfloat16 one (what transformers loads can be gated with "
+            "--candidate-kind=other)"
         )
     for name in tensors:
         if found := _FORMATS.get(name.rpartition(".")[2]):
@@ -311,7 +318,7 @@ def _quant_method(config: Mapping[str, Any]) -> object:
     return said.get("quant_method", "a format without quant_method")
 
 
-def _check_rope(config: Mapping[str, Any], path: Path) -> None:
+def _check_rope(config: Mapping[str, Any], where: Path) -> None:
     """The same rotary embedding goes by several names, old and new, of which each engine prefers another."""
     new = config.get("rope_parameters")
     old = config.get("rope_scaling")
@@ -321,7 +328,7 @@ def _check_rope(config: Mapping[str, Any], path: Path) -> None:
     for key in sorted(new.keys() & old.keys()):
         if new[key] != old[key]:
             raise UserError(
-                f"{path}: config.json has {key} {shown(new[key])} in rope_parameters and {shown(old[key])} where older "
+                f"{where} has {key} {shown(new[key])} in rope_parameters and {shown(old[key])} where older "
                 "versions look for it; correct the one that is wrong"
             )
 

@@ -83,7 +83,8 @@ class GptOssModel:
 
     @property
     def has_plain_experts(self) -> bool:
-        return bool(expert_modules(self.module))  # MXFP4 experts are of another class
+        modules = expert_modules(self.module)  # MXFP4 experts are of another class
+        return bool(modules) and all(type(weights.data) is Tensor for part in modules for weights in part.parameters())
 
     @property
     def head_VD(self) -> Tensor:

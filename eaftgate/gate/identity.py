@@ -15,6 +15,7 @@ from eaftgate.collect.collector import LIBRARIES
 from eaftgate.errors import UserError
 from eaftgate.files import sha256_file
 from eaftgate.gate.models import WORK_DIR
+from eaftgate.gate.options import OTHER
 from eaftgate.gate.plan import Plan
 from eaftgate.gate.plugin import SUITE
 from eaftgate.packs.blocks import tokenised
@@ -42,7 +43,8 @@ class PackIdentity(Record):
 
 class CheckpointIdentity(Record):
     """`name` is the one in test ids, `base` of the base. `bytes` are those of all tensors; `manifest` is the sha256 of
-    manifest.json, and `keep` are the experts that were kept, by layer, where there is one."""
+    manifest.json, and `keep` are the experts that were kept, by layer, where there is one. `storage` is the format of
+    weights that are stored in none that eaftgate itself reads."""
 
     name: str
     given: str
@@ -51,6 +53,7 @@ class CheckpointIdentity(Record):
     method: str | None = None
     keep: tuple[tuple[int, ...], ...] = ()
     manifest: str | None = None
+    storage: str | None = None
 
 
 class RunIdentity(Record):
@@ -93,7 +96,8 @@ def identity_of(
     checkpoints = []
     for name, place in places.items():
         with suppress(UserError, OSError):
-            checkpoints.append(_checkpoint(name, open_checkpoint(place)))
+            other = name in plan.checkpoints and plan.options.candidate_kind == OTHER
+            checkpoints.append(_checkpoint(name, open_checkpoint(place, foreign=other)))
     return RunIdentity(
         started=started.isoformat(),
         ended=now().isoformat(),
@@ -152,7 +156,9 @@ def _checkpoint(name: str, found: Checkpoint) -> CheckpointIdentity:
     manifest = None
     with suppress(UserError):
         manifest = own_manifest(found.path)
-    known = CheckpointIdentity(name=name, given=found.name, bytes=found.nbytes, experts=found.num_experts)
+    known = CheckpointIdentity(
+        name=name, given=found.name, bytes=found.nbytes, experts=found.num_experts, storage=found.foreign
+    )
     if manifest is None:
         return known
     made = {

@@ -49,6 +49,11 @@ class Models:
         self._models: dict[str, Model] = {}
 
     @property
+    def _any_storage(self) -> bool:
+        """Whether a candidate may be stored in a format of which the family knows nothing."""
+        return self.plan.options.candidate_kind == OTHER
+
+    @property
     def _work(self) -> Path:
         return self.plan.options.results / WORK_DIR
 
@@ -67,8 +72,8 @@ class Models:
         with self._hashing(model.checkpoint):
             check_unchanged(model.checkpoint, model.digest, hash_again=True)
 
-    def _open(self, source: str | Path) -> Model:
-        checkpoint = open_checkpoint(source)
+    def _open(self, source: str | Path, *, foreign: bool = False) -> Model:
+        checkpoint = open_checkpoint(source, foreign=foreign)
         with self._hashing(checkpoint):
             return Model(checkpoint, checkpoint_digest(checkpoint, cache=self.plan.options.results / "digests.json"))
 
@@ -107,7 +112,7 @@ class Models:
 
     def _base_of(self, name: str) -> BaseRecord | ModelIdentity:
         """The base that a checkpoint names."""
-        checkpoint = open_checkpoint(self.plan.checkpoints[name])
+        checkpoint = open_checkpoint(self.plan.checkpoints[name], foreign=self._any_storage)
         if self.plan.options.candidate_kind == OTHER:
             record: Manifest | Yardstick | None = own_manifest(checkpoint.path) or own_yardstick(checkpoint.path)
         else:
@@ -119,12 +124,18 @@ class Models:
 
     def _open_candidate(self, name: str) -> Model:
         source = self._make_fixture_candidate() if self.plan.options.embedded else self.plan.checkpoints[name]
-        candidate, base = self._open(source), self[BASE]
+        candidate, base = self._open(source, foreign=self._any_storage), self[BASE]
         if tokenizer_digest(candidate.checkpoint) != tokenizer_digest(base.checkpoint):
             raise UserError(
                 f"{candidate.checkpoint.name} has another tokenizer.json than its base: tokens cannot be compared"
             )
         _check_vocabulary(candidate.checkpoint, base.checkpoint)
+        if candidate.checkpoint.foreign is not None and not self.plan.needs.loads_foreign:
+            raise UserError(
+                f"{candidate.checkpoint.name} is stored as {candidate.checkpoint.foreign}, which "
+                f"--collector={self.plan.options.collector} is not asked to load, because nobody would hear of a "
+                "weight that it lacks: leave out --collector"
+            )
         return candidate
 
     def _make_noop(self) -> Model:

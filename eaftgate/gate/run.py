@@ -169,7 +169,9 @@ class GateRun:
     def _scored(self, model: str) -> ScoredModel:
         found = self.models[model]
         checkpoint = found.checkpoint
-        return ScoredModel(model, checkpoint.name, checkpoint.path, found.digest, checkpoint.is_mxfp4)
+        return ScoredModel(
+            model, checkpoint.name, checkpoint.path, found.digest, checkpoint.is_mxfp4, checkpoint.foreign
+        )
 
     def _collector(self, model: str, *, other_batches: bool = False) -> Collector:
         """What scores `model`; in other batches for the noise floor."""

@@ -26,7 +26,9 @@ from eaftgate.families.family import Family
 from eaftgate.families.model import MoeModel
 from eaftgate.families.registry import family_of
 from eaftgate.model.attention import SINK_ATTENTION
+from eaftgate.model.foreign import check_known, make_ready
 from eaftgate.strict_json import read_object
+from eaftgate.visible import plain
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -86,12 +88,18 @@ def load_model(path: Path, settings: ModelSettings) -> MoeModel:
     """The model in evaluation mode on its device, with this package's attention and its family's experts.
 
     Raises UserError when transformers refuses it or would invent a weight of it, MXFP4 experts would have to be
-    dequantised without being asked, or memory runs out.
+    dequantised without being asked, or memory runs out; for weights in a foreign format also when transformers does not
+    know it or the package that loads it is missing.
     """
     dtype = DTYPES[settings.dtype]
     config, family = _configuration(path)
     model_class = family.model_class()
-    quantized = getattr(config, "quantization_config", None) is not None
+    said = getattr(config, "quantization_config", None)
+    foreign = family.foreign_storage({"quantization_config": said})
+    quantized = said is not None and foreign is None
+    if foreign is not None:
+        with _quiet_transformers():
+            check_known(path, foreign, said)
     if quantized and not settings.dequantize and not (is_triton_available("3.4.0") and is_kernels_available()):
         raise UserError(
             f"{path} has MXFP4 experts and no MXFP4 kernels are installed: install triton >= 3.4 and kernels, "
@@ -113,14 +121,22 @@ def load_model(path: Path, settings: ModelSettings) -> MoeModel:
         with _quiet_transformers(), _with_metadata(path) as readable:
             module: Any
             module, told = getattr(transformers, family.architecture).from_pretrained(readable, **options)
-            if settings.dequantize:
+            if settings.dequantize and foreign is None:
                 _cast_parameters(module, dtype)
     except torch.OutOfMemoryError:
         raise UserError(f"{path} does not fit into the memory of {settings.device} as {settings.dtype}") from None
     except Exception as error:  # whatever a damaged file makes it raise
-        raise _not_loaded(path, error) from None
+        raise _not_loaded(path, error, foreign=foreign) from None
     _check_all_loaded(path, family, told, as_mxfp4=quantized and not settings.dequantize)
     model = model_class(module.eval())
+    if foreign is not None:
+        try:
+            with _quiet_transformers():
+                make_ready(model, module, dtype, path)
+        except UserError:
+            raise
+        except Exception as error:  # whatever the loader's layers do on a device that is not theirs
+            raise _not_loaded(path, error, foreign=foreign) from None
     if quantized and not settings.dequantize and model.has_plain_experts:
         raise UserError(
             f"transformers would dequantise the MXFP4 experts of {path} on {settings.device}, which cannot run them: "
@@ -203,7 +219,7 @@ def _with_metadata(path: Path) -> Iterator[Path]:
         yield links
 
 
-def _not_loaded(path: Path, error: Exception) -> UserError:
+def _not_loaded(path: Path, error: Exception, *, foreign: str | None = None) -> UserError:
     """Raises KeyboardInterrupt where that is what came between: within torch's modes it comes out as another error."""
     before: BaseException | None = error
     while before is not None:
@@ -213,8 +229,11 @@ def _not_loaded(path: Path, error: Exception) -> UserError:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     reason = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
     if "above report" in reason:  # which is not shown
-        reason = "it cannot convert the experts as they are stored"
-    return UserError(f"{path} cannot be loaded by transformers {transformers.__version__}: {reason}")
+        reason = f"it cannot convert the {'experts' if foreign is None else 'weights'} as they are stored"
+    what = str(path)
+    if foreign is not None:  # transformers says which package is missing, or that it takes a GPU, in several sentences
+        what, reason = f"{path} (stored as {plain(foreign)})", reason.rstrip(".").replace(". ", "; ")
+    return UserError(f"{what} cannot be loaded by transformers {transformers.__version__}: {reason}")
 
 
 def _version(package: str) -> str | None:

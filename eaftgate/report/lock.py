@@ -148,11 +148,11 @@ def make_lock(results: Path, checkpoint: str | None, gates: Path | None = None) 
         raise UserError(f"parity.json of {results} has changed since the run wrote it: run the gate again")
     parity = _confirmed(results, parity, gates)
     cells = [cell for cell in parity.cells if cell.checkpoint == checkpoint]
-    found = open_checkpoint(checkpoint)
+    other = parity.asked.candidate_kind == OTHER
+    found = open_checkpoint(checkpoint, foreign=other)
     digest = checkpoint_digest(found)
     if any(cell.inputs.checkpoint_digest != digest for cell in cells):
         raise UserError(f"{checkpoint} has changed since {results} judged it: run the gate again")
-    other = parity.asked.candidate_kind == OTHER
     has_manifest = (found.path / MANIFEST_FILE).is_file()
     manifest = own_manifest(found.path) if other else read_manifest(found.path) if has_manifest else None
     base = cells[0].inputs.base
@@ -272,7 +272,8 @@ def verify_lock(
     if not is_as_sealed(path):
         problems.append("the lock has changed since it was made: its sha256 is not that of what it says")
     for role, pinned, given in (("base", lock.base, base), ("checkpoint", lock.checkpoint, checkpoint)):
-        found = open_checkpoint(given or pinned.name)
+        other = isinstance(pinned, LockedCheckpoint) and lock.candidate_kind == OTHER
+        found = open_checkpoint(given or pinned.name, foreign=other)
         if checkpoint_digest(found) != pinned.digest:
             problems.append(f"the {role} {found.name} is not the one that was locked: its digest differs")
         if tokenizer_digest(found) != pinned.tokenizer:

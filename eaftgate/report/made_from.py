@@ -63,7 +63,8 @@ def _models(parity: Parity) -> str:
         figures = ["", "", "", ""]
         if model is not None:
             saved = f"{1 - model.bytes / base.bytes:.1%}" if base is not None and name != "base" else ""
-            figures = [str(model.experts), model.method or "", size_shown(model.bytes), saved]
+            how = model.method or (f"stored as {model.storage}" if model.storage else "")
+            figures = [str(model.experts), how, size_shown(model.bytes), saved]
         rows.append(row("td", (name, given, *figures, Cell(digest, "name"))))
     head = ("model", "named", "experts a layer", "method", "tensors", "saved", Cell("digest", "name"))
     return table(head, rows, label="models") if rows else ""

@@ -8,16 +8,21 @@ from pathlib import Path
 
 import pytest
 import torch
+from foreign_checkpoint import in_fp8
 from gate_command import BASE, CALIBRATION_PACKS, GATE_PACKS, Run, gate
 from prepared import SMALL, TINY, copy_of_base, once
 from safetensors.torch import load_file, save_file
 
 from eaftgate.checkpoint.checkpoint import open_checkpoint
 from eaftgate.checkpoint.digest import checkpoint_digest
+from eaftgate.errors import UserError
+from eaftgate.families.gpt_oss import GptOss
 from eaftgate.gate.cases import cases, required_cases
+from eaftgate.gate.models import Models
 from eaftgate.gate.planning import make_plan
 from eaftgate.gate.request import GateOptions
 from eaftgate.gate.results import read_parity
+from eaftgate.model.load import ModelSettings, load_model
 from eaftgate.report.html import render, write_report
 from eaftgate.report.lock import read_lock, verify_lock, write_lock
 from eaftgate.rewrite.yardstick import write_yardstick
@@ -222,6 +227,57 @@ def test_a_recipe_may_say_the_kind(tuned_candidate: Path, tmp_path: Path) -> Non
     run = gate(tmp_path / "run", *options, "-k", "test_integrity")
     assert run.parity["asked"]["candidate_kind"] == "other"
     assert run.junit[f"{INTEGRITY}[tuned]"].outcome == "passed"
+
+
+# Other storage
+
+
+def dequantised(path: Path) -> Path:
+    """The base with its experts as plain bfloat16, in one shard."""
+    model = load_model(BASE, ModelSettings("cpu", "bfloat16", dequantize=True))
+    copy_of_base(path)
+    for file in (*path.glob("*.safetensors"), path / "model.safetensors.index.json"):
+        file.unlink()
+    tensors = {name: tensor.contiguous() for name, tensor in model.module.state_dict().items()}
+    save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(GptOss().plain_config(config)))
+    return path
+
+
+@pytest.fixture(scope="module")
+def stored_otherwise(made: Path) -> list[str]:
+    """The base as plain bfloat16, and with its attention as FP8."""
+    fp8 = once(made / "fp8", lambda path: in_fp8(dequantised(path)))
+    return [f"--checkpoint={once(made / 'bf16', dequantised)}", f"--checkpoint={fp8}"]
+
+
+def test_what_transformers_loads_is_gated_locked_and_verified(stored_otherwise: list[str], tmp_path: Path) -> None:
+    run = gate(tmp_path / "run", *ON_GATE_PACKS, *stored_otherwise, *TINY, OTHER)
+    artifact = {name: case.outcome for name, case in run.junit.items() if "test_artifact" in name}
+    assert set(artifact.values()) == {"passed"}, run.output
+    same, rounded = run.cells("bf16")["UNION-64"], run.cells("fp8")["UNION-64"]
+    assert same["delta_ppl"] == 0
+    assert 0 < abs(rounded["delta_ppl"]) < 0.02 * rounded["ppl_base"]
+    storage = {model["name"]: model["storage"] for model in run.parity["run"]["checkpoints"]}
+    assert storage == {"base": None, "bf16": None, "fp8": "fp8"}
+    assert "stored as fp8" in render(read_parity(run.results))
+
+    lock = tmp_path / "fp8.lock.json"
+    write_lock(run.results, stored_otherwise[1].partition("=")[2], lock)
+    assert verify_lock(lock) == [f"the locked verdict is {read_lock(lock).verdict}"]
+
+
+def test_as_pruned_or_by_a_collector_that_hears_of_no_missing_weight_it_is_refused(
+    stored_otherwise: list[str], tmp_path: Path
+) -> None:
+    fp8 = stored_otherwise[1].partition("=")[2]
+    options = GateOptions(results=tmp_path, packs=GATE_PACKS, base=str(BASE), checkpoints=(fp8,))
+    with pytest.raises(UserError, match=r"stored as 'fp8', .* --candidate-kind=other"):
+        Models(make_plan(options, fixture_packs=GATE_PACKS), BASE)["fp8"]
+    other = replace(options, candidate_kind="other", collector="sglang")
+    with pytest.raises(UserError, match="is stored as fp8, which --collector=sglang is not asked to load"):
+        Models(make_plan(other, fixture_packs=GATE_PACKS), BASE)["fp8"]
 
 
 # The base with rounded experts
