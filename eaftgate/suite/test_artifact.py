@@ -19,7 +19,8 @@ def test_integrity(checkpoint_case: str, run: GateRun, record_property: Callable
     """Weights are finite; files, mapping, shards and configuration are the manifest's, kept tensors the base's.
 
     Without a manifest, every tensor is the base's. A candidate of kind other has the tensors that its model class
-    loads, of whatever weights, and if it has a manifest or says that it is a yardstick, the files are as that says.
+    loads, of whatever weights (in a foreign format that is for the engine to find out), and if it has a manifest or
+    says that it is a yardstick, the files are as that says.
     """
     candidate, base = run.models[checkpoint_case].checkpoint, run.models[BASE].checkpoint
     kind = run.plan.options.candidate_kind
