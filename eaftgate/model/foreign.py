@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 import transformers
-from transformers.quantizers import AutoHfQuantizer
+from transformers.quantizers.auto import AutoHfQuantizer
 
 from eaftgate.errors import UserError
 from eaftgate.families.model import MoeModel

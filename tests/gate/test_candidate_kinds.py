@@ -17,6 +17,7 @@ from eaftgate.checkpoint.checkpoint import open_checkpoint
 from eaftgate.checkpoint.digest import checkpoint_digest
 from eaftgate.errors import UserError
 from eaftgate.families.gpt_oss import GptOss
+from eaftgate.families.gpt_oss_model import GptOssModel
 from eaftgate.gate.cases import cases, required_cases
 from eaftgate.gate.models import Models
 from eaftgate.gate.planning import make_plan
@@ -235,6 +236,7 @@ def test_a_recipe_may_say_the_kind(tuned_candidate: Path, tmp_path: Path) -> Non
 def dequantised(path: Path) -> Path:
     """The base with its experts as plain bfloat16, in one shard."""
     model = load_model(BASE, ModelSettings("cpu", "bfloat16", dequantize=True))
+    assert isinstance(model, GptOssModel)
     copy_of_base(path)
     for file in (*path.glob("*.safetensors"), path / "model.safetensors.index.json"):
         file.unlink()
