@@ -7,7 +7,17 @@ import pytest
 import reference
 import tables
 
-BY_HAND = {"room", "term", "to change", "path", "input", "benchmark", "option of pytest benchmarks", "measured"}
+BY_HAND = {
+    "room",
+    "term",
+    "format",
+    "to change",
+    "path",
+    "input",
+    "benchmark",
+    "option of pytest benchmarks",
+    "measured",
+}
 """First heading of tables that explain and measure nothing; every other table stands between markers."""
 _ANY_BLOCK = re.compile(r"<!-- table: ([\w-]+) -->\n.*?<!-- end -->", re.DOTALL)
 _FENCED = re.compile(r"^```.*?^```", re.DOTALL | re.MULTILINE)
