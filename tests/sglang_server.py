@@ -18,12 +18,16 @@ from numpy.typing import NDArray
 from scipy.special import log_softmax
 
 
-def logprobs_after(token: int, place: int, vocabulary: int) -> NDArray[np.float64]:
-    logprobs: NDArray[np.float64] = log_softmax(np.random.default_rng([token, place]).normal(0, 3, vocabulary))
+def logprobs_after(token: int, place: int, vocabulary: int, weights: int = 0) -> NDArray[np.float64]:
+    """`weights` other than 0 make another model, which is a little worse at what this one is sure of."""
+    logits = np.random.default_rng([token, place]).normal(0, 3, vocabulary)
+    if weights:
+        logits += np.random.default_rng([weights, token, place]).normal(0, 0.1, vocabulary)
+    logprobs: NDArray[np.float64] = log_softmax(logits)
     return logprobs
 
 
-def answer(ids: list[int], vocabulary: int) -> dict[str, Any]:
+def answer(ids: list[int], vocabulary: int, weights: int = 0) -> dict[str, Any]:
     """What an SGLang server says of a prompt with logprob_start_len 0 and top_logprobs_num 20; like SGLang it reports
     the last id of the vocabulary as 0."""
 
@@ -33,18 +37,18 @@ def answer(ids: list[int], vocabulary: int) -> dict[str, Any]:
     given: list[Any] = [[None, reported(ids[0]), None]]
     tops: list[Any] = [None]
     for place in range(1, len(ids)):
-        logprobs = logprobs_after(ids[place - 1], place, vocabulary)
+        logprobs = logprobs_after(ids[place - 1], place, vocabulary, weights)
         given.append([float(logprobs[ids[place]]), reported(ids[place]), None])
         tops.append([[float(logprobs[i]), int(i), None] for i in np.argsort(-logprobs)[:20]])
     return {"text": "", "meta_info": {"input_token_logprobs": given, "input_top_logprobs": tops}}
 
 
-def written(ids: list[int], sampling: dict[str, Any], vocabulary: int) -> dict[str, Any]:
+def written(ids: list[int], sampling: dict[str, Any], vocabulary: int, weights: int = 0) -> dict[str, Any]:
     """What an SGLang server writes after a prompt, greedily."""
     text = list(ids)
     finish: dict[str, Any] = {"type": "length", "length": sampling["max_new_tokens"]}
     while len(text) - len(ids) < sampling["max_new_tokens"]:
-        text.append(int(logprobs_after(text[-1], len(text), vocabulary).argmax()))
+        text.append(int(logprobs_after(text[-1], len(text), vocabulary, weights).argmax()))
         if text[-1] in sampling["stop_token_ids"]:
             finish = {"type": "stop", "matched": text[-1]}
             break
@@ -59,6 +63,12 @@ class Server:
     backend: str = "triton_kernel"
     asked: int = 0
     model: str = ""
+    weights: int = 0
+    """Of the model that it has, whatever it says."""
+    seed: int = 0
+    """What it says that it has drawn when it was started."""
+    tokenise: Callable[[str], list[int]] | None = None
+    """As its tokenizer does, if it tells."""
     lie: Callable[[Any], Any] | None = None
     """Makes other answers of what would be answered."""
     instead: Callable[[BaseHTTPRequestHandler], None] | None = None
@@ -79,10 +89,15 @@ def serving(model: str, vocabulary: int) -> Iterator[Server]:
 
         def do_GET(self) -> None:
             described = {"model_path": state.model, "version": "0.5.16", "moe_runner_backend": state.backend}
-            self._say(200, described)
+            self._say(200, {**described, "random_seed": state.seed})
 
         def do_POST(self) -> None:
             question = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            if self.path == "/tokenize":
+                assert question["add_special_tokens"] is False
+                told = None if state.tokenise is None else {"tokens": state.tokenise(question["prompt"])}
+                self._say(404 if told is None else 200, told)
+                return
             with state.arriving:
                 state.asked += 1
                 status = state.failures.pop(0) if state.failures else 200
@@ -99,10 +114,10 @@ def serving(model: str, vocabulary: int) -> Iterator[Server]:
                 return
             answers: Any
             if question["sampling_params"]["max_new_tokens"]:
-                answers = written(question["input_ids"], question["sampling_params"], vocabulary)
+                answers = written(question["input_ids"], question["sampling_params"], vocabulary, state.weights)
             else:
                 assert (question["logprob_start_len"], question["top_logprobs_num"]) == (0, 20)
-                answers = [answer(ids, vocabulary) for ids in question["input_ids"]]
+                answers = [answer(ids, vocabulary, state.weights) for ids in question["input_ids"]]
             self._say(200, answers if state.lie is None else state.lie(answers))
 
         def _say(self, status: int, value: Any) -> None:

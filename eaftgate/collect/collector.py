@@ -6,7 +6,7 @@ Imports nothing that is slow: what kinds there are is asked before anything else
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:  # NumPy
     from eaftgate.collect.collection import TokenStats
@@ -31,7 +31,8 @@ class Collector(Protocol):
 
 @dataclass(frozen=True)
 class ScoredModel:
-    """`name` is what the run calls it, like "base"; `source` is what its user does: a directory or a hub id."""
+    """`name` is what the run calls it, like "base"; `source` is what its user does: a directory, a hub id, or the URL
+    of its server, where there is nothing of it at `path` but its tokenizer."""
 
     name: str
     source: str
@@ -40,6 +41,8 @@ class ScoredModel:
     is_mxfp4: bool
     foreign: str | None = None
     """The format of its weights, where the family knows nothing of it."""
+    vocab_size: int | None = None
+    """The tokenizer's, where there is nothing of the model at `path`."""
 
 
 class Scorer(Protocol):
@@ -54,6 +57,32 @@ class Scorer(Protocol):
         ...
 
 
+Said = dict[str, str | float | None]
+"""What a server says of itself, by its own names."""
+
+
+@runtime_checkable
+class ServingScorer(Scorer, Protocol):
+    """A Scorer of servers, which knows a model by its server's URL. All raise UserError where one does not answer."""
+
+    def said(self, url: str) -> Said:
+        """What tells its `model`, its settings, and that it was not started again."""
+        ...
+
+    def tokens(self, url: str, text: str) -> list[int] | None:
+        """`text` as the server's tokenizer has it; None where it does not tell."""
+        ...
+
+
+@dataclass(frozen=True)
+class Served:
+    """What a run compares that has nothing of its models but the tokenizer, in a directory or under a hub id: URLs."""
+
+    base: str
+    candidates: tuple[str, ...]
+    tokenizer: str
+
+
 @dataclass(frozen=True)
 class Needs:
     """What a run must know of its collector before anything is scored.
@@ -62,6 +91,7 @@ class Needs:
     `scores_copies`: whether it scores any directory, so that the base can be compared with rewritten copies of itself.
     `writes`: whether its Scorer is a WritingScorer (`collect.writer`).
     `loads_foreign`: whether it loads weights stored in whatever format transformers knows, and hears of missing ones.
+    `served`: the models are behind servers alone, and its Scorer is a ServingScorer.
     """
 
     gpus: int = 1
@@ -70,6 +100,7 @@ class Needs:
     scores_copies: bool = True
     writes: bool = False
     loads_foreign: bool = False
+    served: Served | None = None
 
 
 class CollectorKind(Protocol):

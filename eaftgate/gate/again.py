@@ -102,6 +102,7 @@ def judged_again(results: Path, told: Parity, gates: Path | None = None) -> Pari
         luck=luck_of(plan, records) if told.luck else (),
         floor=floor,
         turns=turns,
+        served=told.served,
     )
 
 

@@ -9,6 +9,7 @@ from eaftgate.gate.plan import Plan
 from eaftgate.visible import visible
 
 MODULES = (
+    "test_served",
     "test_artifact",
     "test_collection",
     "test_generations",
@@ -27,6 +28,10 @@ MODULES = (
 def has_cases(plan: Plan, module: str) -> bool:
     if module in ("test_near_lossless", "test_artifact"):
         return bool(plan.checkpoints)
+    if module == "test_served":
+        return plan.is_served
+    if module == "test_noop":
+        return not plan.is_served
     if module == "test_must_decide":
         return bool(plan.checkpoints and plan.must_decide)
     if module in ("test_generations", "test_behaviour"):
@@ -89,6 +94,10 @@ def _cases(plan: Plan, kind: str) -> dict[str, Any]:
             return {f"{c.id}-{metric}": (c, metric) for c in cells for metric in metrics}
         case "checkpoint_case":
             return {name: name for name in plan.checkpoints}
+        case "artifact_case":
+            return {} if plan.is_served else {name: name for name in plan.checkpoints}
+        case "served_case":
+            return {name: name for name in (BASE, *plan.checkpoints)} if plan.is_served else {}
         case "model_case":
             return {name: name for name in (BASE, *plan.checkpoints)}
         case "disjoint_case":
@@ -143,6 +152,8 @@ def order_of(plan: Plan) -> Callable[[str, str], tuple[int, int]]:
     order = [BASE, *candidates] if plan.options.sequential else [*candidates, BASE]
 
     def key(module: str, name: str) -> tuple[int, int]:
+        if module == MODULES[0]:
+            return -1, 0
         if module not in ("test_artifact", "test_collection", "test_generations"):
             return MODULES.index(module), 0
         checkpoint = name.partition("[")[2].removesuffix("]")  # the id of every case of test_artifact
@@ -165,7 +176,8 @@ def required_cases(plan: Plan) -> list[str]:
         ("test_something_decides::test_something_decides", cases(plan, "deciding_case")),
         ("test_behaviour::test_behaviour", deciding_turns),
         ("test_behaviour::test_decides", cases(plan, "turns_rule_case")),
-        ("test_artifact::test_integrity", cases(plan, "checkpoint_case")),
+        ("test_served::test_served", cases(plan, "served_case")),
+        ("test_artifact::test_integrity", cases(plan, "artifact_case")),
         ("test_artifact::test_engine", cases(plan, "checkpoint_case")),
         ("test_artifact::test_disjoint", cases(plan, "disjoint_case")),
         ("test_noise_floor::test_floor", cases(plan, "floor_case")),
@@ -178,4 +190,4 @@ def required_cases(plan: Plan) -> list[str]:
         ("test_unchanged::test_unchanged", cases(plan, "model_case")),
     ]
     with_ids = [f"{test}[{i}]" for test, ids in suite if has_cases(plan, test.split("::")[0]) for i in ids]
-    return [*with_ids, "test_noop::test_tensors"]
+    return [*with_ids, *(["test_noop::test_tensors"] if has_cases(plan, "test_noop") else [])]

@@ -7,8 +7,8 @@ from types import MappingProxyType
 from typing import Any, cast
 
 from eaftgate import __version__
-from eaftgate.gate.candidates import candidates_of
-from eaftgate.gate.cases import disjoint_case
+from eaftgate.gate.candidates import UNVERIFIED, ServedIdentity, candidates_of
+from eaftgate.gate.cases import cases, disjoint_case
 from eaftgate.gate.cells import NOOP, Cell, TurnCell
 from eaftgate.gate.messages import first_lost
 from eaftgate.gate.plan import Plan
@@ -126,6 +126,13 @@ def read_floor(plan: Plan, session: str) -> dict[Cell, CellRecord]:
     return {cell: record for cell, record in found.items() if record is not None}
 
 
+def served_identities(plan: Plan, outcomes: Sequence[CaseOutcome]) -> list[ServedIdentity]:
+    """What the cases found that have asked servers."""
+    seen = {case_of(outcome.id): outcome.properties for outcome in outcomes}
+    told = {name: seen.get(f"test_served::test_served[{i}]", {}) for i, name in cases(plan, "served_case").items()}
+    return [ServedIdentity.from_properties(name, said) for name, said in told.items() if UNVERIFIED in said]
+
+
 def conclude(
     plan: Plan,
     records: Mapping[Cell, CellRecord],
@@ -136,12 +143,13 @@ def conclude(
     luck: Sequence[Luck] = (),
     floor: Mapping[Cell, CellRecord] = MappingProxyType({}),
     turns: Mapping[TurnCell, TurnsRecord] = MappingProxyType({}),
+    served: Sequence[ServedIdentity] = (),
 ) -> Parity:
     """What parity.json is to say; the plan's cells are in its order, and those of packs that their checkpoint was
     calibrated on are flagged.
 
     `missing` are the deciding cases that were planned and did not run; `luck` is that of several candidates, `floor`
-    what was found of the base against itself, `turns` of what was written.
+    what was found of the base against itself, `turns` of what was written; `served` is what servers say of themselves.
     """
     failed = [
         FailedCase(
@@ -195,6 +203,7 @@ def conclude(
             generate_tokens=plan.turn_tokens if plan.turn_packs else None,
         ),
         candidates=candidates_of(plan),
+        served=tuple(served),
         luck=tuple(luck),
         further=tuple(
             _cell(plan, cell, records[cell], overlap.get(cell.checkpoint, {}).get(cell.pack, 0))
@@ -293,6 +302,7 @@ def _cell(plan: Plan, cell: Cell, record: CellRecord, calibrated_rows: int) -> P
         "underpowered": record.underpowered,
         "sequential": plan.options.sequential,
         "overlap": calibrated_rows > 0,
+        UNVERIFIED: plan.is_served,
     }
     return ParityCell(
         checkpoint=plan.checkpoints.get(cell.checkpoint, cell.checkpoint),

@@ -11,6 +11,9 @@ from filelock import FileLock
 from eaftgate.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from eaftgate.checkpoint.digest import ModelIdentity, checkpoint_digest, hashing_is_shown, tokenizer_digest
 from eaftgate.checkpoint.unchanged import check_unchanged
+from eaftgate.collect.collector import Collector, ScoredModel
+from eaftgate.collect.watched import WatchedCollector, WatchedWriter
+from eaftgate.collect.writer import Writer
 from eaftgate.errors import UserError
 from eaftgate.files import write_json
 from eaftgate.gate.cells import BASE, NOOP, ULP
@@ -37,6 +40,36 @@ class Model:
     checkpoint: Checkpoint
     digest: str
 
+    @property
+    def name(self) -> str:
+        return self.checkpoint.name
+
+    @property
+    def tokenizer(self) -> Path:
+        """Where it lies."""
+        return self.checkpoint.path
+
+    @property
+    def vocab_size(self) -> int:
+        return self.checkpoint.vocab_size
+
+    @property
+    def context(self) -> int | None:
+        """Tokens that the model is made for."""
+        found: int | None = self.checkpoint.config.get("max_position_embeddings")
+        return found
+
+    def scored(self, name: str) -> ScoredModel:
+        """As collectors know it; `name` is the run's."""
+        found = self.checkpoint
+        return ScoredModel(name, found.name, found.path, self.digest, found.is_mxfp4, found.foreign)
+
+    def watched(self, collector: Collector) -> Collector:
+        return WatchedCollector(collector, self.checkpoint, self.digest)
+
+    def watched_writer(self, writer: Writer) -> Writer:
+        return WatchedWriter(writer, self.checkpoint, self.digest)
+
 
 class Models:
     """Opened, or made in RUN_DIR/work, when first asked for. `fixture` is the folder of the embedded checkpoint;
@@ -62,7 +95,7 @@ class Models:
         if name not in self._models:
             makers = {BASE: self._open_base, NOOP: self._make_noop, ULP: self._make_perturbed}
             model = makers.get(name, lambda: self._open_candidate(name))()
-            self._check_same_for_all(name, model)
+            check_same_for_all(self.plan.options.results, name, model.digest, shown=model.checkpoint.name)
             self._models[name] = model
         return self._models[name]
 
@@ -79,18 +112,6 @@ class Models:
 
     def _hashing(self, checkpoint: Checkpoint) -> AbstractContextManager[None]:
         return self._uncaptured() if hashing_is_shown(checkpoint) else nullcontext()
-
-    def _check_same_for_all(self, name: str, model: Model) -> None:
-        """Each process of a run opens the model for itself; the first leaves its digest for the others."""
-        with self._lock(OPENED):
-            path = self._work / f"{OPENED}.json"
-            opened = read_object(path, what="the record of what was opened") if path.is_file() else {}
-            if opened.setdefault(name, model.digest) != model.digest:
-                raise UserError(
-                    f"{model.checkpoint.name} was changed or replaced while the run went on; leave the checkpoint as "
-                    "it is and run again"
-                )
-            write_json(path, opened)
 
     def _open_base(self) -> Model:
         options = self.plan.options
@@ -181,9 +202,7 @@ class Models:
         return out
 
     def _lock(self, name: str) -> FileLock:
-        self._work.mkdir(parents=True, exist_ok=True)
-        (self._work / _OURS).touch()
-        return FileLock(self._work / f"{name}.lock")
+        return _locked(self._work, name)
 
     def manifest(self, name: str) -> Manifest | None:
         """The manifest of a checkpoint; None for one that keeps all experts, or is of kind other, and was not made by
@@ -203,6 +222,26 @@ class Models:
     def yardstick(self, name: str) -> Yardstick | None:
         """What a checkpoint says of itself, if it says that it is a yardstick."""
         return own_yardstick(self[name].checkpoint.path)
+
+
+def check_same_for_all(results: Path, name: str, digest: str, *, shown: str) -> None:
+    """Each process of a run opens a model for itself; the first leaves its digest for the others. Raises UserError when
+    another has met another."""
+    work = results / WORK_DIR
+    with _locked(work, OPENED):
+        path = work / f"{OPENED}.json"
+        opened = read_object(path, what="the record of what was opened") if path.is_file() else {}
+        if opened.setdefault(name, digest) != digest:
+            raise UserError(
+                f"{shown} was changed or replaced while the run went on; leave the checkpoint as it is and run again"
+            )
+        write_json(path, opened)
+
+
+def _locked(work: Path, name: str) -> FileLock:
+    work.mkdir(parents=True, exist_ok=True)
+    (work / _OURS).touch()
+    return FileLock(work / f"{name}.lock")
 
 
 def _check_vocabulary(candidate: Checkpoint, base: Checkpoint) -> None:

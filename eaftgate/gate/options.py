@@ -10,9 +10,11 @@ from typing import Any, Literal
 
 from eaftgate.collect.collectors import collector_kinds
 
-CandidateKind = Literal["pruned", "other"]
+CandidateKind = Literal["pruned", "other", "served"]
 PRUNED, OTHER = CANDIDATE_KINDS = ("pruned", "other")
 """What a candidate is: experts of the base, bit for bit; or any weights for the base's tokenizer and vocabulary."""
+SERVED: Literal["served"] = "served"
+"""A candidate, like its base, that nobody has but a server: weights nobody has seen. Not asked for by name."""
 
 
 def _integer(text: str) -> int:

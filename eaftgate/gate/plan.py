@@ -6,6 +6,7 @@ from pathlib import Path
 
 from eaftgate.collect.collector import Needs
 from eaftgate.gate.cells import BATCH, NOOP, RERUN, ULP, Cell, TurnCell
+from eaftgate.gate.options import SERVED
 from eaftgate.gate.profiling_seeds import ProfilingGroup
 from eaftgate.gate.request import GateOptions
 from eaftgate.judge.policy import DEFAULT_TOKENS, BehaviourPolicy, IntervalPolicy, PointPolicy, Regime
@@ -51,6 +52,11 @@ class Plan:
     """That each may have."""
     turn_packs: tuple[str, ...] = ()
     """The packs, each by itself, whose turns are written; none where none are."""
+
+    @property
+    def is_served(self) -> bool:
+        """Whether nothing of the models is at hand: what the run says is unverified."""
+        return self.options.candidate_kind == SERVED
 
     @property
     def batch_size(self) -> int:

@@ -1,16 +1,19 @@
 """From what a gate run is asked for to its plan, or to what is wrong with it."""
 
+import re
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from eaftgate.choices import listed
-from eaftgate.collect.collector import Needs
+from eaftgate.collect.collector import Needs, Served
 from eaftgate.collect.collectors import collector_kinds, options_of
+from eaftgate.collect.server_options import SERVERS
 from eaftgate.errors import UserError
 from eaftgate.files import sha256_file
 from eaftgate.gate.cells import BASE, BATCH, NOOP, RERUN, ULP, Cell
-from eaftgate.gate.options import OTHER, PRUNED
+from eaftgate.gate.options import OTHER, PRUNED, SERVED
 from eaftgate.gate.plan import V1, V2, Plan
 from eaftgate.gate.profiling_seeds import local_manifests, profiling_groups
 from eaftgate.gate.request import GateOptions
@@ -30,8 +33,10 @@ def make_plan(options: GateOptions, *, fixture_packs: Path) -> Plan:
 
     The same files give the same plan in every process of a run. Manifests of local checkpoints are read, weights not.
     """
-    _check_named(options, fixture_packs)
     needs = _needs(options)
+    if needs.served is not None:
+        options = _of_servers(options, needs.served)
+    _check_named(options, fixture_packs)
     _check_numbers(options)
     gates = load_gates(options.gates)
     policy_name, policy = gates.policy(options.policy)
@@ -58,7 +63,7 @@ def make_plan(options: GateOptions, *, fixture_packs: Path) -> Plan:
     groups = profiling_groups(manifests)
     unknown = {name for name, manifest in manifests.items() if manifest.provenance.get("method") == KEEP_SETS.name}
     yardsticks = _local_yardsticks(checkpoints) if options.candidate_kind == OTHER else {}
-    if options.candidate_kind == OTHER:
+    if options.candidate_kind != PRUNED:
         unknown |= checkpoints.keys() - manifests.keys() - yardsticks.keys()
     if options.embedded:
         if regime.keep_n is None:
@@ -107,6 +112,15 @@ def make_plan(options: GateOptions, *, fixture_packs: Path) -> Plan:
     )
 
 
+def _of_servers(options: GateOptions, served: Served) -> GateOptions:
+    """Raises UserError where the models are named, too."""
+    if options.base is not None or options.checkpoints:
+        raise UserError(f"{SERVERS} is for models of which nothing is here: leave out --base and --checkpoint")
+    if options.candidate_kind != PRUNED:
+        raise UserError(f"{SERVERS} has candidates of a kind of their own: leave out --candidate-kind")
+    return replace(options, base=served.base, checkpoints=served.candidates, candidate_kind=SERVED)
+
+
 def _check_named(options: GateOptions, fixture_packs: Path) -> None:
     """Raises UserError where it is not said what to gate, or on what."""
     if options.embedded and not fixture_packs.is_dir():
@@ -115,10 +129,11 @@ def _check_named(options: GateOptions, fixture_packs: Path) -> None:
             "give --checkpoint (or --base) and --packs, the model to gate and what to gate it on"
         )
     if not options.embedded and options.packs is None:
-        raise UserError("--checkpoint and --base need --packs: the directory of Parquet packs to gate on")
+        needing = SERVERS if options.candidate_kind == SERVED else "--checkpoint and --base"
+        raise UserError(f"{needing} need --packs: the directory of Parquet packs to gate on")
     if options.packs is not None and options.base is None and not options.checkpoints:
         raise UserError("--packs needs --checkpoint or --base: the model to gate on them")
-    if options.candidate_kind != PRUNED and not options.checkpoints:
+    if options.candidate_kind == OTHER and not options.checkpoints:
         raise UserError(f"--candidate-kind={options.candidate_kind} needs --checkpoint: the candidate that is of it")
 
 
@@ -184,8 +199,14 @@ def _short_names(given: tuple[str, ...]) -> dict[str, str]:
     """Directory or repository names; equal ones get a number, as do the reserved names."""
     names: dict[str, str] = {}
     for source in dict.fromkeys(given):
-        name = Path(source).resolve().name if Path(source).exists() else source.split("@")[0].split("/")[-1]
+        name = Path(source).resolve().name if Path(source).exists() else _name_elsewhere(source)
         numbered = (name, *(f"{name}-{number}" for number in range(2, len(given) + 4)))
         free = next(candidate for candidate in numbered if candidate not in (BASE, NOOP, RERUN, BATCH, ULP, *names))
         names[free] = source
     return names
+
+
+def _name_elsewhere(source: str) -> str:
+    """Of a repository, or of a server's URL."""
+    _, is_url, place = source.partition("://")
+    return re.sub(r"[^\w.]+", "-", place).strip("-") if is_url else source.split("@")[0].split("/")[-1]

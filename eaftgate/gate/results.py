@@ -14,11 +14,11 @@ from eaftgate.checkpoint.digest import ModelIdentity
 from eaftgate.collect.collection import Collection, load_collection
 from eaftgate.errors import UserError
 from eaftgate.files import write_text
-from eaftgate.gate.candidates import Candidate
+from eaftgate.gate.candidates import UNVERIFIED, Candidate, ServedIdentity
 from eaftgate.gate.cells import Cell, TurnCell
 from eaftgate.gate.identity import RunIdentity
 from eaftgate.gate.messages import LostMessage, MessageCounts
-from eaftgate.gate.options import CandidateKind
+from eaftgate.gate.options import SERVED, CandidateKind
 from eaftgate.gate.stability import Stability
 from eaftgate.gate.turns import TurnApart
 from eaftgate.generate.generations import Generations, load_generations
@@ -336,6 +336,8 @@ class Parity(Record):
     asked: Asked
     candidates: tuple[Candidate, ...] = ()
     """None in files of earlier versions, whose candidates were of kind pruned."""
+    served: tuple[ServedIdentity, ...] = ()
+    """Of a run whose models nobody had but servers, the base's first; none in files of earlier versions."""
     luck: tuple[Luck, ...] = ()
     """Of a run with several candidates that were judged in full, by primary cell."""
     further: tuple[ParityCell, ...] = ()
@@ -357,6 +359,16 @@ class Parity(Record):
     @property
     def has_intervals(self) -> bool:
         return all(cell.has_intervals for cell in self.cells)
+
+    @property
+    def is_unverified(self) -> bool:
+        """Whether nobody has seen the weights that were judged."""
+        return self.asked.candidate_kind == SERVED
+
+    @property
+    def verdict_shown(self) -> str:
+        """Not more than it says."""
+        return f"{self.verdict.upper()}, {UNVERIFIED}" if self.is_unverified else self.verdict.upper()
 
 
 def read_parity(results: Path) -> Parity:

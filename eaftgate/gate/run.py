@@ -15,12 +15,12 @@ import numpy as np
 from eaftgate.behaviour.paired import pair_turns
 from eaftgate.checkpoint.digest import ModelIdentity
 from eaftgate.collect.collection import Collection, check_stats, restored
-from eaftgate.collect.collector import Collector, ScoredModel, Scorer
+from eaftgate.collect.collector import Collector, Scorer
 from eaftgate.collect.collectors import collector_kinds
 from eaftgate.collect.store import CollectionStore, Request, Say
-from eaftgate.collect.watched import WatchedCollector, WatchedWriter
 from eaftgate.collect.writer import WritingScorer
 from eaftgate.errors import UserError
+from eaftgate.gate.candidates import ServedIdentity
 from eaftgate.gate.cells import BASE, BATCH, NOOP, RERUN, ULP, Cell, TurnCell
 from eaftgate.gate.judging import Order, judge_look_by_look, judge_planned_turns, judge_tokens, order_of_blocks
 from eaftgate.gate.messages import lost_messages, message_counts
@@ -37,6 +37,7 @@ from eaftgate.gate.results import (
     write_record,
     write_turns,
 )
+from eaftgate.gate.served import ServedModels
 from eaftgate.gate.turns import turns_apart
 from eaftgate.generate.generations import Generations
 from eaftgate.generate.store import GenerationStore
@@ -66,7 +67,12 @@ class GateRun:
         say: Say = lambda _: None,
     ) -> None:
         self.plan, self.session = plan, session
-        self.models = Models(plan, fixture, uncaptured)
+        served = plan.needs.served
+        self.models: Models | ServedModels = (
+            Models(plan, fixture, uncaptured)
+            if served is None
+            else ServedModels(plan, served, session=session, scorer=lambda: self._scorer)
+        )
         self._fixture = fixture
         self._uncaptured = uncaptured
         self._store = CollectionStore(plan.options.results / COLLECTIONS_DIR, session=session, say=say)
@@ -83,6 +89,13 @@ class GateRun:
     def results(self) -> Path:
         return self.plan.options.results
 
+    @property
+    def here(self) -> Models:
+        """The models, in a run that has their checkpoints. Raises TypeError in one that has not."""
+        if not isinstance(self.models, Models):
+            raise TypeError("a run of servers has no checkpoint")
+        return self.models
+
     # Packs and blocks
 
     def packs(self, seed: int | None) -> dict[str, Pack]:
@@ -93,7 +106,7 @@ class GateRun:
 
     @cached_property
     def _tokenizer(self) -> PackTokenizer:
-        return load_tokenizer(self.models[BASE].checkpoint.path)
+        return load_tokenizer(self.models[BASE].tokenizer)
 
     def blocks(self, cell: Cell) -> Blocks:
         """Of the base's tokenizer. Raises UserError for a cell that has none, the same whenever it is asked."""
@@ -115,20 +128,26 @@ class GateRun:
             eos_id=self._tokenizer.eos_id,
             seq_len=cell.seq_len,
             num_blocks=cell.num_blocks,
-            vocab_size=self.models[BASE].checkpoint.vocab_size,
+            vocab_size=self.models[BASE].vocab_size,
         )
         return blocks.scoring_everything() if self.plan.options.whole_text else blocks
 
+    def identity(self, name: str) -> ServedIdentity:
+        """What is known of a model that a server has. Raises TypeError in a run of checkpoints."""
+        if isinstance(self.models, Models):
+            raise TypeError("a run of checkpoints asks no server what it has")
+        return self.models.identity(name)
+
     def overlap(self, name: str) -> dict[str, int]:
         """Rows of every gate pack that the checkpoint was calibrated on, by count."""
-        manifest = self.models.manifest(name)
+        manifest = self.here.manifest(name)
         calibrated = set() if manifest is None else set(manifest.selection.calibration_rows)
         packs = self.packs(self.plan.options.seed)
         return {pack.name: sum(i in calibrated for i in pack.identities) for pack in packs.values()}
 
     def chosen_elsewhere(self, name: str) -> bool:
         """Whether nothing says which rows the experts of the checkpoint were chosen on."""
-        manifest = self.models.manifest(name)
+        manifest = self.here.manifest(name)
         return manifest is not None and manifest.selection.method == KEEP_SETS.name
 
     # Collections and cells
@@ -150,13 +169,16 @@ class GateRun:
 
     @contextmanager
     def _shown(self, title: str, total: int | None, *, unit: str) -> Iterator[Bar]:
-        with self._uncaptured(), progress_bar(title, total, unit=unit, out=self.results) as bar:
+        with (
+            self._uncaptured(),
+            progress_bar(title, total, unit=unit, out=self.results, resumes=not self.plan.is_served) as bar,
+        ):
             yield bar
 
     def _request(self, model: str, blocks: Blocks, replicate: str = "", *, other_batches: bool = False) -> Request:
         collector = self._collector(model, other_batches=other_batches)
         found = self.models[model]
-        return Request(found.digest, blocks, collector, replicate, found.checkpoint.vocab_size)
+        return Request(found.digest, blocks, collector, replicate, found.vocab_size)
 
     @cached_property
     def _scorer(self) -> Scorer:
@@ -166,18 +188,10 @@ class GateRun:
         self._closing.callback(scorer.close)
         return scorer
 
-    def _scored(self, model: str) -> ScoredModel:
-        found = self.models[model]
-        checkpoint = found.checkpoint
-        return ScoredModel(
-            model, checkpoint.name, checkpoint.path, found.digest, checkpoint.is_mxfp4, checkpoint.foreign
-        )
-
     def _collector(self, model: str, *, other_batches: bool = False) -> Collector:
         """What scores `model`; in other batches for the noise floor."""
         found = self.models[model]
-        collector = self._scorer.collector(self._scored(model), other_batches=other_batches)
-        return WatchedCollector(collector, found.checkpoint, found.digest)
+        return found.watched(self._scorer.collector(found.scored(model), other_batches=other_batches))
 
     def close(self) -> None:
         """Give back what the collector holds."""
@@ -237,14 +251,14 @@ class GateRun:
         scorer, found = self._scorer, self.models[model]
         if not isinstance(scorer, WritingScorer):
             raise UserError(f"--collector={self.plan.options.collector} scores only: leave out --generate")
-        writer = WatchedWriter(scorer.writer(self._scored(model)), found.checkpoint, found.digest)
+        writer = found.watched_writer(scorer.writer(found.scored(model)))
         return WritingRequest(
             found.digest,
             self._chosen(pack),
             writer,
             Ending(self._tokenizer),
             self.plan.turn_tokens,
-            found.checkpoint.vocab_size,
+            found.vocab_size,
         )
 
     def _chosen(self, pack: str) -> ChosenTurns:
@@ -256,7 +270,7 @@ class GateRun:
                 count=self.plan.turns,
                 seed=self.plan.order_seed,
                 max_tokens=self.plan.turn_tokens,
-                context=self.models[BASE].checkpoint.config.get("max_position_embeddings"),
+                context=self.models[BASE].context,
             )
         return self._chosen_turns[pack]
 
@@ -272,7 +286,7 @@ class GateRun:
                 **vars(judge_planned_turns(self.plan, cell, paired)),
                 session=self.session,
                 inputs=TurnsInputs(
-                    base=ModelIdentity(name=found.checkpoint.name, digest=found.digest),
+                    base=ModelIdentity(name=found.name, digest=found.digest),
                     checkpoint_digest=self.models[cell.checkpoint].digest,
                     packs=packs,
                     turns=tuple(generations.turns for generations in base),
@@ -327,7 +341,7 @@ class GateRun:
             requests["checkpoint"] = self._request(name, blocks, NOOP if name == NOOP else "")
         base = self.models[BASE]
         return CellInputs(
-            base=ModelIdentity(name=base.checkpoint.name, digest=base.digest),
+            base=ModelIdentity(name=base.name, digest=base.digest),
             checkpoint_digest=self.models[BASE if name in (RERUN, BATCH) else name].digest,
             blocks_digest=blocks.digest,
             collector=dict(self.collection(BASE, cell).meta["settings"]),

@@ -16,17 +16,26 @@ from eaftgate import __version__
 from eaftgate.collect.collection import is_earlier
 from eaftgate.errors import UserError
 from eaftgate.files import atomic_path, write_failure, write_text
-from eaftgate.gate.candidates import kind_line, unknown_rows
+from eaftgate.gate.candidates import UNVERIFIED, kind_line, served_remarks, unknown_rows
 from eaftgate.gate.cases import required_cases
 from eaftgate.gate.cells import Cell
 from eaftgate.gate.classes import class_lines
-from eaftgate.gate.conclusion import CaseOutcome, case_of, conclude, read_all_turns, read_floor, read_records
+from eaftgate.gate.conclusion import (
+    CaseOutcome,
+    case_of,
+    conclude,
+    read_all_turns,
+    read_floor,
+    read_records,
+    served_identities,
+)
 from eaftgate.gate.ending import cut_short, reports_of
 from eaftgate.gate.identity import RunIdentity, identity_of, now
 from eaftgate.gate.junit import is_file_or_free, make_red
 from eaftgate.gate.luck import luck_line, luck_of
 from eaftgate.gate.models import clear_work, remove_copies
 from eaftgate.gate.more_blocks import more_blocks
+from eaftgate.gate.options import SERVED
 from eaftgate.gate.plan import V1, V2, Plan
 from eaftgate.gate.plugin import DIRECTORY, RUN_MODULE, SUITE, SUITE_DIR
 from eaftgate.gate.pytest_internals import add_junit_property, junit_file, junit_written_to
@@ -101,7 +110,7 @@ class SessionReport:
         )
         lines = [
             f"eaftgate {__version__}: {what}",
-            *([kind_line(plan.options.candidate_kind)] if plan.checkpoints else []),
+            *([kind_line(plan.options.candidate_kind)] if plan.checkpoints or plan.is_served else []),
             f"policy {plan.policy_name}, regime {plan.regime_name}, seq_len {lengths}",
             *several,
             f"results in {plan.options.results}",
@@ -124,6 +133,8 @@ class SessionReport:
         self._counted = session
         # Not by a case: what was not planned has none.
         add_junit_property(self._config, "stability", stability_note(self._plan))
+        if self._plan.is_served:
+            add_junit_property(self._config, UNVERIFIED, kind_line(SERVED))
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         if report.failed:
@@ -210,6 +221,7 @@ class SessionReport:
                 luck=self._luck(records),
                 floor=read_floor(self._plan, self._session),
                 turns=read_all_turns(self._plan, self._session),
+                served=served_identities(self._plan, list(self._outcomes.values())),
             )
             self._parity = self._parity.model_copy(update={"run": self._identity(self._parity)})
             copy_gates(results, self._plan.options.gates)
@@ -262,6 +274,8 @@ class SessionReport:
 
     def _identity(self, parity: Parity) -> RunIdentity:
         base = parity.cells[0].inputs.base.name if parity.cells else self._plan.options.base
+        if (served := self._plan.needs.served) is not None:
+            base = served.tokenizer
         arguments = [str(argument) for argument in self._config.invocation_params.args]
         undecided = parity.verdict == "inconclusive"
         return identity_of(self._plan, arguments, started=self._started, base=base, counts_tokens=undecided)
@@ -316,7 +330,8 @@ class SessionReport:
         for line in turns_lines(parity, width=shutil.get_terminal_size().columns, colour=terminalreporter.hasmarkup):
             terminalreporter.write_line(line)
         said = (
-            unknown_rows(parity.candidates)
+            served_remarks(parity.served)
+            + unknown_rows(parity.candidates)
             + [pack.left_out for pack in (parity.run.packs if parity.run else ()) if pack.left_out]
             + [str(again) for o in self._outcomes.values() if (again := o.properties.get(COLLECTED_AGAIN))]
             + self._of_earlier_versions()
@@ -345,7 +360,7 @@ class SessionReport:
             write(self._page)
         where = "there is no parity.json" if self._problem else self._plan.options.results / PARITY_FILE
         write(
-            f"verdict: {parity.verdict.upper()}   ({where})",
+            f"verdict: {parity.verdict_shown}   ({where})",
             **{COLOURS[parity.verdict]: True},
         )
 

@@ -9,8 +9,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
+from eaftgate.gate.candidates import kind_line, served_lines, served_remarks
 from eaftgate.gate.classes import EXACT, LOSSES, measured
-from eaftgate.gate.conclusion import reason_of, verdict_of
+from eaftgate.gate.conclusion import of_checkpoint, reason_of
 from eaftgate.gate.more_blocks import more_blocks
 from eaftgate.gate.results import Parity, ParityCell
 from eaftgate.gate.table import remarks
@@ -100,15 +101,18 @@ def add_step_summary(text: str) -> None:
 
 
 def _head(parity: Parity) -> Iterator[str]:
-    yield f"{HEAD}{parity.verdict.upper()}"
+    yield f"{HEAD}{parity.verdict_shown}"
     yield ""
     yield f"Policy {code(parity.policy)}, regime {code(parity.regime)}, eaftgate {escaped(parity.eaftgate)}."
     yield ""
     names = dict.fromkeys([one.name for one in parity.candidates] + [cell.name for cell in parity.cells])
     for name in names:
-        yield f"- {code(name)}: **{verdict_of(parity, name).upper()}**{_size(parity, name)}"
+        yield f"- {code(name)}: **{of_checkpoint(parity, name).verdict_shown}**{_size(parity, name)}"
     if names:
         yield ""
+    if parity.is_unverified:
+        said = [kind_line(parity.asked.candidate_kind), *served_lines(parity.served), *served_remarks(parity.served)]
+        yield from (*(f"- {escaped(line[:1000])}" for line in said[:_MAX_REMARKS]), "")
     if not parity.complete:
         yield from (f"The session did not end by itself; {len(parity.not_run):,} planned cases did not run.", "")
     if parity.verdict != "pass":

@@ -24,6 +24,9 @@ from eaftgate.visible import visible
 RUN_DIR = "RUN_DIR"
 """In a command of a run that does not say where it lies, as in files of earlier versions."""
 
+CANNOT_BE_LOCKED = (
+    "Nobody has seen the weights: it cannot be locked. Gate the checkpoint itself (--base, --checkpoint) to release it."
+)
 Step = tuple[str, str]
 """What a command does, and the command, "" where there is none."""
 
@@ -54,7 +57,7 @@ def _card(parity: Parity, name: str) -> str:
     verdict = html_text(parity.verdict)
     facts = ". ".join(_facts(parity, name))
     return (
-        f'<article class="card {verdict}"><h2><span class="verdict {verdict}">{verdict.upper()}</span>'
+        f'<article class="card {verdict}"><h2><span class="verdict {verdict}">{html_text(parity.verdict_shown)}</span>'
         f"{html_text(visible(name))}</h2><p>{html_text(why(parity))}</p>{steps}"
         + (f'<p class="facts">{html_text(facts)}.</p>' if facts else "")
         + "</article>"
@@ -105,6 +108,8 @@ def next_steps(parity: Parity, name: str) -> Iterator[Step]:
         needed = more_blocks(parity)
         if needed is not None:
             yield needed.said, needed.words
+    elif parity.verdict == "pass" and parity.is_unverified:
+        yield CANNOT_BE_LOCKED, ""
     elif parity.verdict == "pass" and parity.cells:
         lock = ["eaftgate", "lock", results, "--checkpoint", given, "--out", f"{name}.lock.json"]
         yield "Pin what was judged, so that others can verify it:", shlex.join(lock)

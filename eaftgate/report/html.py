@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from eaftgate.files import write_text
-from eaftgate.gate.candidates import kind_line, unknown_rows
+from eaftgate.gate.candidates import UNVERIFIED, kind_line, served_lines, served_remarks, unknown_rows
 from eaftgate.gate.classes import EXACT, LOSSES
 from eaftgate.gate.luck import luck_line
 from eaftgate.gate.results import PAGE_FILE, PARITY_FILE, Parity, ParityCell, RunVerdict, is_as_written, read_parity
@@ -101,12 +101,13 @@ def render(parity: Parity, results: Path | None = None, *, as_written: bool = Tr
         made_from(parity),
     ]
     policy, regime = html_text(parity.policy), html_text(parity.regime)
+    title = f"{parity.verdict}, {UNVERIFIED}" if parity.is_unverified else parity.verdict
     when = f", {html_text(parity.run.ended[:10])}" if parity.run else ""
-    headline = _verdict(parity.verdict, parity.verdict.upper()) if as_written else _verdict("fail", "CHANGED SINCE")
+    headline = _verdict(parity.verdict, parity.verdict_shown) if as_written else _verdict("fail", "CHANGED SINCE")
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="{_ALLOWED}">
-<title>eaftgate: {html_text(parity.verdict) if as_written else "changed since"}</title>
+<title>eaftgate: {html_text(title) if as_written else "changed since"}</title>
 <style>{STYLE}</style></head><body>
 <header><h1>Near-lossless gate: {headline}</h1>
 <p>Policy {policy}, regime {regime}{when}. The rule on point estimates (near-lossless-v1) says
@@ -246,7 +247,7 @@ def _metric(metric: str, verdict: MetricVerdict | None, *, interval: bool) -> Ce
 
 def _candidates(parity: Parity) -> str:
     said = [kind_line(parity.asked.candidate_kind), *unknown_rows(parity.candidates), *yardstick_lines(parity)]
-    lines = said if parity.cells else []
+    lines = [*(said if parity.cells else []), *served_lines(parity.served), *served_remarks(parity.served)]
     return "".join(f'<p class="note">{html_text(line[:1].upper() + line[1:])}.</p>' for line in lines)
 
 

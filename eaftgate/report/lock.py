@@ -138,6 +138,11 @@ def make_lock(results: Path, checkpoint: str | None, gates: Path | None = None) 
     its collections do.
     """
     parity = read_parity(results)
+    if parity.is_unverified:
+        raise UserError(
+            f"{results} is unverified, its models were servers whose weights nobody has seen: gate the checkpoint "
+            "itself, and lock that"
+        )
     judged = {cell.checkpoint for cell in parity.cells}
     if checkpoint is None and len(judged) == 1:
         checkpoint = next(iter(judged))

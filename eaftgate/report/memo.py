@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from eaftgate.errors import UserError
-from eaftgate.gate.candidates import kind_line, unknown_rows
+from eaftgate.gate.candidates import kind_line, served_lines, served_remarks, unknown_rows
 from eaftgate.gate.classes import EXACT, measured
 from eaftgate.gate.conclusion import of_checkpoint
 from eaftgate.gate.identity import CheckpointIdentity
 from eaftgate.gate.luck import luck_line
 from eaftgate.gate.more_blocks import more_blocks
-from eaftgate.gate.options import OTHER
+from eaftgate.gate.options import PRUNED
 from eaftgate.gate.plan import V2
 from eaftgate.gate.results import PARITY_FILE, Parity, ParityCell, is_as_written, read_parity
 from eaftgate.gate.table import remarks
@@ -102,10 +102,12 @@ def _conclusion(tried: Sequence[Tried]) -> Iterator[str]:
         group = [one for one in tried if one.kept == kept]
         failed = {one.candidate for one in group if one.parity.verdict == "fail"}
         passed = [one for one in group if one.passed]
-        word = "PASS" if any(one.candidate not in failed for one in passed) else "contradicted" if passed else "no PASS"
+        word = "contradicted" if passed else "no PASS"
+        if standing := [one for one in passed if one.candidate not in failed]:
+            word = min((one.parity.verdict_shown for one in standing), key=len)
         several = {one.candidate for one in group if len({other.results for other in group if other.is_of(one)}) > 1}
         said = ", ".join(
-            f"{code(one.name)} {one.parity.verdict.upper()}"
+            f"{code(one.name)} {one.parity.verdict_shown}"
             + (f" in {code(str(one.results))}" if one.candidate in several else "")
             for one in sorted(group, key=lambda one: not one.passed)
         )
@@ -119,13 +121,14 @@ def _run(directory: Path, parity: Parity) -> Iterator[str]:
     said = [f"policy {code(parity.policy)}", f"regime {code(parity.regime)}"]
     said += [f"lengths {lengths}"] if lengths else []
     said += [f"eaftgate {escaped(parity.eaftgate)}"]
-    yield f"- {code(str(directory))}: **{parity.verdict.upper()}**, {', '.join(said)}."
+    yield f"- {code(str(directory))}: **{parity.verdict_shown}**, {', '.join(said)}."
     if parity.run is not None:
         packs = ", ".join(f"{code(pack.name)} ({pack.rows:,} rows)" for pack in parity.run.packs)
         yield f"    - {escaped(parity.run.started)} to {escaped(parity.run.ended)} on {code(parity.run.host)}"
         yield f"    - {code(parity.run.command)}"
         if packs:
             yield f"    - packs: {packs}"
+    yield from (f"    - {escaped(line)}" for line in served_lines(parity.served))
     for name in names_of(parity):
         found = identity_in(parity, name)
         method = f", chosen by {code(found.method)}" if found is not None and found.method else ""
@@ -133,7 +136,7 @@ def _run(directory: Path, parity: Parity) -> Iterator[str]:
 
 
 def _failure(one: Tried) -> Iterator[str]:
-    yield f"### {code(one.name)}: {one.parity.verdict.upper()}"
+    yield f"### {code(one.name)}: {one.parity.verdict_shown}"
     yield ""
     yield escaped(why(one.parity))
     if (needed := more_blocks(one.parity)) is not None:
@@ -227,7 +230,8 @@ def _open_of_run(parity: Parity) -> Iterator[str]:
     if parity.run is not None:
         yield from (f"{escaped(pack.left_out)}." for pack in parity.run.packs if pack.left_out)
     yield from (f"{escaped(line)}." for line in unknown_rows(parity.candidates))
-    if parity.asked.candidate_kind == OTHER:
+    yield from (f"{escaped(line)}." for line in served_remarks(parity.served))
+    if parity.asked.candidate_kind != PRUNED:
         yield f"{escaped(kind_line(parity.asked.candidate_kind))}."
     if parity.stability is not None:
         yield f"{escaped(parity.stability.note.rstrip('.'))}."

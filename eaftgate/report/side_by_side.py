@@ -1,6 +1,6 @@
 """The report's table of several candidates: how large they are, and what that cost."""
 
-from eaftgate.gate.conclusion import verdict_of
+from eaftgate.gate.conclusion import of_checkpoint
 from eaftgate.gate.results import Parity, ParityCell
 from eaftgate.judge.wording import bounds_shown, shown
 from eaftgate.packs.pack import UNION
@@ -33,13 +33,14 @@ def side_by_side(parity: Parity) -> str:
     for name in names:
         cell, said, place = losses[name]
         size = sizes.get(name)
-        verdict = verdict_of(parity, name)
+        alone = of_checkpoint(parity, name)
+        verdict = alone.verdict
         drawn = "" if size is None or base is None else _bar(size / base.bytes)
         shown_size = "-" if size is None else size_shown(size)
         share = f", {1 - size / base.bytes:.1%} saved" if size is not None and base is not None else ""
         rows += (
             f'<tr><th scope="row" class="name">{html_text(visible(name))}</th>'
-            f'<td class="verdict {html_text(verdict)}">{html_text(verdict.upper())}</td>'
+            f'<td class="verdict {html_text(verdict)}">{html_text(alone.verdict_shown)}</td>'
             f'<td class="drawn">{drawn}<small>{html_text(shown_size + share)}</small></td>'
             f'<td class="drawn">{_drawn(cell, place, scale)}<small>{html_text(said)}</small></td>'
             f"{_nearest(nearest_of[name], far)}</tr>"

@@ -15,32 +15,32 @@ from eaftgate.rewrite.manifest import verify_files
 from eaftgate.rewrite.yardstick import check_yardstick
 
 
-def test_integrity(checkpoint_case: str, run: GateRun, record_property: Callable[[str, Any], None]) -> None:
+def test_integrity(artifact_case: str, run: GateRun, record_property: Callable[[str, Any], None]) -> None:
     """Weights are finite; files, mapping, shards and configuration are the manifest's, kept tensors the base's.
 
     Without a manifest, every tensor is the base's. A candidate of kind other has the tensors that its model class
     loads, of whatever weights (in a foreign format that is for the engine to find out), and if it has a manifest or
     says that it is a yardstick, the files are as that says.
     """
-    candidate, base = run.models[checkpoint_case].checkpoint, run.models[BASE].checkpoint
+    candidate, base = run.here[artifact_case].checkpoint, run.here[BASE].checkpoint
     kind = run.plan.options.candidate_kind
     record_property("candidate_kind", kind)
     check_finite(candidate)
-    manifest = run.models.manifest(checkpoint_case)
+    manifest = run.here.manifest(artifact_case)
     record_property("manifest", manifest is not None)
     if kind == OTHER:
         problems = []
         if manifest is not None:
             problems = verify_files(candidate.path, manifest.files, hash_contents=True)
-        if yardstick := run.models.yardstick(checkpoint_case):
-            problems += check_yardstick(candidate, yardstick, base_digest=run.models[BASE].digest)
+        if yardstick := run.here.yardstick(artifact_case):
+            problems += check_yardstick(candidate, yardstick, base_digest=run.here[BASE].digest)
     elif manifest is None:  # all experts, and nothing that says what else was done to them
         problems = compare_tensors(candidate, base, [range(base.num_experts)] * base.num_layers)
         if problems:
             problems = [*problems[:4], OTHER_WEIGHTS]
     else:
         # Keep sets that the manifest contradicts itself about cannot be looked up in the base.
-        problems = check_artifact(candidate, base, manifest, base_digest=run.models[BASE].digest) or compare_tensors(
+        problems = check_artifact(candidate, base, manifest, base_digest=run.here[BASE].digest) or compare_tensors(
             candidate, base, manifest.keep
         )
     if problems:

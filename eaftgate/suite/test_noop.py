@@ -13,7 +13,7 @@ from eaftgate.suite.conftest import RecordFloor
 
 def test_tensors(run: GateRun, record_property: Callable[[str, Any], None]) -> None:
     """Every tensor is bit-identical to the base's."""
-    base, noop = run.models[BASE].checkpoint, run.models[NOOP].checkpoint
+    base, noop = run.here[BASE].checkpoint, run.here[NOOP].checkpoint
     everything = [range(base.num_experts)] * base.num_layers
     if problems := compare_tensors(noop, base, everything):
         record_property("verdict", "fail")

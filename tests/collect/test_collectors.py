@@ -33,7 +33,7 @@ def test_the_kinds_that_are_there() -> None:
     assert list(kinds) == ["transformers", "sglang"]
     assert {name: options_of(kind) for name, kind in kinds.items()} == {
         "transformers": ["--dequantize"],
-        "sglang": ["--endpoint", "--tp", "--dp"],
+        "sglang": ["--endpoint", "--base-endpoint", "--tokenizer", "--tp", "--dp"],
     }
 
 

@@ -21,6 +21,7 @@ SAID: dict[str, tuple[Any, Any]] = {
     "policy": ("near-lossless-v1", "near-lossless-v1"), "regime": ("fixture", "fixture"),
     "seq_lens": ([64, 128], (64, 128)), "num_blocks": (8, 8), "batch_size": (2, 2), "seed": (5, 5),
     "seeds": ("1,2", (1, 2)), "collector": ("sglang", "sglang"), "endpoint": ("http://x", ["http://x"]),
+    "base_endpoint": ("http://b", "http://b"), "tokenizer": ("t", "t"),
     "tp": (2, 2), "dp": (3, 3), "device": ("cpu", "cpu"), "dtype": ("float32", "float32"),
     "dequantize": (True, True), "results": ("r", Path("r")), "sequential": (True, True),
     "strict_cells": (False, False), "allow_overlap": (True, True), "best_of": (4, 4),
@@ -30,11 +31,12 @@ SAID: dict[str, tuple[Any, Any]] = {
 GIVEN = {
     "base": "other", "checkpoint": ["z"], "packs": Path("q"), "gates": Path("h"), "policy": "v", "regime": "bigblocks",
     "seq_lens": (512,), "num_blocks": 9, "batch_size": 3, "seed": 0, "seeds": (0,), "collector": "transformers",
-    "endpoint": ["http://y"], "tp": 1, "dp": 1, "device": "cuda", "dtype": "bfloat16", "dequantize": True,
+    "endpoint": ["http://y"], "base_endpoint": "http://c", "tokenizer": "u", "tp": 1, "dp": 1, "device": "cuda",
+    "dtype": "bfloat16", "dequantize": True,
     "results": Path("s"), "sequential": True, "strict_cells": True, "allow_overlap": True, "best_of": 2,
     "candidate_kind": "pruned", "whole_text": True, "generate": 0, "generate_tokens": 9,
 }  # fmt: skip
-OF_COLLECTORS = ("endpoint", "tp", "dp", "dequantize")
+OF_COLLECTORS = ("endpoint", "base_endpoint", "tokenizer", "tp", "dp", "dequantize")
 FLAGS = ("dequantize", "sequential", "strict_cells", "allow_overlap", "whole_text")
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from eaftgate.collect.collector import Needs, Scorer
+from eaftgate.collect.server_options import needs_of_servers, server_options
 from eaftgate.errors import UserError
 
 
@@ -12,13 +13,7 @@ class Sglang:
     name = "sglang"
 
     def add_options(self, option: Callable[..., object]) -> None:
-        option(
-            "--endpoint",
-            action="append",
-            metavar="URL",
-            help="sglang: a running server of the base or of a candidate; may be repeated (default: an engine of our "
-            "own)",
-        )
+        server_options(option, "sglang", otherwise=" (default: an engine of our own)")
         option("--tp", type=int, metavar="N", help="sglang: GPUs that share one model")
         option("--dp", type=int, metavar="N", help="sglang: copies of the model")
 
@@ -26,20 +21,16 @@ class Sglang:
         for name in ("tp", "dp"):
             if given.get(name, 1) < 1:
                 raise UserError(f"--{name} is {given[name]}: it must be at least 1")
-        if given.get("endpoint"):
-            from eaftgate.collect.sglang.exchange import place_of
-
-            for url in given["endpoint"]:
-                place_of(url)
-            return Needs(scores_copies=False, writes=True)
+        if (servers := needs_of_servers(given)) is not None:
+            return servers
         gpus = given.get("tp", 1) * given.get("dp", 1)
         return Needs(gpus=gpus, lowered_by=("--tp", "--dp"), starts_engines=True, writes=True)
 
     def open(self, given: Mapping[str, Any], *, batch_size: int, logs: Path) -> Scorer:  # noqa: ARG002
-        if given.get("endpoint"):
+        if needs_of_servers(given) is not None:
             from eaftgate.collect.sglang.endpoint import Servers
 
-            return Servers(given["endpoint"])
+            return Servers(given.get("endpoint") or [])
         from eaftgate.collect.sglang.collector import EngineOptions, Engines
 
         return Engines(EngineOptions(tp=given.get("tp", 1), dp=given.get("dp", 1)), logs)

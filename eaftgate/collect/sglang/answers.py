@@ -23,10 +23,17 @@ _UNREADABLE = (KeyError, TypeError, ValueError, IndexError, AttributeError, Over
 
 
 def stats_of_answer(
-    answer: Any, token_ids_S: NDArray[Any], scored_S: NDArray[np.bool_], *, vocab_size: int, where: str
+    answer: Any,
+    token_ids_S: NDArray[Any],
+    scored_S: NDArray[np.bool_],
+    *,
+    vocab_size: int,
+    where: str,
+    largest: int | None = None,
 ) -> TokenStats:
-    """Statistics of a block's scored tokens. Raises UserError when the answer is not of this block or of this form, or
-    contradicts itself."""
+    """Statistics of a block's scored tokens. `largest`: how many ids there may be, where the model may have more than
+    the tokenizer. Raises UserError when the answer is not of this block or of this form, or contradicts itself."""
+    largest = largest or vocab_size
     place_T = np.flatnonzero(scored_S)
     try:
         meta = answer["meta_info"]
@@ -35,14 +42,14 @@ def stats_of_answer(
         if counts != (len(token_ids_S),) * 3:
             raise ValueError(f"{counts[0]} and {counts[1]} entries of {counts[2]} tokens for {len(token_ids_S)}")
         logprobs, ids = _columns(given)
-        _check_asked(_ids(ids, vocab_size), token_ids_S, vocab_size)
+        _check_asked(_ids(ids, largest), token_ids_S, vocab_size)
         logprob_T = _logprobs([logprobs[place] for place in place_T.tolist()])
         of_T = [tops[place] for place in place_T.tolist()]
         if not set(map(type, of_T)) <= {list} or not set(map(len, of_T)) <= {TOP_K}:
             raise ValueError(f"not every token has its top {TOP_K}")
         logprobs, ids = _columns(list(chain.from_iterable(of_T)))
         top_logprobs_TK = _logprobs(logprobs).reshape(len(place_T), TOP_K)
-        top_ids_TK = _ids(ids, vocab_size).astype(np.int32).reshape(len(place_T), TOP_K)
+        top_ids_TK = _ids(ids, largest).astype(np.int32).reshape(len(place_T), TOP_K)
         if (np.diff(top_logprobs_TK, axis=1) > LOGPROB_TOLERANCE).any():
             raise ValueError(f"a top {TOP_K} is not in descending order")
     except _UNREADABLE as error:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from eaftgate import __version__
 from eaftgate.collect.collection import TOP_K, TokenStats, concatenate
-from eaftgate.collect.collector import ScoredModel
+from eaftgate.collect.collector import Said, ScoredModel
 from eaftgate.collect.sglang.answers import stats_of_answer
 from eaftgate.collect.sglang.collector import vocab_size_of
 from eaftgate.collect.sglang.engine import DEQUANTISING
@@ -36,8 +37,11 @@ DESCRIBING = Bounds(idle=30.0, total=60.0, nbytes=1 << 22)
 RECORDED = ("version", "moe_runner_backend", "attention_backend", "dtype", "quantization", "tp_size", "dp_size")
 """What of the server's own description decides the numbers."""
 SERVED = ("model_path", "weight_version")
+STARTED = ("random_seed",)
+"""What a server draws when it starts, unless it is told."""
+ANY_TOKEN = 1 << 31
+"""A model may have more tokens than its tokenizer."""
 _MAX_CHARACTERS = 300
-_Described = dict[str, str | float | None]
 
 
 def bounds_of(num_tokens: int) -> Bounds:
@@ -49,7 +53,7 @@ def bounds_of(num_tokens: int) -> Bounds:
     )
 
 
-def described(place: Place, path: str, keys: Sequence[str], *, waits: Sequence[float] = ()) -> _Described:
+def described(place: Place, path: str, keys: Sequence[str], *, waits: Sequence[float] = ()) -> Said:
     """What a server says of itself at `path`, under `keys`. Raises UserError."""
     found = ask(place, path, bounds=DESCRIBING, waits=waits, remedy="is an SGLang server running there?")
     values = {key: found.get(key) for key in keys} if isinstance(found, dict) else {"": found}
@@ -77,7 +81,7 @@ def _is_directory(model: str, path: Path) -> bool:
 
 
 class Servers:
-    """A Scorer: of the servers at `urls`, each serves one model."""
+    """A Scorer: of the servers at `urls`, each serves one model, which may be known by its server's URL alone."""
 
     def __init__(self, urls: Sequence[str]) -> None:
         self._urls = urls
@@ -85,6 +89,10 @@ class Servers:
     def collector(self, model: ScoredModel, *, other_batches: bool = False) -> "EndpointCollector":
         """A server batches by itself; handed less at a time, it makes other batches."""
         calls = CALL_TOKENS // (OTHER_BATCHES if other_batches else 1)
+        if model.vocab_size is not None:
+            return EndpointCollector(
+                model.source, is_mxfp4=False, vocab_size=model.vocab_size, call_tokens=calls, is_here=False
+            )
         url = endpoint_for(self._urls, model.path, model.source)
         return EndpointCollector(url, is_mxfp4=model.is_mxfp4, vocab_size=vocab_size_of(model.path), call_tokens=calls)
 
@@ -93,17 +101,40 @@ class Servers:
 
         return EndpointWriter(self.collector(model))
 
+    def said(self, url: str) -> Said:
+        """See `collector.ServingScorer`."""
+        place = place_of(url)
+        model = described(place, "/model_info", SERVED)
+        told = described(place, "/server_info", (*RECORDED, *STARTED))
+        return {"engine": "sglang", "model": model.pop("model_path"), **model, **told}
+
+    def tokens(self, url: str, text: str) -> list[int] | None:
+        """See `collector.ServingScorer`."""
+        question = {"prompt": text, "add_special_tokens": False}
+        with suppress(UserError):
+            answer = ask(place_of(url), "/tokenize", question, bounds=DESCRIBING)
+            found = answer.get("tokens") if isinstance(answer, dict) else None
+            if isinstance(found, list) and set(map(type, found)) <= {int}:
+                return found
+        return None
+
     def close(self) -> None:
         """They are not ours to end."""
 
 
 class EndpointCollector:
-    """`call_tokens` are sent at a time."""
+    """`call_tokens` are sent at a time. `is_here`: the model is at hand, and `vocab_size` its own; else that of its
+    tokenizer, and the server must not be started again while it is asked."""
 
-    def __init__(self, url: str, *, is_mxfp4: bool, vocab_size: int, call_tokens: int = CALL_TOKENS) -> None:
-        self.place, self.vocab_size, self._call_tokens = place_of(url), vocab_size, call_tokens
+    def __init__(
+        self, url: str, *, is_mxfp4: bool, vocab_size: int, call_tokens: int = CALL_TOKENS, is_here: bool = True
+    ) -> None:
+        self.place, self._call_tokens = place_of(url), call_tokens
+        self._vocab_size, self.vocab_size = vocab_size, vocab_size if is_here else ANY_TOKEN
+        self._watched = RECORDED if is_here else (*RECORDED, *STARTED)
         self._served = described(self.place, "/model_info", SERVED)
-        self.server = described(self.place, "/server_info", RECORDED)
+        self._described = described(self.place, "/server_info", self._watched)
+        self.server = {key: self._described[key] for key in RECORDED}
         if is_mxfp4 and self.server["moe_runner_backend"] in DEQUANTISING:
             raise UserError(f"{url} dequantises MXFP4 experts: start it with another --moe-runner-backend")
 
@@ -135,8 +166,8 @@ class EndpointCollector:
         """Raises UserError when the server has another model than at first: before what it answered is kept."""
         was, now = dict(self._served), described(self.place, "/model_info", SERVED, waits=RETRY_SECONDS)
         if last:
-            was |= self.server
-            now |= described(self.place, "/server_info", RECORDED, waits=RETRY_SECONDS)
+            was |= self._described
+            now |= described(self.place, "/server_info", self._watched, waits=RETRY_SECONDS)
         for key in was:
             if was[key] != now[key]:
                 raise UserError(
@@ -161,7 +192,12 @@ class EndpointCollector:
         return concatenate(
             [
                 stats_of_answer(
-                    answer, ids_S, scored_S, vocab_size=self.vocab_size, where=f"{self.place.url}, block {block}"
+                    answer,
+                    ids_S,
+                    scored_S,
+                    vocab_size=self._vocab_size,
+                    largest=self.vocab_size,
+                    where=f"{self.place.url}, block {block}",
                 )
                 for block, (answer, ids_S, scored_S) in enumerate(
                     zip(answers, token_ids_BS, scored_BS, strict=True), start

@@ -1,0 +1,1 @@
+from eaftgate.suite.test_served import *  # noqa: F403
