@@ -1,5 +1,7 @@
 """One process at a time, and who it is."""
 
+import errno
+import json
 import os
 import re
 import signal
@@ -21,10 +23,12 @@ HOLDS += "with held(Path(sys.argv[1])): print('held', flush=True); time.sleep(60
 @contextmanager
 def another_process(path: Path) -> Iterator[subprocess.Popen[str]]:
     with subprocess.Popen([sys.executable, "-c", HOLDS, str(path)], stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "held\n"
-        yield process
-        process.kill()
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "held\n"
+            yield process
+        finally:
+            process.kill()
 
 
 def test_the_second_is_told_who_is_first_and_a_killed_holder_is_none(tmp_path: Path) -> None:
@@ -87,8 +91,47 @@ def test_a_lock_that_its_holder_removes_is_not_taken_for_the_next_ones(
         raise AssertionError
 
 
-def test_a_holder_that_says_nothing_is_a_holder(tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", ["", '{"process": 1}', '{"process": ', '{"process": ' + "[" * 1900])
+def test_a_holder_that_says_nothing_is_a_holder(tmp_path: Path, content: str) -> None:
     path = tmp_path / "lock"
     with held(path):
-        path.write_text("")
+        path.write_text(content)
         assert holder(path) == "which does not say who it is"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["/env/bin/eaftgate", "prune", "BASE", "--token=secret"], "eaftgate prune"),
+        (["/env/eaftgate/__main__.py", "gate", "--base=B"], "eaftgate gate"),
+        (["/env/bin/pytest", "--base=secret"], "pytest"),
+        (["/env/bin/pytest", "gates/secret"], "pytest"),
+    ],
+)
+def test_a_holder_is_named_by_its_command_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], said: str
+) -> None:
+    """Its options may hold what is nobody's business."""
+    monkeypatch.setattr(sys, "argv", words)
+    with held(tmp_path / "lock"):
+        assert str(holder(tmp_path / "lock")).startswith(f"{said}, process {os.getpid()} on ")
+        assert "secret" not in (tmp_path / "lock").read_text()
+
+
+def test_what_a_holder_says_is_one_line_and_its_own(tmp_path: Path) -> None:
+    """Nothing is left of one that said more before it was killed."""
+    path = tmp_path / "lock"
+    path.write_text('{"process": 1, "command": "' + "long" * 300)
+    with held(path):
+        told = json.loads(path.read_text())
+        path.write_text(json.dumps({**told, "command": "two\nlines"}))
+        assert str(holder(path)).startswith("two lines, process ")
+
+
+def test_a_full_disk_is_no_reason_not_to_try(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(os, "ftruncate", full)
+    with held(tmp_path / "lock"), pytest.raises(Taken, match="which does not say who it is"), held(tmp_path / "lock"):
+        raise AssertionError

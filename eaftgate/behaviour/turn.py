@@ -95,7 +95,7 @@ def judge_call(call: Call, offered: Mapping[str, Function]) -> Judged:
     return Judged(
         parses=parses,
         offered=function is not None,
-        suits=function is not None and parses and (takes_text or function.suits(call.parsed)),
+        suits=function is not None and parses and function.suits(call.parsed),
     )
 
 

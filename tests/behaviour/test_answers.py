@@ -20,6 +20,7 @@ from eaftgate.behaviour.answers import answer_of
         ("(a)", "option A"),
         ("A.", "option A"),
         ("A tree stands on the hill.", "text a tree stands on the hill"),  # no option: an article
+        ("A. There are 7 of them.", "number 7"),  # too long for an option without a mark
         ("Answer: a cat", "text a cat"),
         ("Answer: K", "text k"),
         ("There are 12 apples at $1,000.00 each, 12000 in all.", "number 12000"),

@@ -16,6 +16,8 @@ from eaftgate.chats.signatures import offered_functions
     [
         (think(1) + call(1), "functions.look_up", None),
         (think(1) + final(5), None, "number 5"),
+        (final(1) + "<|start|>assistant" + final(2), None, "number 2"),  # the last is the one that is kept
+        (call(1) + "<|start|>assistant" + call(1).replace("look_up", "other"), "functions.other", None),
         (" to=functions.f<|channel|>commentary<|message|>{}<|call|>", "functions.f", None),
         ("<|channel|>commentary to=functions.f <|constrain|>json<|message|>{", "functions.f", None),  # cut off
         ("<|channel|>final<|message|>so 1, 2,", None, "number 2"),
@@ -80,7 +82,16 @@ def test_whatever_is_written_can_be_judged(text: str) -> None:
         assert judged.offered >= judged.suits <= judged.parses
 
 
-@pytest.mark.parametrize("levels", [60, 900, 100_000])
+def test_what_is_no_text_is_no_json() -> None:
+    """Half of a character, which JSON on its way may have."""
+    assert not call_of("functions.f", '{"a":"\ud800"}').parses
+
+
+def test_arguments_may_be_nested_as_deep_as_people_do() -> None:
+    assert call_of("functions.f", "[" * 50 + "1" + "]" * 50).parses
+
+
+@pytest.mark.parametrize("levels", [51, 900, 100_000])
 def test_what_is_nested_without_end_is_no_json(levels: int) -> None:
     for begin, end in (("[", "]"), ('{"a":', "}")):
         found = call_of("functions.look_up", begin * levels + "1" + end * levels)

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from generations import (
+    TOOLS,
     Model,
     as_reference,
     call,
@@ -108,6 +109,9 @@ def test_the_figures_are_those_of_lost_and_gained() -> None:
     # under the candidate.
     assert (found.events, found.lost, found.gained) == (160, 40, 40)
     assert found.estimate == 0
+    # What the base has not right cannot be lost, and is no evidence either.
+    both = judged(planted(lambda n, r: wrong_answer(n, r) if n % 10 in (0, 4) else r), base).verdicts["finals_equal"]
+    assert (both.events, both.documents, both.lost, both.gained, both.estimate) == (160, 160, 40, 0, 0.25)
     alone = judged(candidate).verdicts["finals_equal"]
     assert (alone.events, alone.lost, alone.gained, alone.estimate) == (200, 40, 0, 0.2)
     assert alone.lower is not None
@@ -147,11 +151,63 @@ def test_a_call_that_nobody_asked_for_counts() -> None:
     assert found["calls_offered"].lost == 20
 
 
-def test_a_prompt_that_does_not_say_what_may_be_called_is_not_asked() -> None:
-    bare = planted(tools="")
-    found = judged(planted(calls_unknown, tools=""), bare).verdicts
-    assert found["calls_offered"].verdict is None
+@pytest.mark.parametrize("tools", ["", TOOLS.replace("item: string", "item: number")])
+def test_a_prompt_that_does_not_say_what_may_be_called_is_not_asked(tools: str) -> None:
+    """The reference itself calls what is not offered, or with what does not suit."""
+    found = judged(planted(calls_unknown, tools=tools), planted(tools=tools)).verdicts
+    assert found["calls_offered"].verdict is found["calls_suit"].verdict is None
     assert found["calls_equal"].verdict == "fail"
+
+
+def test_a_turn_whose_reference_calls_is_one_that_calls() -> None:
+    """Also where neither model does: no call is no faulty one."""
+    answers = planted(lambda number, _: final(number))
+    found = judged(answers, answers)
+    assert found.details["calls_parse"] == {"turns": 200, "base": 200, "candidate": 200}
+    assert found.details["calls_equal"] == {"turns": 200, "base": 0, "candidate": 0}
+
+
+def test_the_bounds_of_the_length_are_those_of_a_ratio() -> None:
+    """Of a jackknife of its logarithm over the documents, by brute force."""
+
+    def longer(number: int, reference: str) -> str:
+        return reference.replace("This is", "This is " + "well " * (number % 40))
+
+    base, candidate = planted(), planted(longer)
+    found = judged(candidate, base).verdicts["length"]
+    base_N, longer_N = (np.array([len(turn.tokens) for turn in one.written], float) for one in (base, candidate))
+    without_N = np.log((longer_N.sum() - longer_N) / (base_N.sum() - base_N))
+    error = np.sqrt(399 / 400 * ((without_N - without_N.mean()) ** 2).sum())
+    assert found.estimate == pytest.approx(longer_N.sum() / base_N.sum())
+    assert found.estimate is not None
+    assert found.estimate > 2
+    assert found.lower is not None
+    assert found.upper is not None
+    assert np.log(found.upper / found.lower) / 2 == pytest.approx(t.ppf(0.95, 399) * error, rel=0.05)
+
+
+@pytest.mark.parametrize("name", BEHAVIOURS)
+def test_two_equal_models_have_what_is_called_unchanged(name: str) -> None:
+    found = BEHAVIOURS[name].measure(pair_turns([planted()], [planted()]))
+    assert found is not None
+    assert BEHAVIOURS[name].reported(found.estimate.value) == BEHAVIOURS[name].unchanged
+
+
+def test_a_rule_without_a_margin_is_shown_and_lacks_nothing() -> None:
+    rules = {**BEHAVIOUR.rules, "ends": BEHAVIOUR.rules["ends"].model_copy(update={"margin": None, "role": "advisory"})}
+    turns = pair_turns([planted(turns=60)], [planted(loops, turns=60)])
+    policy = BEHAVIOUR.model_copy(update={"rules": rules})
+    found = judge_turns(POLICY, policy, turns, deciding=EVERYTHING).verdicts
+    assert (found["ends"].estimate, found["ends"].verdict, found["ends"].underpowered) == (1.0, None, False)
+    assert found["repeats"].underpowered
+
+
+def test_a_rule_that_names_no_side_has_that_of_its_metric() -> None:
+    told = BEHAVIOUR.model_dump()
+    for rule in told["rules"].values():
+        del rule["side"]
+    sides = {name: rule.side for name, rule in type(BEHAVIOUR).model_validate(told).rules.items()}
+    assert sides == {name: rule.side for name, rule in BEHAVIOUR.rules.items()}
 
 
 def test_the_best_of_several_needs_more() -> None:

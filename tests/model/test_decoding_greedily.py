@@ -9,6 +9,7 @@ from tiny_model import WINDOW, Reference, TinyModel, load_lively, load_reference
 
 from eaftgate.collect.token_stats import linear_logits
 from eaftgate.model.greedy import write_greedily
+from eaftgate.model.kept import Kept
 
 LONGEST = 3 * WINDOW
 
@@ -54,10 +55,47 @@ def test_a_batch_writes_what_each_would_alone(models: tuple[TinyModel, Reference
         assert [found[number] for number in range(len(PROMPTS))] == expected, places
 
 
-def test_one_token_is_the_least_that_is_written(models: tuple[TinyModel, Reference]) -> None:
-    model, _ = models
-    found = list(
-        write_greedily(model, PROMPTS[:3], ends=ends, max_tokens=1, places=2, logits=linear_logits(model.head_VD))
+@pytest.mark.parametrize(("max_tokens", "at_once"), [(1, False), (LONGEST, True)])
+def test_one_token_is_the_least_that_is_written(
+    models: tuple[TinyModel, Reference], max_tokens: int, at_once: bool
+) -> None:
+    """Where no more is allowed, and where the first is the end."""
+    model, reference = models
+    found = write_greedily(
+        model,
+        PROMPTS[:3],
+        ends=lambda written: at_once or ends(written),
+        max_tokens=max_tokens,
+        places=2,
+        logits=linear_logits(model.head_VD),
     )
-    assert sorted(number for number, _ in found) == [0, 1, 2]
-    assert {len(text) for _, text in found} == {1}
+    assert dict(found) == {number: slowly(reference, prompt.tolist(), 1) for number, prompt in enumerate(PROMPTS[:3])}
+
+
+class Counting:
+    """Writes the number that follows the last token; `seen` are positions, of a prompt, or of a token in each place."""
+
+    device = torch.device("cpu")
+
+    def __init__(self) -> None:
+        self.seen: list[list[int]] = []
+
+    def continued(self, ids_BS: torch.Tensor, position_BS: torch.Tensor, _: Kept) -> torch.Tensor:
+        self.seen.append(position_BS[:, -1].tolist())
+        return torch.nn.functional.one_hot(ids_BS + 1, 100).float()
+
+
+def test_the_longest_is_read_first_and_a_text_is_asked_whole_whether_it_ends() -> None:
+    """A place that nobody needs any more is free: it costs the others no attention."""
+    model, prompts = Counting(), [np.full(length, 10 * length, np.int32) for length in (2, 5, 3)]
+    found = write_greedily(
+        model,
+        prompts,
+        ends=lambda written: len(written) == {51: 2, 31: 6, 21: 4}[written[0]],
+        max_tokens=9,
+        places=2,
+        logits=lambda hidden: hidden,
+    )
+    assert list(found) == [(1, [51, 52]), (0, [21, 22, 23, 24]), (2, [31, 32, 33, 34, 35, 36])]
+    # Two prompts are read; the longer one ends with its second token, and the third takes its place, but ends first.
+    assert model.seen == [[4], [2], [5, 3], [1], [2, 4], [3, 5], [4, 6], [0, 7]]
