@@ -4,6 +4,8 @@ A class is a pydantic model or a frozen dataclass. Whatever is wrong with a file
 the field, for the JSON itself as strict_json has it.
 """
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -49,6 +51,45 @@ def is_as_sealed(path: Path) -> bool:
     """Whether a file that `read_model` reads says the sha256 of what it says; one of an earlier version says none."""
     told = parse_object(without_mark(read_limited(path, what="file")), what=f"file {path}", largest=LARGEST_64)
     return seal_holds(told)
+
+
+class Unusable(UserError):
+    """A sealed file that is damaged, or of something else than was asked; `reason` says why."""
+
+    def __init__(self, path: Path, reason: str, *, what: str) -> None:
+        super().__init__(f"saved {what} {path} are damaged ({reason}): remove the file and run again")
+        self.reason = reason
+
+
+def sealed_object(path: Path, *, what: str) -> dict[str, Any]:
+    """What a sealed file says, whose content `what` names in the plural. Raises Unusable where its seal does not hold,
+    or there is none."""
+    try:
+        told = parse_object(read_limited(path, what=f"saved {what}"), what="its content", largest=LARGEST_64)
+    except UserError as error:
+        raise Unusable(path, str(error), what=what) from None
+    if SEAL not in told or not seal_holds(told):
+        raise Unusable(path, "its checksum does not hold", what=what)
+    return told
+
+
+def read_sealed(path: Path, model: type[Model], of: Mapping[str, Any], *, what: str) -> Model:
+    """The same as a class. Raises Unusable, too, when it does not say of itself what `of` does."""
+    told = sealed_object(path, what=what)
+    told.pop(SEAL)
+    for key, asked in of.items():
+        if told.get(key) != json_of(asked):
+            raise Unusable(path, f"it is of another {key.replace('_', ' ')}", what=what)
+    try:
+        return TypeAdapter(model).validate_json(json.dumps(told), strict=True)
+    except ValidationError as error:
+        raise Unusable(path, first_problem(error), what=what) from None
+
+
+def seal_of(path: Path, *, what: str) -> str:
+    """The checksum that a sealed file carries. Raises Unusable where it does not hold."""
+    seal: str = sealed_object(path, what=what)[SEAL]
+    return seal
 
 
 def seal_holds(told: dict[str, Any]) -> bool:

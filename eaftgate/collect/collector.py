@@ -89,7 +89,7 @@ class Needs:
 
     `gpus` of a process, which the options `lowered_by` say; `starts_engines`: they are taken by engines of its own.
     `scores_copies`: whether it scores any directory, so that the base can be compared with rewritten copies of itself.
-    `writes`: whether its Scorer is a WritingScorer (`collect.writer`).
+    `writes`, `lends`: whether its Scorer is a WritingScorer (`collect.writer`), a Lender (`collect.lender`).
     `loads_foreign`: whether it loads weights stored in whatever format transformers knows, and hears of missing ones.
     `served`: the models are behind servers alone, and its Scorer is a ServingScorer.
     """
@@ -101,6 +101,7 @@ class Needs:
     writes: bool = False
     loads_foreign: bool = False
     served: Served | None = None
+    lends: bool = False
 
 
 class CollectorKind(Protocol):

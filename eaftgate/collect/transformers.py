@@ -1,6 +1,7 @@
 """The transformers collector: teacher-forced scoring on a CPU or one CUDA GPU."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,10 @@ from eaftgate.collect.collection import TOP_K, TokenStats
 from eaftgate.collect.collector import ScoredModel
 from eaftgate.collect.token_stats import linear_logits, token_stats
 from eaftgate.errors import UserError
-from eaftgate.families.model import MoeModel, WritingModel
+from eaftgate.families.model import LentModel, MoeModel, WritingModel
 from eaftgate.model.foreign import loaders
 from eaftgate.model.greedy import write_greedily
-from eaftgate.model.load import ModelSettings, load_model
+from eaftgate.model.load import ModelSettings, generation_config, load_model
 from eaftgate.packs.blocks import Blocks
 from eaftgate.packs.turns import Ending, IntArray
 
@@ -59,6 +60,22 @@ class ModelScorer:
 
     def writer(self, model: ScoredModel) -> "TransformersWriter":
         return TransformersWriter(self._loaded, model.path, model.digest, self._settings, foreign=model.foreign)
+
+    def lent_settings(self, model: ScoredModel) -> dict[str, Any]:
+        described = {**self._settings.describe(), **loaders(model.foreign)}
+        return {**described, "attention": "of transformers", "batch_size": self._batch_size}
+
+    @contextmanager
+    def lent(self, model: ScoredModel) -> Iterator[Any]:
+        loaded = self._loaded.get(model.path, model.digest, self._settings)
+        if not isinstance(loaded, LentModel):
+            raise UserError(f"{model.path} is of a family whose models are scored only: leave out --tasks")
+        try:
+            with loaded.lent() as module, torch.inference_mode():
+                module.generation_config = generation_config(model.path)
+                yield module
+        except torch.OutOfMemoryError:
+            raise UserError(f"{self._settings.device} ran out of memory: lower --batch-size") from None
 
     def close(self) -> None:
         self._loaded.unload()

@@ -22,6 +22,8 @@ from transformers.models.gpt_oss.modeling_gpt_oss import GptOssExperts, GptOssML
 from eaftgate.families.model import Observe
 
 GROUPED_EXPERTS = "eaftgate_grouped"
+LENT_ATTENTION = "eager"
+"""transformers' default for this family, so that others find what they load by themselves."""
 
 
 class GptOssMoe:
@@ -132,6 +134,15 @@ class GptOssModel:
         norm = self.module.model.norm
         normalised: Tensor = norm(hidden_BSD.to(norm.weight.device))
         return normalised
+
+    @contextmanager
+    def lent(self) -> Iterator[GptOssForCausalLM]:
+        ours = self.module.config._attn_implementation
+        self.module.set_attn_implementation(LENT_ATTENTION)
+        try:
+            yield self.module
+        finally:
+            self.module.set_attn_implementation(ours)
 
     def moe(self, layer: int) -> GptOssMoe:
         return GptOssMoe(self.module.model.layers[layer].mlp)

@@ -129,3 +129,13 @@ class WritingModel(Protocol):
         """Last hidden states, normalised, [B, S, D], of tokens that follow those `kept` (model.kept), as whose they are
         kept in turn."""
         ...
+
+
+@runtime_checkable
+class LentModel(Protocol):
+    """What is asked besides of a MoeModel that others are to run, as they run any of transformers' models."""
+
+    def lent(self) -> AbstractContextManager[Any]:
+        """transformers' own model, with its own attention, which knows padding and keeps what it has read, while the
+        context is open."""
+        ...

@@ -4,31 +4,20 @@ A file says what it is of, holds what was asked and what it is compared with, an
 it: it is enough to judge by, without packs, tokenizer or model.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import TypeAdapter, ValidationError
-
-from eaftgate.errors import UserError
 from eaftgate.packs.harmony import tools_of
 from eaftgate.packs.turns import ChosenTurns, Ending
-from eaftgate.records import SEAL, first_problem, json_of, seal_holds, write_model
-from eaftgate.strict_json import LARGEST_64, parse_object, read_limited
+from eaftgate.records import Unusable, read_sealed, write_model
 
 SCHEMA: Literal["generations-1"] = "generations-1"
+WHAT = "generations"
+"""What a damaged file is said to hold."""
 ASKED_SHOWN = 300
 """Characters of the end of a prompt that a file keeps, for people."""
-
-
-class Unusable(UserError):
-    """A saved file that is damaged, or of something else than was asked; `reason` says why."""
-
-    def __init__(self, path: Path, reason: str) -> None:
-        super().__init__(f"saved generations {path} are damaged ({reason}): remove the file and run again")
-        self.reason = reason
 
 
 @dataclass(frozen=True)
@@ -99,37 +88,11 @@ def save_generations(path: Path, generations: Generations) -> None:
 
 def load_generations(path: Path, of: Mapping[str, Any] | None = None) -> Generations:
     """Raises Unusable when the file is damaged, or does not say of itself what `of` does."""
-    told = sealed_object(path)
-    told.pop(SEAL)
-    for key, asked in (of or {}).items():
-        if told.get(key) != json_of(asked):
-            raise Unusable(path, f"it is of another {key.replace('_', ' ')}")
-    try:
-        found = TypeAdapter(Generations).validate_json(json.dumps(told), strict=True)
-    except ValidationError as error:
-        raise Unusable(path, first_problem(error)) from None
+    found = read_sealed(path, Generations, of or {}, what=WHAT)
     if len(found.asked) != len(found.written):
-        raise Unusable(path, f"it has {len(found.written)} of {len(found.asked)} turns")
+        raise Unusable(path, f"it has {len(found.written)} of {len(found.asked)} turns", what=WHAT)
     if any(not 0 <= turn.tools < len(found.tools) for turn in found.asked):
-        raise Unusable(path, "a turn's functions are not there")
+        raise Unusable(path, "a turn's functions are not there", what=WHAT)
     if any(not 0 < len(turn.tokens) <= found.max_tokens for turn in found.written):
-        raise Unusable(path, f"a turn has no token, or more than {found.max_tokens}")
+        raise Unusable(path, f"a turn has no token, or more than {found.max_tokens}", what=WHAT)
     return found
-
-
-def sealed_object(path: Path) -> dict[str, Any]:
-    """What a sealed file says. Raises Unusable where its seal does not hold."""
-    try:
-        data = read_limited(path, what="saved generations")
-        told = parse_object(data, what="its content", largest=LARGEST_64)
-    except UserError as error:
-        raise Unusable(path, str(error)) from None
-    if SEAL not in told or not seal_holds(told):
-        raise Unusable(path, "its checksum does not hold")
-    return told
-
-
-def seal_of(path: Path) -> str:
-    """The checksum that a saved file carries. Raises Unusable where it does not hold."""
-    seal: str = sealed_object(path)[SEAL]
-    return seal

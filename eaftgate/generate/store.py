@@ -5,7 +5,6 @@ settings, it names the file, and the file is used only when it says the same of 
 a part holds the numbers of those that have ended; after a kill the others are asked for again, in other batches.
 """
 
-import json
 import shutil
 import time
 from contextlib import suppress
@@ -14,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
-from pydantic import TypeAdapter, ValidationError
 
 from eaftgate.collect.store import OpenBar, Say, no_bar
 from eaftgate.collect.writer import Writer
@@ -22,17 +20,16 @@ from eaftgate.errors import UserError
 from eaftgate.files import sha256_json, write_failure
 from eaftgate.generate.generations import (
     SCHEMA,
+    WHAT,
     Generations,
-    Unusable,
     Written,
     asked_of,
     load_generations,
     save_generations,
-    sealed_object,
     written_as,
 )
 from eaftgate.packs.turns import ChosenTurns, Ending
-from eaftgate.records import SEAL, first_problem, json_of, write_model
+from eaftgate.records import Unusable, read_sealed, write_model
 
 PART_SECONDS = 20.0
 """At most this much work is lost to a kill."""
@@ -173,25 +170,18 @@ def _load(path: Path, request: Request) -> Generations:
     """Raises Unusable when the file is damaged or of something else than the request."""
     found = load_generations(path, request.of())
     if (found.tools, found.asked) != asked_of(request.chosen):
-        raise Unusable(path, "its turns are not those that are asked for")
+        raise Unusable(path, "its turns are not those that are asked for", what=WHAT)
     for written in found.written:
         if problem := request.problem(written):
-            raise Unusable(path, problem)
+            raise Unusable(path, problem, what=WHAT)
     return found
 
 
 def _load_part(path: Path, request: Request) -> _Part:
-    told = sealed_object(path)
-    told.pop(SEAL)
-    try:
-        part = TypeAdapter(_Part).validate_json(json.dumps(told), strict=True)
-    except ValidationError as error:
-        raise Unusable(path, first_problem(error)) from None
-    if part.of != json_of(request.of()):
-        raise Unusable(path, "it is of other turns")
+    part = read_sealed(path, _Part, {"of": request.of()}, what=WHAT)
     if len(part.numbers) != len(part.written) or not set(part.numbers) <= set(range(len(request.chosen))):
-        raise Unusable(path, "its turns are not those that are asked for")
+        raise Unusable(path, "its turns are not those that are asked for", what=WHAT)
     for written in part.written:
         if problem := request.problem(written):
-            raise Unusable(path, problem)
+            raise Unusable(path, problem, what=WHAT)
     return part

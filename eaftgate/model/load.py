@@ -30,6 +30,7 @@ from eaftgate.model.foreign import check_known, make_ready
 from eaftgate.strict_json import read_object
 from eaftgate.visible import plain
 
+GENERATION_FILE = "generation_config.json"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -143,6 +144,18 @@ def load_model(path: Path, settings: ModelSettings) -> MoeModel:
             "use another GPU, or ask for it with --dequantize"
         )
     return model
+
+
+def generation_config(path: Path) -> transformers.GenerationConfig:
+    """How the checkpoint says that it is to write, with transformers' defaults for what it does not say. Raises
+    UserError when its file is none."""
+    try:
+        with _quiet_transformers():
+            if (path / GENERATION_FILE).is_file():
+                return transformers.GenerationConfig.from_pretrained(path)
+            return transformers.GenerationConfig.from_model_config(transformers.AutoConfig.from_pretrained(path))
+    except Exception as error:  # whatever a file of any content makes it raise
+        raise _not_loaded(path, error) from None
 
 
 def _cast_parameters(module: torch.nn.Module, dtype: torch.dtype) -> None:

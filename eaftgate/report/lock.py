@@ -38,10 +38,11 @@ from eaftgate.gate.results import (
     read_parity,
 )
 from eaftgate.gate.stability import Stability
-from eaftgate.generate.generations import seal_of as seal_of_generations
+from eaftgate.generate.generations import WHAT as GENERATIONS
 from eaftgate.judge.verdict import MetricVerdict, Verdict
 from eaftgate.outputs import check_file, put_file
 from eaftgate.records import Record, is_as_sealed, json_of, read_model
+from eaftgate.records import seal_of as seal_of_file
 from eaftgate.rewrite.manifest import MANIFEST_FILE, Manifest, own_manifest, read_manifest, verify_files
 
 
@@ -211,7 +212,8 @@ def _pinned_run(results: Path, parity: Parity) -> dict[str, Any]:
     return {
         "gates_sha256": parity.gates_sha256,
         "generations": {
-            name: seal_of_generations(results / GENERATIONS_DIR / Path(name).name) for name in sorted(written)
+            name: seal_of_file(results / GENERATIONS_DIR / Path(name).name, what=GENERATIONS)
+            for name in sorted(written)
         },
         "collections": {name: seal_of(results / COLLECTIONS_DIR / Path(name).name) for name in sorted(names)},
         "repeated": parity.repeated,

@@ -10,11 +10,12 @@ from tiny_checkpoint import build_tokenizer
 
 from eaftgate.errors import UserError
 from eaftgate.generate import store as module
-from eaftgate.generate.generations import Generations, Unusable, load_generations
+from eaftgate.generate.generations import Generations, load_generations
 from eaftgate.generate.store import GenerationStore, Request
 from eaftgate.packs.pack import Pack, row_identity
 from eaftgate.packs.tokenizer import PackTokenizer
 from eaftgate.packs.turns import Ending, IntArray, choose_turns
+from eaftgate.records import Unusable
 
 TOKENIZER = PackTokenizer(build_tokenizer(), eos_id=1)
 ENDING = Ending(TOKENIZER)

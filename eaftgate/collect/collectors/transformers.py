@@ -18,7 +18,7 @@ class Transformers:
         )
 
     def needs(self, _: Mapping[str, Any]) -> Needs:
-        return Needs(writes=True, loads_foreign=True)
+        return Needs(writes=True, lends=True, loads_foreign=True)
 
     def open(self, given: Mapping[str, Any], *, batch_size: int, logs: Path) -> Scorer:  # noqa: ARG002
         from eaftgate.collect.transformers import ModelScorer
