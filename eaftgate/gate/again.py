@@ -14,9 +14,16 @@ from eaftgate.collect.collector import Needs
 from eaftgate.errors import UserError
 from eaftgate.files import sha256_file
 from eaftgate.gate.cases import cases, disjoint_case
-from eaftgate.gate.cells import BATCH, NOOP, RERUN, Cell, TurnCell
+from eaftgate.gate.cells import BATCH, NOOP, RERUN, Cell, TaskCell, TurnCell
 from eaftgate.gate.conclusion import CaseOutcome, case_of, conclude
-from eaftgate.gate.judging import Order, judge_look_by_look, judge_planned_turns, judge_tokens, order_of_blocks
+from eaftgate.gate.judging import (
+    Order,
+    judge_look_by_look,
+    judge_planned_task,
+    judge_planned_turns,
+    judge_tokens,
+    order_of_blocks,
+)
 from eaftgate.gate.luck import luck_of
 from eaftgate.gate.plan import V1, V2, Plan
 from eaftgate.gate.profiling_seeds import ProfilingGroup
@@ -33,12 +40,14 @@ from eaftgate.gate.results import (
     saved_collection,
 )
 from eaftgate.gate.stability import GroupStability, agreement
+from eaftgate.gate.tasks import ParityTask, TaskRecord
 from eaftgate.gate.turns import turns_apart
 from eaftgate.judge.cell import JudgedCell
 from eaftgate.judge.policy import DEFAULT_TOKENS, IntervalPolicy, PointPolicy, is_primary, load_gates
 from eaftgate.judge.verdict import MetricVerdict
 from eaftgate.packs.pack import UNION
 from eaftgate.parity.paired import PairedTokens, pair
+from eaftgate.tasks.paired import pair_task
 
 NOT_JUDGED = frozenset({"eaftgate", "lost_messages", "sha256", "keep_jaccard", "run"})
 """Keys of parity.json that no collection can show."""
@@ -65,10 +74,12 @@ def judged_again(results: Path, told: Parity, gates: Path | None = None) -> Pari
         records = {_cell(cell, plan): _judged(results, plan, cell) for cell in (*told.cells, *told.further)}
         floor = {_floor_cell(repeated): _repeated(results, plan, repeated) for repeated in told.repeated}
         turns = {TurnCell(of.name, of.pack): _turns(results, plan, of) for of in told.behaviour}
+        tasks = {TaskCell(of.name, of.task): _task(results, plan, of) for of in told.tasks}
     except ValueError as error:  # collections of different tokens
         raise UserError(f"{results}: {error}; run the gate again") from None
     _check_told(results, plan, told, records, floor)
     _check_turns(results, plan, told, turns)
+    _check_tasks(results, plan, told, tasks)
     overlap = {
         name: {f"overlap_{cell.pack}": cell.calibrated_rows for cell in told.cells if cell.name == name}
         for name in plan.checkpoints
@@ -103,6 +114,7 @@ def judged_again(results: Path, told: Parity, gates: Path | None = None) -> Pari
         floor=floor,
         turns=turns,
         served=told.served,
+        tasks=tasks,
     )
 
 
@@ -114,6 +126,7 @@ def _plan(results: Path, told: Parity, path: Path) -> Plan:
     # One that could not be judged has no cell, and was a candidate all the same.
     checkpoints = {candidate.name: candidate.name for candidate in told.candidates}
     checkpoints |= {turns.name: turns.checkpoint for turns in told.behaviour}
+    checkpoints |= {task.name: task.checkpoint for task in told.tasks}
     checkpoints |= {cell.name: cell.checkpoint for cell in told.cells}
     if asked.sequential and not isinstance(policy, IntervalPolicy):
         raise UserError(f"{results} says that it stopped early, which {policy_name} cannot: run the gate again")
@@ -132,6 +145,7 @@ def _plan(results: Path, told: Parity, path: Path) -> Plan:
             best_of=asked.best_of,
             generate=asked.generate,
             generate_tokens=asked.generate_tokens,
+            tasks=asked.tasks,
         ),
         policy_name=policy_name,
         policy=policy,
@@ -150,6 +164,7 @@ def _plan(results: Path, told: Parity, path: Path) -> Plan:
         turns=asked.generate,
         turn_tokens=asked.generate_tokens or DEFAULT_TOKENS,
         turn_packs=tuple(dict.fromkeys(turns.pack for turns in told.behaviour if turns.pack != UNION)),
+        tasks=asked.tasks,
         yardsticks={c.name: c.yardstick_bits for c in told.candidates if c.yardstick_bits is not None},
     )
 
@@ -236,6 +251,12 @@ def _turns(results: Path, plan: Plan, told: ParityTurns) -> TurnsRecord:
     return TurnsRecord(**vars(judged), session="", inputs=inputs, apart=apart)
 
 
+def _task(results: Path, plan: Plan, told: ParityTask) -> TaskRecord:
+    base, candidate = (told.inputs.saved(results, role, told.task) for role in ("base", "checkpoint"))
+    judged = judge_planned_task(plan, TaskCell(told.name, told.task), pair_task(base, candidate))
+    return TaskRecord(**vars(judged), session="", inputs=told.inputs)
+
+
 def _in_order(collection: Collection, order: Order) -> Collection:
     if collection.block_T.max(initial=-1) >= len(order):
         raise ValueError("a collection is of more blocks than were asked")
@@ -295,6 +316,22 @@ def _check_turns(results: Path, plan: Plan, told: Parity, turns: Mapping[TurnCel
         found = [verdict for verdict in judged if verdict.verdict is not None]
         if found and not any(verdict.decides for verdict in found) and case not in named:
             raise UserError(f"{results}: {case} fails by what was written, and is not among what failed: run it again")
+
+
+def _check_tasks(results: Path, plan: Plan, told: Parity, tasks: Mapping[TaskCell, TaskRecord]) -> None:
+    """The same of tasks. One that is not told of is among those that did not run."""
+    measured: dict[str, tuple[str, ...]] = {}
+    for of in told.tasks:
+        on = (of.inputs.base.digest, of.inputs.asked, of.inputs.evaluations["base"])
+        if measured.setdefault(of.task, on) != on:
+            raise UserError(f"{results} tells of several tasks {of.task}: run the gate again")
+    named = {*(case_of(case.case) for case in told.failed), *told.not_run}
+    for i, cell in cases(plan, "task_case").items():
+        case, record = f"test_tasks::test_task[{i}]", tasks.get(cell)
+        if plan.task_decides(cell) and (record is None or record.verdict != "pass") and case not in named:
+            raise UserError(
+                f"{results}: {case} fails by what was evaluated, and is not among what failed: run it again"
+            )
 
 
 def _cases(

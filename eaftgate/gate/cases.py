@@ -13,7 +13,9 @@ MODULES = (
     "test_artifact",
     "test_collection",
     "test_generations",
+    "test_evaluations",
     "test_behaviour",
+    "test_tasks",
     "test_near_lossless",
     "test_must_decide",
     "test_something_decides",
@@ -36,6 +38,8 @@ def has_cases(plan: Plan, module: str) -> bool:
         return bool(plan.checkpoints and plan.must_decide)
     if module in ("test_generations", "test_behaviour"):
         return bool(plan.turn_packs)
+    if module in ("test_evaluations", "test_tasks"):
+        return bool(plan.task_cells)
     if module == "test_something_decides":
         return bool(plan.checkpoints) and plan.may_be_silent
     if module == "test_stability":
@@ -70,6 +74,11 @@ def _cases(plan: Plan, kind: str) -> dict[str, Any]:
                 for name in plan.checkpoints
                 for metric in plan.turns_must_decide
             }
+        case "evaluation_case":
+            models = (*plan.checkpoints, BASE) if plan.task_cells else ()
+            return {f"{name}-{task}-task": (name, task) for name in models for task in plan.tasks}
+        case "task_case":
+            return {cell.id: cell for cell in plan.task_cells}
         case "cell_case":
             return {f"{cell.id}-{metric}": (cell, metric) for cell in plan.cells for metric in metrics}
         case "rule_case":
@@ -136,6 +145,7 @@ def models_of(plan: Plan) -> dict[str, str]:
     scored = {f"test_collection[{i}]": cell.checkpoint for i, cell in cases(plan, "collection_case").items()}
     scored |= {f"test_engine[{i}]": name for i, name in cases(plan, "checkpoint_case").items()}
     scored |= {f"test_written[{i}]": name for i, (name, _) in cases(plan, "writing_case").items()}
+    scored |= {f"test_evaluated[{i}]": name for i, (name, _) in cases(plan, "evaluation_case").items()}
     tiers = cases(plan, "floor_case").items()
     scored |= {f"test_floor[{i}]": ULP if tier == ULP else BASE for i, (_, tier, _) in tiers}
     return scored | {f"test_metrics[{i}]": NOOP for i in cases(plan, "noop_case")}
@@ -154,7 +164,7 @@ def order_of(plan: Plan) -> Callable[[str, str], tuple[int, int]]:
     def key(module: str, name: str) -> tuple[int, int]:
         if module == MODULES[0]:
             return -1, 0
-        if module not in ("test_artifact", "test_collection", "test_generations"):
+        if module not in ("test_artifact", "test_collection", "test_generations", "test_evaluations"):
             return MODULES.index(module), 0
         checkpoint = name.partition("[")[2].removesuffix("]")  # the id of every case of test_artifact
         return 0, order.index(visible(models[name]) if name in models else checkpoint)
@@ -170,6 +180,7 @@ def required_cases(plan: Plan) -> list[str]:
     deciding = [i for i, (cell, metric) in cases(plan, "cell_case").items() if plan.decides(cell, metric)]
     turns = cases(plan, "turns_case").items()
     deciding_turns = [i for i, (cell, metric) in turns if metric in plan.turns_deciding(cell)]
+    deciding_tasks = [i for i, cell in cases(plan, "task_case").items() if plan.task_decides(cell)]
     suite = [
         ("test_near_lossless::test_near_lossless", deciding),
         ("test_must_decide::test_must_decide", cases(plan, "rule_case")),
@@ -177,6 +188,7 @@ def required_cases(plan: Plan) -> list[str]:
         ("test_behaviour::test_behaviour", deciding_turns),
         ("test_behaviour::test_decides", cases(plan, "turns_rule_case")),
         ("test_served::test_served", cases(plan, "served_case")),
+        ("test_tasks::test_task", deciding_tasks),
         ("test_artifact::test_integrity", cases(plan, "artifact_case")),
         ("test_artifact::test_engine", cases(plan, "checkpoint_case")),
         ("test_artifact::test_disjoint", cases(plan, "disjoint_case")),

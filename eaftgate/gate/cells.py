@@ -1,4 +1,4 @@
-"""What a gate run compares, by name: a checkpoint with the base, on a pack's blocks or turns."""
+"""What a gate run compares, by name: a checkpoint with the base, on a pack's blocks or turns, or on a task."""
 
 from dataclasses import dataclass
 
@@ -46,3 +46,20 @@ class TurnCell:
     def record_file(self) -> str:
         """In RUN_DIR/cells."""
         return f"turns/{file_stem(self.id)}.json"
+
+
+@dataclass(frozen=True)
+class TaskCell:
+    """What a checkpoint makes of a task, compared with what the base does."""
+
+    checkpoint: str
+    task: str
+
+    @property
+    def id(self) -> str:
+        return f"{self.checkpoint}-{self.task}-task"
+
+    @property
+    def record_file(self) -> str:
+        """In RUN_DIR/cells."""
+        return f"tasks/{file_stem(self.id)}.json"

@@ -9,7 +9,7 @@ from typing import Any, cast
 from eaftgate import __version__
 from eaftgate.gate.candidates import UNVERIFIED, ServedIdentity, candidates_of
 from eaftgate.gate.cases import cases, disjoint_case
-from eaftgate.gate.cells import NOOP, Cell, TurnCell
+from eaftgate.gate.cells import NOOP, Cell, TaskCell, TurnCell
 from eaftgate.gate.messages import first_lost
 from eaftgate.gate.plan import Plan
 from eaftgate.gate.results import (
@@ -25,9 +25,11 @@ from eaftgate.gate.results import (
     TurnsRecord,
     floor_file,
     read_record,
+    read_task,
     read_turns,
 )
 from eaftgate.gate.stability import agreement, describe_stability
+from eaftgate.gate.tasks import ParityTask, TaskRecord
 from eaftgate.judge.metrics import METRICS
 from eaftgate.judge.policy import IntervalPolicy
 from eaftgate.judge.verdict import worst
@@ -101,9 +103,14 @@ def of_checkpoint(parity: Parity, name: str) -> Parity:
     cells = tuple(cell for cell in parity.cells if cell.name == name)
     behaviour = tuple(turns for turns in parity.behaviour if turns.name == name)
     verdict = run_verdict(failed, not_run, cells, complete=parity.complete)
-    return parity.model_copy(
-        update={"failed": failed, "not_run": not_run, "cells": cells, "behaviour": behaviour, "verdict": verdict}
-    )
+    own = {
+        "failed": failed,
+        "not_run": not_run,
+        "cells": cells,
+        "behaviour": behaviour,
+        "tasks": tuple(task for task in parity.tasks if task.name == name),
+    }
+    return parity.model_copy(update={**own, "verdict": verdict})
 
 
 def read_records(plan: Plan, session: str) -> dict[Cell, CellRecord]:
@@ -116,6 +123,12 @@ def read_records(plan: Plan, session: str) -> dict[Cell, CellRecord]:
 def read_all_turns(plan: Plan, session: str) -> dict[TurnCell, TurnsRecord]:
     """What RUN_DIR/cells has of the turns that were written, judged in this session."""
     found = {cell: read_turns(plan.options.results, cell, session=session) for cell in plan.turn_cells}
+    return {cell: record for cell, record in found.items() if record is not None}
+
+
+def read_all_tasks(plan: Plan, session: str) -> dict[TaskCell, TaskRecord]:
+    """What RUN_DIR/cells has of tasks, judged in this session."""
+    found = {cell: read_task(plan.options.results, cell, session=session) for cell in plan.task_cells}
     return {cell: record for cell, record in found.items() if record is not None}
 
 
@@ -144,12 +157,14 @@ def conclude(
     floor: Mapping[Cell, CellRecord] = MappingProxyType({}),
     turns: Mapping[TurnCell, TurnsRecord] = MappingProxyType({}),
     served: Sequence[ServedIdentity] = (),
+    tasks: Mapping[TaskCell, TaskRecord] = MappingProxyType({}),
 ) -> Parity:
     """What parity.json is to say; the plan's cells are in its order, and those of packs that their checkpoint was
     calibrated on are flagged.
 
     `missing` are the deciding cases that were planned and did not run; `luck` is that of several candidates, `floor`
-    what was found of the base against itself, `turns` of what was written; `served` is what servers say of themselves.
+    what was found of the base against itself, `turns` of what was written, `tasks` of tasks; `served` is what servers
+    say of themselves.
     """
     failed = [
         FailedCase(
@@ -201,6 +216,7 @@ def conclude(
             scores_copies=plan.needs.scores_copies,
             generate=plan.turns if plan.turn_packs else 0,
             generate_tokens=plan.turn_tokens if plan.turn_packs else None,
+            tasks=plan.tasks,
         ),
         candidates=candidates_of(plan),
         served=tuple(served),
@@ -214,7 +230,23 @@ def conclude(
         repeated=tuple(_repeated(cell, record) for cell, record in floor.items()),
         behaviour=tuple(_turns(plan, cell, turns[cell]) for cell in plan.turn_cells if cell in turns),
         turns_apart={cell.checkpoint: record.apart for cell, record in turns.items() if cell.pack == UNION},
+        tasks=tuple(_task(plan, cell, tasks[cell]) for cell in plan.task_cells if cell in tasks),
         gates_sha256=plan.gates_sha256,
+    )
+
+
+def _task(plan: Plan, cell: TaskCell, record: TaskRecord) -> ParityTask:
+    return ParityTask(
+        checkpoint=plan.checkpoints[cell.checkpoint],
+        name=cell.checkpoint,
+        task=cell.task,
+        documents=record.documents,
+        verdict=record.verdict,
+        decides=plan.task_decides(cell),
+        metrics=dict(record.verdicts),
+        details={name: dict(said) for name, said in record.details.items()},
+        higher_is_better=dict(record.higher_is_better),
+        inputs=record.inputs,
     )
 
 
@@ -281,7 +313,7 @@ def _decided_by_policy(case: FailedCase, other: IntervalPolicy) -> bool:
     test, metric = case.case.partition("[")[0].rpartition("::")[2], case.case.rpartition("-")[2].rstrip("]")
     if test in (
         "test_near_lossless", "test_must_decide", "test_something_decides", "test_stability", "test_profiling_seeds",
-        "test_behaviour", "test_decides",
+        "test_behaviour", "test_decides", "test_task",
     ):  # fmt: skip
         return case.verdict is not None  # else it could not be judged
     return metric in METRICS and metric not in other.rules

@@ -8,12 +8,14 @@ from numpy.typing import NDArray
 
 from eaftgate.behaviour.paired import PairedTurns
 from eaftgate.collect.collection import Collection
-from eaftgate.gate.cells import Cell, TurnCell
+from eaftgate.gate.cells import Cell, TaskCell, TurnCell
 from eaftgate.gate.plan import Plan
 from eaftgate.judge.behaviour import JudgedTurns, judge_turns
 from eaftgate.judge.cell import JudgedCell, judge_cell, judge_in_looks, plan_looks
 from eaftgate.judge.policy import IntervalPolicy
+from eaftgate.judge.tasks import JudgedTask, judge_task
 from eaftgate.parity.paired import PairedTokens, concatenate_pairs, pair
+from eaftgate.tasks.paired import PairedTask
 
 Order = NDArray[np.intp]
 
@@ -42,6 +44,13 @@ def judge_planned_turns(plan: Plan, cell: TurnCell, turns: PairedTurns) -> Judge
     policy = plan.policy
     assert isinstance(policy, IntervalPolicy)  # as Plan.behaviour has seen
     return judge_turns(policy, plan.behaviour, turns, deciding=plan.turns_deciding(cell), best_of=plan.best_of)
+
+
+def judge_planned_task(plan: Plan, cell: TaskCell, task: PairedTask) -> JudgedTask:
+    """By the policy's block tasks."""
+    policy = plan.policy
+    assert isinstance(policy, IntervalPolicy)  # as Plan.tasks_policy has seen
+    return judge_task(policy, plan.tasks_policy.rule_of(cell.task), task, best_of=plan.best_of)
 
 
 def judge_look_by_look(

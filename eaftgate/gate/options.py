@@ -41,6 +41,13 @@ def _name(text: str) -> str:
     return text
 
 
+def _names(text: str) -> tuple[str, ...]:
+    names = tuple(part.strip() for part in text.split(","))
+    if not all(names):
+        raise argparse.ArgumentTypeError(f"{text[:100]!r} must be names with commas between")
+    return tuple(dict.fromkeys(names))
+
+
 def _path(text: str) -> Path:
     """An empty one would be the working directory."""
     return Path(_name(text))
@@ -106,6 +113,19 @@ def gate_options(option: Callable[..., object]) -> None:
     )
     option(
         "--generate-tokens", type=_integer, metavar="N", help="tokens that such a turn may have (default: the regime's)"
+    )
+    option(
+        "--tasks",
+        type=_names,
+        metavar="NAME,NAME",
+        help="have base and candidates do these tasks of lm-evaluation-harness (pip install 'eaftgate[tasks]'), and "
+        "judge every metric's difference, by document",
+    )
+    option("--tasks-path", type=_path, metavar="DIR", help="folder of task files of your own, before the harness' own")
+    option(
+        "--tasks-chat-template",
+        action="store_true",
+        help="render the prompts of tasks by the tokenizer's chat template, as lm_eval --apply_chat_template does",
     )
     option("--strict-cells", action="store_true", help="advisory cells and underpowered metrics decide too")
     option(

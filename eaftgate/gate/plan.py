@@ -5,11 +5,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from eaftgate.collect.collector import Needs
-from eaftgate.gate.cells import BATCH, NOOP, RERUN, ULP, Cell, TurnCell
+from eaftgate.gate.cells import BATCH, NOOP, RERUN, ULP, Cell, TaskCell, TurnCell
 from eaftgate.gate.options import SERVED
 from eaftgate.gate.profiling_seeds import ProfilingGroup
 from eaftgate.gate.request import GateOptions
-from eaftgate.judge.policy import DEFAULT_TOKENS, BehaviourPolicy, IntervalPolicy, PointPolicy, Regime
+from eaftgate.judge.policy import DEFAULT_TOKENS, BehaviourPolicy, IntervalPolicy, PointPolicy, Regime, TasksPolicy
 from eaftgate.judge.verdict import MetricVerdict, floor_problem
 from eaftgate.packs.pack import UNION
 
@@ -52,6 +52,8 @@ class Plan:
     """That each may have."""
     turn_packs: tuple[str, ...] = ()
     """The packs, each by itself, whose turns are written; none where none are."""
+    tasks: tuple[str, ...] = ()
+    """That base and candidates do."""
 
     @property
     def is_served(self) -> bool:
@@ -155,6 +157,22 @@ class Plan:
     def turns_must_decide(self) -> tuple[str, ...]:
         """As must_decide, of behaviour."""
         return self.behaviour.must_decide(self.regime.must_decide) if self.turn_packs else ()
+
+    @property
+    def tasks_policy(self) -> TasksPolicy:
+        """By which tasks are judged, where any are. Raises ValueError where the policy has no such block."""
+        found = self.policy.tasks if isinstance(self.policy, IntervalPolicy) else None
+        if found is None:
+            raise ValueError(f"{self.policy_name} has no block tasks")
+        return found
+
+    @property
+    def task_cells(self) -> tuple[TaskCell, ...]:
+        return tuple(TaskCell(name, task) for name in self.checkpoints for task in self.tasks)
+
+    def task_decides(self, cell: TaskCell) -> bool:
+        """Whether it may turn the run red, and has to say something."""
+        return self.tasks_policy.rule_of(cell.task).role == "decides"
 
     def floor_problem(self, metric: str, measured: MetricVerdict) -> str | None:
         return floor_problem(self.policy, metric, measured)

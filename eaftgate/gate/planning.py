@@ -21,6 +21,7 @@ from eaftgate.judge.policy import IntervalPolicy, PointPolicy, Regime, is_primar
 from eaftgate.packs.pack import pack_paths
 from eaftgate.prune.methods import KEEP_SETS
 from eaftgate.rewrite.yardstick import own_yardstick
+from eaftgate.tasks.harness import installed_version
 
 DEFAULT_REGIME = "bigblocks"
 FIXTURE_REGIME = "fixture"
@@ -51,6 +52,7 @@ def make_plan(options: GateOptions, *, fixture_packs: Path) -> Plan:
     available = [path.stem for path in pack_paths(options.packs or fixture_packs)]
     packs = pack_selection(regime, available)
     turns = _turns(options, policy_name, policy, regime, needs)
+    _check_tasks(options, policy_name, policy, needs)
     seq_lens = tuple(dict.fromkeys(options.seq_lens)) or tuple(regime.seq_lens)
     none_primary = not set(seq_lens) & set(regime.primary.seq_lens)
     checkpoints = _short_names(options.checkpoints)
@@ -109,6 +111,7 @@ def make_plan(options: GateOptions, *, fixture_packs: Path) -> Plan:
         turns=turns,
         turn_tokens=options.generate_tokens or regime.generate_tokens,
         turn_packs=tuple(available) if turns and checkpoints else (),
+        tasks=options.tasks if checkpoints else (),
     )
 
 
@@ -170,6 +173,29 @@ def _turns(
     if options.generate and not needs.writes:
         raise UserError(f"--generate needs a collector that writes: {options.collector} scores only")
     return options.generate
+
+
+def _check_tasks(options: GateOptions, policy_name: str, policy: PointPolicy | IntervalPolicy, needs: Needs) -> None:
+    """Raises UserError where tasks were asked for that nothing judges, or nobody can do. Which tasks there are is asked
+    when they are done: to read them takes longer than to plan."""
+    if not options.tasks:
+        for name, given in (
+            ("--tasks-path", options.tasks_path),
+            ("--tasks-chat-template", options.tasks_chat_template),
+        ):
+            if given:
+                raise UserError(f"{name} needs --tasks: the names of the tasks to do")
+        return
+    if not (isinstance(policy, IntervalPolicy) and policy.tasks is not None):
+        raise UserError(f"--tasks needs a policy with a block tasks: {policy_name} has none")
+    if not needs.lends:
+        raise UserError(
+            f"--tasks needs the model in the gate's own process, which --collector={options.collector} has not: take "
+            "another collector, or give lm_eval the server and compare what it prints"
+        )
+    if options.tasks_path is not None and not options.tasks_path.is_dir():
+        raise UserError(f"--tasks-path is {options.tasks_path}, which is no directory: it holds task files (*.yaml)")
+    installed_version()
 
 
 def _needs(options: GateOptions) -> Needs:

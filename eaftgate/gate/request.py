@@ -34,6 +34,9 @@ class GateOptions:
     whole_text: bool = False
     generate: int | None = None
     generate_tokens: int | None = None
+    tasks: tuple[str, ...] = ()
+    tasks_path: Path | None = None
+    tasks_chat_template: bool = False
     collector: str = DEFAULT
     of_collector: Mapping[str, Any] = field(default_factory=dict)
     """Its own options, by name: those that were given."""

@@ -15,11 +15,12 @@ from eaftgate.collect.collection import Collection, load_collection
 from eaftgate.errors import UserError
 from eaftgate.files import write_text
 from eaftgate.gate.candidates import UNVERIFIED, Candidate, ServedIdentity
-from eaftgate.gate.cells import Cell, TurnCell
+from eaftgate.gate.cells import Cell, TaskCell, TurnCell
 from eaftgate.gate.identity import RunIdentity
 from eaftgate.gate.messages import LostMessage, MessageCounts
 from eaftgate.gate.options import SERVED, CandidateKind
 from eaftgate.gate.stability import Stability
+from eaftgate.gate.tasks import ParityTask, TaskRecord
 from eaftgate.gate.turns import TurnApart
 from eaftgate.generate.generations import Generations, load_generations
 from eaftgate.judge.behaviour import JudgedTurns
@@ -138,6 +139,18 @@ def read_turns(results: Path, cell: TurnCell, *, session: str) -> TurnsRecord | 
     if not path.is_file() or read_object(path, what="turns result").get("session") != session:
         return None
     return read_model(path, TurnsRecord, what="turns result", remedy="run the gate again")
+
+
+def write_task(results: Path, cell: TaskCell, record: TaskRecord) -> None:
+    write_model(results / CELLS_DIR / cell.record_file, record)
+
+
+def read_task(results: Path, cell: TaskCell, *, session: str) -> TaskRecord | None:
+    """None when this session has not judged it. Raises UserError for a damaged file."""
+    path = results / CELLS_DIR / cell.record_file
+    if not path.is_file() or read_object(path, what="task result").get("session") != session:
+        return None
+    return read_model(path, TaskRecord, what="task result", remedy="run the gate again")
 
 
 class ParityTurns(Record):
@@ -310,6 +323,8 @@ class Asked(Record):
     generate: int = 0
     """Turns of every pack; 0 in files of earlier versions."""
     generate_tokens: int | None = None
+    tasks: tuple[str, ...] = ()
+    """Of lm-evaluation-harness; none in files of earlier versions."""
 
 
 class Parity(Record):
@@ -349,6 +364,8 @@ class Parity(Record):
     turns_apart: Mapping[str, tuple[TurnApart, ...]] = Field(default_factory=dict)
     """By the checkpoint's name: the first turns that it and the base write otherwise, those before all in which it does
     worse."""
+    tasks: tuple[ParityTask, ...] = ()
+    """Where tasks of lm-evaluation-harness were asked for."""
     run: RunIdentity | None = None
     """None in files of earlier versions."""
     gates_sha256: str | None = None

@@ -21,7 +21,8 @@ from eaftgate.collect.store import CollectionStore, Request, Say
 from eaftgate.collect.writer import WritingScorer
 from eaftgate.errors import UserError
 from eaftgate.gate.candidates import ServedIdentity
-from eaftgate.gate.cells import BASE, BATCH, NOOP, RERUN, ULP, Cell, TurnCell
+from eaftgate.gate.cells import BASE, BATCH, NOOP, RERUN, ULP, Cell, TaskCell, TurnCell
+from eaftgate.gate.evaluating import Evaluations
 from eaftgate.gate.judging import Order, judge_look_by_look, judge_planned_turns, judge_tokens, order_of_blocks
 from eaftgate.gate.messages import lost_messages, message_counts
 from eaftgate.gate.models import Models
@@ -38,6 +39,7 @@ from eaftgate.gate.results import (
     write_turns,
 )
 from eaftgate.gate.served import ServedModels
+from eaftgate.gate.tasks import TaskRecord
 from eaftgate.gate.turns import turns_apart
 from eaftgate.generate.generations import Generations
 from eaftgate.generate.store import GenerationStore
@@ -51,6 +53,7 @@ from eaftgate.parity.metrics import halves_wobble
 from eaftgate.parity.paired import PairedTokens, pair
 from eaftgate.progress import Bar, progress_bar
 from eaftgate.prune.methods import KEEP_SETS
+from eaftgate.tasks.evaluated import Evaluated
 
 
 class GateRun:
@@ -83,6 +86,14 @@ class GateRun:
         self._written: dict[tuple[str, str], Generations | UserError] = {}
         self._chosen_turns: dict[str, ChosenTurns] = {}
         self._turns: dict[TurnCell, TurnsRecord] = {}
+        self._tasks = Evaluations(
+            plan,
+            lambda: self.here,
+            session=session,
+            scorer=lambda: self._scorer,
+            shown=lambda title: self._shown(title, None, unit="tasks"),
+            say=say,
+        )
         self._closing = ExitStack()
 
     @property
@@ -302,6 +313,16 @@ class GateRun:
             write_turns(self.results, cell, record)
             self._turns[cell] = record
         return self._turns[cell]
+
+    # Tasks
+
+    def evaluated(self, model: str, task: str) -> Evaluated:
+        """What `model` makes of a task, from the cache or now."""
+        return self._tasks.evaluated(model, task)
+
+    def task(self, cell: TaskCell) -> TaskRecord:
+        """How a candidate does in a task."""
+        return self._tasks.task(cell)
 
     # The base against itself
 

@@ -24,6 +24,7 @@ from eaftgate.gate.conclusion import (
     CaseOutcome,
     case_of,
     conclude,
+    read_all_tasks,
     read_all_turns,
     read_floor,
     read_records,
@@ -53,6 +54,7 @@ from eaftgate.gate.results import (
 from eaftgate.gate.stability import stability_lines, stability_note
 from eaftgate.gate.summary import HEAD, add_step_summary, parity_markdown
 from eaftgate.gate.table import COLOURS, remarks, render_cells
+from eaftgate.gate.tasks_table import tasks_lines, tasks_remarks
 from eaftgate.gate.turns_table import turns_lines, turns_remarks
 from eaftgate.markdown import escaped
 from eaftgate.visible import plain, sentence
@@ -222,6 +224,7 @@ class SessionReport:
                 floor=read_floor(self._plan, self._session),
                 turns=read_all_turns(self._plan, self._session),
                 served=served_identities(self._plan, list(self._outcomes.values())),
+                tasks=read_all_tasks(self._plan, self._session),
             )
             self._parity = self._parity.model_copy(update={"run": self._identity(self._parity)})
             copy_gates(results, self._plan.options.gates)
@@ -329,6 +332,8 @@ class SessionReport:
                 terminalreporter.write_line(line)
         for line in turns_lines(parity, width=shutil.get_terminal_size().columns, colour=terminalreporter.hasmarkup):
             terminalreporter.write_line(line)
+        for line in tasks_lines(parity, width=shutil.get_terminal_size().columns, colour=terminalreporter.hasmarkup):
+            terminalreporter.write_line(line)
         said = (
             served_remarks(parity.served)
             + unknown_rows(parity.candidates)
@@ -337,6 +342,7 @@ class SessionReport:
             + self._of_earlier_versions()
             + remarks(parity.cells)
             + turns_remarks(parity)
+            + tasks_remarks(parity)
             + _shared_reasons(parity)
             + [f"not run: {case}" for case in parity.not_run]
         )

@@ -15,6 +15,9 @@ from eaftgate.gate.conclusion import of_checkpoint, reason_of
 from eaftgate.gate.more_blocks import more_blocks
 from eaftgate.gate.results import Parity, ParityCell
 from eaftgate.gate.table import remarks
+from eaftgate.gate.tasks_table import HEAD as TASKS_HEAD
+from eaftgate.gate.tasks_table import task_rows, tasks_remarks
+from eaftgate.gate.tasks_table import verdict_word as verdict_word_of_task
 from eaftgate.gate.turns_table import turns_remarks
 from eaftgate.judge.metrics import METRICS, has_intervals
 from eaftgate.judge.verdict import MetricVerdict
@@ -83,7 +86,8 @@ def parity_markdown(parity: Parity) -> str:
     others = [cell for cell in parity.cells if cell.severity != "primary"]
     lines += _fitting(_cells(deciding), LIMIT // 4)
     lines += _fitting(_classes(parity), LIMIT // 4)
-    lines += _fitting(_behaviour(parity), LIMIT // 8)
+    lines += _fitting(_behaviour(parity), LIMIT // 16)
+    lines += _fitting(_tasks(parity), LIMIT // 16)
     if others:
         within = _fitting(_cells(others), LIMIT // 4)
         lines += ["<details><summary>Other cells</summary>", "", *within, "</details>", ""]
@@ -119,7 +123,7 @@ def _head(parity: Parity) -> Iterator[str]:
         yield from (escaped(reason_of(parity)[:2000]), "")
     if (needed := more_blocks(parity)) is not None:
         yield from (f"{escaped(needed.said)} {code(needed.words[:2000]) if needed.words else ''}".rstrip(), "")
-    said = remarks(parity.cells) + turns_remarks(parity)
+    said = remarks(parity.cells) + turns_remarks(parity) + tasks_remarks(parity)
     for line in said[:_MAX_REMARKS]:
         yield f"- {escaped(line[:1000])}"
     if len(said) > _MAX_REMARKS:
@@ -180,6 +184,20 @@ def _behaviour(parity: Parity) -> list[str]:
             )  # fmt: skip
     head = ("candidate", "written by itself", "turns", "loss", "at most", "verdict")
     return [*table(head, rows, text=2), ""] if rows else []
+
+
+def _tasks(parity: Parity) -> list[str]:
+    rows = [
+        [
+            *(code(cell, cell=True) for cell in cells[:2]),
+            *map(escaped, cells[2:]),
+            f"**{word}**" if word.isupper() else word,
+        ]
+        for task in parity.tasks
+        for name, cells in task_rows(task)
+        for word in (verdict_word_of_task(task, name),)
+    ]
+    return [*table(TASKS_HEAD, rows, text=4), ""] if rows else []
 
 
 def _fitting(lines: list[str], limit: int) -> list[str]:

@@ -161,6 +161,33 @@ class BehaviourPolicy(_Strict):
         )
 
 
+class TasksPolicy(_Strict):
+    """How tasks of lm-evaluation-harness are judged, where they were asked for: every metric of a task that is a mean
+    over documents of figures from 0 to 1, by the margin of the task. Only a loss counts."""
+
+    default: IntervalRule
+    rules: dict[str, IntervalRule] = Field(default_factory=dict)
+    """By task, or group, as it is asked for; one without a rule is judged by the default."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_sided(cls, value: Any) -> Any:
+        """A rule need not say its side. Raises ValueError for one of both."""
+        if not isinstance(value, dict):
+            return value
+        rules = value.get("rules", {})
+        told = {"default": value.get("default"), **(rules if isinstance(rules, dict) else {})}
+        if two_sided := [
+            name for name, of in told.items() if isinstance(of, dict) and of.get("side", "worse") != "worse"
+        ]:
+            raise ValueError(f"{two_sided[0]}: of a task only a loss counts, its side is worse")
+        sided = {name: {"side": "worse", **of} if isinstance(of, dict) else of for name, of in told.items()}
+        return {**value, "default": sided.pop("default"), **({"rules": sided} if isinstance(rules, dict) else {})}
+
+    def rule_of(self, task: str) -> IntervalRule:
+        return self.rules.get(task, self.default)
+
+
 def _rules_of(metrics: Mapping[str, Metric], value: Any) -> Any:
     """Rules as a file has them; one that names no side has that of its metric. Raises ValueError for a name that is no
     metric's."""
@@ -190,6 +217,7 @@ class IntervalPolicy(_Strict):
     rules: dict[str, IntervalRule]
     """By metric; one without a rule is not judged."""
     behaviour: BehaviourPolicy | None = None
+    tasks: TasksPolicy | None = None
 
     @field_validator("rules", mode="before")
     @classmethod

@@ -5,11 +5,11 @@ from eaftgate.judge.metrics import METRICS, Metric, plain
 from eaftgate.judge.verdict import MetricVerdict
 
 
-def _known(name: str) -> Metric | None:
-    return METRICS.get(name) or BEHAVIOURS.get(name)
+def _known(metric: str | Metric) -> Metric | None:
+    return metric if isinstance(metric, Metric) else METRICS.get(metric) or BEHAVIOURS.get(metric)
 
 
-def shown(metric: str, value: float | None, *, interval: bool) -> str:
+def shown(metric: str | Metric, value: float | None, *, interval: bool) -> str:
     """A value of a metric; under a policy with intervals ppl is a ratio's logarithm, shown as a relative change."""
     if value is None:
         return "?"
@@ -22,11 +22,11 @@ def deviation_shown(metric: str, value: float | None, *, interval: bool) -> str:
     return shown(metric, value, interval=interval).lstrip("+x")
 
 
-def bounds_shown(metric: str, verdict: MetricVerdict) -> str:
+def bounds_shown(metric: str | Metric, verdict: MetricVerdict) -> str:
     return f"[{shown(metric, verdict.lower, interval=True)}, {shown(metric, verdict.upper, interval=True)}]"
 
 
-def figures_shown(metric: str, verdict: MetricVerdict, *, interval: bool) -> str:
+def figures_shown(metric: str | Metric, verdict: MetricVerdict, *, interval: bool) -> str:
     """Estimate, bounds and margin of a metric, as far as there are any, in the unit that it is shown in."""
     figures = [shown(metric, verdict.estimate, interval=interval)]
     if interval:
@@ -37,7 +37,7 @@ def figures_shown(metric: str, verdict: MetricVerdict, *, interval: bool) -> str
 
 
 def describe(
-    metric: str,
+    metric: str | Metric,
     verdict: MetricVerdict,
     tokens: int,
     *,
@@ -47,7 +47,8 @@ def describe(
 ) -> str:
     """One sentence about a metric that has not passed, judged on so many `tokens`, or what else `of` says. More of what
     `more_of` says would decide it."""
-    value = f"{metric} {shown(metric, verdict.estimate, interval=interval)}"
+    name = metric.name if isinstance(metric, Metric) else metric
+    value = f"{name} {shown(metric, verdict.estimate, interval=interval)}"
     margin = shown(metric, verdict.margin, interval=interval)
     if interval:
         value += f" {bounds_shown(metric, verdict)}"
@@ -56,11 +57,11 @@ def describe(
     blocks = verdict.blocks_needed
     if verdict.lacks:
         more = "" if blocks is None else f"; about {blocks} {more_of} would have it"
-        return f"{metric} is underpowered: {verdict.lacks}{more}"
+        return f"{name} is underpowered: {verdict.lacks}{more}"
     if verdict.underpowered:
         enough = "" if blocks is None else f"; {blocks} {more_of} would have enough"
         known = _known(metric)
         what = "events" if known is None or known.events is None else known.events.name
-        return f"{metric} is underpowered: the base has too few {what} in {tokens} {of}{enough}"
+        return f"{name} is underpowered: the base has too few {what} in {tokens} {of}{enough}"
     needed = f"no affordable number of {more_of} would" if blocks is None else f"about {blocks} {more_of} would"
     return f"{value} does not decide against its margin {margin} in {tokens} {of}; {needed}"

@@ -82,6 +82,8 @@ def why(parity: Parity) -> str:
     said = f"Every bound that decides lies inside its margin: {len(rules)} rules in {len(deciding)} cells"
     if written := {metric for turns in parity.behaviour for metric in turns.deciding}:
         said += f", and {len(written)} of what it writes by itself"
+    if done := [task.task for task in parity.tasks if task.decides]:
+        said += f", and {len(done)} task{'s' * (len(done) > 1)}"
     found = nearest(deciding)
     if found is None:
         return f"{said}."

@@ -28,6 +28,7 @@ from eaftgate.report.side_by_side import side_by_side
 from eaftgate.report.smaller import smaller_budgets
 from eaftgate.report.stability import stability_section
 from eaftgate.report.style import STYLE
+from eaftgate.report.tasks import tasks_section
 from eaftgate.report.yardstick import yardstick_lines
 from eaftgate.visible import visible
 
@@ -91,6 +92,7 @@ def render(parity: Parity, results: Path | None = None, *, as_written: bool = Tr
         _problems(parity),
         classes_section(parity),
         behaviour_section(parity),
+        tasks_section(parity),
         landscapes_section(results, parity, bar),
         smaller_budgets(results, parity, bar),
         keep_maps(parity),

@@ -38,12 +38,14 @@ from eaftgate.gate.results import (
     read_parity,
 )
 from eaftgate.gate.stability import Stability
+from eaftgate.gate.tasks import EVALUATIONS_DIR, ParityTask
 from eaftgate.generate.generations import WHAT as GENERATIONS
 from eaftgate.judge.verdict import MetricVerdict, Verdict
 from eaftgate.outputs import check_file, put_file
 from eaftgate.records import Record, is_as_sealed, json_of, read_model
 from eaftgate.records import seal_of as seal_of_file
 from eaftgate.rewrite.manifest import MANIFEST_FILE, Manifest, own_manifest, read_manifest, verify_files
+from eaftgate.tasks.evaluated import WHAT as EVALUATED
 
 
 class LockedModel(ModelIdentity):
@@ -84,6 +86,18 @@ class LockedTurns(Record):
     asked: tuple[str, ...]
 
 
+class LockedTask(Record):
+    """What was judged of a task; `asked` is the digest of what it asks, `settings` are those of model and harness."""
+
+    task: str
+    documents: int
+    verdict: Verdict | None
+    decides: bool
+    metrics: dict[str, MetricVerdict]
+    asked: str
+    settings: dict[str, Any]
+
+
 class Outcomes(Record):
     """What the run says of its cases, and no collection can show alone: that an engine loaded the checkpoint, that its
     tensors and those of the no-op rewrite are the base's, that all of the plan ran."""
@@ -96,8 +110,8 @@ class Outcomes(Record):
 class Lock(Record):
     """`keep` and `provenance` are the manifest's. What has a default is not in locks of earlier versions.
 
-    `collections` and `generations` are the sha256 of the run's that the verdict follows from, by file; `results` is
-    where they were.
+    `collections`, `generations` and `evaluations` are the sha256 of the run's that the verdict follows from, by file;
+    `results` is where they were.
     """
 
     lock_schema: Literal["lock-1"] = Field(alias="schema")
@@ -120,6 +134,8 @@ class Lock(Record):
     collections: dict[str, str] = Field(default_factory=dict)
     generations: dict[str, str] = Field(default_factory=dict)
     behaviour: tuple[LockedTurns, ...] = ()
+    evaluations: dict[str, str] = Field(default_factory=dict)
+    tasks: tuple[LockedTask, ...] = ()
     repeated: tuple[Repeated, ...] = ()
     luck: tuple[Luck, ...] = ()
     outcomes: Outcomes | None = None
@@ -184,6 +200,7 @@ def make_lock(results: Path, checkpoint: str | None, gates: Path | None = None) 
         collector=cells[0].inputs.collector,
         cells=tuple(_pinned(cell) for cell in cells),
         behaviour=tuple(_pinned_turns(turns) for turns in parity.behaviour if turns.name == cells[0].name),
+        tasks=tuple(_pinned_task(task) for task in parity.tasks if task.name == cells[0].name),
         libraries=library_versions(),
         python=platform.python_version(),
         **_pinned_run(results, parity),
@@ -215,6 +232,10 @@ def _pinned_run(results: Path, parity: Parity) -> dict[str, Any]:
             name: seal_of_file(results / GENERATIONS_DIR / Path(name).name, what=GENERATIONS)
             for name in sorted(written)
         },
+        "evaluations": {
+            name: seal_of_file(results / EVALUATIONS_DIR / Path(name).name, what=EVALUATED)
+            for name in sorted({name for task in parity.tasks for name in task.inputs.evaluations.values()})
+        },
         "collections": {name: seal_of(results / COLLECTIONS_DIR / Path(name).name) for name in sorted(names)},
         "repeated": parity.repeated,
         "luck": parity.luck,
@@ -245,6 +266,18 @@ def _pinned_turns(turns: ParityTurns) -> LockedTurns:
         deciding=turns.deciding,
         metrics=turns.metrics,
         asked=turns.inputs.turns,
+    )
+
+
+def _pinned_task(task: ParityTask) -> LockedTask:
+    return LockedTask(
+        task=task.task,
+        documents=task.documents,
+        verdict=task.verdict,
+        decides=task.decides,
+        metrics=task.metrics,
+        asked=task.inputs.asked,
+        settings=task.inputs.settings,
     )
 
 
@@ -340,6 +373,7 @@ def _verdict_problems(lock: Lock, results: Path | None, gates: Path | None) -> l
             "collector": cells[0].inputs.collector,
             "cells": tuple(_pinned(cell) for cell in cells),
             "behaviour": tuple(_pinned_turns(turns) for turns in again.behaviour if turns.name == cells[0].name),
+            "tasks": tuple(_pinned_task(task) for task in again.tasks if task.name == cells[0].name),
             "outcomes": Outcomes(failed=parity.failed, not_run=parity.not_run, complete=parity.complete),
         }
     except UserError as error:

@@ -61,8 +61,10 @@ class Harness:
     def evaluate(
         self, task: str, module: Any, tokenizer: Path, *, batch_size: int
     ) -> tuple[tuple[Document, ...], dict[str, Scores]]:
-        """What transformers' model `module` makes of a task. Raises UserError where it cannot."""
-        with _sentences(f"task {task} cannot be evaluated"):
+        """What transformers' model `module` makes of a task. Raises UserError where it cannot, and OutOfMemoryError."""
+        import torch
+
+        with _sentences(f"task {task} cannot be evaluated", but=(torch.OutOfMemoryError,)):
             from lm_eval.evaluator import simple_evaluate
             from lm_eval.models.huggingface import HFLM
 
@@ -158,15 +160,17 @@ def _direction(found: Mapping[str, Any], name: str) -> bool | None:
 
 
 @contextmanager
-def _sentences(problem: str) -> Iterator[None]:
-    """What the harness and its libraries raise is one sentence, what they warn of is not the user's to mend, and they
-    say nothing besides."""
+def _sentences(problem: str, *, but: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """What the harness and its libraries raise, `but` for that, is one sentence; what they warn of is not the user's to
+    mend, and they say nothing besides."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
+    except but:
+        raise
     except UserError as error:
         raise UserError(f"{problem}: {error}") from None
     except Exception as error:  # whatever a task, its data or its metrics make it raise

@@ -1,8 +1,8 @@
 """A task under two models, paired by document: each metric's difference with its standard error.
 
 A metric is compared where it is a mean over documents of figures from 0 to 1, as accuracy and exact match are: lm_eval
-prints just that mean. What is no such mean (a perplexity, BLEU, an F1 over all documents) has no figure of one document,
-and no interval here.
+prints just that mean. What is no such mean (a perplexity, BLEU, an F1 over all documents) has no figure of a single
+document, and no interval here.
 
 Shapes: N documents.
 """

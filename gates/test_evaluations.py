@@ -1,0 +1,1 @@
+from eaftgate.suite.test_evaluations import *  # noqa: F403

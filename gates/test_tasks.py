@@ -1,0 +1,1 @@
+from eaftgate.suite.test_tasks import *  # noqa: F403
