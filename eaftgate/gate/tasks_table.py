@@ -14,6 +14,9 @@ from eaftgate.visible import visible
 HEAD = ("checkpoint", "task", "documents", "metric", "base", "candidate", "change", "within", "verdict")
 """Of the table here, in parity.md and on the page."""
 
+_WIDE = 100
+_WHERE_THERE_IS_ROOM = ("documents", "base", "candidate", "within")
+
 
 def task_rows(task: ParityTask) -> Iterator[tuple[str, list[str]]]:
     """By metric: its name, and what stands in HEAD but for the verdict. What each model has is as lm_eval prints it."""
@@ -49,14 +52,16 @@ def verdict_word(task: ParityTask, name: str) -> str:
 def tasks_lines(parity: Parity, *, width: int, colour: bool) -> Iterator[str]:
     if not parity.tasks:
         return
-    rows: list[list[str | Text]] = [
-        [*cells, Text(word, style=COLOURS[(task.metrics[name].verdict or "")] if word.isupper() else "")]
-        for task in parity.tasks
-        for name, cells in task_rows(task)
-        for word in (verdict_word(task, name),)
-    ]
+    shown_here = [head for head in HEAD if width >= _WIDE or head not in _WHERE_THERE_IS_ROOM]
+    rows: list[list[str | Text]] = []
+    for task in parity.tasks:
+        for name, cells in task_rows(task):
+            word = verdict_word(task, name)
+            coloured = Text(word, style=COLOURS[task.metrics[name].verdict or ""] if word.isupper() else "")
+            every: list[str | Text] = [*cells, coloured]
+            rows.append([cell for head, cell in zip(HEAD, every, strict=True) if head in shown_here])
     folded = {"checkpoint": 6, "task": 8, "metric": 8}
-    table = terminal_table(list(HEAD), rows, text=("metric", "verdict"), folded=folded, collapse_padding=True)
+    table = terminal_table(shown_here, rows, text=("metric", "verdict"), folded=folded, collapse_padding=True)
     yield f"tasks of lm_eval {visible(str(parity.tasks[0].inputs.settings.get('lm_eval', '')))}"
     yield rendered(table, width=width, colour=colour)
 
