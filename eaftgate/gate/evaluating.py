@@ -23,8 +23,8 @@ from eaftgate.tasks.store import EvaluatedStore, Request
 
 
 class Evaluations:
-    """Of one process. `models` has those of a run with their checkpoints, `scorer` opens what runs them; `shown` opens a
-    progress line of a title."""
+    """Of one process. `models` has those of a run with their checkpoints, `scorer` opens what runs them, `shown` opens
+    a progress line of a title."""
 
     def __init__(
         self,

@@ -29,7 +29,7 @@ from eaftgate.generate.generations import (
     written_as,
 )
 from eaftgate.packs.turns import ChosenTurns, Ending
-from eaftgate.records import Unusable, read_sealed, write_model
+from eaftgate.records import Unusable, json_of, read_sealed, write_model
 
 PART_SECONDS = 20.0
 """At most this much work is lost to a kill."""
@@ -178,7 +178,9 @@ def _load(path: Path, request: Request) -> Generations:
 
 
 def _load_part(path: Path, request: Request) -> _Part:
-    part = read_sealed(path, _Part, {"of": request.of()}, what=WHAT)
+    part = read_sealed(path, _Part, {}, what=WHAT)
+    if part.of != json_of(request.of()):
+        raise Unusable(path, "it is of other turns", what=WHAT)
     if len(part.numbers) != len(part.written) or not set(part.numbers) <= set(range(len(request.chosen))):
         raise Unusable(path, "its turns are not those that are asked for", what=WHAT)
     for written in part.written:
