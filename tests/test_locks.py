@@ -91,6 +91,18 @@ def test_a_lock_that_its_holder_removes_is_not_taken_for_the_next_ones(
         raise AssertionError
 
 
+def test_no_link_is_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither to another lock, nor where it was made since somebody looked."""
+    link = tmp_path / "link"
+    link.symlink_to("lock")
+    with held(tmp_path / "lock"):
+        assert holder(link) is None
+    monkeypatch.setattr(Path, "is_symlink", lambda _: False)
+    with pytest.raises(OSError, match="symbolic links"), held(link):
+        raise AssertionError
+    assert not (tmp_path / "lock").exists()
+
+
 @pytest.mark.parametrize("content", ["", '{"process": 1}', '{"process": ', '{"process": ' + "[" * 1900])
 def test_a_holder_that_says_nothing_is_a_holder(tmp_path: Path, content: str) -> None:
     path = tmp_path / "lock"

@@ -312,6 +312,7 @@ def test_what_a_killed_run_left_is_no_obstacle(make: Maker, tmp_path: Path, seed
     (tmp_path / "elsewhere").write_text("precious")
     (partial / "payload" / "planted").symlink_to(tmp_path / "elsewhere")
     (partial / "payload" / ".torn.1-a.tmp").mkdir()
+    (partial / "payload" / ".torn.1-a.tmp" / "half").touch()
     make(tmp_path / "out", seed=seed)
     make(tmp_path / "whole", seed=seed)
     assert contents(tmp_path / "out").keys() == contents(tmp_path / "whole").keys()
@@ -388,12 +389,15 @@ def test_everything_is_on_disk_before_it_has_its_name(tmp_path: Path, monkeypatc
         sync(path)
 
     monkeypatch.setattr(building, "_sync", noting)
+    flushed: list[int] = []
+    monkeypatch.setattr(os, "fsync", flushed.append)
     with build(out, {}) as work:
         (work.payload / "deep").mkdir()
         (work.payload / "deep" / "file").write_text("x")
     assert sorted(synced) == sorted(
         [("deep", False), ("file", False), ("payload", False), (tmp_path.name, True)]
     )  # fmt: skip
+    assert len(flushed) == len(synced)
 
 
 def test_others_may_take_part(tmp_path: Path) -> None:

@@ -66,6 +66,7 @@ def test_what_was_written_is_found_again_by_content(tmp_path: Path) -> None:
         f"<|channel|>final<|message|>{len(ids)}<|return|>" for ids in CHOSEN.prompts
     ]
     assert all(turn.ended for turn in found.written)
+    assert found.seconds_tokens == sum(len(turn.tokens) for turn in found.written)
     assert {found.tools[turn.tools] for turn in found.asked} == {"", "# Tools\n\ntype f = () => any;"}
     assert store.get(request(writer)) == found == GenerationStore(tmp_path).get(request(Echo(dies=0)))
     assert len(writer.asked) == 6
@@ -76,6 +77,22 @@ def test_what_was_written_is_found_again_by_content(tmp_path: Path) -> None:
     store.get(request(writer, max_tokens=5))
     assert len(writer.asked) == 24
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [".json"] * 5 + [".lock"] * 5
+
+
+def test_of_a_prompt_its_end_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("eaftgate.generate.generations.ASKED_SHOWN", 24)
+    found = GenerationStore(tmp_path).get(request(Echo()))
+    assert {turn.shown for turn in found.asked} == {f"{n}<|end|><|start|>assistant"[-24:] for n in range(6)}
+
+
+def test_a_turn_that_nobody_wrote_is_a_sentence(tmp_path: Path) -> None:
+    class Forgetful(Echo):
+        def write(self, prompts: Sequence[IntArray], **asked: Any) -> Iterator[tuple[int, list[int]]]:
+            return (turn for turn in super().write(prompts, **asked) if turn[0] != 3)
+
+    with pytest.raises(UserError, match="pack p: turn 3 was not written; its engine is broken"):
+        GenerationStore(tmp_path).get(request(Forgetful()))
+    assert not list(tmp_path.glob("*.json"))
 
 
 def test_a_text_that_is_cut_off_has_not_ended(tmp_path: Path) -> None:
@@ -92,6 +109,38 @@ def test_after_a_kill_the_turns_that_are_missing_are_written(tmp_path: Path, mon
     assert sorted(first.asked + second.asked) == sorted(map(len, CHOSEN.prompts))
     assert len(second.asked) == 2
     assert not list(tmp_path.glob("*.parts"))
+
+
+def test_after_two_kills_nothing_is_written_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PART_SECONDS", -1.0)
+    store, writers = GenerationStore(tmp_path), [Echo(dies=2), Echo(dies=2), Echo()]
+    for writer in writers[:2]:
+        with pytest.raises(KeyboardInterrupt):
+            store.get(request(writer))
+    store.get(request(writers[2]))
+    assert [len(writer.asked) for writer in writers] == [2, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda part: part.update(numbers=[6]), "its turns are not those that are asked for"),
+        (lambda part: part.update(numbers=[]), "its turns are not those that are asked for"),
+        (lambda part: part["written"][0].update(text="x"), "a text is not that of its tokens"),
+    ],
+)
+def test_a_part_is_believed_for_what_it_says_of_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[dict[str, Any]], None], reason: str
+) -> None:
+    monkeypatch.setattr(module, "PART_SECONDS", -1.0)
+    said: list[str] = []
+    store, again = GenerationStore(tmp_path, say=said.append), Echo()
+    with pytest.raises(KeyboardInterrupt):
+        store.get(request(Echo(dies=3)))
+    rewritten(next(tmp_path.glob("*.parts/*.json")), change)
+    store.get(request(again))
+    assert len(again.asked) == 4
+    assert reason in said[0]
 
 
 def test_a_part_that_lies_is_written_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,6 +53,14 @@ def test_a_batch_writes_what_each_would_alone(models: tuple[TinyModel, Reference
             )
         )
         assert [found[number] for number in range(len(PROMPTS))] == expected, places
+    # Alone, a prompt has no more room than it needs.
+    for prompt, text in zip(PROMPTS, expected, strict=True):
+        found = dict(
+            write_greedily(
+                model, [prompt], ends=ends, max_tokens=len(text), places=1, logits=linear_logits(model.head_VD)
+            )
+        )
+        assert found == {0: text}
 
 
 @pytest.mark.parametrize(("max_tokens", "at_once"), [(1, False), (LONGEST, True)])
