@@ -105,14 +105,11 @@ def check_parent(out: Path, *, option: str = "--out") -> None:
 
 
 def check_apart(out: Path, inputs: Iterable[Path], *, option: str = "--out") -> None:
-    """Raises UserError when `out` is one of `inputs`, lies in it or holds it."""
+    """Raises UserError when `out` is one of `inputs` or lies in it."""
     place = _place(out, option)
     for path in inputs:
-        other = _place(path, option)
-        if other in (place, *place.parents):
+        if _place(path, option) in (place, *place.parents):
             raise UserError(f"{out} lies in {path}, which it is made from: choose another {option}")
-        if place in other.parents and not _is_taken(out):
-            raise UserError(f"{out} holds {path}, which it is made from: choose another {option}")
 
 
 def check_outside_checkpoints(

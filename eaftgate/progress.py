@@ -54,7 +54,10 @@ def progress_bar(
 ) -> Iterator[Bar]:
     """Show how far the work in the context is; where `total` is not known, from the first time that it is shown. `out`
     is what it makes, `resumes` whether the same command goes on where it was. `console` is stderr by default; only on a
-    terminal a bar is drawn, of which xdist's workers share one."""
+    terminal a bar is drawn, of which xdist's workers share one. Of no work at all nothing is shown."""
+    if total == 0:
+        yield NO_BAR
+        return
     worker = os.environ.get("PYTEST_XDIST_WORKER") if console is None else None
     console = console or Console(stderr=True)
     title = plain(description.strip())

@@ -201,6 +201,11 @@ def test_large_files_are_known_by_their_size(tmp_path: Path, monkeypatch: pytest
     files = json.loads((tmp_path / "out" / "made_from.json").read_text())["files"]
     assert (files["large"]["sha256"] is None, files["small"]["sha256"] is None) == (True, False)
     assert outputs.up_to_date(tmp_path / "out", {"a": 1})
+    (tmp_path / "out" / "large").write_text("4321")
+    assert outputs.up_to_date(tmp_path / "out", {"a": 1})
+    (tmp_path / "out" / "large").write_text("12345")
+    with pytest.raises(UserError, match="but large has changed since"):
+        outputs.up_to_date(tmp_path / "out", {"a": 1})
 
 
 def test_what_differs_is_said_shortly(tmp_path: Path) -> None:
@@ -252,9 +257,11 @@ def test_what_is_there_is_never_touched(make: Maker, tmp_path: Path, kind: str) 
     refused(make, out, f"{out} already exists: choose another --out or remove it")
 
 
-@pytest.mark.parametrize("where", ["base/out", "base/a/out", "alias/out", "x/../base/out"])
+@pytest.mark.parametrize("where", ["base/out", "base/a/out", "alias/out", "x/../base/out", "ours/base/out"])
 def test_nothing_is_written_into_a_checkpoint(make: Maker, tmp_path: Path, where: str) -> None:
     write_tiny_checkpoint(tmp_path / "base")
+    write_tiny_checkpoint(tmp_path / "ours" / "base")
+    (tmp_path / "ours" / "base" / "manifest.json").touch()
     (tmp_path / "alias").symlink_to("base")
     (tmp_path / "x").mkdir()
     before = contents(tmp_path)

@@ -59,6 +59,13 @@ def test_what_takes_seconds_has_its_first_line_only(clock: Clock) -> None:
     assert len(lines) == 1
 
 
+def test_of_no_work_nothing_is_said() -> None:
+    console = Console(file=io.StringIO())
+    with progress_bar("report", 0, unit="cells", console=console) as bar:
+        bar.advance(0)
+    assert console.file.getvalue() == ""  # type: ignore[attr-defined]
+
+
 def test_a_total_that_is_not_known_yet_is_no_line_until_it_is(clock: Clock) -> None:
     bar, lines = written(clock, None, "B")
     assert lines == []

@@ -301,6 +301,15 @@ def test_a_gate_from_the_models_to_the_lock(tmp_path: Path, planted_checkpoints:
     assert verify_lock(lock, results=results) == []
     assert make_lock(results, copy).behaviour[0].verdict == "pass"
     told = json.loads(lock.read_text(encoding="utf-8"))
+    assert [turns["pack"] for turns in told["behaviour"]] == ["UNION", "tool_agentic"]
+    for key, other in (("behaviour", told["behaviour"][:1]), ("generations", {})):
+        resealed = {name: value for name, value in {**told, key: other}.items() if name != "sha256"}
+        lock.write_text(json.dumps({**resealed, "sha256": sha256_json(resealed)}), encoding="utf-8")
+        problems = verify_lock(lock, results=results)
+        assert problems
+        assert all(problem.startswith(f"the lock's {key}") for problem in problems), problems
+    write_lock(results, copy, tmp_path / "again.lock.json")
+    lock = tmp_path / "again.lock.json"
     elsewhere = Path(shutil.copytree(results, tmp_path / "elsewhere"))
     path = elsewhere / "generations" / next(iter(told["generations"]))
     path.write_text(path.read_text(encoding="utf-8").replace('"ended": true', '"ended": false', 1), encoding="utf-8")

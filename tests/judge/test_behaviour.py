@@ -118,6 +118,14 @@ def test_the_figures_are_those_of_lost_and_gained() -> None:
     assert alone.lower == pytest.approx(0.2 - t.ppf(0.95, 199) * np.sqrt(0.2 * 0.8 / 200), abs=0.003)
 
 
+@pytest.mark.parametrize(("tokens", "right"), [(9, 200), (10, 0)])
+def test_a_turn_goes_in_circles_when_more_than_half_of_it_stood_before(tokens: int, right: int) -> None:
+    """Of two stretches one, of three two."""
+    whole = planted(turns=200)
+    found = judged(replace(whole, written=tuple(replace(turn, tokens=(3,) * tokens) for turn in whole.written)))
+    assert found.details["repeats"] == {"turns": 200, "base": 200, "candidate": right}
+
+
 def test_too_few_documents_decide_nothing() -> None:
     for found in (judged(planted(loops, turns=60)), judged(planted(loops, rows=50), planted(rows=50))):
         assert {verdict.verdict for verdict in found.verdicts.values()} == {"inconclusive"}

@@ -99,11 +99,11 @@ def test_the_longest_is_read_first_and_a_text_is_asked_whole_whether_it_ends() -
     found = write_greedily(
         model,
         prompts,
-        ends=lambda written: len(written) == {51: 2, 31: 6, 21: 4}[written[0]],
+        ends=lambda written: len(written) == {51: 2, 31: 7, 21: 4}[written[0]],
         max_tokens=9,
         places=2,
         logits=lambda hidden: hidden,
     )
-    assert list(found) == [(1, [51, 52]), (0, [21, 22, 23, 24]), (2, [31, 32, 33, 34, 35, 36])]
+    assert list(found) == [(1, [51, 52]), (0, [21, 22, 23, 24]), (2, [31, 32, 33, 34, 35, 36, 37])]
     # Two prompts are read; the longer one ends with its second token, and the third takes its place, but ends first.
-    assert model.seen == [[4], [2], [5, 3], [1], [2, 4], [3, 5], [4, 6], [0, 7]]
+    assert model.seen == [[4], [2], [5, 3], [1], [2, 4], [3, 5], [4, 6], [0, 7], [0, 8]]
