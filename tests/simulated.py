@@ -72,6 +72,8 @@ def paired(
         h_base_T=h_base_T,
         h_T=h_T,
         top_jsd_T=np.zeros(len(row_T), np.float32),
+        top_kld_T=np.zeros(len(row_T), np.float32),
+        unshared_T=np.zeros(len(row_T), np.float32),
         same_top1_T=np.ones(len(row_T), np.bool_),
         first_base_T=np.ones(len(row_T), np.bool_),
         first_T=np.ones(len(row_T), np.bool_),

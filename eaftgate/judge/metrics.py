@@ -199,6 +199,16 @@ METRICS = {
             text="{:.5f}".format,
         ),
         Metric(
+            name="top20_kld",
+            unit="nats",
+            meaning=(
+                "the mean KL divergence (nats) of a token's predictions from the base's, a lower bound by both models' "
+                "top 20, to be put beside llama.cpp's"
+            ),
+            measure=estimates.top20_kld,
+            text="{:.5f}".format,
+        ),
+        Metric(
             name="same_top1",
             unit="share",
             meaning="the share of tokens of which both models think the same most likely",

@@ -31,6 +31,8 @@ from eaftgate.parity.metrics import Thresholds, confident_conflict
 from eaftgate.parity.paired import PairedTokens
 
 FloatArray = NDArray[np.float64]
+PERCENTILES = {"maximum": 100.0, "p99_9": 99.9, "p99": 99.0, "p95": 95.0, "p90": 90.0, "median": 50.0}
+"""Of a token's divergence, as llama.cpp's llama-perplexity --kl-divergence shows them."""
 
 
 @dataclass(frozen=True)
@@ -161,6 +163,16 @@ def js2d_corrected(cell: PairedCell) -> Measured:
 def top20_jsd(cell: PairedCell) -> Measured:
     """Mean per-token divergence over the common ids of both top 20, nats."""
     return cell.mean(cell.tokens.top_jsd_T)
+
+
+def top20_kld(cell: PairedCell) -> Measured:
+    """Mean per-token KL(base || candidate), bounded from below by both top 20, nats; with its distribution, and what
+    is to be put beside llama.cpp's figures: the standard error as if tokens were independent."""
+    kld_T = cell.tokens.top_kld_T
+    at = dict(zip(PERCENTILES, np.percentile(kld_T, list(PERCENTILES.values())).tolist(), strict=True))
+    independent = float(np.std(kld_T, dtype=np.float64)) / math.sqrt(max(len(kld_T) - 1, 1))
+    unshared = float(np.mean(cell.tokens.unshared_T, dtype=np.float64))
+    return replace(cell.mean(kld_T), details={**at, "iid_standard_error": independent, "unshared": unshared})
 
 
 def same_top1(cell: PairedCell) -> Measured:

@@ -43,7 +43,8 @@ def cell(p_base: list[float], p: list[float], h_base: list[float], h: list[float
         np.array(row, np.int32),
         (number // 2).astype(np.int32),
     )
-    return replace(tokens, top_jsd_T=(number / 64).astype(np.float32), same_top1_T=number % 3 != 0)
+    jsd_T, kld_T = ((number / size).astype(np.float32) for size in (64, 32))
+    return replace(tokens, top_jsd_T=jsd_T, top_kld_T=kld_T, same_top1_T=number % 3 != 0)
 
 
 def conflicts(tokens: PairedTokens) -> tuple[int, int]:
@@ -69,6 +70,7 @@ def test_values_are_those_of_counting_token_by_token(rows: list[tuple[float, flo
         "cc_rate_delta": (events - events_base) / number,
         "cc_log_ratio": math.log(events / events_base) if events and events_base else math.nan,
         "top20_jsd": (number - 1) / 2 / 64,
+        "top20_kld": (number - 1) / 2 / 32,
         "same_top1": sum(i % 3 != 0 for i in range(number)) / number,
         "rms_dp": math.sqrt(sum(d * d for d in moved) / number),
     }
@@ -83,6 +85,7 @@ STATISTICS: dict[str, Callable[[PairedTokens], float]] = {
     "cc_rate_delta": lambda tokens: (conflicts(tokens)[1] - conflicts(tokens)[0]) / len(tokens),
     "cc_log_ratio": lambda tokens: math.log(conflicts(tokens)[1] / conflicts(tokens)[0]),
     "top20_jsd": lambda tokens: float(np.mean(tokens.top_jsd_T)),
+    "top20_kld": lambda tokens: float(np.mean(tokens.top_kld_T)),
     "same_top1": lambda tokens: float(np.mean(tokens.same_top1_T)),
     "rms_dp": lambda tokens: math.sqrt(np.mean((tokens.p_T - tokens.p_base_T) ** 2)),
 }
@@ -106,7 +109,22 @@ def alike(label_T: NDArray[np.int32], other_T: NDArray[np.int32]) -> PairedToken
     p_base_T, h_base_T = draw(0.2, 0.9), draw(0.1, 0.9)
     p_T, h_T = (p_base_T + draw(0.0, 0.9)) / 2, (h_base_T + draw(0.2, 1.0)) / 2
     tokens = paired(np.log(p_base_T), np.log(p_T), h_base_T, h_T, label_T, other_T)
-    return replace(tokens, top_jsd_T=draw(0, 0.6).astype(np.float32), same_top1_T=draw(0, 1) > 0.4)
+    jsd_T, kld_T = (draw(0, 0.6).astype(np.float32) for _ in range(2))
+    return replace(tokens, top_jsd_T=jsd_T, top_kld_T=kld_T, same_top1_T=draw(0, 1) > 0.4)
+
+
+def test_a_divergence_comes_with_what_llama_cpp_says_of_it() -> None:
+    """Percentiles between the two nearest values, the deviation of the mean by n - 1, as its source has them."""
+    kld_T = np.random.default_rng(0).exponential(0.1, 1000).astype(np.float32)
+    tokens = alike(*(np.repeat(np.arange(100, dtype=np.int32), 10) for _ in range(2)))
+    said = estimates.top20_kld(cell_of(replace(tokens, top_kld_T=kld_T, unshared_T=kld_T / np.float32(10)))).details
+    ordered = sorted(kld_T.tolist())
+    assert said["maximum"] == ordered[-1]
+    assert said["median"] == pytest.approx((ordered[499] + ordered[500]) / 2)
+    assert said["p99"] == pytest.approx(0.99 * ordered[989] + 0.01 * ordered[990], rel=1e-3)
+    mean = sum(ordered) / 1000
+    assert said["iid_standard_error"] == pytest.approx(math.sqrt((sum(x * x for x in ordered) / 1000 - mean**2) / 999))
+    assert said["unshared"] == pytest.approx(mean / 10)
 
 
 @pytest.mark.parametrize("statistic", STATISTICS)
