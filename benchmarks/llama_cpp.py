@@ -105,8 +105,11 @@ def perplexity(given: argparse.Namespace, checkpoint: Path, *options: str) -> st
         subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
     command = [str(given.llama_cpp / "build" / "bin" / "llama-perplexity"), "-m", str(converted), *options]
     command += ["-f", str(given.work / "text.txt"), "--no-escape", "-c", str(given.seq_len), "-b", str(given.seq_len)]
-    done = subprocess.run([*command, "-t", str(given.threads)], check=True, capture_output=True, text=True)
-    return done.stdout + done.stderr
+    command += ["-t", str(given.threads)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    if done.returncode or "PPL" not in done.stdout:
+        sys.exit(f"{command[0]} ended with {done.returncode}: {done.stdout[-2000:]}")
+    return done.stdout
 
 
 def check_tokens(saved: Path, ids_BS: NDArray[np.int32]) -> None:
@@ -122,15 +125,16 @@ def check_tokens(saved: Path, ids_BS: NDArray[np.int32]) -> None:
 
 
 def theirs(printed: str) -> Figures:
-    figures = {name: float(re.search(f"{line}{NUMBER}", printed)[1]) for name, line in SAID.items()}  # type: ignore[index]
-    return {**figures, "same_top": figures["same_top"] / 100, **errors(printed)}
-
-
-def errors(printed: str) -> Figures:
-    """The standard errors of two of them."""
-    lines = {"ln_ratio_error": SAID["ln_ratio"], "kld_error": SAID["kld"]}
-    found = {name: re.search(rf"{line}{NUMBER} ±\s*([\d.]+)", printed) for name, line in lines.items()}
-    return {name: float(match[2]) for name, match in found.items() if match is not None}
+    """With the standard errors of two of them. Ends the script where one is not there: below 100 tokens, for one."""
+    figures: Figures = {}
+    for name, line in SAID.items():
+        found = re.search(rf"{line}{NUMBER}%?(?: ±\s*([\d.]+))?", printed)
+        if found is None:
+            sys.exit(f"llama-perplexity does not say {line!r}: {printed[-2000:]}")
+        figures[name] = float(found[1])
+        if name in ("ln_ratio", "kld"):
+            figures[f"{name}_error"] = float(found[2])
+    return {**figures, "same_top": figures["same_top"] / 100}
 
 
 @torch.inference_mode()

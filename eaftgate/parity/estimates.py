@@ -167,12 +167,20 @@ def top20_jsd(cell: PairedCell) -> Measured:
 
 def top20_kld(cell: PairedCell) -> Measured:
     """Mean per-token KL(base || candidate), bounded from below by both top 20, nats; with its distribution, and what
-    is to be put beside llama.cpp's figures: the standard error as if tokens were independent."""
+    is to be put beside llama.cpp's figures: standard errors, of `nll_delta` too, as if tokens were independent."""
     kld_T = cell.tokens.top_kld_T
-    at = dict(zip(PERCENTILES, np.percentile(kld_T, list(PERCENTILES.values())).tolist(), strict=True))
-    independent = float(np.std(kld_T, dtype=np.float64)) / math.sqrt(max(len(kld_T) - 1, 1))
-    unshared = float(np.mean(cell.tokens.unshared_T, dtype=np.float64))
-    return replace(cell.mean(kld_T), details={**at, "iid_standard_error": independent, "unshared": unshared})
+    details = {
+        **dict(zip(PERCENTILES, np.percentile(kld_T, list(PERCENTILES.values())).tolist(), strict=True)),
+        "iid_standard_error": _independent(kld_T),
+        "ppl_iid_standard_error": _independent(cell.tokens.nll_delta_T),
+        "unshared": float(np.mean(cell.tokens.unshared_T, dtype=np.float64)),
+    }
+    return replace(cell.mean(kld_T), details=details)
+
+
+def _independent(value_T: NDArray[Any]) -> float:
+    """The standard error of a mean over tokens of which none has to do with another."""
+    return float(np.std(value_T, dtype=np.float64)) / math.sqrt(max(len(value_T) - 1, 1))
 
 
 def same_top1(cell: PairedCell) -> Measured:

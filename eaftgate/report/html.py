@@ -19,6 +19,7 @@ from eaftgate.progress import NO_BAR, Bar, progress_bar
 from eaftgate.report.banner import banners, names_of
 from eaftgate.report.behaviour import behaviour_section
 from eaftgate.report.classes import classes_section
+from eaftgate.report.divergence import divergence_section
 from eaftgate.report.keep_map import keep_maps
 from eaftgate.report.landscapes import landscapes_section
 from eaftgate.report.made_from import made_from
@@ -99,6 +100,7 @@ def render(parity: Parity, results: Path | None = None, *, as_written: bool = Tr
         _luck(parity),
         stability_section(parity.stability, interval=parity.has_intervals),
         _figures(parity),
+        divergence_section(parity),
         _published(),
         made_from(parity),
     ]

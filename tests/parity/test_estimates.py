@@ -124,6 +124,8 @@ def test_a_divergence_comes_with_what_llama_cpp_says_of_it() -> None:
     assert said["p99"] == pytest.approx(0.99 * ordered[989] + 0.01 * ordered[990], rel=1e-3)
     mean = sum(ordered) / 1000
     assert said["iid_standard_error"] == pytest.approx(math.sqrt((sum(x * x for x in ordered) / 1000 - mean**2) / 999))
+    change_T = tokens.nll_delta_T
+    assert said["ppl_iid_standard_error"] == pytest.approx(math.sqrt(float(np.var(change_T)) / 999))
     assert said["unshared"] == pytest.approx(mean / 10)
 
 

@@ -167,6 +167,19 @@ def test_classes_messages_and_those_lost_have_sections_of_their_own(copy_run: Ru
     assert "the first messages lost" not in older
 
 
+def test_divergence_stands_beside_what_llama_cpp_prints_of_it(copy_run: Run) -> None:
+    parity = copy_run.parity
+    assert 'id="divergence"' not in rendered(parity)  # of v2, which does not measure it
+    judged = {"lower": None, "upper": None, "margin": None, "verdict": None, "decides": False}
+    for cell in parity["cells"]:
+        cell["metrics"]["top20_kld"] = {"estimate": 0.018823, **judged}
+        cell["details"] = {"top20_kld": {"maximum": 13.51, "p99_9": 5.9, "iid_standard_error": 0.00269}}
+    page = rendered(parity)
+    section = page[page.index('id="divergence"') :]
+    shown = ("0.01882<br><small>± 0.00269", ">13.51000<", ">5.90000<", ">-<")
+    assert [text for text in shown if text not in section] == []
+
+
 def test_every_line_of_an_entry_is_text() -> None:
     entry = '<td class="fail">&lt;a&gt;<br><small>&lt;b&gt;<br>&lt;i&gt;</small></td>'
     assert row("td", ["x", Cell("<a>", "fail", "<b>\n<i>")]) == f'<tr><td class="name">x</td>{entry}</tr>'
