@@ -300,7 +300,7 @@ def test_a_lock_pins_what_was_judged_and_is_never_overwritten(copy_run: Run, bas
     assert all(len(cell["blocks_digest"]) == 64 for cell in pinned["cells"])
     asked = {"seeds": [], "strict_cells": False, "sequential": False, "allow_overlap": False}
     asked |= {"best_of": 1, "candidate_kind": "pruned", "scores_copies": True}
-    assert pinned["asked"] == asked | {"generate": 0, "generate_tokens": None}
+    assert pinned["asked"] == asked | {"generate": 0, "generate_tokens": None, "tasks": []}
     assert pinned["stability"] == copy_run.parity["stability"]
     assert write_lock(copy_run.results, None, lock)[1] is True  # up to date
     lock.write_text(lock.read_text().replace('"pass"', '"fail"'))
