@@ -5,6 +5,7 @@ kill is enough to go on.
 """
 
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -59,7 +60,7 @@ def progress_bar(
         yield NO_BAR
         return
     worker = os.environ.get("PYTEST_XDIST_WORKER") if console is None else None
-    console = console or Console(stderr=True)
+    console = console or Console(file=sys.stderr)  # as it is now: what runs within may have it say nothing
     title = plain(description.strip())
     if worker is None and _is_terminal(console):
         text = TextColumn("{task.description}", markup=False)

@@ -127,10 +127,12 @@ def is_unfinished(stage: Stage) -> bool:
     return unfinished(stage.out).root.is_dir()
 
 
-def gate_inputs(candidates: Sequence[Path], packs: Path, gates: Path) -> dict[str, str]:
+def gate_inputs(candidates: Sequence[Path], packs: Path, gates: Path, tasks: Path | None = None) -> dict[str, str]:
     """What a gate judges and by what, by content: candidates by their manifests, which say it of all their files
-    and of their base; the packs; the gates file. Raises UserError for packs that are none."""
+    and of their base; the packs; the gates file; the folder of task files. Raises UserError for packs that are none."""
     made = {path.name: path / MANIFEST_FILE for path in candidates if (path / MANIFEST_FILE).is_file()}
+    own = [path for path in sorted(tasks.rglob("*")) if path.is_file()] if tasks is not None else []
+    made |= {f"tasks/{path.relative_to(tasks)}": path for path in own if tasks is not None}
     files = {**made, **{f"packs/{path.name}": path for path in pack_paths(packs)}, "gates": gates}
     return {"eaftgate": __version__, **{name: sha256_file(path) for name, path in files.items()}}
 

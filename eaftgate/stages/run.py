@@ -234,7 +234,8 @@ class _Running:
     def _inputs(self, stage: Stage) -> dict[str, str]:
         packs = next(Path(word.removeprefix("--packs=")) for word in _packs(stage))
         gates = Path(str(stage.asked["gates"].value)) if "gates" in stage.asked else DEFAULT_GATES
-        return gate_inputs(self._candidates, packs, gates)
+        tasks = Path(str(stage.asked["tasks_path"].value)) if "tasks_path" in stage.asked else None
+        return gate_inputs(self._candidates, packs, gates, tasks)
 
     def _judged(self, stage: Stage, of: Mapping[str, str]) -> Parity | None:
         """What the gate came to of just that, if it has."""

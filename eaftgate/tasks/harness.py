@@ -8,13 +8,17 @@ import importlib.metadata
 import json
 import logging
 import math
+import os
+import random
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from eaftgate.choices import did_you_mean
 from eaftgate.errors import UserError
@@ -54,8 +58,9 @@ class Harness:
         Raises UserError for a name that is none, and for a task that cannot be read or fetched.
         """
         if task not in self._asked:
-            with _sentences(f"task {task} cannot be loaded"):
-                self._asked[task] = sha256_json(list(_told(self._manager(task).load([task])["tasks"])))
+            with _quietly(f"task {task} cannot be loaded"):
+                _seed()
+                self._asked[task] = sha256_json(list(_told(self._loaded(task)["tasks"])))
         return self._asked[task]
 
     def evaluate(
@@ -64,19 +69,32 @@ class Harness:
         """What transformers' model `module` makes of a task. Raises UserError where it cannot, and OutOfMemoryError."""
         import torch
 
-        with _sentences(f"task {task} cannot be evaluated", but=(torch.OutOfMemoryError,)):
-            from lm_eval.evaluator import simple_evaluate
+        with _quietly(f"task {task} cannot be evaluated", but=(torch.OutOfMemoryError,)):
+            from lm_eval.evaluator import evaluate
             from lm_eval.models.huggingface import HFLM
 
-            found = simple_evaluate(
-                model=HFLM(pretrained=module, tokenizer=str(tokenizer), batch_size=batch_size),
-                tasks=[task],
-                task_manager=self._manager(task),
-                apply_chat_template=self._chat_template,
-                log_samples=True,
-                bootstrap_iters=0,
+            _seed()
+            return read_results(
+                evaluate(
+                    HFLM(pretrained=module, tokenizer=str(tokenizer), batch_size=batch_size),
+                    self._loaded(task),
+                    apply_chat_template=self._chat_template,
+                    fewshot_as_multiturn=True,
+                    bootstrap_iters=0,
+                )
             )
-            return read_results(found)
+
+    def _loaded(self, name: str) -> Any:
+        """Tasks as simple_evaluate has them, which is what `lm_eval` runs; it says more of the machine than is asked
+        here. New ones each time: what draws their examples goes on from where it was."""
+        from lm_eval.defaults import DEFAULT_OTHER_SEED
+
+        loaded = self._manager(name).load([name])
+        for task in loaded["tasks"].values():
+            if task.get_config("num_fewshot") is None:
+                task.set_config(key="num_fewshot", value=0)
+            task.set_fewshot_seed(seed=DEFAULT_OTHER_SEED)
+        return loaded
 
     def _manager(self, task: str) -> Any:
         """What knows the task. The harness' own ten thousand files are only read where the user's have none."""
@@ -99,21 +117,29 @@ class Harness:
         return TaskManager(include_path=None if self._folder is None else str(self._folder))
 
 
-def _told(tasks: Mapping[str, Any]) -> Iterator[Any]:
-    """Every task with its requests, as the evaluator would make them but for a chat template."""
-    from lm_eval.defaults import DEFAULT_OTHER_SEED
-
+def _told(tasks: Mapping[str, Any]) -> Iterator[str]:
+    """Every task with its requests, as the evaluator makes them but for a chat template."""
     for name, task in sorted(tasks.items()):
-        if task.get_config("num_fewshot") is None:
-            task.set_config(key="num_fewshot", value=0)
-        task.set_fewshot_seed(seed=DEFAULT_OTHER_SEED)
         task.build_all_requests(rank=0, world_size=1)
-        requests = [[one.request_type, one.doc_id, one.doc, one.arguments] for one in task.instances]
+        requests = [
+            [one.request_type, one.doc_id, one.doc, one.arguments, task.doc_to_target(one.doc)]
+            for one in task.instances
+        ]
         yield _ADDRESS.sub("", json.dumps([name, task.dump_config(), requests], sort_keys=True, default=str))
 
 
+def _seed() -> None:
+    """As simple_evaluate does: a task may draw by chance."""
+    import torch
+    from lm_eval.defaults import DEFAULT_OTHER_SEED, DEFAULT_RANDOM_SEED
+
+    random.seed(DEFAULT_RANDOM_SEED)
+    np.random.seed(DEFAULT_OTHER_SEED)  # noqa: NPY002 (what tasks draw from)
+    torch.manual_seed(DEFAULT_OTHER_SEED)
+
+
 def read_results(found: Mapping[str, Any]) -> tuple[tuple[Document, ...], dict[str, Scores]]:
-    """From what simple_evaluate returns. Raises UserError where two filters are of other documents."""
+    """From what lm_eval's evaluator returns. Raises UserError where two filters are of other documents."""
     documents: dict[tuple[str, int], Document] = {}
     values: dict[str, dict[tuple[str, int], float | None]] = {}
     for task, samples in found["samples"].items():
@@ -160,15 +186,16 @@ def _direction(found: Mapping[str, Any], name: str) -> bool | None:
 
 
 @contextmanager
-def _sentences(problem: str, *, but: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+def _quietly(problem: str, *, but: tuple[type[Exception], ...] = ()) -> Iterator[None]:
     """What the harness and its libraries raise, `but` for that, is one sentence; what they warn of is not the user's to
-    mend, and they say nothing besides."""
+    mend, and their own bars are not ours."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), open(os.devnull, "w") as nowhere:  # noqa: PTH123
             warnings.simplefilter("ignore")
-            yield
+            with redirect_stdout(nowhere), redirect_stderr(nowhere):
+                yield
     except but:
         raise
     except UserError as error:

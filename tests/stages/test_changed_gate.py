@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 from cli_command import Command, refused
-from gate_command import BASE
+from gate_command import BASE, GATE_PACKS
 from results import parity_cell, parity_of
 
 from eaftgate.gate.results import write_parity
+from eaftgate.judge.policy import DEFAULT_GATES
 from eaftgate.stages import enough as asking
 from eaftgate.stages import run as running
-from eaftgate.stages.record import EnoughRecord
+from eaftgate.stages.record import EnoughRecord, gate_inputs
 from eaftgate.stages.stage import Stage
 
 Noted = list[str]
@@ -166,3 +167,12 @@ def test_a_run_that_an_earlier_version_began_is_gone_on_with(recipe: Changing, c
     record.write_text(text, encoding="utf-8")
     assert recipe.run(keep_n="[24, 20]").code == 0
     assert commands == ["prune keep20", "gate", "report", "lock keep24", "lock keep20"]
+
+
+def test_a_changed_task_file_is_another_gate(tmp_path: Path) -> None:
+    (folder := tmp_path / "tasks").mkdir()
+    (folder / "sums.yaml").write_text("task: sums")
+    before = gate_inputs([], GATE_PACKS, DEFAULT_GATES, folder)
+    assert before == {**gate_inputs([], GATE_PACKS, DEFAULT_GATES), "tasks/sums.yaml": before["tasks/sums.yaml"]}
+    (folder / "sums.yaml").write_text("task: sum")
+    assert gate_inputs([], GATE_PACKS, DEFAULT_GATES, folder) != before

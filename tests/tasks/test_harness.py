@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ doc_to_text: prompt
 doc_to_choice: choices
 doc_to_target: answer
 target_delimiter: ""
+fewshot_split: test
+num_fewshot: 2
 metric_list:
   - {metric: acc, aggregation: mean, higher_is_better: true}
   - {metric: acc_norm, aggregation: mean, higher_is_better: true}
@@ -44,7 +47,16 @@ filter_list:
     filter: [{function: regex, regex_pattern: "([A-Za-z])"}, {function: take_first}]
 metric_list: [{metric: exact_match, aggregation: mean, higher_is_better: true, ignore_case: true}]
 """
-TOLD = "def target(doc):\n    return doc['letter']\n"
+TOLD = """\
+from functools import partial
+
+
+def _of(doc, name):
+    return doc[name]
+
+
+target = partial(_of, name="letter")
+"""
 
 
 def write_folder(folder: Path, *, documents: int = 24) -> Path:
@@ -94,7 +106,7 @@ def by_itself(checkpoint: Path, folder: Path, task: str) -> Any:
 
 @pytest.mark.filterwarnings("default")
 def test_the_gates_own_model_has_the_numbers_that_lm_eval_prints(
-    checkpoint: Path, folder: Path, tmp_path: Path
+    checkpoint: Path, folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     scorer = collector_kinds()["transformers"].open({"device": "cpu", "dtype": None}, batch_size=BATCH, logs=tmp_path)
     assert isinstance(scorer, Lender)
@@ -104,7 +116,9 @@ def test_the_gates_own_model_has_the_numbers_that_lm_eval_prints(
         with scorer.lent(model) as module:
             documents, metrics = harness.evaluate(task, module, checkpoint, batch_size=BATCH)
         assert module.config._attn_implementation == "eaftgate_sink"
+        assert capfd.readouterr() == ("", "")  # a gate's own progress is all that is shown
         expected = by_itself(checkpoint, folder, task)
+        capfd.readouterr()
         assert (documents, metrics) == read_results(expected)
         assert len(documents) == 24
         for name, of in metrics.items():
@@ -113,6 +127,11 @@ def test_the_gates_own_model_has_the_numbers_that_lm_eval_prints(
             assert of.higher_is_better is True
             assert 0 < sum(value or 0 for value in of.values) < 24 or name.startswith("exact_match")
     assert list(metrics) == ["exact_match,letter"]
+    (unsafe := tmp_path / "unsafe").mkdir()
+    text = (folder / "pick.yaml").read_text(encoding="utf-8")
+    (unsafe / "pick.yaml").write_text(f"{text}unsafe_code: true\n", encoding="utf-8")
+    with scorer.lent(model) as module, pytest.raises(UserError, match=r"pick cannot be evaluated .* unsafe"):
+        Harness(unsafe, chat_template=False).evaluate("pick", module, checkpoint, batch_size=BATCH)
     assert scorer.lent_settings(model)["batch_size"] == BATCH
     scorer.close()
 
@@ -121,6 +140,9 @@ def test_the_gates_own_model_has_the_numbers_that_lm_eval_prints(
 def test_what_a_task_asks_has_a_digest_of_its_own(tmp_path: Path, folder: Path) -> None:
     """The same in every process, a function in the configuration or not; another where a document is another."""
     asked = {task: Harness(folder, chat_template=False).asked(task) for task in ("pick", "write")}
+    told = [name for name, module in sys.modules.items() if getattr(module, "__file__", "") == str(folder / "told.py")]
+    kept = [sys.modules.pop(name) for name in told]  # in another process its functions are elsewhere
+    assert kept
     assert asked == {task: Harness(folder, chat_template=False).asked(task) for task in ("pick", "write")}
     assert len(set(asked.values())) == 2
     other = write_folder(tmp_path / "other", documents=23)
