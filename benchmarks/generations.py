@@ -28,9 +28,11 @@ from benchmarks.h200 import Results
 from eaftgate.checkpoint.checkpoint import open_checkpoint
 from eaftgate.checkpoint.digest import checkpoint_digest
 from eaftgate.collect.collector import ScoredModel
+from eaftgate.collect.servers.endpoint import EndpointCollector
+from eaftgate.collect.servers.sglang import sampling
+from eaftgate.collect.servers.writer import EndpointWriter
 from eaftgate.collect.sglang.collector import EngineOptions, Engines, model_arguments
-from eaftgate.collect.sglang.endpoint import EndpointCollector
-from eaftgate.collect.sglang.writer import PLACES, EndpointWriter, sampling
+from eaftgate.collect.sglang.writer import PLACES
 from eaftgate.collect.token_stats import linear_logits
 from eaftgate.collect.transformers import LoadedModel, TransformersWriter
 from eaftgate.collect.writer import Writer

@@ -43,9 +43,9 @@ from eaftgate.checkpoint.checkpoint import open_checkpoint
 from eaftgate.checkpoint.digest import checkpoint_digest
 from eaftgate.collect.collection import Collection, check_stats, concatenate, make_collection
 from eaftgate.collect.collector import Collector, ScoredModel
-from eaftgate.collect.sglang.answers import stats_of_answer
+from eaftgate.collect.servers.answers import stats_of_answer
+from eaftgate.collect.servers.endpoint import EndpointCollector, endpoint_for
 from eaftgate.collect.sglang.collector import CALL_TOKENS, EngineOptions, Engines, SglangCollector
-from eaftgate.collect.sglang.endpoint import EndpointCollector, endpoint_for
 from eaftgate.collect.transformers import LoadedModel, TransformersCollector
 from eaftgate.errors import UserError
 from eaftgate.model.load import default_settings

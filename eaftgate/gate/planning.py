@@ -9,7 +9,7 @@ from pathlib import Path
 from eaftgate.choices import listed
 from eaftgate.collect.collector import Needs, Served
 from eaftgate.collect.collectors import collector_kinds, options_of
-from eaftgate.collect.server_options import SERVERS
+from eaftgate.collect.servers.options import SERVERS
 from eaftgate.errors import UserError
 from eaftgate.files import sha256_file
 from eaftgate.gate.cells import BASE, BATCH, NOOP, RERUN, ULP, Cell

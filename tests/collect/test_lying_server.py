@@ -18,9 +18,10 @@ from sglang_server import Server, serving
 from eaftgate.collect import store as storing
 from eaftgate.collect.collection import TOP_K
 from eaftgate.collect.collectors.sglang import COLLECTOR
-from eaftgate.collect.sglang import endpoint
-from eaftgate.collect.sglang.endpoint import EndpointCollector, bounds_of, endpoint_for
-from eaftgate.collect.sglang.exchange import Bounds, ask, place_of
+from eaftgate.collect.servers import endpoint
+from eaftgate.collect.servers.endpoint import EndpointCollector, bounds_of, endpoint_for
+from eaftgate.collect.servers.exchange import Bounds, ask, place_of
+from eaftgate.collect.servers.sglang import SGLANG
 from eaftgate.collect.store import CollectionStore, Request
 from eaftgate.errors import UserError
 
@@ -53,7 +54,7 @@ def bound(monkeypatch: pytest.MonkeyPatch) -> Callable[[Bounds], None]:
     monkeypatch.setattr(endpoint, "RETRY_SECONDS", (0.01, 0.01))
 
     def set_(bounds: Bounds) -> None:
-        monkeypatch.setattr(endpoint, "bounds_of", lambda _: bounds)
+        monkeypatch.setattr(endpoint, "bounds_of", lambda *_: bounds)
 
     set_(AMPLE)
     return set_
@@ -421,6 +422,6 @@ def test_a_rerun_goes_on_where_the_server_died(
 def test_bounds_hold_what_a_real_answer_needs() -> None:
     recorded = json.loads((ROOT / "fixtures" / "sglang" / "answer.json").read_text(encoding="utf-8"))
     tokens = sum(map(len, recorded["input_ids"]))
-    content = (bounds_of(tokens).nbytes - (1 << 20)) / tokens / (1 + TOP_K)
+    content = (bounds_of(tokens, SGLANG.entry_bytes).nbytes - (1 << 20)) / tokens / (1 + TOP_K)
     assert len(json.dumps(recorded["answers"])) / tokens / (1 + TOP_K) < 0.7 * content
-    assert bounds_of(1 << 14).total > 600
+    assert bounds_of(1 << 14, SGLANG.entry_bytes).total > 600

@@ -12,9 +12,9 @@ from gate_command import BASE
 from sglang_server import Server, answer, logprobs_after, serving
 
 from eaftgate.collect.collection import check_stats, concatenate
-from eaftgate.collect.sglang import endpoint
-from eaftgate.collect.sglang.answers import stats_of_answer
-from eaftgate.collect.sglang.endpoint import EndpointCollector, endpoint_for
+from eaftgate.collect.servers import endpoint
+from eaftgate.collect.servers.answers import stats_of_answer
+from eaftgate.collect.servers.endpoint import EndpointCollector, endpoint_for
 from eaftgate.collect.transformers import score
 from eaftgate.errors import UserError
 from eaftgate.model.load import default_settings, load_model

@@ -14,11 +14,11 @@ from sglang_server import Server, logprobs_after, serving
 from eaftgate.checkpoint.checkpoint import open_checkpoint
 from eaftgate.checkpoint.digest import checkpoint_digest
 from eaftgate.collect.collector import ScoredModel
-from eaftgate.collect.sglang import endpoint, writer
-from eaftgate.collect.sglang.answers import tokens_of_answer
+from eaftgate.collect.servers import endpoint, writer
+from eaftgate.collect.servers.answers import tokens_of_answer
+from eaftgate.collect.servers.endpoint import EndpointCollector
+from eaftgate.collect.servers.writer import EndpointWriter
 from eaftgate.collect.sglang.collector import EngineOptions, Engines
-from eaftgate.collect.sglang.endpoint import EndpointCollector
-from eaftgate.collect.sglang.writer import EndpointWriter
 from eaftgate.collect.transformers import ModelScorer
 from eaftgate.collect.writer import Writer, WritingScorer
 from eaftgate.errors import UserError

@@ -13,7 +13,7 @@ from prepared import TINY
 from sglang_server import Server, serving
 
 from eaftgate.collect.collectors.sglang import COLLECTOR
-from eaftgate.collect.sglang import endpoint
+from eaftgate.collect.servers import endpoint
 from eaftgate.errors import UserError
 from eaftgate.gate.again import differences, judged_again
 from eaftgate.gate.plan import Plan
@@ -88,7 +88,7 @@ def test_a_pass_of_two_servers_is_unverified_wherever_it_is_said(
     assert page.count("PASS, unverified") == 2  # the headline, the candidate's card
     assert "it cannot be locked" in page
     assert "eaftgate lock RUN" not in page
-    assert f"is {other.url}, which says of itself: engine sglang, model /models/keep24" in page
+    assert f"is {other.url}, which says of itself: engine SGLang, model /models/keep24" in page
     assert (results / "parity.md").read_text(encoding="utf-8").startswith("## eaftgate: PASS, unverified\n")
     refused(eaftgate("lock", results, "--out", tmp_path / "lock.json"), "is unverified, its models were servers")
     assert not (tmp_path / "lock.json").exists()

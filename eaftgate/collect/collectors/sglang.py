@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from eaftgate.collect.collector import Needs, Scorer
-from eaftgate.collect.server_options import needs_of_servers, server_options
+from eaftgate.collect.servers.options import needs_of_servers, server_options
 from eaftgate.errors import UserError
 
 
@@ -28,7 +28,7 @@ class Sglang:
 
     def open(self, given: Mapping[str, Any], *, batch_size: int, logs: Path) -> Scorer:  # noqa: ARG002
         if needs_of_servers(given) is not None:
-            from eaftgate.collect.sglang.endpoint import Servers
+            from eaftgate.collect.servers.endpoint import Servers
 
             return Servers(given.get("endpoint") or [])
         from eaftgate.collect.sglang.collector import EngineOptions, Engines

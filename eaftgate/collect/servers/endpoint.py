@@ -1,4 +1,4 @@
-"""Scoring over HTTP with an SGLang server or router that somebody else runs: how users scale out."""
+"""Scoring over HTTP with a server or router that somebody else runs: how users scale out."""
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,16 +11,17 @@ import numpy as np
 from eaftgate import __version__
 from eaftgate.collect.collection import TOP_K, TokenStats, concatenate
 from eaftgate.collect.collector import Said, ScoredModel
-from eaftgate.collect.sglang.answers import stats_of_answer
+from eaftgate.collect.servers.dialect import DESCRIBING, Dialect
+from eaftgate.collect.servers.exchange import Bounds, ask, place_of
+from eaftgate.collect.servers.sglang import SGLANG
 from eaftgate.collect.sglang.collector import vocab_size_of
 from eaftgate.collect.sglang.engine import DEQUANTISING
-from eaftgate.collect.sglang.exchange import Bounds, Place, ask, place_of
 from eaftgate.errors import UserError
 from eaftgate.packs.blocks import Blocks
 from eaftgate.strict_json import shown
 
 if TYPE_CHECKING:
-    from eaftgate.collect.sglang.writer import EndpointWriter
+    from eaftgate.collect.servers.writer import EndpointWriter
 
 CALL_TOKENS = 1 << 14
 OTHER_BATCHES = 8
@@ -31,41 +32,23 @@ IDLE_SECONDS = 600.0
 """A server says nothing while a question waits and is computed."""
 SLOWEST = 100
 """Tokens a second that a server must manage, of those in flight."""
-ENTRY_BYTES = 64
-"""Of a log-probability with its id, in JSON; SGLang's have 35."""
-DESCRIBING = Bounds(idle=30.0, total=60.0, nbytes=1 << 22)
-RECORDED = ("version", "moe_runner_backend", "attention_backend", "dtype", "quantization", "tp_size", "dp_size")
-"""What of the server's own description decides the numbers."""
-SERVED = ("model_path", "weight_version")
-STARTED = ("random_seed",)
-"""What a server draws when it starts, unless it is told."""
 ANY_TOKEN = 1 << 31
 """A model may have more tokens than its tokenizer."""
-_MAX_CHARACTERS = 300
 
 
-def bounds_of(num_tokens: int) -> Bounds:
+def bounds_of(num_tokens: int, entry_bytes: int) -> Bounds:
     """What an answer about so many tokens can take and can hold."""
     return Bounds(
         idle=IDLE_SECONDS,
         total=IDLE_SECONDS + IN_FLIGHT * num_tokens / SLOWEST,
-        nbytes=(1 << 20) + ENTRY_BYTES * (1 + TOP_K) * num_tokens,
+        nbytes=(1 << 20) + entry_bytes * (1 + TOP_K) * num_tokens,
     )
 
 
-def described(place: Place, path: str, keys: Sequence[str], *, waits: Sequence[float] = ()) -> Said:
-    """What a server says of itself at `path`, under `keys`. Raises UserError."""
-    found = ask(place, path, bounds=DESCRIBING, waits=waits, remedy="is an SGLang server running there?")
-    values = {key: found.get(key) for key in keys} if isinstance(found, dict) else {"": found}
-    for value in values.values():
-        if not isinstance(value, str | int | float | None) or len(str(value)) > _MAX_CHARACTERS:
-            raise UserError(f"{place.url}{path} answers {shown(value)}: is an SGLang server running there?")
-    return values
-
-
 def endpoint_for(urls: Sequence[str], path: Path, name: str) -> str:
-    """The one of `urls` that serves the checkpoint at `path`, also known as `name`. Raises UserError when none does."""
-    served = {url: str(described(place_of(url), "/model_info", SERVED)["model_path"]) for url in urls}
+    """The one of `urls`, SGLang's, that serves the checkpoint at `path`, also known as `name`. Raises UserError when
+    none does."""
+    served = {url: str(SGLANG.model(place_of(url))["model_path"]) for url in urls}
     for url, model in served.items():
         if model == name or _is_directory(model, path):
             return url
@@ -83,30 +66,35 @@ def _is_directory(model: str, path: Path) -> bool:
 class Servers:
     """A Scorer: of the servers at `urls`, each serves one model, which may be known by its server's URL alone."""
 
-    def __init__(self, urls: Sequence[str]) -> None:
-        self._urls = urls
+    def __init__(self, urls: Sequence[str], dialect: Dialect = SGLANG) -> None:
+        self._urls, self._dialect = urls, dialect
 
     def collector(self, model: ScoredModel, *, other_batches: bool = False) -> "EndpointCollector":
         """A server batches by itself; handed less at a time, it makes other batches."""
         calls = CALL_TOKENS // (OTHER_BATCHES if other_batches else 1)
         if model.vocab_size is not None:
             return EndpointCollector(
-                model.source, is_mxfp4=False, vocab_size=model.vocab_size, call_tokens=calls, is_here=False
+                model.source,
+                is_mxfp4=False,
+                vocab_size=model.vocab_size,
+                call_tokens=calls,
+                is_here=False,
+                dialect=self._dialect,
             )
         url = endpoint_for(self._urls, model.path, model.source)
         return EndpointCollector(url, is_mxfp4=model.is_mxfp4, vocab_size=vocab_size_of(model.path), call_tokens=calls)
 
     def writer(self, model: ScoredModel) -> "EndpointWriter":
-        from eaftgate.collect.sglang.writer import EndpointWriter
+        from eaftgate.collect.servers.writer import EndpointWriter
 
         return EndpointWriter(self.collector(model))
 
     def said(self, url: str) -> Said:
         """See `collector.ServingScorer`."""
-        place = place_of(url)
-        model = described(place, "/model_info", SERVED)
-        told = described(place, "/server_info", (*RECORDED, *STARTED))
-        return {"engine": "sglang", "model": model.pop("model_path"), **model, **told}
+        place, dialect = place_of(url), self._dialect
+        model = dialect.model(place)
+        named = {"engine": dialect.engine, "model": model.pop(next(iter(model)))}
+        return {**named, **model, **dialect.settings(place), **dialect.start(place)}
 
     def tokens(self, url: str, text: str) -> list[int] | None:
         """See `collector.ServingScorer`."""
@@ -127,20 +115,25 @@ class EndpointCollector:
     tokenizer, and the server must not be started again while it is asked."""
 
     def __init__(
-        self, url: str, *, is_mxfp4: bool, vocab_size: int, call_tokens: int = CALL_TOKENS, is_here: bool = True
+        self,
+        url: str,
+        *,
+        is_mxfp4: bool,
+        vocab_size: int,
+        call_tokens: int = CALL_TOKENS,
+        is_here: bool = True,
+        dialect: Dialect = SGLANG,
     ) -> None:
-        self.place, self._call_tokens = place_of(url), call_tokens
+        self.place, self.dialect, self._call_tokens = place_of(url), dialect, call_tokens
         self._vocab_size, self.vocab_size = vocab_size, vocab_size if is_here else ANY_TOKEN
-        self._watched = RECORDED if is_here else (*RECORDED, *STARTED)
-        self._served = described(self.place, "/model_info", SERVED)
-        self._described = described(self.place, "/server_info", self._watched)
-        self.server = {key: self._described[key] for key in RECORDED}
+        self._served, self.server = dialect.model(self.place), dialect.settings(self.place)
+        self._start = {} if is_here else dialect.start(self.place)
         if is_mxfp4 and self.server["moe_runner_backend"] in DEQUANTISING:
             raise UserError(f"{url} dequantises MXFP4 experts: start it with another --moe-runner-backend")
 
     def settings(self) -> dict[str, Any]:
         return {
-            "collector": "sglang-endpoint",
+            "collector": f"{self.dialect.name}-endpoint",
             "eaftgate": __version__,
             "call_tokens": self._call_tokens,
             **self.server,
@@ -164,10 +157,11 @@ class EndpointCollector:
 
     def check_served(self, *, last: bool) -> None:
         """Raises UserError when the server has another model than at first: before what it answered is kept."""
-        was, now = dict(self._served), described(self.place, "/model_info", SERVED, waits=RETRY_SECONDS)
+        was, now = dict(self._served), self.dialect.model(self.place, waits=RETRY_SECONDS)
         if last:
-            was |= self._described
-            now |= described(self.place, "/server_info", self._watched, waits=RETRY_SECONDS)
+            was |= self.server | self._start
+            now |= self.dialect.settings(self.place, waits=RETRY_SECONDS)
+            now |= self.dialect.start(self.place) if self._start else {}
         for key in was:
             if was[key] != now[key]:
                 raise UserError(
@@ -178,20 +172,16 @@ class EndpointCollector:
     def _score(self, blocks: Blocks, start: int, size: int) -> TokenStats:
         chosen = np.s_[start : min(start + size, blocks.num_blocks)]
         token_ids_BS, scored_BS = blocks.token_ids_BS[chosen], blocks.scored_BS[chosen]
-        question = {
-            "input_ids": token_ids_BS.tolist(),
-            "sampling_params": {"temperature": 0, "max_new_tokens": 0},
-            "return_logprob": True,
-            "logprob_start_len": 0,
-            "top_logprobs_num": TOP_K,
-        }
-        bounds = bounds_of(token_ids_BS.size)
-        answers = ask(self.place, "/generate", question, bounds=bounds, waits=RETRY_SECONDS)
-        if not isinstance(answers, list) or len(answers) != len(token_ids_BS):
-            raise UserError(f"{self.place.url} did not answer every block: its version of SGLang may not suit")
+        path, question = self.dialect.scoring(token_ids_BS)
+        bounds = bounds_of(token_ids_BS.size, self.dialect.entry_bytes)
+        answers = self.dialect.each(ask(self.place, path, question, bounds=bounds, waits=RETRY_SECONDS))
+        if answers is None or len(answers) != len(token_ids_BS):
+            raise UserError(
+                f"{self.place.url} did not answer every block: its version of {self.dialect.engine} may not suit"
+            )
         return concatenate(
             [
-                stats_of_answer(
+                self.dialect.stats(
                     answer,
                     ids_S,
                     scored_S,

@@ -35,7 +35,7 @@ def server_options(option: Callable[..., object], engine: str, *, otherwise: str
 
 def needs_of_servers(given: Mapping[str, Any]) -> Needs | None:
     """None where no server is named. Raises UserError for options that contradict each other."""
-    from eaftgate.collect.sglang.exchange import place_of
+    from eaftgate.collect.servers.exchange import place_of
 
     urls, base, tokenizer = given.get("endpoint") or [], given.get("base_endpoint"), given.get("tokenizer")
     if tokenizer and not base:
