@@ -1,4 +1,4 @@
-"""A server on this machine that answers in SGLang's form, sometimes late, sometimes not at all, or lies.
+"""A server on this machine that answers in SGLang's form, or in vLLM's, sometimes late, sometimes not at all, or lies.
 
 Its log-probabilities depend on the token before and on the place, and on nothing else: whatever model it is said to
 serve.
@@ -55,6 +55,32 @@ def written(ids: list[int], sampling: dict[str, Any], vocabulary: int, weights: 
     return {"text": "", "output_ids": text[len(ids) :], "meta_info": {"finish_reason": finish}}
 
 
+def completions(question: dict[str, Any], vocabulary: int, weights: int = 0) -> dict[str, Any]:
+    """What a vLLM server says on /v1/completions, to a list of prompts that is to be scored, or to one prompt that is
+    to be gone on with. The token itself comes first, and is one of the top 20 or one more."""
+    if "prompt_logprobs" not in question:
+        sampling = {"max_new_tokens": question["max_tokens"], "stop_token_ids": question["stop_token_ids"]}
+        text = written(question["prompt"], sampling, vocabulary, weights)
+        finish = text["meta_info"]["finish_reason"]
+        choice = {
+            "finish_reason": finish["type"],
+            "stop_reason": finish.get("matched"),
+            "token_ids": text["output_ids"],
+        }
+        return {"choices": [{"index": 0, **choice}]}
+    assert (question["prompt_logprobs"], question["max_tokens"]) == (20, 1)
+    choices = []
+    for number, ids in enumerate(question["prompt"]):
+        entries: list[Any] = [None]
+        for place in range(1, len(ids)):
+            logprobs = logprobs_after(ids[place - 1], place, vocabulary, weights)
+            best = np.argsort(-logprobs)
+            named = (ids[place], *map(int, best[:20]))
+            entries.append({str(t): {"logprob": float(logprobs[t]), "decoded_token": "x"} for t in named})
+        choices.append({"index": number, "prompt_logprobs": entries, "prompt_token_ids": ids, "token_ids": [0]})
+    return {"choices": choices}
+
+
 @dataclass
 class Server:
     url: str = ""
@@ -88,6 +114,12 @@ def serving(model: str, vocabulary: int) -> Iterator[Server]:
             pass
 
         def do_GET(self) -> None:
+            if self.path == "/metrics":
+                self._send(200, f"# HELP\nprocess_start_time_seconds 1.{state.seed}e+09\n".encode())
+                return
+            if self.path == "/v1/models":
+                self._say(200, {"data": [{"id": "served", "root": state.model, "max_model_len": 4096}]})
+                return
             described = {"model_path": state.model, "version": "0.5.16", "moe_runner_backend": state.backend}
             self._say(200, {**described, "random_seed": state.seed})
 
@@ -113,7 +145,9 @@ def serving(model: str, vocabulary: int) -> Iterator[Server]:
                 instead(self)
                 return
             answers: Any
-            if question["sampling_params"]["max_new_tokens"]:
+            if self.path == "/v1/completions":
+                answers = completions(question, vocabulary, state.weights)
+            elif question["sampling_params"]["max_new_tokens"]:
                 answers = written(question["input_ids"], question["sampling_params"], vocabulary, state.weights)
             else:
                 assert (question["logprob_start_len"], question["top_logprobs_num"]) == (0, 20)
@@ -121,7 +155,9 @@ def serving(model: str, vocabulary: int) -> Iterator[Server]:
             self._say(200, answers if state.lie is None else state.lie(answers))
 
         def _say(self, status: int, value: Any) -> None:
-            body = re.sub(r'"RAW(.*?)"', r"\1", json.dumps(value)).encode()
+            self._send(status, re.sub(r'"RAW(.*?)"', r"\1", json.dumps(value)).encode())
+
+        def _send(self, status: int, body: bytes) -> None:
             self.send_response(status)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()

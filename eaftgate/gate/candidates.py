@@ -11,7 +11,7 @@ from eaftgate.records import Record
 UNVERIFIED = "unverified"
 """The flag of a run whose weights nobody has seen, and of its cells."""
 _SAID = "said_"
-_OWN = frozenset({"model", "name", "weight_version", "random_seed"})
+_OWN = frozenset({"model", "name", "weight_version", "random_seed", "context", "started"})
 """What two servers may say differently of themselves, and be comparable."""
 
 

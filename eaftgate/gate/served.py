@@ -153,13 +153,13 @@ class ServedModels:
                 f"{url} has another tokenizer than {self._served.tokenizer} ({_apart(here, there)}): give the "
                 "--tokenizer of its model"
             )
-        context = self._config.get("max_position_embeddings")
+        longest = [self._config.get("max_position_embeddings"), said.get("context")]
         return ServedModel(
             name=url,
             digest=f"{UNVERIFIED}-{sha256_json([self._session, url, said])}",
             tokenizer=self._directory,
             vocab_size=self._vocab_size,
-            context=context if is_count(context) else None,
+            context=min((length for length in longest if is_count(length)), default=None),
             said=said,
             first=self._probe(url),
             compared=there is not None,

@@ -30,10 +30,11 @@ def third(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_kinds_that_are_there() -> None:
     kinds = collector_kinds()
-    assert list(kinds) == ["transformers", "sglang"]
+    assert list(kinds) == ["transformers", "sglang", "vllm"]
     assert {name: options_of(kind) for name, kind in kinds.items()} == {
         "transformers": ["--dequantize"],
         "sglang": ["--endpoint", "--base-endpoint", "--tokenizer", "--tp", "--dp"],
+        "vllm": ["--endpoint", "--base-endpoint", "--tokenizer"],
     }
 
 
@@ -61,12 +62,12 @@ def test_a_gate_names_no_collector() -> None:
 
 @pytest.mark.usefixtures("third")
 def test_a_third_kind_brings_its_own_options() -> None:
-    assert list(collector_kinds()) == ["transformers", "lengths", "sglang"]
+    assert list(collector_kinds()) == ["transformers", "lengths", "sglang", "vllm"]
     assert {"--slope", "--tp"} <= set(option_names())
     assert option_names().count("--tp") == 1  # sglang's and its own are one option
     choices: dict[str, Any] = {}
     gate_options(lambda name, **settings: choices.update({name: settings.get("choices")}))
-    assert choices["--collector"] == ["transformers", "lengths", "sglang"]
+    assert choices["--collector"] == ["transformers", "lengths", "sglang", "vllm"]
 
 
 @pytest.mark.usefixtures("third")
@@ -83,7 +84,7 @@ def test_options_are_for_the_collectors_that_have_them(tmp_path: Path) -> None:
         ("transformers", {"tp": 2}, "--tp is for --collector=lengths or sglang"),
         ("sglang", {"slope": 1.0}, "--slope is for --collector=lengths"),
         ("lengths", {"slope": -1.0}, "--slope is -1.0: it must be 0 or more"),
-        ("vllm", {}, "--collector is 'vllm': it must be one of transformers, lengths, sglang"),
+        ("tgi", {}, "--collector is 'tgi': it must be one of transformers, lengths, sglang, vllm"),
     ):
         with pytest.raises(UserError, match=said):
             needs(collector, **given)

@@ -80,7 +80,7 @@ def test_the_command_line_wins_and_defaults_lose(place: Path, said: set[str], gi
         ({"seq_lens": [64, "a"]}, "--seq-lens: '64,a' must be whole numbers with commas between"),
         ({"tp": 1.5}, "--tp: invalid int value: '1.5'"),
         ({"num_blocks": [1, 2]}, "--num-blocks: '1,2' must be a whole number"),
-        ({"collector": "vllm"}, "--collector: invalid choice: 'vllm'"),
+        ({"collector": "tgi"}, "--collector: invalid choice: 'tgi'"),
         ({"sequential": "perhaps"}, "--sequential: 'perhaps' must be true or false"),
     ],
 )

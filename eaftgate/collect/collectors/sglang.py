@@ -13,7 +13,7 @@ class Sglang:
     name = "sglang"
 
     def add_options(self, option: Callable[..., object]) -> None:
-        server_options(option, "sglang", otherwise=" (default: an engine of our own)")
+        server_options(option)
         option("--tp", type=int, metavar="N", help="sglang: GPUs that share one model")
         option("--dp", type=int, metavar="N", help="sglang: copies of the model")
 

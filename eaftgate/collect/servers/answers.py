@@ -18,7 +18,7 @@ from eaftgate.collect.collection import LOGPROB_TOLERANCE, TOP_K, TokenStats, ch
 from eaftgate.errors import UserError
 
 _TRIPLE = 3
-_UNREADABLE = (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError)
+UNREADABLE = (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError)
 """What reading a value of another form raises."""
 
 
@@ -42,26 +42,43 @@ def stats_of_answer(
         if counts != (len(token_ids_S),) * 3:
             raise ValueError(f"{counts[0]} and {counts[1]} entries of {counts[2]} tokens for {len(token_ids_S)}")
         logprobs, ids = _columns(given)
-        _check_asked(_ids(ids, largest), token_ids_S, vocab_size)
-        logprob_T = _logprobs([logprobs[place] for place in place_T.tolist()])
+        _check_asked(ids_of(ids, largest), token_ids_S, vocab_size)
+        logprob_T = logprobs_of([logprobs[place] for place in place_T.tolist()])
         of_T = [tops[place] for place in place_T.tolist()]
         if not set(map(type, of_T)) <= {list} or not set(map(len, of_T)) <= {TOP_K}:
             raise ValueError(f"not every token has its top {TOP_K}")
         logprobs, ids = _columns(list(chain.from_iterable(of_T)))
-        top_logprobs_TK = _logprobs(logprobs).reshape(len(place_T), TOP_K)
-        top_ids_TK = _ids(ids, largest).astype(np.int32).reshape(len(place_T), TOP_K)
+        top_logprobs_TK = logprobs_of(logprobs).reshape(len(place_T), TOP_K)
+        top_ids_TK = ids_of(ids, largest).astype(np.int32).reshape(len(place_T), TOP_K)
         if (np.diff(top_logprobs_TK, axis=1) > LOGPROB_TOLERANCE).any():
             raise ValueError(f"a top {TOP_K} is not in descending order")
-    except _UNREADABLE as error:
-        reason = f"there is no {error}" if isinstance(error, KeyError) else error
-        raise UserError(f"{where}: the answer cannot be read ({reason}): its version of SGLang may not suit") from None
+    except UNREADABLE as error:
+        raise unreadable(error, where, engine="SGLang") from None
+    return checked_stats(logprob_T, top_ids_TK, top_logprobs_TK, token_ids_S[place_T], where=where)
+
+
+def checked_stats(
+    logprob_T: NDArray[np.float32],
+    top_ids_TK: NDArray[np.int32],
+    top_logprobs_TK: NDArray[np.float32],
+    token_T: NDArray[Any],
+    *,
+    where: str,
+) -> TokenStats:
+    """The top 20 in whatever order. Raises UserError when they contradict what is said of the tokens themselves."""
     # Servers may round equal values in any order; sorted, they are what the other collectors give.
     order_TK = np.argsort(-top_logprobs_TK, axis=1, kind="stable")
     top_logprobs_TK = np.take_along_axis(top_logprobs_TK, order_TK, axis=1)
     top_ids_TK = np.take_along_axis(top_ids_TK, order_TK, axis=1)
     stats = TokenStats(logprob_T, normalised_entropy(top_logprobs_TK), top_ids_TK, top_logprobs_TK)
-    check_reference(stats, token_ids_S[place_T], where=where)
+    check_reference(stats, token_T, where=where)
     return TokenStats(np.minimum(logprob_T, 0), stats.entropy_T, top_ids_TK, top_logprobs_TK)
+
+
+def unreadable(error: Exception, where: str, *, engine: str, what: str = "the answer") -> UserError:
+    """Of one that is UNREADABLE."""
+    reason = f"there is no {error}" if isinstance(error, KeyError) else error
+    return UserError(f"{where}: {what} cannot be read ({reason}): its version of {engine} may not suit")
 
 
 def _columns(entries: Sequence[Any]) -> tuple[list[Any], list[Any]]:
@@ -72,7 +89,7 @@ def _columns(entries: Sequence[Any]) -> tuple[list[Any], list[Any]]:
     return flat[::_TRIPLE], flat[1::_TRIPLE]
 
 
-def _logprobs(values: list[Any]) -> NDArray[np.float32]:
+def logprobs_of(values: list[Any]) -> NDArray[np.float32]:
     """Raises ValueError for what is no log-probability."""
     if not set(map(type, values)) <= {float, int}:
         raise ValueError("a log-probability is not a number")
@@ -84,7 +101,7 @@ def _logprobs(values: list[Any]) -> NDArray[np.float32]:
     return found.astype(np.float32)
 
 
-def _ids(values: list[Any], vocab_size: int) -> NDArray[np.int64]:
+def ids_of(values: list[Any], vocab_size: int) -> NDArray[np.int64]:
     """Raises ValueError for what is no token of the vocabulary."""
     if not set(map(type, values)) <= {int}:
         raise ValueError("a token's id is not a whole number")
@@ -109,22 +126,19 @@ def normalised_entropy(top_logprobs_TK: NDArray[np.float32]) -> NDArray[np.float
     return clamped_T
 
 
-def tokens_of_answer(answer: Any, *, max_tokens: int, vocab_size: int, where: str) -> list[int]:
+def tokens_of_answer(answer: Any, *, max_tokens: int, vocab_size: int, where: str, engine: str = "SGLang") -> list[int]:
     """What a server wrote, with the token it stopped at. Raises UserError for an answer of another form, and one that
     stopped for another reason."""
     try:
         tokens, finish = answer["output_ids"], answer["meta_info"]["finish_reason"]
-        found: list[int] = _ids(list(tokens), vocab_size).tolist()
+        found: list[int] = ids_of(list(tokens), vocab_size).tolist()
         matched = finish.get("matched")
         if finish["type"] == "stop" and type(matched) is int and found[-1:] != [matched]:
-            found += _ids([matched], vocab_size).tolist()
+            found += ids_of([matched], vocab_size).tolist()
         if finish["type"] not in ("stop", "length"):
             raise ValueError(f"it ended with {str(finish['type'])[:100]!r}")
         if not 0 < len(found) <= max_tokens or (finish["type"] == "length" and len(found) < max_tokens):
             raise ValueError(f"it has {len(found)} tokens of {max_tokens}")
-    except _UNREADABLE as error:
-        reason = f"there is no {error}" if isinstance(error, KeyError) else error
-        raise UserError(
-            f"{where}: what was written cannot be read ({reason}): its version of SGLang may not suit"
-        ) from None
+    except UNREADABLE as error:
+        raise unreadable(error, where, engine=engine, what="what was written") from None
     return found

@@ -40,7 +40,7 @@ class Dialect(Protocol):
         ...
 
     def start(self, place: Place) -> Said:
-        """What tells a start of it from another, as far as it tells."""
+        """What tells a start of it from another, as far as it tells, and its `context`, the longest it takes."""
         ...
 
     def scoring(self, token_ids_BS: NDArray[Any]) -> Question:

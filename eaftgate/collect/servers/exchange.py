@@ -73,8 +73,8 @@ def place_of(url: str) -> Place:
 def ask(
     place: Place, path: str, question: Any = None, *, bounds: Bounds, waits: Sequence[float] = (), remedy: str = LOG
 ) -> Any:
-    """The answer to a GET of `path`, or to a POST of `question`. After a dropped connection or an overloaded server it
-    is asked again, after each of `waits` seconds, while there is time.
+    """The answer to a GET of `path`, or to a POST of `question`, as JSON. After a dropped connection or an overloaded
+    server it is asked again, after each of `waits` seconds, while there is time.
 
     Raises UserError with `remedy` when there is no answer within the bounds, or it is not JSON.
     """
@@ -92,6 +92,14 @@ def ask(
         else:
             return parse_json(answer, what=f"the answer of {place.url}{path}", remedy=remedy)
     raise AssertionError("unreachable")
+
+
+def ask_text(place: Place, path: str, *, bounds: Bounds, remedy: str = LOG) -> str:
+    """The answer to a GET of `path`, as text. Raises UserError when there is none within the bounds."""
+    try:
+        return _once(place, path, None, bounds, time.monotonic() + bounds.total).decode(errors="replace")
+    except (_Final, OSError, HTTPException, ValueError) as error:
+        raise _no_answer(place, error, remedy) from None
 
 
 def _no_answer(place: Place, error: Exception, remedy: str) -> UserError:

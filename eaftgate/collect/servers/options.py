@@ -12,24 +12,24 @@ from eaftgate.errors import UserError
 SERVERS = "--base-endpoint"
 
 
-def server_options(option: Callable[..., object], engine: str, *, otherwise: str = "") -> None:
-    """`otherwise`: what scores where no URL is given."""
+def server_options(option: Callable[..., object]) -> None:
     option(
         "--endpoint",
         action="append",
         metavar="URL",
-        help=f"{engine}: a running server of the base or of a candidate; may be repeated{otherwise}",
+        help="sglang, vllm: a running server of the base or of a candidate; may be repeated (default: an engine of "
+        "sglang's own)",
     )
     option(
         SERVERS,
         metavar="URL",
-        help=f"{engine}: a running server of the base, of which nothing else is here; every --endpoint is then one of "
-        "a candidate, instead of --base and --checkpoint, and the run is unverified: nobody has seen the weights",
+        help="sglang, vllm: a running server of the base, of which nothing else is here; every --endpoint is then one "
+        "of a candidate, instead of --base and --checkpoint, and the run is unverified: nobody has seen the weights",
     )
     option(
         "--tokenizer",
         metavar="DIR",
-        help=f"{engine}, with {SERVERS}: where the tokenizer of its models is, a directory or hub id",
+        help=f"sglang, vllm, with {SERVERS}: where the tokenizer of the models is, a directory or hub id",
     )
 
 

@@ -16,8 +16,8 @@ from eaftgate.packs.turns import Ending
 _ENGINE = "an SGLang server"
 _SERVED = ("model_path", "weight_version")
 _RECORDED = ("version", "moe_runner_backend", "attention_backend", "dtype", "quantization", "tp_size", "dp_size")
-_DRAWN = ("random_seed",)
-"""When it starts, unless it is told."""
+_SEED, _CONTEXT = "random_seed", "max_req_input_len"
+"""What is drawn when it starts, unless it is told; the longest prompt."""
 
 
 class Sglang:
@@ -35,7 +35,8 @@ class Sglang:
         return described(place, "/server_info", _RECORDED, engine=_ENGINE, waits=waits)
 
     def start(self, place: Place) -> Said:
-        return described(place, "/server_info", _DRAWN, engine=_ENGINE)
+        told = described(place, "/server_info", (_SEED, _CONTEXT), engine=_ENGINE)
+        return {_SEED: told[_SEED], "context": told[_CONTEXT]}
 
     def scoring(self, token_ids_BS: NDArray[Any]) -> Question:
         return "/generate", {
