@@ -44,6 +44,7 @@ _LAYER = re.compile(r"model\.layers\.(0|[1-9][0-9]{0,5})\.(.+)", re.ASCII)
 _EXPERT_PART = re.compile(r"experts\.(gate_up_proj|down_proj)(_blocks|_scales|_bias)?|router\.(weight|bias)")
 _PASSED_OVER = re.compile(r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq", re.ASCII)
 _NORM = re.compile(r"model\.layers\.\d+\.(input|post_attention)_layernorm\.weight")
+_METHOD = re.compile(r"[\w.-]{1,40}", re.ASCII)
 _REPAIR = "take the configuration and the shards from the same revision"
 
 
@@ -79,7 +80,7 @@ class GptOss:
         method = _quant_method(config)
         if method in ("mxfp4", None):
             return None
-        return method if isinstance(method, str) else shown(method)
+        return method if isinstance(method, str) and _METHOD.fullmatch(method) else shown(method)
 
     def check(
         self, path: Path, config: Mapping[str, Any], dimensions: Dimensions, tensors: Mapping[str, StoredTensor]

@@ -140,28 +140,56 @@ def top_divergences(
     jsd_T, kld_T, unshared_T = (np.zeros(len(base), np.float32) for _ in range(3))
     for start in range(0, len(base), _CHUNK):  # the comparison of all pairs of ids takes 400 bytes a token
         chunk = np.s_[start : start + _CHUNK]
-        ours, theirs = base.select(chunk), candidate.select(chunk)
-        common_TK, p_TK, q_TK = _common(ours, theirs)
-        jsd_T[chunk] = _top_jsd(p_TK, q_TK)
-        is_reference_TK = ours.top_ids_TK == token_T[chunk, None]
-        kld_T[chunk] = _top_kld(ours, theirs, common_TK, is_reference_TK & ~common_TK, p_TK, q_TK)
-        unshared_T[chunk] = np.maximum(1 - p_TK.sum(axis=1), 0)
+        tops = _Tops.of(base.select(chunk), candidate.select(chunk), token_T[chunk])
+        jsd_T[chunk], kld_T[chunk] = _top_jsd(tops), _top_kld(tops)
+        unshared_T[chunk] = np.maximum(1 - tops.shared(tops.p_TK).sum(axis=1), 0)
     return jsd_T, kld_T, unshared_T
 
 
-def _common(
-    base: TokenStats, candidate: TokenStats
-) -> tuple[NDArray[np.bool_], NDArray[np.float32], NDArray[np.float32]]:
-    """Which of the base's ids are in the candidate's top 20, too, and their probabilities; 0 where they are not."""
-    same_TKK = base.top_ids_TK[:, :, None] == candidate.top_ids_TK[:, None, :]
-    place_TK = same_TKK.argmax(axis=2)
-    common_TK = np.take_along_axis(same_TKK, place_TK[:, :, None], axis=2)[:, :, 0]
-    p_TK = np.where(common_TK, np.exp(base.top_logprobs_TK), 0)
-    q_TK = np.where(common_TK, np.exp(np.take_along_axis(candidate.top_logprobs_TK, place_TK, axis=1)), 0)
-    return common_TK, p_TK, q_TK
+@dataclass(frozen=True)
+class _Tops:
+    """Both models' top 20 side by side. `p_TK` are the base's probabilities and `gap_TK` how much larger than the
+    candidate's their logarithms are, where that is known: of the `common_TK`, which have `q_TK` under the candidate,
+    and where the reference is, which has `q_T`. `all_q_T` and `least_q_T`: of the candidate's 20, together and of the
+    last."""
+
+    common_TK: NDArray[np.bool_]
+    reference_TK: NDArray[np.bool_]
+    p_TK: NDArray[np.float32]
+    q_TK: NDArray[np.float32]
+    gap_TK: NDArray[np.float32]
+    q_T: NDArray[np.float32]
+    all_q_T: FloatArray
+    least_q_T: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, base: TokenStats, candidate: TokenStats, token_T: NDArray[np.int32]) -> "_Tops":
+        same_TKK = base.top_ids_TK[:, :, None] == candidate.top_ids_TK[:, None, :]
+        place_TK = same_TKK.argmax(axis=2)
+        common_TK = np.take_along_axis(same_TKK, place_TK[:, :, None], axis=2)[:, :, 0]
+        reference_TK = (base.top_ids_TK == token_T[:, None]) & ~common_TK
+        all_q_TK = np.exp(candidate.top_logprobs_TK)
+        known_TK = np.where(
+            reference_TK, candidate.logprob_T[:, None], np.take_along_axis(candidate.top_logprobs_TK, place_TK, axis=1)
+        )
+        return cls(
+            common_TK,
+            reference_TK,
+            p_TK=np.exp(base.top_logprobs_TK),
+            q_TK=np.take_along_axis(all_q_TK, place_TK, axis=1),
+            gap_TK=base.top_logprobs_TK - known_TK,
+            q_T=np.where(reference_TK.any(axis=1), np.exp(candidate.logprob_T), np.float32(0)),
+            all_q_T=all_q_TK.sum(axis=1, dtype=np.float64),
+            least_q_T=all_q_TK[:, -1],
+        )
+
+    def shared(self, value_TK: NDArray[np.float32]) -> NDArray[np.float32]:
+        """0 where an id is not common."""
+        return np.where(self.common_TK, value_TK, np.float32(0))
 
 
-def _top_jsd(p_TK: NDArray[np.float32], q_TK: NDArray[np.float32]) -> NDArray[np.float32]:
+def _top_jsd(tops: _Tops) -> NDArray[np.float32]:
+    p_TK, q_TK = tops.shared(tops.p_TK), tops.shared(tops.q_TK)
     rest_p_T, rest_q_T = (1 - x_TK.sum(axis=1) for x_TK in (p_TK, q_TK))
     # An id that is not common has p = q = tiny here, and so adds exactly nothing.
     p, q = (np.maximum(np.column_stack(pair), _TINY) for pair in ((p_TK, rest_p_T), (q_TK, rest_q_T)))
@@ -170,25 +198,15 @@ def _top_jsd(p_TK: NDArray[np.float32], q_TK: NDArray[np.float32]) -> NDArray[np
     return np.maximum(divergence_T, 0)
 
 
-def _top_kld(
-    base: TokenStats,
-    candidate: TokenStats,
-    common_TK: NDArray[np.bool_],
-    reference_TK: NDArray[np.bool_],
-    p_TK: NDArray[np.float32],
-    q_TK: NDArray[np.float32],
-) -> FloatArray:
-    """`reference_TK`: where the reference is that is not common."""
-    p_TK = np.where(reference_TK, np.exp(base.top_logprobs_TK), p_TK)
-    q_TK = np.where(reference_TK, np.exp(candidate.logprob_T)[:, None], q_TK)
-    p, q = np.maximum(p_TK, _TINY).astype(np.float64), np.maximum(q_TK, _TINY).astype(np.float64)
-    divergence_T: FloatArray = (p * np.log(p / q)).sum(axis=1)
-    rest_p_T, rest_q_T = (np.maximum(1 - x_TK.sum(axis=1, dtype=np.float64), _ROUNDING) for x_TK in (p_TK, q_TK))
-    left_TK = ~(common_TK | reference_TK)
-    left_out_T = np.where(left_TK, np.exp(base.top_logprobs_TK), 0).sum(axis=1, dtype=np.float64)
-    held_T = np.exp(candidate.top_logprobs_TK).sum(axis=1, dtype=np.float64) + np.where(reference_TK, q, 0).sum(axis=1)
-    allowed_T = np.exp(candidate.top_logprobs_TK[:, -1]) * left_TK.sum(axis=1)
-    allowed_T = np.minimum(allowed_T, np.maximum(1 - held_T, _ROUNDING))
+def _top_kld(tops: _Tops) -> FloatArray:
+    known_TK = tops.common_TK | tops.reference_TK
+    divergence_T: FloatArray = np.where(known_TK, tops.p_TK * tops.gap_TK, 0).sum(axis=1, dtype=np.float64)
+    known_p_T = np.where(known_TK, tops.p_TK, 0).sum(axis=1, dtype=np.float64)
+    known_q_T = tops.shared(tops.q_TK).sum(axis=1, dtype=np.float64) + tops.q_T
+    rest_p_T, rest_q_T = (np.maximum(1 - known_T, _ROUNDING) for known_T in (known_p_T, known_q_T))
+    left_out_T = np.where(known_TK, 0, tops.p_TK).sum(axis=1, dtype=np.float64)
+    outside_T = np.maximum(1 - tops.all_q_T - tops.q_T, _ROUNDING)
+    allowed_T = np.minimum(tops.least_q_T * (~known_TK).sum(axis=1), outside_T)
     share_T = np.minimum(left_out_T / rest_p_T, 1)
     given_T = np.minimum(rest_q_T * share_T, allowed_T)
     for p_T, q_T in ((left_out_T, given_T), (rest_p_T * (1 - share_T), rest_q_T - given_T)):

@@ -91,7 +91,7 @@ def test_a_scale_of_activations_is_none_of_weights(tmp_path: Path) -> None:
 
 def test_a_format_that_nobody_knows_is_named(tmp_path: Path) -> None:
     in_fp8(plain(tmp_path / "x"), method="fp3\nof mine")
-    assert "x is stored as fp3\\nof mine, says quantization_config, which transformers 5." in refusal(tmp_path / "x")
+    assert "x is stored as 'fp3\\nof mine', says quantization_config, which transformers 5." in refusal(tmp_path / "x")
     config = json.loads((tmp_path / "x" / "config.json").read_text())
     del config["quantization_config"]["quant_method"]
     (tmp_path / "x" / "config.json").write_text(json.dumps(config))
