@@ -44,7 +44,7 @@ _LAYER = re.compile(r"model\.layers\.(0|[1-9][0-9]{0,5})\.(.+)", re.ASCII)
 _EXPERT_PART = re.compile(r"experts\.(gate_up_proj|down_proj)(_blocks|_scales|_bias)?|router\.(weight|bias)")
 _PASSED_OVER = re.compile(r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq", re.ASCII)
 _NORM = re.compile(r"model\.layers\.\d+\.(input|post_attention)_layernorm\.weight")
-_METHOD = re.compile(r"[\w.-]{1,40}", re.ASCII)
+_METHOD = re.compile(r"[\w. -]{1,40}", re.ASCII)
 _REPAIR = "take the configuration and the shards from the same revision"
 
 

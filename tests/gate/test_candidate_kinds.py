@@ -256,7 +256,9 @@ def stored_otherwise(made: Path) -> list[str]:
 
 def test_what_transformers_loads_is_gated_locked_and_verified(stored_otherwise: list[str], tmp_path: Path) -> None:
     run = gate(tmp_path / "run", *ON_GATE_PACKS, *stored_otherwise, *TINY, OTHER)
-    artifact = {name: case.outcome for name, case in run.junit.items() if "test_artifact" in name}
+    files = ("test_artifact::", "test_unchanged::")
+    artifact = {name: case.outcome for name, case in run.junit.items() if name.startswith(files)}
+    assert len(artifact) == 7
     assert set(artifact.values()) == {"passed"}, run.output
     same, rounded = run.cells("bf16")["UNION-64"], run.cells("fp8")["UNION-64"]
     assert same["delta_ppl"] == 0
