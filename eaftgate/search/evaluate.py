@@ -19,9 +19,14 @@ from eaftgate.families.model import MoeModel
 from eaftgate.packs.blocks import Blocks
 from eaftgate.parity.clusters import Estimate, clustered_mean, clusters_by
 from eaftgate.parity.paired import PairedTokens, pair
-from eaftgate.search.objective import Predictions
+from eaftgate.search.objective import Predictions, Reference
 from eaftgate.search.prefix import Prefix, last_states
 from eaftgate.search.settings import BATCH_SIZE
+
+CHOICES = 20
+"""Of the base, beside the rest of the vocabulary as one: as many as a gate's statistics have."""
+REST = 1e-6
+"""What the rest is at least: below that, float32 has no more of it."""
 
 
 def collected(model: MoeModel, blocks: Blocks, *, batch_size: int = BATCH_SIZE) -> Collection:
@@ -35,17 +40,29 @@ def collected_after(model: MoeModel, layer: int, prefix: Prefix, blocks: Blocks)
     return _collection(model, blocks, _after(model, layer, prefix))
 
 
-def predicted(model: MoeModel, blocks: Blocks, *, batch_size: int = BATCH_SIZE) -> Predictions:
+def referred(model: MoeModel, blocks: Blocks, *, batch_size: int = BATCH_SIZE) -> Reference:
+    """What the model as it is says of the blocks, for others to be compared with.
+
+    Raises UserError when a log-probability is not finite.
+    """
+    parts = [_references(model, *batch) for batch in _batches(blocks, _whole(model, blocks, batch_size))]
+    id_TK, logprob_TK, first_T = (torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True))
+    _check(logprob_TK, blocks)
+    return Reference(id_TK, logprob_TK, first_T)
+
+
+def predicted(model: MoeModel, blocks: Blocks, base: Reference, *, batch_size: int = BATCH_SIZE) -> Predictions:
     """What of `collected` a search looks at, for a fraction of its cost: no top 20 are sorted, none leaves the device.
 
-    Raises UserError when a log-loss is not finite.
+    The divergence of a token is KL(base || model) over the base's first choices and the rest of the vocabulary as one.
+    Raises UserError when one is not finite.
     """
-    return _predicted(model, blocks, _whole(model, blocks, batch_size))
+    return _predicted(model, blocks, base, _whole(model, blocks, batch_size))
 
 
-def predicted_after(model: MoeModel, layer: int, prefix: Prefix, blocks: Blocks) -> Predictions:
+def predicted_after(model: MoeModel, layer: int, prefix: Prefix, blocks: Blocks, base: Reference) -> Predictions:
     """What `predicted` is to `collected`, of `collected_after`."""
-    return _predicted(model, blocks, _after(model, layer, prefix))
+    return _predicted(model, blocks, base, _after(model, layer, prefix))
 
 
 @torch.inference_mode()
@@ -71,29 +88,74 @@ def _batches(
         start = batch.stop
 
 
-@torch.inference_mode()
-def _predictions(
+def _logits(
     model: MoeModel, hidden_BSD: torch.Tensor, ids_BS: NDArray[np.int32], scored_BS: NDArray[np.bool_]
-) -> torch.Tensor:
-    """[2, T]: the log-losses, and 1 where the token is the first choice."""
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """The logits that predict the scored tokens, and those of the tokens themselves, [T, V] and [T], by chunks."""
     position_T = np.flatnonzero(scored_BS)
     target_T = torch.from_numpy(ids_BS.ravel()[position_T].astype(np.int64)).to(hidden_BSD.device)
     hidden_TD = hidden_BSD.flatten(0, 1)[torch.from_numpy(position_T - 1).to(hidden_BSD.device)]
     logits, chunk = linear_logits(model.head_VD), max(1, LOGIT_BYTES // (4 * len(model.head_VD)))
-    found = []
     for hidden, target in zip(hidden_TD.split(chunk), target_T.split(chunk), strict=True):
         logit_TV = logits(hidden)
-        own_T = logit_TV.gather(1, target[:, None])[:, 0]
-        found.append(torch.stack([logit_TV.logsumexp(dim=-1) - own_T, (own_T >= logit_TV.amax(dim=-1)).float()]))
+        yield logit_TV, logit_TV.gather(1, target[:, None])[:, 0]
+
+
+@torch.inference_mode()
+def _references(
+    model: MoeModel, hidden_BSD: torch.Tensor, ids_BS: NDArray[np.int32], scored_BS: NDArray[np.bool_]
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    found = []
+    for logit_TV, own_T in _logits(model, hidden_BSD, ids_BS, scored_BS):
+        top_TK, id_TK = logit_TV.topk(min(CHOICES, logit_TV.shape[1]), dim=-1)
+        found.append((id_TK.int(), top_TK - logit_TV.logsumexp(dim=-1, keepdim=True), own_T >= top_TK[:, 0]))
+    id_TK, logprob_TK, first_T = (torch.cat(column) for column in zip(*found, strict=True))
+    return id_TK, logprob_TK, first_T
+
+
+@torch.inference_mode()
+def _predictions(
+    model: MoeModel,
+    base: Reference,
+    hidden_BSD: torch.Tensor,
+    ids_BS: NDArray[np.int32],
+    scored_BS: NDArray[np.bool_],
+) -> torch.Tensor:
+    """[2, T]: the divergences, and 1 where the token is the first choice."""
+    id_TK, logprob_TK = (torch.from_numpy(part).to(hidden_BSD.device) for part in (base.id_TK, base.logprob_TK))
+    found, start = [], 0
+    for logit_TV, own_T in _logits(model, hidden_BSD, ids_BS, scored_BS):
+        chunk = slice(start, start + len(own_T))
+        now_TK = logit_TV.gather(1, id_TK[chunk].long()) - logit_TV.logsumexp(dim=-1, keepdim=True)
+        first_T = own_T >= logit_TV.amax(dim=-1)
+        found.append(torch.stack([divergences(logprob_TK[chunk], now_TK), first_T.float()]))
+        start = chunk.stop
     return torch.cat(found, dim=1)
 
 
-def _predicted(model: MoeModel, blocks: Blocks, states: Iterable[torch.Tensor]) -> Predictions:
-    parts = [_predictions(model, *batch) for batch in _batches(blocks, states)]
-    nll_T, first_T = torch.cat(parts, dim=1).cpu().numpy()
-    if not np.isfinite(nll_T).all():
-        raise UserError(f"scoring {blocks.pack}: a log-loss is not finite; the model or its engine is broken")
-    return Predictions(nll_T.astype(np.float64), first_T > 0)
+def divergences(base_TK: torch.Tensor, now_TK: torch.Tensor) -> torch.Tensor:
+    """[T]: KL(base || now) over some choices and the rest as one, from their log-probabilities."""
+    rest_T, now_rest_T = (1 - part.exp().sum(dim=-1) for part in (base_TK, now_TK))
+    rest_T, now_rest_T = rest_T.clamp(min=REST), now_rest_T.clamp(min=REST)
+    of_choices_T = (base_TK.exp() * (base_TK - now_TK)).sum(dim=-1)
+    return of_choices_T + rest_T * (rest_T / now_rest_T).log()
+
+
+def _predicted(model: MoeModel, blocks: Blocks, base: Reference, states: Iterable[torch.Tensor]) -> Predictions:
+    parts, start = [], 0
+    for last_BSD, ids_BS, scored_BS in _batches(blocks, states):
+        batch = slice(start, start + int(scored_BS.sum()))
+        of_batch = Reference(base.id_TK[batch], base.logprob_TK[batch], base.first_T[batch])
+        parts.append(_predictions(model, of_batch, last_BSD, ids_BS, scored_BS))
+        start = batch.stop
+    divergence_T, first_T = torch.cat(parts, dim=1).cpu().numpy()
+    _check(divergence_T, blocks)
+    return Predictions(divergence_T.astype(np.float64), first_T > 0)
+
+
+def _check(found: NDArray[np.float32], blocks: Blocks) -> None:
+    if not np.isfinite(found).all():
+        raise UserError(f"scoring {blocks.pack}: a log-probability is not finite; the model or its engine is broken")
 
 
 def _collection(model: MoeModel, blocks: Blocks, states: Iterable[torch.Tensor]) -> Collection:

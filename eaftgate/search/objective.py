@@ -1,7 +1,10 @@
 """The loss that a search lowers: what the gate will judge, in one number.
 
 The default policy's rules that decide in every pack (eaftgate.judge) are asked of UNION and of every pack, on the
-calibration blocks, each as a share of its margin:
+calibration blocks, each as a share of its margin. What a token's log-loss rises by is taken as the base expects it,
+the divergence of the pruned model's prediction from the base's, not as the one token that stands in the text has it:
+their means agree as far as the base is calibrated, and a swap's standard error is a fraction
+(docs/log/2026-11-27-search.md).
 
     loss = 3 * ppl of UNION + root of the mean square of all of them, of what is worse than the base
 
@@ -53,30 +56,42 @@ def gated_margins() -> Mapping[str, float]:
 
 @dataclass(frozen=True)
 class Predictions:
-    """Of every scored token of some blocks its log-loss in nats, and whether it is the model's first choice, a tie
-    included."""
+    """Of every scored token of some blocks the divergence of the prediction from the base's, in nats
+    (eaftgate.search.evaluate), and whether the token is the first choice, a tie included."""
 
-    nll_T: FloatArray
+    divergence_T: FloatArray
     first_T: BoolArray
 
     def at(self, chosen_T: BoolArray) -> "Predictions":
-        return Predictions(self.nll_T[chosen_T], self.first_T[chosen_T])
+        return Predictions(self.divergence_T[chosen_T], self.first_T[chosen_T])
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What the base says of every scored token: its first K choices with their log-probabilities, descending, and
+    whether the token is the first, a tie included."""
+
+    id_TK: NDArray[np.int32]
+    logprob_TK: NDArray[np.float32]
+    first_T: BoolArray
+
+    def at(self, chosen_T: BoolArray) -> "Reference":
+        return Reference(self.id_TK[chosen_T], self.logprob_TK[chosen_T], self.first_T[chosen_T])
 
 
 @dataclass(frozen=True)
 class Objective:
-    """What `whole`, the base's predictions of `blocks`, is compared with. `pack_R` numbers the pack of every row from
-    0."""
+    """Of models that are compared with `base` on `blocks`. `pack_R` numbers the pack of every row from 0."""
 
     blocks: Blocks
-    whole: Predictions
+    base: Reference
     pack_R: NDArray[np.integer]
     margins: Mapping[str, float]
 
     def of_blocks(self, chosen: NDArray[np.intp]) -> "Objective":
         """The same on some of the blocks, ascending."""
         kept_T = np.isin(self._block_T, chosen)
-        return replace(self, blocks=self.blocks.reordered(chosen), whole=self.whole.at(kept_T))
+        return replace(self, blocks=self.blocks.reordered(chosen), base=self.base.at(kept_T))
 
     def loss(self, now: Predictions, *, messages: bool = True) -> float:
         """Of the model that predicts `now`. Without `messages` none is counted: on few blocks one would decide."""
@@ -85,21 +100,21 @@ class Objective:
         return float(UNION_COUNTS * means_I[0] + _size(np.append(means_I, exact_I)))
 
     def change(self, now: Predictions, other: Predictions) -> Estimate:
-        """By how much the loss of `other` is larger; its standard error is that of the log-loss's part, to first
-        order."""
+        """By how much the loss of `other` is larger; its standard error is that of the divergences' part, to
+        first order."""
         means_I, exact_I = self._means_I(now), self._exact_I(now)
         size, terms = _size(np.append(means_I, exact_I)), len(means_I) + len(exact_I)
         slope_I = np.maximum(means_I, 0) / (terms * size) if size else np.zeros(len(means_I))
         slope_I[0] += UNION_COUNTS
-        rise_T = (self._share_IT.T @ slope_I) * (other.nll_T - now.nll_T) * len(now.nll_T)
+        rise_T = (self._share_IT.T @ slope_I) * (other.divergence_T - now.divergence_T) * len(now.divergence_T)
         return clustered(self.loss(other) - self.loss(now), rise_T, self._clusterings)
 
     def _means_I(self, now: Predictions) -> FloatArray:
-        means_I: FloatArray = self._share_IT @ (now.nll_T - self.whole.nll_T)
+        means_I: FloatArray = self._share_IT @ now.divergence_T
         return means_I
 
     def _exact_I(self, now: Predictions) -> FloatArray:
-        lost_M = self._exact_M(self.whole).astype(np.float64) - self._exact_M(now)
+        lost_M = self._exact_M(self.base.first_T).astype(np.float64) - self._exact_M(now.first_T)
         exact_I: FloatArray = self._share_IM @ lost_M
         return exact_I
 
@@ -146,16 +161,16 @@ class Objective:
         _, place_N = np.unique(self._roles.message[token_N], return_inverse=True)
         return token_N, place_N
 
-    def _exact_M(self, found: Predictions) -> BoolArray:
+    def _exact_M(self, first_T: BoolArray) -> BoolArray:
         token_N, place_N = self._messages
-        exact_M: BoolArray = np.bincount(place_N, weights=~found.first_T[token_N]) == 0
+        exact_M: BoolArray = np.bincount(place_N, weights=~first_T[token_N]) == 0
         return exact_M
 
     @cached_property
     def _share_IM(self) -> csr_array:
         """1 / (messages exact under the base * margin) where a rule of UNION is over the message."""
         token_N, place_N = self._messages
-        exact_M = self._exact_M(self.whole)
+        exact_M = self._exact_M(self.base.first_T)
         found = []
         for name in sorted(self.margins.keys() & _EXACT.keys()):
             of_M = np.zeros(len(exact_M), bool)

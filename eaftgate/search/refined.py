@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from eaftgate.families.model import MoeModel
 from eaftgate.packs.blocks import Blocks
-from eaftgate.search.evaluate import predicted, predicted_after
+from eaftgate.search.evaluate import predicted, predicted_after, referred
 from eaftgate.search.objective import Objective, Predictions, gated_margins
 from eaftgate.search.prefix import embedded, through_layer
 from eaftgate.select.keep import KeepSets, replaced
@@ -70,7 +70,7 @@ def halves_of(
     """`blocks` must be such that `can_refine`; one without a scored token is in neither. `pack_R` numbers the pack of
     every row from 0."""
     blocks = blocks.reordered(_scored(blocks))
-    whole = Objective(blocks, predicted(model, blocks, batch_size=batch_size), pack_R, gated_margins())
+    whole = Objective(blocks, referred(model, blocks, batch_size=batch_size), pack_R, gated_margins())
     middle = blocks.num_blocks // 2
     return whole.of_blocks(np.arange(middle)), whole.of_blocks(np.arange(middle, blocks.num_blocks))
 
@@ -94,7 +94,7 @@ def best_start(
 
     def loss(name: str, on: Objective, *, messages: bool) -> float:
         with model.keeping(starts[name]):
-            return on.loss(predicted(model, on.blocks, batch_size=batch_size), messages=messages)
+            return on.loss(predicted(model, on.blocks, on.base, batch_size=batch_size), messages=messages)
 
     few = _few(halves[0])
     last = nsmallest(FINALISTS, starts, key=lambda name: loss(name, few, messages=False))
@@ -149,7 +149,7 @@ class _Part:
 
     def _measured(self, keep: KeepSets, layer: int) -> Predictions:
         with self._model.keeping(keep):
-            return predicted_after(self._model, layer, self._prefix, self.objective.blocks)
+            return predicted_after(self._model, layer, self._prefix, self.objective.blocks, self.objective.base)
 
 
 def _best_swap(
