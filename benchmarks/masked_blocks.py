@@ -21,7 +21,7 @@ from eaftgate.packs.harmony import TokenClass
 from eaftgate.packs.pack import UNION
 from eaftgate.parity.messages import paired_messages
 from eaftgate.parity.paired import PairedTokens
-from eaftgate.search.evaluate import masked_tokens, predicted
+from eaftgate.search.evaluate import collected, masked_tokens
 from eaftgate.select.keep import KeepSets
 
 POLICY = "near-lossless-v3"
@@ -37,7 +37,10 @@ class Scored:
 
     @cached_property
     def _whole_nll_T(self) -> FloatArray:
-        return predicted(self.model, self.blocks, batch_size=self.batch_size).nll_T
+        return self._nll_T()
+
+    def _nll_T(self) -> FloatArray:
+        return -collected(self.model, self.blocks, batch_size=self.batch_size).stats.logprob_T.astype(np.float64)
 
     @cached_property
     def content_T(self) -> NDArray[np.bool_]:
@@ -65,8 +68,7 @@ class Scored:
     def rises_T(self, keep: KeepSets) -> FloatArray:
         """By how much the log-loss of every token of content is larger with `keep`."""
         with self.model.keeping(keep):
-            pruned = predicted(self.model, self.blocks, batch_size=self.batch_size)
-        rise_T: FloatArray = (pruned.nll_T - self._whole_nll_T)[self.content_T]
+            rise_T: FloatArray = (self._nll_T() - self._whole_nll_T)[self.content_T]
         return rise_T
 
     def rises_D(self, keep: KeepSets) -> FloatArray:

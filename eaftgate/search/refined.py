@@ -1,16 +1,17 @@
-"""Refinement: an expert swapped wherever the pruned model then loses less of what the gate judges.
+"""Refinement: experts swapped wherever the pruned model then loses less of what the gate judges.
 
 The calibration blocks are cut into two halves. Of every layer those swaps are asked about that change its output least
-(eaftgate.search.greedy): first on a few blocks of one half, the most promising then on all of it, and the best of
-these on the other half, too. One is made if the loss (eaftgate.search.objective) falls on both, on the other by more
-than its standard error; again, until none is. So no swap is accepted by the tokens that proposed it alone: swaps that
-were fitted to the calibration blocks' noise lost on others (docs/log/2026-11-26-selection.md).
+(eaftgate.search.greedy), and what other good starts keep there: on a few blocks of one half, those that promise most on
+more and more of them (successive halving, arXiv 1502.07943), and the best of these on the other half. One is made if
+the loss (eaftgate.search.objective) falls on both, on the whole other half by more than its standard error; again,
+until none is. So no swap is accepted by the tokens that proposed it alone: swaps that were fitted to the calibration
+blocks' noise lost on others (docs/log/2026-11-26-selection.md).
 """
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from heapq import nlargest, nsmallest
+from heapq import nlargest
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,31 +23,48 @@ from eaftgate.search.objective import Objective, Predictions, gated_margins
 from eaftgate.search.prefix import embedded, through_layer
 from eaftgate.select.keep import KeepSets, replaced
 
-NEAR = 16
-"""Of every layer, so many swaps are asked about."""
-CHECKED = 3
-"""So many of them, which promise most on a few blocks, are measured on a whole half."""
-FEW_TOKENS = 16_384
-"""Scored tokens of the few blocks: an answer only has to promise."""
+NEAR = 32
+"""Of every layer, so many swaps of one expert are asked about."""
+OTHERS = 8
+"""The best starts, of which a layer may take what they keep there."""
+STAGES = ((1 / 32, 8), (1 / 8, 3), (1 / 2, 2))
+"""Of one half, on which part of the blocks a layer's moves are measured, and how many go on from there."""
+DOUBTED = 1 / 4
+"""The part of the other half on which a move must lower the loss before it is measured on all of that."""
+FEWEST_TOKENS = 4_096
+"""Scored tokens of a part."""
 FINALISTS = 4
-"""Starts that lose least on a few blocks are measured on all."""
+"""So many starts go on from the first stage to the last."""
 MIN_BLOCKS = 4
 """Two a half: one alone would have no standard error to check a swap by."""
 TURNS = 2
 """Either half proposes once."""
 
-NearSwaps = Sequence[Sequence[tuple[int, int]]]
-"""By layer: (add, drop), the least change first."""
-
 
 @dataclass(frozen=True)
 class Swap:
-    """`gain`: by how much the loss fell on the half that did not propose the swap."""
+    """Of as many experts as came, `add`, for as many that went, `drop`. `gain`: by how much the loss fell on the half
+    that did not propose the swap."""
 
     layer: int
-    add: int
-    drop: int
+    add: tuple[int, ...]
+    drop: tuple[int, ...]
     gain: float
+
+
+@dataclass(frozen=True)
+class Moves:
+    """What is asked about, by layer: swaps of one expert (add, drop), the least change first, and keep sets that other
+    starts have there."""
+
+    near: list[list[tuple[int, int]]]
+    others: list[list[list[int]]]
+
+    def of(self, layer: int, kept: list[int]) -> list[list[int]]:
+        """What the layer may keep instead of `kept`, each once."""
+        swapped = (sorted({*kept, add} - {drop}) for add, drop in self.near[layer] if add not in kept and drop in kept)
+        found = dict.fromkeys(map(tuple, (*self.others[layer], *swapped)))
+        return [list(other) for other in found if list(other) != kept]
 
 
 @dataclass(frozen=True)
@@ -80,29 +98,38 @@ def _scored(blocks: Blocks) -> NDArray[np.intp]:
     return np.flatnonzero(blocks.scored_BS.any(axis=1))
 
 
-def _few(half: Objective) -> Objective:
-    """On evenly spread blocks with FEW_TOKENS, on all of them if there are no more."""
+def _part_of(half: Objective, share: float) -> Objective:
+    """On evenly spread blocks."""
     blocks = half.blocks
-    number = math.ceil(min(FEW_TOKENS / blocks.num_scored, 1) * blocks.num_blocks)
+    number = math.ceil(min(max(share, FEWEST_TOKENS / blocks.num_scored), 1) * blocks.num_blocks)
     return half.of_blocks(np.arange(number) * blocks.num_blocks // number)
 
 
-def best_start(
+def ranked_starts(
     model: MoeModel, halves: tuple[Objective, Objective], starts: Mapping[str, KeepSets], *, batch_size: int
-) -> str:
-    """The name of the keep sets that lose least: on a few blocks, and of FINALISTS on all."""
+) -> list[str]:
+    """Their names, what loses least first: on the first stage's blocks, and the FINALISTS on the last's."""
 
     def loss(name: str, on: Objective, *, messages: bool) -> float:
         with model.keeping(starts[name]):
             return on.loss(predicted(model, on.blocks, on.base, batch_size=batch_size), messages=messages)
 
-    few = _few(halves[0])
-    last = nsmallest(FINALISTS, starts, key=lambda name: loss(name, few, messages=False))
-    return min(last, key=lambda name: sum(loss(name, half, messages=True) for half in halves))
+    (first, _), *_, (last, _) = STAGES
+    few, more = _part_of(halves[0], first), [_part_of(half, last) for half in halves]
+    total: dict[str, float] = {}
+    ranked = sorted(starts, key=lambda name: loss(name, few, messages=False))
+    for name in ranked[:FINALISTS]:
+        total[name] = sum(loss(name, half, messages=True) for half in more)
+    return [*sorted(total, key=total.__getitem__), *ranked[FINALISTS:]]
+
+
+def layers_of(starts: Sequence[KeepSets]) -> list[list[list[int]]]:
+    """By layer, what they keep there, each once."""
+    return [[list(kept) for kept in dict.fromkeys(map(tuple, of_layer))] for of_layer in zip(*starts, strict=True)]
 
 
 def refinements(
-    model: MoeModel, halves: tuple[Objective, Objective], near: NearSwaps, begun: Refinement, *, batch_size: int
+    model: MoeModel, halves: tuple[Objective, Objective], moves: Moves, begun: Refinement, *, batch_size: int
 ) -> Iterator[Refinement]:
     """How far it has come after every layer that `begun` is not done with. Any of these can be begun with.
 
@@ -112,14 +139,16 @@ def refinements(
     for turn in range(done // len(keep), TURNS):
         begin = done % len(keep)
         first, second = halves if turn == 0 else halves[::-1]
-        parts = tuple(_Part(model, half, keep, begin, batch_size) for half in (_few(first), first, second))
+        sizes = [_part_of(first, share) for share, _ in STAGES], [_part_of(second, DOUBTED), second]
+        stages, checks = ([_Part(model, part, keep, begin, batch_size) for part in half] for half in sizes)
         for layer in range(begin, len(keep)):
-            while swap := _best_swap(layer, keep[layer], near[layer], *parts):
-                swaps = (*swaps, swap)
-                keep = replaced(keep, layer, _swapped(keep[layer], swap.add, swap.drop))
-                for part in parts:
+            while found := _best_move(layer, moves.of(layer, keep[layer]), stages, checks):
+                kept, gain = found
+                swaps = (*swaps, _swap(layer, keep[layer], kept, gain))
+                keep = replaced(keep, layer, kept)
+                for part in (*stages, *checks):
                     part.move_to(keep, layer)
-            for part in parts:
+            for part in (*stages, *checks):
                 part.pass_layer(layer)
             done += 1
             yield Refinement(keep, swaps, done)
@@ -147,30 +176,32 @@ class _Part:
         """What the model says when `layer` keeps `kept` instead."""
         return self._measured(replaced(self._keep, layer, kept), layer)
 
+    def fall(self, layer: int, kept: list[int], *, messages: bool) -> float:
+        """Of the loss, then."""
+        loss = self.objective.loss
+        return loss(self.now, messages=messages) - loss(self.having(layer, kept), messages=messages)
+
     def _measured(self, keep: KeepSets, layer: int) -> Predictions:
         with self._model.keeping(keep):
             return predicted_after(self._model, layer, self._prefix, self.objective.blocks, self.objective.base)
 
 
-def _best_swap(
-    layer: int, kept: list[int], near: Sequence[tuple[int, int]], few: _Part, proposing: _Part, checking: _Part
-) -> Swap | None:
-    def fall(part: _Part, swap: tuple[int, int], *, messages: bool) -> float:
-        before, after = part.now, part.having(layer, _swapped(kept, *swap))
-        loss = part.objective.loss
-        return loss(before, messages=messages) - loss(after, messages=messages)
-
-    possible = [(add, drop) for add, drop in near if add not in kept and drop in kept]
-    promised = nlargest(CHECKED, ((fall(few, swap, messages=False), swap) for swap in possible))
-    measured = [(fall(proposing, swap, messages=True), swap) for gain, swap in promised if gain > 0]
-    for gain, (add, drop) in sorted(measured, reverse=True):
-        if gain <= 0:
-            break
-        change = checking.objective.change(checking.now, checking.having(layer, _swapped(kept, add, drop)))
-        if change.value < -change.standard_error:
-            return Swap(layer, add, drop, -change.value)
+def _best_move(
+    layer: int, moves: list[list[int]], stages: Sequence[_Part], checks: Sequence[_Part]
+) -> tuple[list[int], float] | None:
+    """What the layer had better keep, and by how much the loss falls on the half that checks."""
+    for number, (part, (_, go_on)) in enumerate(zip(stages, STAGES, strict=True)):
+        falls = [(part.fall(layer, kept, messages=number > 0), kept) for kept in moves]
+        moves = [kept for fall, kept in nlargest(go_on, falls) if fall > 0]
+    doubting, checking = checks
+    for kept in moves:
+        if doubting.fall(layer, kept, messages=True) > 0:
+            change = checking.objective.change(checking.now, checking.having(layer, kept))
+            if change.value < -change.standard_error:
+                return kept, -change.value
     return None
 
 
-def _swapped(kept: list[int], add: int, drop: int) -> list[int]:
-    return sorted({*kept, add} - {drop})
+def _swap(layer: int, before: list[int], after: list[int], gain: float) -> Swap:
+    added, dropped = (tuple(sorted({*one} - {*other})) for one, other in ((after, before), (before, after)))
+    return Swap(layer, added, dropped, gain)

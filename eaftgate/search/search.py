@@ -29,11 +29,14 @@ from eaftgate.search.objective import Objective
 from eaftgate.search.refined import (
     MIN_BLOCKS,
     NEAR,
+    OTHERS,
     TURNS,
+    Moves,
     Refinement,
-    best_start,
     can_refine,
     halves_of,
+    layers_of,
+    ranked_starts,
     refinements,
 )
 from eaftgate.search.settings import SearchSettings
@@ -101,7 +104,7 @@ def refined_search(
             if journal is not None:
                 journal.write(held)
         ended = held.refinement
-        for ended in refinements(model, halves, held.near, held.refinement, **at):
+        for ended in refinements(model, halves, held.moves, held.refinement, **at):
             show(2 * layers + ended.layers, of)
             if journal is not None:
                 journal.write(replace(held, refinement=ended))
@@ -111,10 +114,10 @@ def refined_search(
 
 @dataclass(frozen=True)
 class Reached:
-    """How far a refinement has come, which selection it began with, and which swaps of it are near."""
+    """How far a refinement has come, which selection it began with, and what it asks about."""
 
     start: str
-    near: list[list[tuple[int, int]]]
+    moves: Moves
     refinement: Refinement
 
 
@@ -138,11 +141,13 @@ def _begun(
     for name, weights in ranking_weights(trace, classes).items():
         asked: dict[str, Any] = {"keep_n": keep_n, "alignment": "predicting", "classes": weights}
         starts |= {f"{method}, {name}": select_keep_sets(trace, method=method, **asked) for method in STARTS}
-    start = best_start(model, halves, starts, batch_size=at)
+    ranked = ranked_starts(model, halves, starts, batch_size=at)
+    start = ranked[0]
     sample = samples[start.split(", ", 1)[1]]
     near = nearest_swaps(model, blocks, sample, starts[start], number=NEAR, batch_size=at)
     show(2 * layers)
-    return Reached(start, near, Refinement(starts[start]))
+    others = layers_of([starts[name] for name in ranked[:OTHERS]])
+    return Reached(start, Moves(near, others), Refinement(starts[start]))
 
 
 def _samples(

@@ -19,8 +19,8 @@ from eaftgate.parity.js2d import Bins
 from eaftgate.parity.metrics import Thresholds
 from eaftgate.parity.paired import PairedTokens, pair
 from eaftgate.search import objective
-from eaftgate.search.evaluate import collected, predicted
-from eaftgate.search.objective import Objective, Predictions, gated_margins
+from eaftgate.search.evaluate import collected, predicted, referred
+from eaftgate.search.objective import Objective, Predictions, Reference, gated_margins
 
 BLOCKS, SEQ_LEN, ROWS = 12, 24, 24
 CONTENTS = (TokenClass.CALL, TokenClass.FINAL, TokenClass.ANALYSIS, TokenClass.COMMENTARY, TokenClass.OTHER)
@@ -71,11 +71,14 @@ def drawn(blocks: Blocks, seed: int) -> Predictions:
 
 
 BLOCKS_ = class_blocks(50)
-WHOLE, NOW, OTHER = (drawn(BLOCKS_, seed) for seed in range(3))
+BEFORE, NOW, OTHER = (drawn(BLOCKS_, seed) for seed in range(3))
+BASE = Reference(
+    np.zeros((BLOCKS_.num_scored, 0), np.int32), np.zeros((BLOCKS_.num_scored, 0), np.float32), BEFORE.first_T
+)
 
 
-def made(blocks: Blocks = BLOCKS_, whole: Predictions = WHOLE) -> Objective:
-    return Objective(blocks, whole, PACK_R, MARGINS)
+def made(blocks: Blocks = BLOCKS_, base: Reference = BASE) -> Objective:
+    return Objective(blocks, base, PACK_R, MARGINS)
 
 
 def slow_terms(on: Objective, now: Predictions) -> tuple[list[tuple[float, dict[int, float]]], list[float]]:
@@ -95,13 +98,13 @@ def slow_terms(on: Objective, now: Predictions) -> tuple[list[tuple[float, dict[
             documents = {int(on.blocks.row_BS[tokens[t]]) for t in of}
             if len(documents) >= objective.FEWEST:
                 share = {t: 1 / len(of) / on.margins[name] for t in of}
-                means.append((sum(share[t] * (now.nll_T[t] - on.whole.nll_T[t]) for t in of), share))
+                means.append((sum(share[t] * now.divergence_T[t] for t in of), share))
     for name, kind in (("exact_calls", TokenClass.CALL), ("exact_finals", TokenClass.FINAL)):
         lost = before = 0
         for number in {int(roles.message[at]) for at in tokens} - {NO_MESSAGE}:
             of = [t for t, at in enumerate(tokens) if roles.message[at] == number]
             if any(roles.kind[tokens[t]] == kind for t in of):
-                exact_base, exact_now = (all(found.first_T[t] for t in of) for found in (on.whole, now))
+                exact_base, exact_now = (all(found.first_T[t] for t in of) for found in (on.base, now))
                 before += exact_base
                 lost += exact_base - exact_now
         if before >= objective.FEWEST:
@@ -130,8 +133,9 @@ def test_the_loss_by_plain_loops(now: Predictions, messages: bool) -> None:
 
 
 def test_equal_models_lose_nothing() -> None:
-    assert made().loss(WHOLE) == 0
-    assert made().change(WHOLE, WHOLE).value == 0
+    same = Predictions(np.zeros(BLOCKS_.num_scored), BEFORE.first_T)
+    assert made().loss(same) == 0
+    assert made().change(same, same).value == 0
 
 
 def test_the_change_is_the_difference_and_its_error_that_of_the_linear_part() -> None:
@@ -145,7 +149,7 @@ def test_the_change_is_the_difference_and_its_error_that_of_the_linear_part() ->
     for place, (value, share) in enumerate(means):
         slope = max(0.0, value) / (size * (len(means) + len(exact))) + (3 if place == 0 else 0)
         for t, weight in share.items():
-            rise_T[t] += slope * weight * (OTHER.nll_T[t] - NOW.nll_T[t]) * len(tokens)
+            rise_T[t] += slope * weight * (OTHER.divergence_T[t] - NOW.divergence_T[t]) * len(tokens)
     errors = []
     for clusters in (BLOCKS_.row_BS[BLOCKS_.scored_BS], tokens[:, 0]):
         squares = [((rise_T - rise_T.mean())[clusters == cluster].sum()) ** 2 for cluster in np.unique(clusters)]
@@ -154,24 +158,24 @@ def test_the_change_is_the_difference_and_its_error_that_of_the_linear_part() ->
 
 
 def test_the_linear_part_is_the_slope_of_the_loss() -> None:
-    """A small step in one token's log-loss moves the loss by what that token rises."""
+    """A small step in one token's divergence moves the loss by what that token rises."""
     on = made()
     means, exact = slow_terms(on, NOW)
     size = slow_size([*(value for value, _ in means), *exact])
-    for token in range(0, len(NOW.nll_T), 37):
-        step_T = np.where(np.arange(len(NOW.nll_T)) == token, 1e-6, 0)
+    for token in range(0, len(NOW.divergence_T), 37):
+        step_T = np.where(np.arange(len(NOW.divergence_T)) == token, 1e-6, 0)
         slope = sum(
             (max(0.0, value) / (size * (len(means) + len(exact))) + 3 * (place == 0)) * share.get(token, 0.0)
             for place, (value, share) in enumerate(means)
         )
-        change = on.change(NOW, Predictions(NOW.nll_T + step_T, NOW.first_T))
+        change = on.change(NOW, Predictions(NOW.divergence_T + step_T, NOW.first_T))
         assert change.value / 1e-6 == pytest.approx(slope, rel=1e-3, abs=1e-4)
 
 
 def test_of_some_blocks_is_as_if_made_on_them() -> None:
     some = np.array([0, 1, 4, 5, 6, 8, 9, 11])
     chosen_T = np.isin(np.argwhere(BLOCKS_.scored_BS)[:, 0], some)
-    part, alone = made().of_blocks(some), made(BLOCKS_.reordered(some), WHOLE.at(chosen_T))
+    part, alone = made().of_blocks(some), made(BLOCKS_.reordered(some), BASE.at(chosen_T))
     assert part.loss(NOW.at(chosen_T)) == alone.loss(NOW.at(chosen_T))
     assert part.loss(NOW.at(chosen_T)) == pytest.approx(slow_loss(alone, NOW.at(chosen_T)))
     assert part.change(NOW.at(chosen_T), OTHER.at(chosen_T)) == alone.change(NOW.at(chosen_T), OTHER.at(chosen_T))
@@ -183,7 +187,7 @@ def test_rules_over_too_few_take_no_part(monkeypatch: pytest.MonkeyPatch, fewest
     means, exact = slow_terms(made(), NOW)
     if fewest == 1000:  # but for perplexity of UNION
         of = BLOCKS_.roles.content[BLOCKS_.scored_BS]
-        worse = float((NOW.nll_T - WHOLE.nll_T)[of].mean()) / MARGINS["ppl"]
+        worse = float(NOW.divergence_T[of].mean()) / MARGINS["ppl"]
         assert made().loss(NOW) == pytest.approx(3 * worse + max(0.0, worse))
         return
     assert len(means) < 12 or len(exact) < 2
@@ -212,14 +216,15 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> MoeModel:
 def test_what_a_search_lowers_is_what_the_policy_judges(
     model: MoeModel, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    """One definition: a rule's share is its metric's value, as the gate measures it, by its margin."""
+    """One definition: a rule's share is its metric's value, as the gate measures it, by its margin; but that a rise of
+    the log-loss is taken as the base expects it."""
     monkeypatch.setattr(objective, "FEWEST", 1)
-    blocks = said_by(model)
-    whole = collected(model, blocks)
+    blocks, margins = said_by(model), gated_margins()
+    whole, base = collected(model, blocks), referred(model, blocks)
     with model.keeping(KEEP):
-        tokens, now = pair(whole, collected(model, blocks)), predicted(model, blocks)
-    margins = gated_margins()
-    only = Objective(blocks, predicted(model, blocks), PACK_R, {name: margins[name]} | {"ppl": margins["ppl"]})
+        tokens, first_T = pair(whole, collected(model, blocks)), predicted(model, blocks, base).first_T
+    now = Predictions(tokens.nll_delta_T, first_T)
+    only = Objective(blocks, base, PACK_R, {name: margins[name]} | {"ppl": margins["ppl"]})
     packs: tuple[int | None, ...] = (None, 0, 1)
 
     def worse(metric: str, pack: int | None) -> float:

@@ -18,10 +18,10 @@ from eaftgate.families.model import MoeModel
 from eaftgate.packs.blocks import Blocks
 from eaftgate.search import objective
 from eaftgate.search import refined as refinement
-from eaftgate.search.evaluate import predicted
+from eaftgate.search.evaluate import predicted, referred
 from eaftgate.search.journal import Journal
-from eaftgate.search.objective import Objective, Predictions, gated_margins
-from eaftgate.search.refined import CHECKED, Refinement, Swap, best_start, halves_of, refinements
+from eaftgate.search.objective import Objective, Predictions, Reference, gated_margins
+from eaftgate.search.refined import Moves, Refinement, Swap, halves_of, layers_of, ranked_starts, refinements
 from eaftgate.search.search import Reached
 from eaftgate.select.keep import KeepSets, replaced
 
@@ -55,8 +55,11 @@ def blocks(model: MoeModel) -> Blocks:
 ONE_PACK = np.zeros(SHAPE[0], int)
 TWO_PACKS = np.array([0, 0, 1, 0] * 4)
 EVERYONE: KeepSets = [list(range(SIZE.experts))] * SIZE.layers
-STARTS: list[KeepSets] = [[[0, 1, 2]] * 3, [[3, 4, 5]] * 3, [[0, 2, 4], [1, 3, 5], [0, 1, 5]]]
-NEAR = [[(add, drop) for add in range(6) for drop in range(6) if (add + drop + layer) % 4] for layer in range(3)]
+STARTS: list[KeepSets] = [[[0, 1, 2]] * 3, [[3, 4, 5]] * 3, [[0, 2, 4], [1, 3, 5], [0, 3, 4]]]
+MOVES = Moves(
+    [[(add, drop) for add in range(6) for drop in range(6) if (add + drop + layer) % 4] for layer in range(3)],
+    layers_of(STARTS[1:]),
+)
 
 
 @pytest.fixture(autouse=True)
@@ -68,7 +71,7 @@ def refined(
     model: MoeModel, blocks: Blocks, start: KeepSets, pack_R: NDArray[np.intp] = ONE_PACK
 ) -> tuple[KeepSets, list[Swap]]:
     halves = halves_of(model, blocks, pack_R, batch_size=8)
-    *_, ended = refinements(model, halves, NEAR, Refinement(start), batch_size=8)
+    *_, ended = refinements(model, halves, MOVES, Refinement(start), batch_size=8)
     return ended.keep, list(ended.swaps)
 
 
@@ -80,14 +83,17 @@ def whole_run(model: MoeModel, blocks: Blocks) -> Callable[[NDArray[np.intp]], A
     """What the whole model says of some blocks under keep sets; asked again, it says the same."""
 
     @cache
+    def base(some: tuple[int, ...]) -> Reference:
+        return referred(model, blocks.reordered(np.array(some)))
+
+    @cache
     def run(some: tuple[int, ...], keep: tuple[tuple[int, ...], ...]) -> Predictions:
         with model.keeping(keep):
-            return predicted(model, blocks.reordered(np.array(some)))
+            return predicted(model, blocks.reordered(np.array(some)), base(some))
 
     def by(pack_R: NDArray[np.intp]) -> Asked:
         def asked(some: tuple[int, ...], keep: KeepSets) -> tuple[Objective, Predictions]:
-            whole = run(some, tuple(map(tuple, EVERYONE)))
-            on = Objective(blocks.reordered(np.array(some)), whole, pack_R, gated_margins())
+            on = Objective(blocks.reordered(np.array(some)), base(some), pack_R, gated_margins())
             return on, run(some, tuple(map(tuple, keep)))
 
         return asked
@@ -95,73 +101,90 @@ def whole_run(model: MoeModel, blocks: Blocks) -> Callable[[NDArray[np.intp]], A
     return by
 
 
-def slow_refined(run: Asked, keep: KeepSets, screening: list[int]) -> tuple[KeepSets, list[Swap]]:
-    """The whole model for every question, nothing run before. `screening` are the blocks of a half that screen."""
+def slow_refined(run: Asked, keep: KeepSets) -> tuple[KeepSets, list[Swap]]:
+    """The whole model for every question, nothing run before."""
     half = SHAPE[0] // 2
     first, second = tuple(range(half)), tuple(range(half, 2 * half))
     swaps = []
 
-    def loss(some: tuple[int, ...], keep: KeepSets, *, messages: bool = True) -> float:
-        on, now = run(some, keep)
-        return on.loss(now, messages=messages)
+    def fall(some: tuple[int, ...], keep: KeepSets, other: KeepSets, *, messages: bool = True) -> float:
+        (on, now), (_, then) = run(some, keep), run(some, other)
+        return on.loss(now, messages=messages) - on.loss(then, messages=messages)
 
     for proposing, checking in ((first, second), (second, first)):
-        few = tuple(proposing[block] for block in screening)
         for layer in range(SIZE.layers):
-            made = True
-            while made:
-                made, kept = False, keep[layer]
-                others = {
-                    (a, d): replaced(keep, layer, sorted({*kept, a} - {d}))
-                    for a, d in NEAR[layer]
-                    if a not in kept and d in kept
-                }
-                promised = sorted(
-                    ((loss(few, keep, messages=False) - loss(few, other, messages=False), swap)
-                     for swap, other in others.items()), reverse=True,
-                )[:CHECKED]  # fmt: skip
-                measured = sorted(
-                    ((loss(proposing, keep) - loss(proposing, others[swap]), swap) for fall, swap in promised
-                     if fall > 0), reverse=True,
-                )  # fmt: skip
-                for fall, swap in measured:
+            while True:
+                kept = keep[layer]
+                swapped = [sorted({*kept, a} - {d}) for a, d in MOVES.near[layer] if a not in kept and d in kept]
+                others = [
+                    replaced(keep, layer, list(other))
+                    for other in {tuple(other) for other in (*MOVES.others[layer], *swapped)} - {tuple(kept)}
+                ]
+                for blocks, go_on, messages in ((PARTS[0], 6, False), (PARTS[1], 3, True)):
+                    some = tuple(proposing[block] for block in blocks)
+                    falls = [(fall(some, keep, other, messages=messages), other) for other in others]
+                    others = [other for value, other in sorted(falls, reverse=True)[:go_on] if value > 0]
+                for other in others:
                     on, now = run(checking, keep)
-                    change = on.change(now, run(checking, others[swap])[1])
-                    if fall > 0 and change.value < -change.standard_error:
-                        swaps.append(Swap(layer, *swap, -change.value))
-                        keep, made = others[swap], True
+                    change = on.change(now, run(checking, other)[1])
+                    doubting = tuple(checking[block] for block in PARTS[2])
+                    if fall(doubting, keep, other) > 0 and change.value < -change.standard_error:
                         break
+                else:
+                    break
+                came, went = ({*one} - {*two} for one, two in ((other[layer], kept), (kept, other[layer])))
+                swaps.append(Swap(layer, tuple(sorted(came)), tuple(sorted(went)), -change.value))
+                keep = other
     return keep, swaps
+
+
+PARTS = [0, 4], [0, 1, 2, 4, 5, 6], [0, 2, 4, 6]
+"""Of the 8 blocks of a half: of two stages, of the half that checks."""
+
+
+@pytest.fixture
+def few_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(refinement, "STAGES", ((1 / 4, 6), (3 / 4, 3)))
+    monkeypatch.setattr(refinement, "DOUBTED", 1 / 2)
+    monkeypatch.setattr(refinement, "FEWEST_TOKENS", 1)
 
 
 @pytest.mark.parametrize("start", STARTS)
 @pytest.mark.parametrize("pack_R", [ONE_PACK, TWO_PACKS], ids=["one pack", "two packs"])
-@pytest.mark.parametrize(("tokens", "screening"), [(1000, [0, 1, 2, 3, 4, 5, 6, 7]), (19, [0, 2, 5])])
+@pytest.mark.usefixtures("few_blocks")
 def test_equal_to_the_search_that_runs_the_whole_model_every_time(
     model: MoeModel,
     blocks: Blocks,
     whole_run: Callable[[NDArray[np.intp]], Asked],
     start: KeepSets,
-    tokens: int,
-    screening: list[int],
     pack_R: NDArray[np.intp],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A half has 8 blocks with 53 and 56 counted tokens."""
-    monkeypatch.setattr(refinement, "FEW_TOKENS", tokens)
     keep, swaps = refined(model, blocks, start, pack_R)
-    slow_keep, slow_swaps = slow_refined(whole_run(pack_R), start, screening)
+    slow_keep, slow_swaps = slow_refined(whole_run(pack_R), start)
     assert keep == slow_keep
     assert [(s.layer, s.add, s.drop) for s in swaps] == [(s.layer, s.add, s.drop) for s in slow_swaps]
     assert [s.gain for s in swaps] == pytest.approx([s.gain for s in slow_swaps], abs=1e-3)
     assert swaps, "a start that nothing improves shows nothing"
 
 
+@pytest.mark.parametrize(("share", "fewest", "expected"), [
+    (1 / 4, 1, [0, 4]), (1 / 3, 1, [0, 2, 5]), (1 / 4, 26, [0, 2, 4, 6]), (1 / 4, 1000, range(8)), (1, 1, range(8)),
+])  # fmt: skip
+def test_a_part_is_of_evenly_spread_blocks(
+    model: MoeModel, blocks: Blocks, monkeypatch: pytest.MonkeyPatch, share: float, fewest: int, expected: list[int]
+) -> None:
+    """The half has 8 blocks with 53 tokens."""
+    monkeypatch.setattr(refinement, "FEWEST_TOKENS", fewest)
+    half, _ = halves_of(model, blocks, ONE_PACK, batch_size=8)
+    part = refinement._part_of(half, share)
+    np.testing.assert_array_equal(part.blocks.token_ids_BS, half.blocks.token_ids_BS[list(expected)])
+
+
 def test_swaps_lower_the_loss_and_keep_the_size(model: MoeModel, blocks: Blocks) -> None:
     start: KeepSets = [[0, 1, 2], [3, 4, 5], [0, 2, 4]]
     keep, swaps = refined(model, blocks, start)
     halves = halves_of(model, blocks, ONE_PACK, batch_size=8)
-    assert best_start(model, halves, {"start": start, "refined": keep}, batch_size=8) == "refined"
+    assert ranked_starts(model, halves, {"start": start, "refined": keep}, batch_size=8) == ["refined", "start"]
     assert all(kept == sorted(set(kept)) and len(kept) == 3 for kept in keep)
     assert all(swap.gain > 0 for swap in swaps)
 
@@ -169,47 +192,56 @@ def test_swaps_lower_the_loss_and_keep_the_size(model: MoeModel, blocks: Blocks)
 def test_no_swap_but_the_near_ones_is_asked_about(model: MoeModel, blocks: Blocks) -> None:
     start = STARTS[0]
     halves = halves_of(model, blocks, ONE_PACK, batch_size=8)
-    *_, ended = refinements(model, halves, [[], [(3, 0)], []], Refinement(start), batch_size=8)
-    assert {(swap.layer, swap.add, swap.drop) for swap in ended.swaps} <= {(1, 3, 0)}
+    *_, ended = refinements(
+        model, halves, Moves([[], [(3, 0)], []], [[[0, 1, 2]], [], []]), Refinement(start), batch_size=8
+    )
+    assert {(swap.layer, swap.add, swap.drop) for swap in ended.swaps} <= {(1, (3,), (0,))}
     assert ended.layers == 6
 
 
 def test_any_state_can_be_gone_on_with(model: MoeModel, blocks: Blocks, tmp_path: Path) -> None:
     """Also when it comes out of a journal."""
     halves = halves_of(model, blocks, TWO_PACKS, batch_size=8)
-    states = list(refinements(model, halves, NEAR, Refinement(STARTS[0]), batch_size=8))
+    states = list(refinements(model, halves, MOVES, Refinement(STARTS[0]), batch_size=8))
     assert [state.layers for state in states] == [1, 2, 3, 4, 5, 6]
     assert states[-1].swaps
     journal = Journal(tmp_path / "journal.json", {"keep_n": 3})
     for done, state in enumerate(states):
-        journal.write(Reached("greedy, plain", NEAR, state))
+        journal.write(Reached("greedy, plain", MOVES, state))
         held = journal.read(Reached)
-        assert held == Reached("greedy, plain", NEAR, state)
-        assert list(refinements(model, halves, held.near, held.refinement, batch_size=8)) == states[done + 1 :]
+        assert held == Reached("greedy, plain", MOVES, state)
+        assert list(refinements(model, halves, held.moves, held.refinement, batch_size=8)) == states[done + 1 :]
 
 
 def test_the_first_of_equal_starts_is_taken(model: MoeModel, blocks: Blocks) -> None:
     halves = halves_of(model, blocks, ONE_PACK, batch_size=8)
     starts = {"a": STARTS[0], "b": EVERYONE, "c": EVERYONE}
-    assert best_start(model, halves, starts, batch_size=8) == "b"
+    assert ranked_starts(model, halves, starts, batch_size=8) == ["b", "c", "a"]
 
 
-def test_the_finalists_are_measured_on_all_blocks(
+@pytest.mark.usefixtures("few_blocks")
+def test_the_finalists_are_measured_on_more_blocks(
     model: MoeModel, blocks: Blocks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(refinement, "FEW_TOKENS", 1)
-    monkeypatch.setattr(refinement, "FINALISTS", 3)
+    monkeypatch.setattr(refinement, "FINALISTS", 8)
     starts = {str(kept): [list(kept)] * 3 for kept in combinations(range(SIZE.experts), 3)}
     halves = halves_of(model, blocks, TWO_PACKS, batch_size=8)
 
     def loss(keep: KeepSets, on: Objective, *, messages: bool) -> float:
         with model.keeping(keep):
-            return on.loss(predicted(model, on.blocks, batch_size=8), messages=messages)
+            return on.loss(predicted(model, on.blocks, on.base, batch_size=8), messages=messages)
 
-    few = halves[0].of_blocks(np.array([0]))
-    last = sorted(starts, key=lambda name: loss(starts[name], few, messages=False))[:3]
-    expected = min(last, key=lambda name: sum(loss(starts[name], half, messages=True) for half in halves))
-    assert best_start(model, halves, starts, batch_size=8) == expected
+    few, *more = halves[0].of_blocks(np.array(PARTS[0])), *(half.of_blocks(np.array(PARTS[1])) for half in halves)
+    ranked = sorted(starts, key=lambda name: loss(starts[name], few, messages=False))
+    finalists = sorted(ranked[:8], key=lambda name: sum(loss(starts[name], half, messages=True) for half in more))
+    assert finalists != ranked[:8]
+    assert ranked_starts(model, halves, starts, batch_size=8) == [*finalists, *ranked[8:]]
+
+
+def test_layers_of_several_starts_are_told_once() -> None:
+    assert layers_of([[[0, 1], [2, 3]], [[0, 1], [1, 3]]]) == [[[0, 1]], [[2, 3], [1, 3]]]
+    moves = Moves([[(2, 0), (3, 0), (0, 2)]], [[[0, 1], [1, 2], [3, 4]]])
+    assert moves.of(0, [0, 1]) == [[1, 2], [3, 4], [1, 3]]
 
 
 def test_blocks_without_an_answer_do_not_matter(model: MoeModel, blocks: Blocks) -> None:
