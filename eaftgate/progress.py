@@ -35,7 +35,7 @@ class Bar:
 
     def advance(self, amount: int) -> None: ...
 
-    def show(self, done: float, total: int) -> None: ...
+    def show(self, done: float, total: float) -> None: ...
 
     def describe(self, text: str) -> None: ...
 
@@ -46,7 +46,7 @@ NO_BAR = Bar()
 @contextmanager
 def progress_bar(
     description: str,
-    total: int | None,
+    total: float | None,
     *,
     unit: str,
     out: Path | None = None,
@@ -111,7 +111,7 @@ class _Drawn(Bar):
     def advance(self, amount: int) -> None:
         self._progress.advance(self._task, amount)
 
-    def show(self, done: float, total: int) -> None:
+    def show(self, done: float, total: float) -> None:
         self._progress.update(self._task, completed=done, total=total)
 
     def describe(self, text: str) -> None:
@@ -134,7 +134,7 @@ class _Written(Bar):
     def __init__(
         self,
         title: str,
-        total: int | None,
+        total: float | None,
         unit: str,
         write: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
@@ -154,7 +154,7 @@ class _Written(Bar):
         with self._lock:
             self._done += amount
 
-    def show(self, done: float, total: int) -> None:
+    def show(self, done: float, total: float) -> None:
         with self._lock:
             self._done, self._total = done, total
             if not self._began:

@@ -22,6 +22,7 @@ from eaftgate.prune.methods import (
     DEFAULT_SCORER,
     KEEP_SETS,
     NO_OP,
+    SEARCH,
     Choice,
     Method,
     Running,
@@ -286,7 +287,8 @@ def _chosen_on_model(
         print(sentence(placed.said), file=sys.stderr)
     described = run.model.describe()
     doing = "pre-gate" if choice is not None else method.name
-    with progress_bar(doing, None, unit="layers", out=out) as bar:
+    unit = "passes" if method.name == SEARCH else "layers"
+    with progress_bar(doing, None, unit=unit, out=out) as bar:
         model = placed.load()
         check_unchanged(base, profile.description.base.digest)
         if choice is None:

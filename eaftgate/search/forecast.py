@@ -1,19 +1,26 @@
-"""How long a refinement is going to take, before it begins: forward passes, and a speed that was measured.
+"""How long a refinement is going to take: forward passes over its blocks, and a speed that was measured.
 
 Imports nothing that is slow.
 """
 
-PASSES = 12.0
-"""Over all blocks, as many as the start takes: the experts' outputs, twice, and starts that are measured."""
-PASSES_A_LAYER = 3.0
-"""Both turns together: swaps that are measured on a half, through the layers that follow."""
-ASKED_TOKENS, ASKED_PASSES = 900_000, 18
-"""A layer, on which swaps are asked about, both turns together: so many tokens, prompts too, however many there are, or
-all of them so often."""
+START = 10.0
+"""Passes before anything is refined: the experts' outputs, twice, and starts that are measured."""
+GREEDY = 0.4
+"""Of them, the part that the greedy selections are."""
+A_LAYER = 1.75
+"""Passes a layer and turn, on average over the layers: all that is measured runs through those that follow only."""
+ASKED_TOKENS, ASKED_PASSES = 300_000, 9.0
+"""And for the first answers, which need some blocks however many there are: so many tokens, prompts too, or all of them
+so often."""
 
 
-def estimated_seconds(*, tokens: int, tokens_per_second: float, layers: int) -> float:
-    """Of a refinement over blocks of `tokens` tokens, prompts too, of a model of `layers`; `tokens_per_second` is the
-    whole model's speed."""
-    asked = min(ASKED_TOKENS, ASKED_PASSES * tokens)
-    return (tokens * (PASSES + PASSES_A_LAYER * layers) + asked * layers) / tokens_per_second
+def refinement_passes(*, tokens: int, layers: int) -> list[float]:
+    """Of a turn over blocks of `tokens` tokens, prompts too, by layer."""
+    average = A_LAYER + min(ASKED_TOKENS / tokens, ASKED_PASSES)
+    return [average * 2 * (layers - layer) / (layers + 1) for layer in range(layers)]
+
+
+def estimated_seconds(*, tokens: int, tokens_per_second: float, layers: int, turns: int = 2) -> float:
+    """Of the start and the refinement; `tokens_per_second` is the whole model's speed."""
+    passes = START + turns * sum(refinement_passes(tokens=tokens, layers=layers))
+    return tokens * passes / tokens_per_second

@@ -17,6 +17,7 @@ from eaftgate.packs.blocks import Blocks
 from eaftgate.profile.trace import Trace
 from eaftgate.progress import progress_bar
 from eaftgate.search.evaluate import within_memory
+from eaftgate.search.forecast import GREEDY, START, refinement_passes
 from eaftgate.search.greedy import (
     Sample,
     greedy_keep_sets,
@@ -47,8 +48,8 @@ from eaftgate.select.keep import KeepSets, select_keep_sets
 STARTS = ("eaft-reap", "reap-mass", "ean", "frequency")
 """Rankings that a refinement may start from, besides the greedy search."""
 
-Progress = Callable[[float, int], None]
-"""Gets the number of layers done, and of how many."""
+Progress = Callable[[float, float], None]
+"""Gets how much is done, and of how much: layers, or forward passes over the blocks."""
 Found = tuple[KeepSets, dict[str, Any]]
 """Keep sets, and what they came from, for the manifest."""
 
@@ -70,7 +71,7 @@ def greedy_search(
     """
     weight_T = (classes or ClassWeights()).token_weights(trace).of_trace(trace)
     sample = _samples(blocks, trace, {"": weight_T}, settings)[""]
-    with within_memory(), _shown(progress, len(model.moe_layers)) as show:
+    with within_memory(), _shown(progress, len(model.moe_layers), "layers") as show:
         keep = greedy_keep_sets(model, blocks, sample, keep_n=keep_n, batch_size=settings.batch_size, progress=show)
     return keep, {"settings": asdict(settings), "positions": len(sample.position_X)}
 
@@ -93,23 +94,36 @@ def refined_search(
     """
     if not can_refine(blocks):
         raise UserError(f"refined needs {MIN_BLOCKS} calibration blocks with answers or more: give it more rows")
-    layers = len(model.moe_layers)
-    of = (2 + TURNS) * layers
     at: dict[str, Any] = {"batch_size": settings.batch_size}
-    with within_memory(), _shown(progress, of) as show:
-        halves = halves_of(model, blocks, packs_of_rows(blocks, trace), **at)
+    turn = refinement_passes(tokens=blocks.token_ids_BS.size, layers=len(model.moe_layers))
+    done = [START, *(START + np.cumsum(turn * TURNS)).tolist()]
+    with within_memory(), _shown(progress, done[-1], "passes") as show:
+
+        def started(passes: float) -> None:
+            show(passes, done[-1])
+
         held = None if journal is None else journal.read(Reached)
+        show(done[held.refinement.layers] if held else 0, done[-1])
+        halves = halves_of(model, blocks, packs_of_rows(blocks, trace), **at)
         if held is None:
-            held = _begun(model, blocks, trace, halves, keep_n, settings, classes, lambda done: show(done, of))
+            held = _begun(model, blocks, trace, halves, keep_n, settings, classes, journal, started)
+            started(START)
             if journal is not None:
                 journal.write(held)
         ended = held.refinement
         for ended in refinements(model, halves, held.moves, held.refinement, **at):
-            show(2 * layers + ended.layers, of)
+            show(done[ended.layers], done[-1])
             if journal is not None:
                 journal.write(replace(held, refinement=ended))
     found = {"settings": asdict(settings), "start": held.start, "swaps": [asdict(swap) for swap in ended.swaps]}
     return ended.keep, found
+
+
+@dataclass(frozen=True)
+class Selected:
+    """The greedy selections that a refinement may begin with, by names for people."""
+
+    greedy: dict[str, KeepSets]
 
 
 @dataclass(frozen=True)
@@ -129,15 +143,26 @@ def _begun(
     keep_n: int,
     settings: SearchSettings,
     classes: ClassWeights | None,
-    show: Callable[[int], None],
+    journal: Journal | None,
+    show: Callable[[float], None],
 ) -> Reached:
     """The start that loses least, before any swap."""
     samples = _samples(blocks, trace, start_weights(trace, classes), settings)
-    layers, at = len(model.moe_layers), settings.batch_size
-    greedy = greedy_selections(
-        model, blocks, samples, keep_n=keep_n, batch_size=at, progress=lambda done, _: show(done)
-    )
-    starts = {f"greedy, {name}": keep for name, keep in greedy.items()}
+    at = settings.batch_size
+    selected = None if journal is None else journal.read(Selected)
+    if selected is None:
+        found = greedy_selections(
+            model,
+            blocks,
+            samples,
+            keep_n=keep_n,
+            batch_size=at,
+            progress=lambda layers, of: show(GREEDY * START * layers / of),
+        )
+        selected = Selected({f"greedy, {name}": keep for name, keep in found.items()})
+        if journal is not None:
+            journal.write(selected)
+    starts = dict(selected.greedy)
     for name, weights in ranking_weights(trace, classes).items():
         asked: dict[str, Any] = {"keep_n": keep_n, "alignment": "predicting", "classes": weights}
         starts |= {f"{method}, {name}": select_keep_sets(trace, method=method, **asked) for method in STARTS}
@@ -145,7 +170,6 @@ def _begun(
     start = ranked[0]
     sample = samples[start.split(", ", 1)[1]]
     near = nearest_swaps(model, blocks, sample, starts[start], number=NEAR, batch_size=at)
-    show(2 * layers)
     others = layers_of([starts[name] for name in ranked[:OTHERS]])
     return Reached(start, Moves(near, others), Refinement(starts[start]))
 
@@ -164,11 +188,11 @@ def _samples(
 
 
 @contextmanager
-def _shown(progress: Progress | None, of: int) -> Iterator[Progress]:
+def _shown(progress: Progress | None, of: float, unit: str) -> Iterator[Progress]:
     if progress is not None:
         yield progress
         return
-    with progress_bar("search", of, unit="layers") as bar:
+    with progress_bar("search", of, unit=unit) as bar:
         yield bar.show
 
 

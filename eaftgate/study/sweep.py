@@ -74,8 +74,8 @@ def _run(
             for number, (key, case) in enumerate(missing.items()):
                 bar.describe(f"{case.keep_n} {case.name}")
 
-                def searched(layers: float, of: int, number: int = number) -> None:
-                    bar.show(number + layers / of / 2, len(missing))  # the other half: scoring
+                def searched(done: float, of: float, number: int = number) -> None:
+                    bar.show(number + done / of / 2, len(missing))  # the other half: scoring
 
                 calibration = held_out.calibration(case.rows)
                 journal = Journal(journal_path(out), {"case": key})
