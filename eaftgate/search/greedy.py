@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from eaftgate.families.model import MoeModel
 from eaftgate.packs.blocks import Blocks
 from eaftgate.search.prefix import embedded, through_layer_seeing
-from eaftgate.search.reroute import RoutedTokens, cheapest_swaps, eliminated, routed_tokens, swapped
+from eaftgate.search.reroute import RoutedTokens, eliminated, routed_tokens, swapped
 from eaftgate.search.settings import BATCH_SIZE, MAX_POSITIONS
 from eaftgate.select.keep import KeepSets
 
@@ -99,22 +99,6 @@ def greedy_selections(
         if progress is not None:
             progress(layer + 1, layers)
     return found
-
-
-def nearest_swaps(
-    model: MoeModel,
-    blocks: Blocks,
-    sample: Sample,
-    keep: KeepSets,
-    *,
-    number: int,
-    batch_size: int = BATCH_SIZE,
-) -> list[list[tuple[int, int]]]:
-    """Of every layer, the swaps (add, drop) that change its output least, in that order."""
-    near = []
-    for kept, routed in zip(keep, _layers(model, blocks, sample.position_X, batch_size=batch_size), strict=True):
-        near.append(cheapest_swaps(routed.weighing(sample.weight_X), kept, number))
-    return near
 
 
 def _layers(

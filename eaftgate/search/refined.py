@@ -1,15 +1,16 @@
 """Refinement: experts swapped wherever the pruned model then loses less of what the gate judges.
 
-The calibration blocks are cut into two halves. Of every layer those swaps are asked about that change its output least
-(eaftgate.search.greedy), and what other good starts keep there: on a few blocks of one half, those that promise most on
-more and more of them (successive halving, arXiv 1502.07943), and the best of these on the other half. One is made if
-the loss (eaftgate.search.objective) falls on both, on the whole other half by more than its standard error; again,
-until none is. So no swap is accepted by the tokens that proposed it alone: swaps that were fitted to the calibration
-blocks' noise lost on others (docs/log/2026-11-26-selection.md).
+The calibration blocks are cut into two halves. In every layer, on a few blocks of one half, it is measured what putting
+back each dropped expert wins and dropping each kept one loses, whose sums foretell all swaps (correlation 0.99,
+docs/log/2026-11-26-selection.md), and what keeping there what other good starts keep does. What promises most is
+measured on more and more of the half (successive halving, arXiv 1502.07943), and the best of it on the other. One is
+made if the loss (eaftgate.search.objective) falls on both, on the whole other half by more than its standard error;
+again, until none is. So no swap is accepted by the tokens that proposed it alone: swaps that were fitted to the
+calibration blocks' noise lost on others.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from heapq import nlargest
 
@@ -23,12 +24,10 @@ from eaftgate.search.objective import Objective, Predictions, gated_margins
 from eaftgate.search.prefix import embedded, through_layer
 from eaftgate.select.keep import KeepSets, replaced
 
-NEAR = 32
-"""Of every layer, so many swaps of one expert are asked about."""
 OTHERS = 8
 """The best starts, of which a layer may take what they keep there."""
 STAGES = ((1 / 32, 8), (1 / 8, 3), (1 / 2, 2))
-"""Of one half, on which part of the blocks a layer's moves are measured, and how many go on from there."""
+"""Of one half, on which part of the blocks is measured, and how many of a layer's swaps go on from there."""
 DOUBTED = 1 / 4
 """The part of the other half on which a move must lower the loss before it is measured on all of that."""
 FEWEST_TOKENS = 4_096
@@ -40,6 +39,9 @@ MIN_BLOCKS = 4
 TURNS = 2
 """Either half proposes once."""
 
+Layers = list[list[list[int]]]
+"""By layer, several sets of experts that it may keep."""
+
 
 @dataclass(frozen=True)
 class Swap:
@@ -50,21 +52,6 @@ class Swap:
     add: tuple[int, ...]
     drop: tuple[int, ...]
     gain: float
-
-
-@dataclass(frozen=True)
-class Moves:
-    """What is asked about, by layer: swaps of one expert (add, drop), the least change first, and keep sets that other
-    starts have there."""
-
-    near: list[list[tuple[int, int]]]
-    others: list[list[list[int]]]
-
-    def of(self, layer: int, kept: list[int]) -> list[list[int]]:
-        """What the layer may keep instead of `kept`, each once."""
-        swapped = (sorted({*kept, add} - {drop}) for add, drop in self.near[layer] if add not in kept and drop in kept)
-        found = dict.fromkeys(map(tuple, (*self.others[layer], *swapped)))
-        return [list(other) for other in found if list(other) != kept]
 
 
 @dataclass(frozen=True)
@@ -123,15 +110,16 @@ def ranked_starts(
     return [*sorted(total, key=total.__getitem__), *ranked[FINALISTS:]]
 
 
-def layers_of(starts: Sequence[KeepSets]) -> list[list[list[int]]]:
+def layers_of(starts: Sequence[KeepSets]) -> Layers:
     """By layer, what they keep there, each once."""
     return [[list(kept) for kept in dict.fromkeys(map(tuple, of_layer))] for of_layer in zip(*starts, strict=True)]
 
 
 def refinements(
-    model: MoeModel, halves: tuple[Objective, Objective], moves: Moves, begun: Refinement, *, batch_size: int
+    model: MoeModel, halves: tuple[Objective, Objective], others: Layers, begun: Refinement, *, batch_size: int
 ) -> Iterator[Refinement]:
-    """How far it has come after every layer that `begun` is not done with. Any of these can be begun with.
+    """How far it has come after every layer that `begun` is not done with. Any of these can be begun with. `others` are
+    what other starts keep.
 
     Takes memory for the hidden states of all blocks, one and a half times.
     """
@@ -142,7 +130,7 @@ def refinements(
         sizes = [_part_of(first, share) for share, _ in STAGES], [_part_of(second, DOUBTED), second]
         stages, checks = ([_Part(model, part, keep, begin, batch_size) for part in half] for half in sizes)
         for layer in range(begin, len(keep)):
-            while found := _best_move(layer, moves.of(layer, keep[layer]), stages, checks):
+            while found := _best_move(layer, keep[layer], others[layer], stages, checks):
                 kept, gain = found
                 swaps = (*swaps, _swap(layer, keep[layer], kept, gain))
                 keep = replaced(keep, layer, kept)
@@ -176,6 +164,10 @@ class _Part:
         """What the model says when `layer` keeps `kept` instead."""
         return self._measured(replaced(self._keep, layer, kept), layer)
 
+    @property
+    def num_experts(self) -> int:
+        return self._model.num_experts
+
     def fall(self, layer: int, kept: list[int], *, messages: bool) -> float:
         """Of the loss, then."""
         loss = self.objective.loss
@@ -187,19 +179,36 @@ class _Part:
 
 
 def _best_move(
-    layer: int, moves: list[list[int]], stages: Sequence[_Part], checks: Sequence[_Part]
+    layer: int, kept: list[int], others: list[list[int]], stages: Sequence[_Part], checks: Sequence[_Part]
 ) -> tuple[list[int], float] | None:
     """What the layer had better keep, and by how much the loss falls on the half that checks."""
-    for number, (part, (_, go_on)) in enumerate(zip(stages, STAGES, strict=True)):
-        falls = [(part.fall(layer, kept, messages=number > 0), kept) for kept in moves]
-        moves = [kept for fall, kept in nlargest(go_on, falls) if fall > 0]
+    falls = _foretold(stages[0], layer, kept, others)
+    for (_, go_on), part in zip(STAGES[:-1], stages[1:], strict=True):
+        falls = {move: part.fall(layer, list(move), messages=True) for move in _best(falls, go_on)}
     doubting, checking = checks
-    for kept in moves:
-        if doubting.fall(layer, kept, messages=True) > 0:
-            change = checking.objective.change(checking.now, checking.having(layer, kept))
+    for move in map(list, _best(falls, STAGES[-1][1])):
+        if doubting.fall(layer, move, messages=True) > 0:
+            change = checking.objective.change(checking.now, checking.having(layer, move))
             if change.value < -change.standard_error:
-                return kept, -change.value
+                return move, -change.value
     return None
+
+
+def _best(falls: Mapping[tuple[int, ...], float], number: int) -> list[tuple[int, ...]]:
+    """Those by which the loss falls most, if it does."""
+    return [move for move in nlargest(number, falls, key=falls.__getitem__) if falls[move] > 0]
+
+
+def _foretold(part: _Part, layer: int, kept: list[int], others: list[list[int]]) -> dict[tuple[int, ...], float]:
+    """By how much the loss falls if the layer keeps something else: of a swap the sum of what coming and going do."""
+
+    def fall(move: Iterable[int]) -> float:
+        return part.fall(layer, sorted(move), messages=False)
+
+    coming = {add: fall({*kept, add}) for add in range(part.num_experts) if add not in kept}
+    going = {drop: fall({*kept} - {drop}) for drop in kept}
+    swaps = {tuple(sorted({*kept, add} - {drop})): coming[add] + going[drop] for add in coming for drop in going}
+    return swaps | {tuple(other): fall(other) for other in others if other != kept}
 
 
 def _swap(layer: int, before: list[int], after: list[int], gain: float) -> Swap:

@@ -8,9 +8,7 @@ change' G change, G being the Gram matrix of its experts' outputs. G is all that
 Shapes: T tokens, E experts, K selections a token (top_k), J = K + 1, D hidden size.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from heapq import nsmallest
 
 import numpy as np
 import torch
@@ -107,19 +105,6 @@ def swapped(tokens: RoutedTokens, kept_E: Tensor) -> Tensor:
         if best_error >= error * (1 - 1e-5):
             return kept_E
         kept_E, error = best_E, best_error
-
-
-def cheapest_swaps(tokens: RoutedTokens, kept: Sequence[int], number: int) -> list[tuple[int, int]]:
-    """The `number` swaps (add, drop) of `kept` with the least error after them, in that order."""
-    kept_E = tokens.logit_TE.new_zeros(tokens.logit_TE.shape[1], dtype=torch.bool)
-    kept_E[list(kept)] = True
-    errors = [
-        (error, add, drop)
-        for add in (~kept_E).nonzero().flatten().tolist()
-        for drop, error in enumerate(tokens.errors_without(_with(kept_E, add)).tolist())
-        if kept_E[drop]
-    ]
-    return [(add, drop) for _, add, drop in nsmallest(number, errors)]
 
 
 def _best_swap(tokens: RoutedTokens, kept_E: Tensor, add: int) -> tuple[float, Tensor]:

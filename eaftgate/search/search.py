@@ -22,17 +22,15 @@ from eaftgate.search.greedy import (
     Sample,
     greedy_keep_sets,
     greedy_selections,
-    nearest_swaps,
     spread_positions,
 )
 from eaftgate.search.journal import Journal
 from eaftgate.search.objective import Objective
 from eaftgate.search.refined import (
     MIN_BLOCKS,
-    NEAR,
     OTHERS,
     TURNS,
-    Moves,
+    Layers,
     Refinement,
     can_refine,
     halves_of,
@@ -111,7 +109,7 @@ def refined_search(
             if journal is not None:
                 journal.write(held)
         ended = held.refinement
-        for ended in refinements(model, halves, held.moves, held.refinement, **at):
+        for ended in refinements(model, halves, held.others, held.refinement, **at):
             show(done[ended.layers], done[-1])
             if journal is not None:
                 journal.write(replace(held, refinement=ended))
@@ -128,10 +126,10 @@ class Selected:
 
 @dataclass(frozen=True)
 class Reached:
-    """How far a refinement has come, which selection it began with, and what it asks about."""
+    """How far a refinement has come, which selection it began with, and what of others it asks about."""
 
     start: str
-    moves: Moves
+    others: Layers
     refinement: Refinement
 
 
@@ -167,11 +165,8 @@ def _begun(
         asked: dict[str, Any] = {"keep_n": keep_n, "alignment": "predicting", "classes": weights}
         starts |= {f"{method}, {name}": select_keep_sets(trace, method=method, **asked) for method in STARTS}
     ranked = ranked_starts(model, halves, starts, batch_size=at)
-    start = ranked[0]
-    sample = samples[start.split(", ", 1)[1]]
-    near = nearest_swaps(model, blocks, sample, starts[start], number=NEAR, batch_size=at)
     others = layers_of([starts[name] for name in ranked[:OTHERS]])
-    return Reached(start, Moves(near, others), Refinement(starts[start]))
+    return Reached(ranked[0], others, Refinement(starts[ranked[0]]))
 
 
 def _samples(

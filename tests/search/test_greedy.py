@@ -1,7 +1,6 @@
 """The greedy search on a whole model: every layer on what the whole model gives it."""
 
 from collections.abc import Callable
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,8 @@ from tiny_checkpoint import Size
 from tiny_model import TinyModel, load_lively, load_reference, slow_expert, write_lively_checkpoint
 
 from eaftgate.packs.blocks import Blocks
-from eaftgate.search.greedy import Sample, greedy_keep_sets, greedy_selections, nearest_swaps, spread_positions
-from eaftgate.search.prefix import Prefix, embedded, through_layer, through_layer_seeing
-from eaftgate.search.reroute import routed_tokens
+from eaftgate.search.greedy import Sample, greedy_keep_sets, greedy_selections, spread_positions
+from eaftgate.search.prefix import Prefix, embedded, through_layer
 
 SIZE = Size(layers=3, experts=6, top_k=2)
 KEEP = 3
@@ -133,23 +131,6 @@ def test_several_samples_at_once_are_each_alone(model: TinyModel, blocks: Blocks
     assert found == {name: greedy_keep_sets(model, blocks, sample, keep_n=KEEP, batch_size=2)
                      for name, sample in samples.items()}  # fmt: skip
     assert len({str(keep) for keep in found.values()}) > 1, "weights that choose alike show nothing"
-
-
-def test_the_nearest_swaps_of_a_layer_are_those_that_change_its_output_least(model: TinyModel, blocks: Blocks) -> None:
-    sample = everywhere(blocks, np.random.default_rng(3).random(blocks.num_scored))
-    keep = [[0, 1, 2], [1, 3, 5], [0, 4, 5]]
-    near = nearest_swaps(model, blocks, sample, keep, number=4, batch_size=2)
-    prefix = embedded(model, blocks, batch_size=2)
-    for layer, kept in enumerate(keep):
-        prefix, hidden_XD, norm_X = through_layer_seeing(model, layer, prefix, sample.position_X)
-        weight_X = torch.from_numpy(sample.weight_X).to(norm_X) / norm_X
-        tokens = routed_tokens(model.moe(layer), hidden_XD, weight_X, top_k=SIZE.top_k)
-        error = {}
-        for add, drop in product(set(range(SIZE.experts)) - set(kept), kept):
-            kept_E = torch.zeros(SIZE.experts, dtype=torch.bool)
-            kept_E[[*({*kept} - {drop}), add]] = True
-            error[add, drop] = tokens.error(kept_E)
-        assert near[layer] == sorted(error, key=error.__getitem__)[:4]
 
 
 @settings(max_examples=100, deadline=None)

@@ -21,7 +21,7 @@ from eaftgate.search import refined as refinement
 from eaftgate.search.evaluate import predicted, referred
 from eaftgate.search.journal import Journal
 from eaftgate.search.objective import Objective, Predictions, Reference, gated_margins
-from eaftgate.search.refined import Moves, Refinement, Swap, halves_of, layers_of, ranked_starts, refinements
+from eaftgate.search.refined import Layers, Refinement, Swap, halves_of, layers_of, ranked_starts, refinements
 from eaftgate.search.search import Reached
 from eaftgate.select.keep import KeepSets, replaced
 
@@ -56,10 +56,7 @@ ONE_PACK = np.zeros(SHAPE[0], int)
 TWO_PACKS = np.array([0, 0, 1, 0] * 4)
 EVERYONE: KeepSets = [list(range(SIZE.experts))] * SIZE.layers
 STARTS: list[KeepSets] = [[[0, 1, 2]] * 3, [[3, 4, 5]] * 3, [[0, 2, 4], [1, 3, 5], [0, 3, 4]]]
-MOVES = Moves(
-    [[(add, drop) for add in range(6) for drop in range(6) if (add + drop + layer) % 4] for layer in range(3)],
-    layers_of(STARTS[1:]),
-)
+OTHERS = layers_of(STARTS[1:])
 
 
 @pytest.fixture(autouse=True)
@@ -68,10 +65,14 @@ def _small_cells_take_part(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def refined(
-    model: MoeModel, blocks: Blocks, start: KeepSets, pack_R: NDArray[np.intp] = ONE_PACK
+    model: MoeModel,
+    blocks: Blocks,
+    start: KeepSets,
+    pack_R: NDArray[np.intp] = ONE_PACK,
+    others: Layers = OTHERS,
 ) -> tuple[KeepSets, list[Swap]]:
     halves = halves_of(model, blocks, pack_R, batch_size=8)
-    *_, ended = refinements(model, halves, MOVES, Refinement(start), batch_size=8)
+    *_, ended = refinements(model, halves, others, Refinement(start), batch_size=8)
     return ended.keep, list(ended.swaps)
 
 
@@ -111,20 +112,29 @@ def slow_refined(run: Asked, keep: KeepSets) -> tuple[KeepSets, list[Swap]]:
         (on, now), (_, then) = run(some, keep), run(some, other)
         return on.loss(now, messages=messages) - on.loss(then, messages=messages)
 
+    def best(falls: dict[tuple[int, ...], float], number: int) -> list[tuple[int, ...]]:
+        ranked = sorted(falls, key=lambda other: -falls[other])
+        return [other for other in ranked[:number] if falls[other] > 0]
+
     for proposing, checking in ((first, second), (second, first)):
         for layer in range(SIZE.layers):
             while True:
-                kept = keep[layer]
-                swapped = [sorted({*kept, a} - {d}) for a, d in MOVES.near[layer] if a not in kept and d in kept]
-                others = [
-                    replaced(keep, layer, list(other))
-                    for other in {tuple(other) for other in (*MOVES.others[layer], *swapped)} - {tuple(kept)}
-                ]
-                for blocks, go_on, messages in ((PARTS[0], 6, False), (PARTS[1], 3, True)):
-                    some = tuple(proposing[block] for block in blocks)
-                    falls = [(fall(some, keep, other, messages=messages), other) for other in others]
-                    others = [other for value, other in sorted(falls, reverse=True)[:go_on] if value > 0]
-                for other in others:
+                kept, few = keep[layer], tuple(proposing[block] for block in PARTS[0])
+
+                def foretold(*kept: int, few: tuple[int, ...] = few, now: KeepSets = keep, layer: int = layer) -> float:
+                    return fall(few, now, replaced(now, layer, sorted(kept)), messages=False)
+
+                falls = {
+                    tuple(sorted({*kept, add} - {drop})): foretold(*kept, add) + foretold(*({*kept} - {drop}))
+                    for add in set(range(SIZE.experts)) - {*kept}
+                    for drop in kept
+                }
+                falls |= {tuple(other): foretold(*other) for other in OTHERS[layer] if other != kept}
+                others = best(falls, 6)
+                more = tuple(proposing[block] for block in PARTS[1])
+                falls = {other: fall(more, keep, replaced(keep, layer, list(other))) for other in others}
+                changed = [replaced(keep, layer, list(other)) for other in best(falls, 3)]
+                for other in changed:
                     on, now = run(checking, keep)
                     change = on.change(now, run(checking, other)[1])
                     doubting = tuple(checking[block] for block in PARTS[2])
@@ -189,28 +199,34 @@ def test_swaps_lower_the_loss_and_keep_the_size(model: MoeModel, blocks: Blocks)
     assert all(swap.gain > 0 for swap in swaps)
 
 
-def test_no_swap_but_the_near_ones_is_asked_about(model: MoeModel, blocks: Blocks) -> None:
-    start = STARTS[0]
-    halves = halves_of(model, blocks, ONE_PACK, batch_size=8)
-    *_, ended = refinements(
-        model, halves, Moves([[], [(3, 0)], []], [[[0, 1, 2]], [], []]), Refinement(start), batch_size=8
-    )
-    assert {(swap.layer, swap.add, swap.drop) for swap in ended.swaps} <= {(1, (3,), (0,))}
-    assert ended.layers == 6
+def test_a_layer_may_take_what_another_start_keeps(model: MoeModel, blocks: Blocks) -> None:
+    """More than one expert comes at once."""
+    good, _ = refined(model, blocks, STARTS[0])
+    _, swaps = refined(model, blocks, [[1, 4, 5]] * 3, others=layers_of([good]))
+    moved = [swap for swap in swaps if len(swap.add) > 1]
+    assert moved
+    assert all(len(swap.add) == len(swap.drop) for swap in moved)
+
+
+def test_a_layer_may_keep_as_few_as_a_token_is_routed_to(model: MoeModel, blocks: Blocks) -> None:
+    """Dropping one is asked about, with fewer left than that."""
+    keep, swaps = refined(model, blocks, [[0, 1]] * 3, others=[[], [], []])
+    assert all(len(kept) == 2 for kept in keep)
+    assert swaps
 
 
 def test_any_state_can_be_gone_on_with(model: MoeModel, blocks: Blocks, tmp_path: Path) -> None:
     """Also when it comes out of a journal."""
     halves = halves_of(model, blocks, TWO_PACKS, batch_size=8)
-    states = list(refinements(model, halves, MOVES, Refinement(STARTS[0]), batch_size=8))
+    states = list(refinements(model, halves, OTHERS, Refinement(STARTS[0]), batch_size=8))
     assert [state.layers for state in states] == [1, 2, 3, 4, 5, 6]
     assert states[-1].swaps
     journal = Journal(tmp_path / "journal.json", {"keep_n": 3})
     for done, state in enumerate(states):
-        journal.write(Reached("greedy, plain", MOVES, state))
+        journal.write(Reached("greedy, plain", OTHERS, state))
         held = journal.read(Reached)
-        assert held == Reached("greedy, plain", MOVES, state)
-        assert list(refinements(model, halves, held.moves, held.refinement, batch_size=8)) == states[done + 1 :]
+        assert held == Reached("greedy, plain", OTHERS, state)
+        assert list(refinements(model, halves, held.others, held.refinement, batch_size=8)) == states[done + 1 :]
 
 
 def test_the_first_of_equal_starts_is_taken(model: MoeModel, blocks: Blocks) -> None:
@@ -240,8 +256,6 @@ def test_the_finalists_are_measured_on_more_blocks(
 
 def test_layers_of_several_starts_are_told_once() -> None:
     assert layers_of([[[0, 1], [2, 3]], [[0, 1], [1, 3]]]) == [[[0, 1]], [[2, 3], [1, 3]]]
-    moves = Moves([[(2, 0), (3, 0), (0, 2)]], [[[0, 1], [1, 2], [3, 4]]])
-    assert moves.of(0, [0, 1]) == [[1, 2], [3, 4], [1, 3]]
 
 
 def test_blocks_without_an_answer_do_not_matter(model: MoeModel, blocks: Blocks) -> None:

@@ -12,7 +12,7 @@ from tiny_checkpoint import Size
 from tiny_model import TinyModel, load_lively, slow_expert, write_lively_checkpoint
 
 from eaftgate.search import reroute
-from eaftgate.search.reroute import RoutedTokens, cheapest_swaps, eliminated, routed_tokens, swapped
+from eaftgate.search.reroute import RoutedTokens, eliminated, routed_tokens, swapped
 
 EXPERTS, TOP_K, TOKENS, KEEP = 9, 3, 40, 5
 
@@ -131,18 +131,6 @@ def test_swapping_ends_where_no_swap_helps(
 
 def test_nothing_to_swap_when_all_are_kept(tokens: RoutedTokens) -> None:
     assert members(swapped(tokens, mask(range(EXPERTS)))) == tuple(range(EXPERTS))
-
-
-@pytest.mark.parametrize("kept", [(0, 1, 2, 3), (2, 4, 5, 6, 8), tuple(range(EXPERTS - 1))])
-@pytest.mark.parametrize("number", [1, 6, 1000])
-def test_the_cheapest_swaps_come_first(
-    tokens: RoutedTokens, slow_errors: dict[tuple[int, ...], float], kept: tuple[int, ...], number: int
-) -> None:
-    def error(swap: tuple[int, int]) -> float:
-        return slow_errors[tuple(sorted({*kept, swap[0]} - {swap[1]}))]
-
-    every = [(add, drop) for add in range(EXPERTS) if add not in kept for drop in kept]
-    assert cheapest_swaps(tokens, kept, number) == sorted(every, key=error)[:number]
 
 
 def test_weighing_multiplies(tokens: RoutedTokens) -> None:
