@@ -42,7 +42,7 @@ from eaftgate.search import search as searching
 from eaftgate.search.calibration import calibration_blocks
 from eaftgate.search.evaluate import collected
 from eaftgate.search.journal import Journal
-from eaftgate.search.search import Reached
+from eaftgate.search.search import Reached, Selected
 from eaftgate.search.settings import MAX_POSITIONS
 from eaftgate.select.keep import KeepSets, select_keep_sets
 from eaftgate.select.saliency import EaftWeights
@@ -261,13 +261,15 @@ def test_an_interrupted_search_goes_on_where_it_was(
 
     write, journal = Journal.write, tmp_path / ".out.search.json"
 
-    def interrupted(self: Journal, state: Reached) -> None:
+    def interrupted(self: Journal, state: Selected | Reached) -> None:
         write(self, state)
-        if state.refinement.layers == 2:
+        if isinstance(state, Selected) or state.refinement.layers == 2:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
         patched.setattr(Journal, "write", interrupted)
+        assert search("out").code == 130
+        patched.setattr(searching, "greedy_selections", lambda *_, **__: pytest.fail("selected already"))
         assert search("out").code == 130
     assert journal.exists()
     assert not (tmp_path / "out").exists()
@@ -277,9 +279,9 @@ def test_an_interrupted_search_goes_on_where_it_was(
 
     noted = []
 
-    def noting(self: Journal, state: Reached) -> None:
+    def noting(self: Journal, state: Selected | Reached) -> None:
         write(self, state)
-        noted.append(state.refinement.layers)
+        noted.append(state.refinement.layers if isinstance(state, Reached) else None)
 
     with monkeypatch.context() as patched:
         patched.setattr(searching, "greedy_selections", from_the_beginning)
