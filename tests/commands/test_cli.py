@@ -249,7 +249,7 @@ def test_an_interrupted_search_goes_on_where_it_was(
     eaftgate: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base = write_lively_checkpoint(tmp_path / "base", size=Size(experts=8, top_k=2))
-    packs = write_packs(tmp_path / "packs", {"chat": 8, "tools": 4})
+    packs = write_packs(tmp_path / "packs", {"chat": 8, "tools": 8})
     small = ("--seq-len", 48, "--batch-size", 8, "--device", "cpu")
     assert eaftgate("profile", base, "--packs", packs, *small, "--out", tmp_path / "profile").code == 0
 
