@@ -135,8 +135,13 @@ def choose_turns(
         turns.append(turn)
         prompts.append(np.array(ids, np.int32))
     if not turns:
-        why = f"all {too_long} exceed the model's context of {context}" if too_long else "no row has one"
-        raise UserError(f"pack {pack.name} has no assistant turn to write ({why}): leave it out of --packs")
+        said = f"pack {pack.name} has no assistant turn to write"
+        if too_long:
+            raise UserError(
+                f"{said}: with {max_tokens} tokens each, all {too_long} exceed the model's context of {context}; give "
+                "fewer --generate-tokens or leave the pack out of --packs"
+            )
+        raise UserError(f"{said}: no row has one; leave it out of --packs")
     return ChosenTurns(pack.name, tuple(turns), tuple(prompts), too_long)
 
 

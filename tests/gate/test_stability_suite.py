@@ -18,7 +18,7 @@ from eaftgate.files import sha256_json
 from eaftgate.profile.profile import Profile
 from eaftgate.prune.checkpoint import PruneRequest
 from eaftgate.report.html import write_report
-from eaftgate.report.lock import make_lock
+from eaftgate.report.lock import make_lock, verify_lock, write_lock
 from eaftgate.rewrite.manifest import read_manifest
 from eaftgate.rewrite.rewrite import rewrite_checkpoint
 
@@ -94,6 +94,14 @@ def test_what_was_judged_over_seeds_is_judged_again_for_a_lock(stable_run: Run, 
     assert lock.verdict == stable_run.parity["verdict"] == "incomplete"  # the floor was left out
     assert lock.stability is not None
     assert lock.stability.model_dump(mode="json") == stable_run.parity["stability"]
+    write_lock(results, str(keep24), tmp_path / "lock.json")
+    sound = verify_lock(tmp_path / "lock.json", results=results)
+    locked = json.loads((tmp_path / "lock.json").read_text())
+    locked["stability"]["spread"][0]["verdicts"][1] = "fail"
+    locked["sha256"] = sha256_json({key: value for key, value in locked.items() if key != "sha256"})
+    (tmp_path / "lock.json").write_text(json.dumps(locked))
+    (problem,) = set(verify_lock(tmp_path / "lock.json", results=results)) - set(sound)
+    assert problem.startswith("the lock's stability.spread[")
     told = stable_run.parity
     told["stability"]["spread"][0]["verdicts"][1] = "fail"
     told["sha256"] = sha256_json({key: value for key, value in told.items() if key != "sha256"})

@@ -4,6 +4,7 @@ another without being found, by its checksum and, where the checksum is made to 
 import copy
 import json
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -90,7 +91,8 @@ MORE = pytest.param(range(6, 60), marks=pytest.mark.slow)
 
 
 def sample(file: Path, which: range, *, but: set[str] = frozenset()) -> list[Way]:  # type: ignore[assignment]
-    """Of the leaves of a JSON file, one of each kind, by their keys without places; `which` of these in some order."""
+    """Of the leaves of a JSON file, one of each kind, by their keys without places; `which` of these in some order, in
+    which every first key comes once before any comes again: most words are those of cells."""
     kinds: dict[tuple[str, ...], list[Way]] = {}
     for way, value in leaves(json.loads(file.read_text())):
         keys = tuple(key for key in way if isinstance(key, str))
@@ -99,6 +101,12 @@ def sample(file: Path, which: range, *, but: set[str] = frozenset()) -> list[Way
     rng = np.random.default_rng(17)
     found = [ways[int(rng.integers(len(ways)))] for ways in kinds.values()]
     rng.shuffle(found)
+    before: Counter[str | int] = Counter()
+    places = []
+    for way in found:
+        places.append(before[way[0]])
+        before[way[0]] += 1
+    found = [way for _, way in sorted(zip(places, found, strict=True), key=lambda placed: placed[0])]
     return [found[place] for place in which if place < len(found)]
 
 
@@ -281,6 +289,23 @@ def test_a_changed_verdict_is_named(results: Path, tmp_path: Path) -> None:
     changed(lock, ("cells", place, "verdict"), resealed=True)
     (problem,) = verify_lock(lock, results=results)
     assert problem == "the lock's cells[UNION 64].verdict is 'fail', and the collections give 'pass'"
+
+
+def test_a_checkpoint_that_is_another_by_now_is_not_locked(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("eaftgate.report.lock.checkpoint_digest", lambda _: "0" * 64)
+    with pytest.raises(UserError, match=r"has changed since .* judged it: run the gate again"):
+        make_lock(results, None)
+
+
+def test_every_file_of_a_checkpoint_is_the_one_that_was_locked(results: Path, base_copy: Path, tmp_path: Path) -> None:
+    """Also what no digest of its weights sees."""
+    lock, moved = tmp_path / "lock.json", shutil.copytree(base_copy, tmp_path / "moved")
+    write_lock(results, None, lock)
+    assert verify_lock(lock, checkpoint=str(moved), files_only=True) == []
+    with (moved / "generation_config.json").open("a") as file:
+        file.write(" ")
+    (problem,) = verify_lock(lock, checkpoint=str(moved), files_only=True)
+    assert "generation_config.json" in problem
 
 
 def test_without_the_collections_it_says_so(results: Path, tmp_path: Path) -> None:
