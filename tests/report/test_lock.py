@@ -297,15 +297,20 @@ def test_a_checkpoint_that_is_another_by_now_is_not_locked(results: Path, monkey
         make_lock(results, None)
 
 
-def test_every_file_of_a_checkpoint_is_the_one_that_was_locked(results: Path, base_copy: Path, tmp_path: Path) -> None:
-    """Also what no digest of its weights sees."""
-    lock, moved = tmp_path / "lock.json", shutil.copytree(base_copy, tmp_path / "moved")
-    write_lock(results, None, lock)
-    assert verify_lock(lock, checkpoint=str(moved), files_only=True) == []
+def test_what_a_manifest_says_is_what_was_locked(bad_run: Run, random8: Path, tmp_path: Path) -> None:
+    """Which experts were kept, and every file: also what no digest of the weights sees."""
+    lock, moved = tmp_path / "lock.json", shutil.copytree(random8, tmp_path / "moved")
+    write_lock(bad_run.results, str(random8), lock)
+
+    def problems() -> list[str]:
+        return verify_lock(lock, checkpoint=str(moved), files_only=True)
+
+    assert problems() == ["the locked verdict is fail"]
+    changed(lock, ("keep", 0, 0), resealed=True)
+    assert problems()[1:] == ["the lock's keep is not that of manifest.json"]
     with (moved / "generation_config.json").open("a") as file:
         file.write(" ")
-    (problem,) = verify_lock(lock, checkpoint=str(moved), files_only=True)
-    assert "generation_config.json" in problem
+    assert "generation_config.json" in problems()[2]
 
 
 def test_without_the_collections_it_says_so(results: Path, tmp_path: Path) -> None:
