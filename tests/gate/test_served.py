@@ -56,8 +56,8 @@ def servers() -> Iterator[Servers]:
 def gated(results: Path, servers: Servers, tokenizer: Path, *options: str) -> Run:
     base, other = servers
     return gate(
-        results, *TINY, "--policy=near-lossless-v1", "--collector=sglang", f"--base-endpoint={base.url}",
-        f"--endpoint={other.url}", f"--tokenizer={tokenizer}", f"--packs={GATE_PACKS}", *options,
+        results, *TINY, "--collector=sglang", f"--base-endpoint={base.url}", f"--endpoint={other.url}",
+        f"--tokenizer={tokenizer}", f"--packs={GATE_PACKS}", *options,
     )  # fmt: skip
 
 
@@ -66,7 +66,7 @@ def test_a_pass_of_two_servers_is_unverified_wherever_it_is_said(
 ) -> None:
     base, other = servers
     results = tmp_path / "run"
-    run = gated(results, servers, tokenizer)
+    run = gated(results, servers, tokenizer, "--policy=near-lossless-v1")
     assert run.code == 0, run.output
     parity = read_parity(results)
     assert (parity.verdict, parity.is_unverified) == ("pass", True)
@@ -100,10 +100,14 @@ def test_a_pass_of_two_servers_is_unverified_wherever_it_is_said(
 
     asked = base.asked, other.asked
     other.weights = 1  # the same words, another model
-    second = gated(results, servers, tokenizer)
-    assert (second.code, second.parity["verdict"]) == (1, "fail")  # nothing of the first run is believed
-    assert base.asked >= 2 * asked[0] > 0 < asked[1] * 2 <= other.asked
+    second = gated(results, servers, tokenizer, "--policy=near-lossless-v3", "--generate=1", "--generate-tokens=6")
+    assert second.code == 1
+    assert base.asked >= 2 * asked[0] > 0 < asked[1] * 2 <= other.asked  # nothing of the first run is believed
     assert not second.parity["served"][1]["like_base"]
+    assert all(cell["delta_ppl"] for cell in second.parity["cells"])
+    assert [turns["turns"] for turns in second.parity["behaviour"]] == [3, 1, 1, 1]
+    again = judged_again(results, read_parity(results))
+    assert differences(second.parity, again.model_dump(mode="json")) == []
 
 
 # One server
