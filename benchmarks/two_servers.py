@@ -1,6 +1,6 @@
 """Base and candidate behind two real servers, gated with nothing of them but their tokenizer, and as checkpoints.
 
-    PYTHONPATH=. python benchmarks/two_servers.py BASE CANDIDATE --packs DIR --work DIR --out results.jsonl \
+    PYTHONPATH=.:tests python benchmarks/two_servers.py BASE CANDIDATE --packs DIR --work DIR --out results.jsonl \
         [--engine sglang|vllm --server-command CMD --sections record unverified checkpoints same restart] \
         [-- GATE_OPTION ...]
 
@@ -145,7 +145,7 @@ def record(results: Results, given: argparse.Namespace) -> None:
             writing = dialect.writing(ids[:RECORDED_TOKENS], Ending(tokenizer), RECORDED_TOKENS)
             answers = [ask(place_of(url), *question, bounds=DESCRIBING) for question in (scoring, writing)]
             kept[role] = {"said": servers.said(url), "asked": [scoring, writing], "answers": answers}
-            results.add("record", role, **{key: str(value) for key, value in kept[role]["said"].items()})
+            results.add("record", role, said=kept[role]["said"])
     (given.work / "recorded.json").write_text(json.dumps(kept, separators=(",", ":")), encoding="utf-8")
 
 
