@@ -15,6 +15,7 @@ from eaftgate.gate.results import (
     CELLS_DIR,
     COLLECTIONS_DIR,
     GATES_FILE,
+    GENERATIONS_DIR,
     LOCK_FILE,
     PAGE_FILE,
     PARITY_FILE,
@@ -61,7 +62,8 @@ def check_run_directory(results: Path, inputs: Sequence[Path] = ()) -> None:
     check_apart(results, inputs, option=option)
     if (results / MADE_FROM_FILE).exists():
         raise UserError(f"{option} is {results}, which another command has made: choose another {option}")
-    for name in (WORK_DIR, CELLS_DIR, COLLECTIONS_DIR, PARITY_FILE, DIGESTS_FILE, GATES_FILE, PAGE_FILE, SUMMARY_FILE):
+    directories = (WORK_DIR, CELLS_DIR, COLLECTIONS_DIR, GENERATIONS_DIR)
+    for name in (*directories, PARITY_FILE, DIGESTS_FILE, GATES_FILE, PAGE_FILE, SUMMARY_FILE):
         path = results / name
         wrong = path.exists() and not (path.is_file() if "." in name else path.is_dir())
         if path.is_symlink() or wrong or (name in _IS_OURS and path.exists() and not _IS_OURS[name](path)):

@@ -61,7 +61,7 @@ def test_nothing_is_removed_or_written_through_that_no_run_has_made(tmp_path: Pa
     def fifo(results: Path) -> None:
         os.mkfifo(results / "cells")
 
-    names = ("work", "cells", "collections", "parity.json", "digests.json", "report.html")
+    names = ("work", "cells", "collections", "generations", "parity.json", "digests.json", "report.html")
     for number, plant in enumerate([*map(link, names), user_parity, user_work, fifo]):
         results = tmp_path / f"run{number}"
         results.mkdir()

@@ -112,14 +112,25 @@ def start(words: Sequence[str], directory: Path, log: Path) -> BaseProcess:
     return process
 
 
-def run(words: Sequence[str], directory: Path, *, after: float | None = None, number: int = signal.SIGKILL) -> Ended:
-    """A command, whose group of processes gets the signal `number` when it has run for `after` seconds."""
+def run(
+    words: Sequence[str],
+    directory: Path,
+    *,
+    after: float | None = None,
+    begun: str | None = None,
+    number: int = signal.SIGKILL,
+) -> Ended:
+    """A command, whose group of processes gets the signal `number` when it has run for `after` seconds, or as soon as
+    there is something that matches the pattern `begun` in `directory`."""
     log = directory.parent / f"{directory.name}.log"
     started = time.monotonic()
     process = start(words, directory, log)
     assert process.pid is not None
-    if after is not None:
-        process.join(after)
+    if after is not None or begun is not None:
+        if after is not None:
+            process.join(after)
+        while begun is not None and process.exitcode is None and not any(directory.glob(begun)):
+            process.join(0.002)
         if process.exitcode is None:
             try:
                 os.killpg(process.pid, number)
