@@ -29,9 +29,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.h200 import Results
-from eaftgate.collect.servers.dialect import DESCRIBING, Dialect
+from eaftgate.collect.servers.dialect import Dialect
 from eaftgate.collect.servers.endpoint import Servers
-from eaftgate.collect.servers.exchange import ask, place_of
+from eaftgate.collect.servers.exchange import Bounds, ask, place_of
 from eaftgate.collect.servers.sglang import SGLANG
 from eaftgate.collect.servers.vllm import VLLM
 from eaftgate.collect.sglang.collector import EngineOptions
@@ -45,6 +45,8 @@ PORTS = (30000, 30001)
 START_SECONDS = 600
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "config.json")
 RECORDED_TOKENS = 24
+PATIENT = Bounds(idle=600.0, total=600.0, nbytes=1 << 22)
+"""The first questions have kernels compiled."""
 LEFT_OUT = ("tp_size", "dp_size", "random_seed", "skip_tokenizer_init")
 """Of an engine's arguments: what a server decides by itself, and a tokenizer, whose tokens are asked for."""
 
@@ -143,7 +145,7 @@ def record(results: Results, given: argparse.Namespace) -> None:
             require(told == ids, f"{role}: /tokenize says {str(told)[:200]}, and the tokenizer here {ids[:20]} ...")
             scoring = dialect.scoring(np.array([ids[:RECORDED_TOKENS]], np.int32))
             writing = dialect.writing(ids[:RECORDED_TOKENS], Ending(tokenizer), RECORDED_TOKENS)
-            answers = [ask(place_of(url), *question, bounds=DESCRIBING) for question in (scoring, writing)]
+            answers = [ask(place_of(url), *question, bounds=PATIENT) for question in (scoring, writing)]
             kept[role] = {"said": servers.said(url), "asked": [scoring, writing], "answers": answers}
             results.add("record", role, said=kept[role]["said"])
     (given.work / "recorded.json").write_text(json.dumps(kept, separators=(",", ":")), encoding="utf-8")

@@ -65,8 +65,9 @@ Said = dict[str, str | float | None]
 class ServingScorer(Scorer, Protocol):
     """A Scorer of servers, which knows a model by its server's URL. All raise UserError where one does not answer."""
 
-    def said(self, url: str) -> Said:
-        """What tells its `model`, its settings, and that it was not started again."""
+    def said(self, url: str, *, patient: bool = False) -> Said:
+        """What tells its `model`, its settings, and that it was not started again. `patient`: it is asked again where
+        it has not answered."""
         ...
 
     def tokens(self, url: str, text: str) -> list[int] | None:

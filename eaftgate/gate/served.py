@@ -70,11 +70,19 @@ class ServedModels:
     def __init__(self, plan: Plan, served: Served, *, session: str, scorer: Callable[[], Scorer]) -> None:
         self._plan, self._served, self._session, self._open_scorer = plan, served, session, scorer
         self._models: dict[str, ServedModel] = {}
+        self._refusals: dict[str, str] = {}
 
     def __getitem__(self, name: str) -> ServedModel:
-        """BASE, or a candidate by its short name. Raises UserError for a server that cannot be gated."""
+        """BASE, or a candidate by its short name. Raises UserError for a server that cannot be gated, which is not
+        tried again: a gate asks in every case."""
+        if name in self._refusals:
+            raise UserError(self._refusals[name])
         if name not in self._models:
-            model = self._open(self._served.base if name == BASE else self._plan.checkpoints[name])
+            try:
+                model = self._open(self._served.base if name == BASE else self._plan.checkpoints[name])
+            except UserError as error:
+                self._refusals[name] = str(error)
+                raise
             check_same_for_all(self._plan.options.results, name, model.digest, shown=model.name)
             self._models[name] = model
         return self._models[name]
@@ -83,7 +91,7 @@ class ServedModels:
         """Raises UserError when a server says of itself what it did not when it was first asked, or answers the probe
         as another of the run's did."""
         model = self[name]
-        now = self._scorer.said(model.name)
+        now = self._scorer.said(model.name, patient=True)
         for key, was in model.said.items():
             if now.get(key) != was:
                 raise UserError(

@@ -39,7 +39,7 @@ class Dialect(Protocol):
         """What of its own description decides the numbers."""
         ...
 
-    def start(self, place: Place) -> Said:
+    def start(self, place: Place, *, waits: Sequence[float] = ()) -> Said:
         """What tells a start of it from another, as far as it tells, and its `context`, the longest it takes."""
         ...
 

@@ -89,12 +89,13 @@ class Servers:
 
         return EndpointWriter(self.collector(model))
 
-    def said(self, url: str) -> Said:
+    def said(self, url: str, *, patient: bool = False) -> Said:
         """See `collector.ServingScorer`."""
         place, dialect = place_of(url), self._dialect
-        model = dialect.model(place)
+        waits = RETRY_SECONDS if patient else ()
+        model = dialect.model(place, waits=waits)
         named = {"engine": dialect.engine, "model": model.pop(next(iter(model)))}
-        return {**named, **model, **dialect.settings(place), **dialect.start(place)}
+        return {**named, **model, **dialect.settings(place, waits=waits), **dialect.start(place, waits=waits)}
 
     def tokens(self, url: str, text: str) -> list[int] | None:
         """See `collector.ServingScorer`."""
@@ -161,7 +162,7 @@ class EndpointCollector:
         if last:
             was |= self.server | self._start
             now |= self.dialect.settings(self.place, waits=RETRY_SECONDS)
-            now |= self.dialect.start(self.place) if self._start else {}
+            now |= self.dialect.start(self.place, waits=RETRY_SECONDS) if self._start else {}
         for key in was:
             if was[key] != now[key]:
                 raise UserError(

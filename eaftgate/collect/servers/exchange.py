@@ -79,27 +79,27 @@ def ask(
     Raises UserError with `remedy` when there is no answer within the bounds, or it is not JSON.
     """
     body = None if question is None else json.dumps(question).encode()
+    answer = _asked(place, path, body, bounds, waits, remedy)
+    return parse_json(answer, what=f"the answer of {place.url}{path}", remedy=remedy)
+
+
+def ask_text(place: Place, path: str, *, bounds: Bounds, waits: Sequence[float] = (), remedy: str = LOG) -> str:
+    """The same for a GET whose answer is any text."""
+    return _asked(place, path, None, bounds, waits, remedy).decode(errors="replace")
+
+
+def _asked(place: Place, path: str, body: bytes | None, bounds: Bounds, waits: Sequence[float], remedy: str) -> bytes:
     deadline = time.monotonic() + bounds.total
     for wait in (*waits, None):
         try:
-            answer = _once(place, path, body, bounds, deadline)
+            return _once(place, path, body, bounds, deadline)
         except _Final as error:
             raise _no_answer(place, error, remedy) from None
         except (OSError, HTTPException, ValueError) as error:
             if wait is None or time.monotonic() + wait >= deadline:
                 raise _no_answer(place, error, remedy) from None
             time.sleep(wait)
-        else:
-            return parse_json(answer, what=f"the answer of {place.url}{path}", remedy=remedy)
     raise AssertionError("unreachable")
-
-
-def ask_text(place: Place, path: str, *, bounds: Bounds, remedy: str = LOG) -> str:
-    """The answer to a GET of `path`, as text. Raises UserError when there is none within the bounds."""
-    try:
-        return _once(place, path, None, bounds, time.monotonic() + bounds.total).decode(errors="replace")
-    except (_Final, OSError, HTTPException, ValueError) as error:
-        raise _no_answer(place, error, remedy) from None
 
 
 def _no_answer(place: Place, error: Exception, remedy: str) -> UserError:

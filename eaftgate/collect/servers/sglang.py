@@ -34,8 +34,8 @@ class Sglang:
     def settings(self, place: Place, *, waits: Sequence[float] = ()) -> Said:
         return described(place, "/server_info", _RECORDED, engine=_ENGINE, waits=waits)
 
-    def start(self, place: Place) -> Said:
-        told = described(place, "/server_info", (_SEED, _CONTEXT), engine=_ENGINE)
+    def start(self, place: Place, *, waits: Sequence[float] = ()) -> Said:
+        told = described(place, "/server_info", (_SEED, _CONTEXT), engine=_ENGINE, waits=waits)
         return {_SEED: told[_SEED], "context": told[_CONTEXT]}
 
     def scoring(self, token_ids_BS: NDArray[Any]) -> Question:

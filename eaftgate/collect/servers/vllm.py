@@ -60,11 +60,11 @@ class Vllm:
     def settings(self, place: Place, *, waits: Sequence[float] = ()) -> Said:
         return described(place, "/version", ("version",), engine=_ENGINE, waits=waits)
 
-    def start(self, place: Place) -> Said:
+    def start(self, place: Place, *, waits: Sequence[float] = ()) -> Said:
         """By its metrics, which several processes of one server do not have."""
         found = None
         with suppress(UserError):
-            found = _STARTED.search(ask_text(place, _METRICS, bounds=DESCRIBING))
+            found = _STARTED.search(ask_text(place, _METRICS, bounds=DESCRIBING, waits=waits))
         return {"started": found and found[1]}
 
     def scoring(self, token_ids_BS: NDArray[Any]) -> Question:
