@@ -26,6 +26,7 @@ SAID: dict[str, tuple[Any, Any]] = {
     "dequantize": (True, True), "results": ("r", Path("r")), "sequential": (True, True),
     "strict_cells": (False, False), "allow_overlap": (True, True), "best_of": (4, 4),
     "candidate_kind": ("other", "other"), "whole_text": (True, True), "generate": (5, 5), "generate_tokens": (64, 64),
+    "tasks": (["t", "u"], ("t", "u")), "tasks_path": ("d", Path("d")), "tasks_chat_template": (True, True),
 }  # fmt: skip
 """What a recipe says of every option, and what that is on pytest's command line."""
 GIVEN = {
@@ -35,9 +36,10 @@ GIVEN = {
     "dtype": "bfloat16", "dequantize": True,
     "results": Path("s"), "sequential": True, "strict_cells": True, "allow_overlap": True, "best_of": 2,
     "candidate_kind": "pruned", "whole_text": True, "generate": 0, "generate_tokens": 9,
+    "tasks": ("v",), "tasks_path": Path("e"), "tasks_chat_template": True,
 }  # fmt: skip
 OF_COLLECTORS = ("endpoint", "base_endpoint", "tokenizer", "tp", "dp", "dequantize")
-FLAGS = ("dequantize", "sequential", "strict_cells", "allow_overlap", "whole_text")
+FLAGS = ("dequantize", "sequential", "strict_cells", "allow_overlap", "whole_text", "tasks_chat_template")
 
 
 def written(path: Path, section: dict[str, Any]) -> Path:
