@@ -6,10 +6,10 @@ the divergence of the pruned model's prediction from the base's, not as the one 
 their means agree as far as the base is calibrated, and a swap's standard error is a fraction
 (docs/log/2026-11-27-search.md).
 
-    loss = 3 * ppl of UNION + root of the mean square of all of them, of what is worse than the base
+    loss = 3 * ppl of UNION + fourth root of the mean fourth power of all of them, of what is worse than the base
 
-so that a rule that is near or beyond its margin counts more than one that is far from it, and one that nothing is lost
-by nothing. Messages that the base writes exactly right are counted in UNION alone: of a pack there are too few. With 1
+so that the rule that is farthest beyond its margin counts most, as in a verdict, and one that nothing is lost by
+nothing. Messages that the base writes exactly right are counted in UNION alone: of a pack there are too few. With 1
 instead of 3, single classes were bought with more of everything than they were worth
 (docs/log/2026-11-27-search.md). Rules over too few documents or messages take no
 part: what they say of the next rows is noise.
@@ -30,7 +30,7 @@ from eaftgate.packs.blocks import NO_MESSAGE, Blocks, Roles
 from eaftgate.packs.harmony import TokenClass
 from eaftgate.parity.clusters import Clusters, Estimate, clustered, clusters_by
 
-UNION_COUNTS = 3.0
+UNION_COUNTS, POWER = 3.0, 4
 FEWEST = 30
 """Documents with a class's tokens in a cell, and messages exact under the base: below that a rule takes no part."""
 
@@ -104,7 +104,7 @@ class Objective:
         first order."""
         means_I, exact_I = self._means_I(now), self._exact_I(now)
         size, terms = _size(np.append(means_I, exact_I)), len(means_I) + len(exact_I)
-        slope_I = np.maximum(means_I, 0) / (terms * size) if size else np.zeros(len(means_I))
+        slope_I = (np.maximum(means_I, 0) / size) ** (POWER - 1) / terms if size else np.zeros(len(means_I))
         slope_I[0] += UNION_COUNTS
         rise_T = (self._share_IT.T @ slope_I) * (other.divergence_T - now.divergence_T) * len(now.divergence_T)
         return clustered(self.loss(other) - self.loss(now), rise_T, self._clusterings)
@@ -191,4 +191,4 @@ def _shares(rules: list[tuple[NDArray[np.intp], float]], columns: int) -> csr_ar
 
 
 def _size(ratio_I: FloatArray) -> float:
-    return float(np.sqrt(np.mean(np.square(np.maximum(ratio_I, 0))))) if len(ratio_I) else 0.0
+    return float(np.mean(np.maximum(ratio_I, 0) ** POWER) ** (1 / POWER)) if len(ratio_I) else 0.0

@@ -33,7 +33,8 @@ DOUBTED = 1 / 4
 FEWEST_TOKENS = 4_096
 """Scored tokens of a part."""
 FINALISTS = 4
-"""So many starts go on from the first stage to the last."""
+"""So many starts are measured on the last stage's part, after all were on that of the stage before, where the messages
+are counted already: tokens alone do not tell what loses the calls."""
 MIN_BLOCKS = 4
 """Two a half: one alone would have no standard error to check a swap by."""
 TURNS = 2
@@ -95,19 +96,20 @@ def _part_of(half: Objective, share: float) -> Objective:
 def ranked_starts(
     model: MoeModel, halves: tuple[Objective, Objective], starts: Mapping[str, KeepSets], *, batch_size: int
 ) -> list[str]:
-    """Their names, what loses least first: on the first stage's blocks, and the FINALISTS on the last's."""
+    """Their names, what loses least first: on a part of both halves, and the FINALISTS on a larger one."""
 
-    def loss(name: str, on: Objective, *, messages: bool) -> float:
+    def ranked(names: Iterable[str], share: float) -> list[str]:
+        parts = [_part_of(half, share) for half in halves]
+        losses = {name: sum(loss(name, part) for part in parts) for name in names}
+        return sorted(losses, key=losses.__getitem__)
+
+    def loss(name: str, on: Objective) -> float:
         with model.keeping(starts[name]):
-            return on.loss(predicted(model, on.blocks, on.base, batch_size=batch_size), messages=messages)
+            return on.loss(predicted(model, on.blocks, on.base, batch_size=batch_size))
 
-    (first, _), *_, (last, _) = STAGES
-    few, more = _part_of(halves[0], first), [_part_of(half, last) for half in halves]
-    total: dict[str, float] = {}
-    ranked = sorted(starts, key=lambda name: loss(name, few, messages=False))
-    for name in ranked[:FINALISTS]:
-        total[name] = sum(loss(name, half, messages=True) for half in more)
-    return [*sorted(total, key=total.__getitem__), *ranked[FINALISTS:]]
+    *_, (some, _), (most, _) = STAGES
+    found = ranked(starts, some)
+    return [*ranked(found[:FINALISTS], most), *found[FINALISTS:]]
 
 
 def layers_of(starts: Sequence[KeepSets]) -> Layers:

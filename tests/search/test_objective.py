@@ -113,7 +113,7 @@ def slow_terms(on: Objective, now: Predictions) -> tuple[list[tuple[float, dict[
 
 
 def slow_size(ratios: list[float]) -> float:
-    return math.sqrt(sum(max(0.0, ratio) ** 2 for ratio in ratios) / len(ratios))
+    return math.sqrt(math.sqrt(sum(max(0.0, ratio) ** 4 for ratio in ratios) / len(ratios)))
 
 
 def slow_loss(on: Objective, now: Predictions, *, messages: bool = True) -> float:
@@ -147,7 +147,7 @@ def test_the_change_is_the_difference_and_its_error_that_of_the_linear_part() ->
     tokens = np.argwhere(BLOCKS_.scored_BS)
     rise_T = np.zeros(len(tokens))
     for place, (value, share) in enumerate(means):
-        slope = max(0.0, value) / (size * (len(means) + len(exact))) + (3 if place == 0 else 0)
+        slope = (max(0.0, value) / size) ** 3 / (len(means) + len(exact)) + (3 if place == 0 else 0)
         for t, weight in share.items():
             rise_T[t] += slope * weight * (OTHER.divergence_T[t] - NOW.divergence_T[t]) * len(tokens)
     errors = []
@@ -165,7 +165,7 @@ def test_the_linear_part_is_the_slope_of_the_loss() -> None:
     for token in range(0, len(NOW.divergence_T), 37):
         step_T = np.where(np.arange(len(NOW.divergence_T)) == token, 1e-6, 0)
         slope = sum(
-            (max(0.0, value) / (size * (len(means) + len(exact))) + 3 * (place == 0)) * share.get(token, 0.0)
+            ((max(0.0, value) / size) ** 3 / (len(means) + len(exact)) + 3 * (place == 0)) * share.get(token, 0.0)
             for place, (value, share) in enumerate(means)
         )
         change = on.change(NOW, Predictions(NOW.divergence_T + step_T, NOW.first_T))

@@ -1,6 +1,6 @@
 """Swaps on the masked model: proposed by one half of the blocks, accepted by the other."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import cache
 from itertools import combinations
@@ -236,22 +236,25 @@ def test_the_first_of_equal_starts_is_taken(model: MoeModel, blocks: Blocks) -> 
 
 
 @pytest.mark.usefixtures("few_blocks")
-def test_the_finalists_are_measured_on_more_blocks(
+def test_starts_are_ranked_on_some_blocks_and_the_best_again_on_more(
     model: MoeModel, blocks: Blocks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(refinement, "FINALISTS", 8)
     starts = {str(kept): [list(kept)] * 3 for kept in combinations(range(SIZE.experts), 3)}
     halves = halves_of(model, blocks, TWO_PACKS, batch_size=8)
 
-    def loss(keep: KeepSets, on: Objective, *, messages: bool) -> float:
-        with model.keeping(keep):
-            return on.loss(predicted(model, on.blocks, on.base, batch_size=8), messages=messages)
+    def ranked(names: Iterable[str], part: list[int]) -> list[str]:
+        parts = [half.of_blocks(np.array(part)) for half in halves]
+        return sorted(names, key=lambda name: sum(loss(starts[name], on) for on in parts))
 
-    few, *more = halves[0].of_blocks(np.array(PARTS[0])), *(half.of_blocks(np.array(PARTS[1])) for half in halves)
-    ranked = sorted(starts, key=lambda name: loss(starts[name], few, messages=False))
-    finalists = sorted(ranked[:8], key=lambda name: sum(loss(starts[name], half, messages=True) for half in more))
-    assert finalists != ranked[:8]
-    assert ranked_starts(model, halves, starts, batch_size=8) == [*finalists, *ranked[8:]]
+    def loss(keep: KeepSets, on: Objective) -> float:
+        with model.keeping(keep):
+            return on.loss(predicted(model, on.blocks, on.base, batch_size=8))
+
+    found = ranked(starts, PARTS[0])
+    finalists = ranked(found[:8], PARTS[1])
+    assert finalists != found[:8]
+    assert ranked_starts(model, halves, starts, batch_size=8) == [*finalists, *found[8:]]
 
 
 def test_layers_of_several_starts_are_told_once() -> None:
