@@ -143,8 +143,9 @@ class _Written(Bar):
     ) -> None:
         self._again = f"; {AGAIN}" if resumes else ""
         self._title, self._total, self._unit, self._write, self._clock = title, total, unit, write, clock
-        self._done, self._from, self._now = 0.0, 0.0, ""
-        self._opened = self._since = clock()
+        self._done, self._now = 0.0, ""
+        self._opened = clock()
+        self._marks: list[tuple[float, float]] = []
         self._lock = Lock()
         self._began, self._beats = False, 0
         if total is not None:
@@ -168,6 +169,8 @@ class _Written(Bar):
         with self._lock:
             self._beats += 1
             self._write(f"{self._title}{self._now}: {self._so_far()}")
+            if self._began:
+                self._marks.append((self._clock(), self._done))
 
     def end(self) -> None:
         """Said only where there was time for a line in between."""
@@ -177,8 +180,17 @@ class _Written(Bar):
 
     def _begin(self) -> None:
         """Speed counts from here: what was done before is another run's."""
-        self._began, self._from, self._since = True, self._done, self._clock()
+        self._began, self._marks = True, [(self._clock(), self._done)]
         self._write(f"{self._title}: {self._count()}{self._again}")
+
+    def _speed(self) -> float:
+        """Units a second in the last half of the time: work comes in parts of which one is faster than another."""
+        if not self._marks:
+            return 0.0
+        now, first = self._clock(), self._marks[0]
+        recent = [mark for mark in self._marks if mark[0] <= (first[0] + now) / 2][-1]
+        since, done = recent if self._done > recent[1] else first
+        return (self._done - done) / (now - since) if now > since else 0.0
 
     def _count(self) -> str:
         if self._total is None:
@@ -187,8 +199,7 @@ class _Written(Bar):
         return f"{amount(self._done, self._unit)} of {amount(self._total, self._unit)}{unit}"
 
     def _so_far(self) -> str:
-        said, seconds = [self._count()], self._clock() - self._since
-        speed = (self._done - self._from) / seconds if seconds > 0 else 0.0
+        said, speed = [self._count()], self._speed()
         if self._total and speed > 0:
             said[0] += f" ({self._done / self._total:.0%})"
             left = max(0.0, self._total - self._done) / speed

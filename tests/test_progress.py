@@ -96,6 +96,16 @@ def test_work_that_is_taken_up_has_the_speed_of_what_is_done_now(clock: Clock) -
     ]
 
 
+def test_what_is_left_is_said_by_the_speed_of_the_last_half_of_the_time(clock: Clock) -> None:
+    """A fast first part does not count any more once as much time has gone since."""
+    bar, lines = written(clock, 100, "layers")
+    for done in (40, 41, 42, 43):
+        clock.now += 30
+        bar.show(done, 100)
+        bar.beat()
+    assert [line.split(", ")[-1] for line in lines[1:]] == ["45 s left", "30 min left", "29 min left", "28 min left"]
+
+
 @pytest.mark.parametrize(
     ("said", "expected"),
     [

@@ -3,10 +3,8 @@
 Imports nothing that is slow.
 """
 
-START = 10.0
-"""Passes before anything is refined: the experts' outputs, twice, and starts that are measured."""
-GREEDY = 0.4
-"""Of them, the part that the greedy selections are."""
+GREEDY, STARTS = 9.0, 5.0
+"""Passes before anything is refined: what the greedy selections take as long as, and starts that are measured."""
 A_LAYER = 1.75
 """Passes a layer and turn, on average over the layers: all that is measured runs through those that follow only."""
 ASKED_TOKENS, ASKED_PASSES = 300_000, 9.0
@@ -22,5 +20,5 @@ def refinement_passes(*, tokens: int, layers: int) -> list[float]:
 
 def estimated_seconds(*, tokens: int, tokens_per_second: float, layers: int, turns: int = 2) -> float:
     """Of the start and the refinement; `tokens_per_second` is the whole model's speed."""
-    passes = START + turns * sum(refinement_passes(tokens=tokens, layers=layers))
+    passes = GREEDY + STARTS + turns * sum(refinement_passes(tokens=tokens, layers=layers))
     return tokens * passes / tokens_per_second

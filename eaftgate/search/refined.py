@@ -26,13 +26,13 @@ from eaftgate.select.keep import KeepSets, replaced
 
 OTHERS = 8
 """The best starts, of which a layer may take what they keep there."""
-STAGES = ((1 / 32, 8), (1 / 8, 3), (1 / 2, 2))
+STAGES = ((1 / 32, 8), (1 / 8, 3), (1 / 2, 1))
 """Of one half, on which part of the blocks is measured, and how many of a layer's swaps go on from there."""
 DOUBTED = 1 / 4
 """The part of the other half on which a move must lower the loss before it is measured on all of that."""
-FEWEST_TOKENS = 4_096
+FEWEST_TOKENS = 2_048
 """Scored tokens of a part."""
-FINALISTS = 4
+FINALISTS = 3
 """So many starts are measured on the last stage's part, after all were on that of the stage before, where the messages
 are counted already: tokens alone do not tell what loses the calls."""
 MIN_BLOCKS = 4

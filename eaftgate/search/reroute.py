@@ -5,7 +5,8 @@ sum_e gate_e * y_e, so with change_e = gate_e(kept) - gate_e(all) the squared er
 change' G change, G being the Gram matrix of its experts' outputs. G is all that is kept of them: 4 * E^2 bytes a token
 (4 KB for 32 experts, where their outputs take 184 KB at the 20B's width).
 
-Shapes: T tokens, E experts, K selections a token (top_k), J = K + 1, D hidden size.
+Shapes: T tokens, E experts, K selections a token (top_k), J = K + 1, I experts that are chosen from, S = K + I, D hidden
+size.
 """
 
 from dataclasses import dataclass, replace
@@ -23,13 +24,17 @@ OUTPUT_BYTES = 1 << 28
 
 @dataclass(frozen=True)
 class RoutedTokens:
-    """`gate_TE`: gates of the whole layer, 0 where not selected. `weight_T` >= 0. All float32."""
+    """`selected_TK`, `gate_TK`: what the whole layer selects, and its gates. `weight_T` >= 0. All but ids float32."""
 
     logit_TE: Tensor
     gram_TEE: Tensor
-    gate_TE: Tensor
+    selected_TK: Tensor
+    gate_TK: Tensor
     weight_T: Tensor
-    top_k: int
+
+    @property
+    def top_k(self) -> int:
+        return self.selected_TK.shape[1]
 
     def weighing(self, factor_T: NDArray[np.float64]) -> "RoutedTokens":
         """The same tokens, each weighing `factor_T` times as much."""
@@ -38,7 +43,8 @@ class RoutedTokens:
     def error(self, kept_E: Tensor) -> float:
         """Weighted squared error of the layer's output when only the experts of the mask `kept_E` are there."""
         top_TK, id_TK = self._survivors(kept_E).topk(self.top_k)
-        return float(self._errors(id_TK[:, None], top_TK[:, None]).sum(dtype=torch.float64))
+        as_it_is_JK = torch.arange(self.top_k, device=id_TK.device)[None]
+        return float(self._errors(id_TK, top_TK, as_it_is_JK).sum(dtype=torch.float64))
 
     def errors_without(self, kept_E: Tensor) -> Tensor:
         """The error after removing each of the kept experts in turn, [E], float64; inf for one that is not kept.
@@ -50,7 +56,7 @@ class RoutedTokens:
         others_JK = torch.tensor(
             [[i for i in range(self.top_k + 1) if i != j] for j in range(self.top_k + 1)], device=id_TJ.device
         )
-        error_TJ = self._errors(id_TJ[:, others_JK], top_TJ[:, others_JK])
+        error_TJ = self._errors(id_TJ, top_TJ, others_JK)
         increase_TJ = error_TJ - error_TJ[:, -1:]
         # Scattered and summed, not added in place: the same bits on every run, also on a GPU.
         increase_E = torch.zeros_like(self.logit_TE).scatter(1, id_TJ, increase_TJ).sum(dim=0, dtype=torch.float64)
@@ -59,11 +65,19 @@ class RoutedTokens:
     def _survivors(self, kept_E: Tensor) -> Tensor:
         return self.logit_TE.masked_fill(~kept_E, -torch.inf)
 
-    def _errors(self, id_TJK: Tensor, logit_TJK: Tensor) -> Tensor:
-        """Weighted squared errors, [T, J], of J alternative selections of K experts."""
-        change_TJE = (-self.gate_TE[:, None]).repeat(1, id_TJK.shape[1], 1)
-        change_TJE.scatter_add_(2, id_TJK, logit_TJK.softmax(dim=-1))
-        square_TJ = (torch.bmm(change_TJE, self.gram_TEE) * change_TJE).sum(dim=-1)
+    def _errors(self, id_TI: Tensor, logit_TI: Tensor, chosen_JK: Tensor) -> Tensor:
+        """Weighted squared errors, [T, J], of J alternative selections, each of K of I experts.
+
+        Of the Gram matrices only what is between those experts and the layer's own selection is read.
+        """
+        experts, (tokens, top_k) = self.logit_TE.shape[1], self.selected_TK.shape
+        id_TS = torch.cat([self.selected_TK, id_TI], dim=1)
+        pair_TSS = id_TS[:, :, None] * experts + id_TS[:, None]
+        gram_TSS = self.gram_TEE.flatten(1).gather(1, pair_TSS.flatten(1)).view_as(pair_TSS)
+        change_TJS = gram_TSS.new_zeros(tokens, len(chosen_JK), id_TS.shape[1])
+        change_TJS[:, :, :top_k] = -self.gate_TK[:, None]  # an expert that is in both is there twice, and adds up
+        change_TJS[:, :, top_k:].scatter_(2, chosen_JK.expand(tokens, -1, -1), logit_TI[:, chosen_JK].softmax(dim=-1))
+        square_TJ = (torch.bmm(change_TJS, gram_TSS) * change_TJS).sum(dim=-1)
         return square_TJ.clamp(min=0) * self.weight_T[:, None]
 
 
@@ -72,7 +86,6 @@ def routed_tokens(moe: Moe, hidden_TD: Tensor, weight_T: Tensor, *, top_k: int) 
     """Every expert's output for every token, as a Gram matrix; `hidden_TD` is what the layer's router sees."""
     logit_TE = moe.router_logits(hidden_TD).float()
     top_TK, id_TK = logit_TE.topk(top_k)
-    gate_TE = torch.zeros_like(logit_TE).scatter(1, id_TK, top_TK.softmax(dim=-1))
     chunk = max(1, OUTPUT_BYTES // (logit_TE.shape[1] * moe.width * hidden_TD.element_size()))
     grams = []
     for input_TD in hidden_TD.split(chunk):
@@ -81,9 +94,9 @@ def routed_tokens(moe: Moe, hidden_TD: Tensor, weight_T: Tensor, *, top_k: int) 
     return RoutedTokens(
         logit_TE=logit_TE,
         gram_TEE=torch.cat(grams),
-        gate_TE=gate_TE,
+        selected_TK=id_TK,
+        gate_TK=top_TK.softmax(dim=-1),
         weight_T=weight_T.to(logit_TE),
-        top_k=top_k,
     )
 
 

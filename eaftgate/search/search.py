@@ -17,7 +17,8 @@ from eaftgate.packs.blocks import Blocks
 from eaftgate.profile.trace import Trace
 from eaftgate.progress import progress_bar
 from eaftgate.search.evaluate import within_memory
-from eaftgate.search.forecast import GREEDY, START, refinement_passes
+from eaftgate.search import forecast
+from eaftgate.search.forecast import refinement_passes
 from eaftgate.search.greedy import (
     Sample,
     greedy_keep_sets,
@@ -94,7 +95,8 @@ def refined_search(
         raise UserError(f"refined needs {MIN_BLOCKS} calibration blocks with answers or more: give it more rows")
     at: dict[str, Any] = {"batch_size": settings.batch_size}
     turn = refinement_passes(tokens=blocks.token_ids_BS.size, layers=len(model.moe_layers))
-    done = [START, *(START + np.cumsum(turn * TURNS)).tolist()]
+    start = forecast.GREEDY + forecast.STARTS
+    done = [start, *(start + np.cumsum(turn * TURNS)).tolist()]
     with within_memory(), _shown(progress, done[-1], "passes") as show:
 
         def started(passes: float) -> None:
@@ -105,7 +107,7 @@ def refined_search(
         halves = halves_of(model, blocks, packs_of_rows(blocks, trace), **at)
         if held is None:
             held = _begun(model, blocks, trace, halves, keep_n, settings, classes, journal, started)
-            started(START)
+            started(start)
             if journal is not None:
                 journal.write(held)
         ended = held.refinement
@@ -155,7 +157,7 @@ def _begun(
             samples,
             keep_n=keep_n,
             batch_size=at,
-            progress=lambda layers, of: show(GREEDY * START * layers / of),
+            progress=lambda layers, of: show(forecast.GREEDY * layers / of),
         )
         selected = Selected({f"greedy, {name}": keep for name, keep in found.items()})
         if journal is not None:
