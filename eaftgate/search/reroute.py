@@ -5,8 +5,8 @@ sum_e gate_e * y_e, so with change_e = gate_e(kept) - gate_e(all) the squared er
 change' G change, G being the Gram matrix of its experts' outputs. G is all that is kept of them: 4 * E^2 bytes a token
 (4 KB for 32 experts, where their outputs take 184 KB at the 20B's width).
 
-Shapes: T tokens, E experts, K selections a token (top_k), J = K + 1, I experts that are chosen from, S = K + I, D hidden
-size.
+Shapes: T tokens, E experts, K selections a token (top_k), J = K + 1, I experts that are chosen from, S = K + I, D
+hidden size.
 """
 
 from dataclasses import dataclass, replace

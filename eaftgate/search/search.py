@@ -16,8 +16,8 @@ from eaftgate.families.model import MoeModel
 from eaftgate.packs.blocks import Blocks
 from eaftgate.profile.trace import Trace
 from eaftgate.progress import progress_bar
-from eaftgate.search.evaluate import within_memory
 from eaftgate.search import forecast
+from eaftgate.search.evaluate import within_memory
 from eaftgate.search.forecast import refinement_passes
 from eaftgate.search.greedy import (
     Sample,
