@@ -123,7 +123,7 @@ def refinements(
     """How far it has come after every layer that `begun` is not done with. Any of these can be begun with. `others` are
     what other starts keep.
 
-    Takes memory for the hidden states of all blocks, one and a half times.
+    Takes memory for the hidden states of all blocks, once and for those of a layer on the way.
     """
     keep, swaps, done = begun.keep, begun.swaps, begun.layers
     for turn in range(done // len(keep), TURNS):
