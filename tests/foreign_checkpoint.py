@@ -15,7 +15,8 @@ Tensors = dict[str, torch.Tensor]
 def in_fp8(path: Path, change: Callable[[Tensors], object] = lambda _: None, *, method: str = "fp8") -> Tensors:
     """Rewrite the plain checkpoint in `path`, in one shard, and return what its tensors mean: those of attention by
     their values, not their bits. `change` is done to the stored ones; `method` is what config.json calls the format."""
-    plain = load_file(path / "model.safetensors")
+    # Copied: what is loaded lies in the file, which is written anew.
+    plain = {name: tensor.clone() for name, tensor in load_file(path / "model.safetensors").items()}
     stored, meant = dict(plain), dict(plain)
     for name, weight in plain.items():
         if not name.endswith("_proj.weight"):
