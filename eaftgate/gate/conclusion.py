@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from types import MappingProxyType
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from eaftgate import __version__
 from eaftgate.gate.candidates import UNVERIFIED, ServedIdentity, candidates_of
@@ -22,11 +22,10 @@ from eaftgate.gate.results import (
     ParityTurns,
     Repeated,
     RunVerdict,
+    SessionRecord,
     TurnsRecord,
     floor_file,
     read_record,
-    read_task,
-    read_turns,
 )
 from eaftgate.gate.stability import agreement, describe_stability
 from eaftgate.gate.tasks import ParityTask, TaskRecord
@@ -115,27 +114,33 @@ def of_checkpoint(parity: Parity, name: str) -> Parity:
 
 def read_records(plan: Plan, session: str) -> dict[Cell, CellRecord]:
     """What RUN_DIR/cells has of the plan's cells, those of further seeds too, judged in this session."""
-    cells = dict.fromkeys((*plan.cells, *(cell for cells in plan.seed_cells for cell in cells)))
-    found = {cell: read_record(plan.options.results, cell.record_file, session=session) for cell in cells}
-    return {cell: record for cell, record in found.items() if record is not None}
+    cells = (*plan.cells, *(cell for cells in plan.seed_cells for cell in cells))
+    return _read(plan, {cell: cell.record_file for cell in cells}, CellRecord, session)
 
 
 def read_all_turns(plan: Plan, session: str) -> dict[TurnCell, TurnsRecord]:
     """What RUN_DIR/cells has of the turns that were written, judged in this session."""
-    found = {cell: read_turns(plan.options.results, cell, session=session) for cell in plan.turn_cells}
-    return {cell: record for cell, record in found.items() if record is not None}
+    return _read(plan, {cell: cell.record_file for cell in plan.turn_cells}, TurnsRecord, session)
 
 
 def read_all_tasks(plan: Plan, session: str) -> dict[TaskCell, TaskRecord]:
     """What RUN_DIR/cells has of tasks, judged in this session."""
-    found = {cell: read_task(plan.options.results, cell, session=session) for cell in plan.task_cells}
-    return {cell: record for cell, record in found.items() if record is not None}
+    return _read(plan, {cell: cell.record_file for cell in plan.task_cells}, TaskRecord, session)
 
 
 def read_floor(plan: Plan, session: str) -> dict[Cell, CellRecord]:
     """What RUN_DIR/cells has of the base against itself, judged in this session."""
     files = {cell: cell.record_file if cell.checkpoint == NOOP else floor_file(cell) for cell in plan.floor_cells}
-    found = {cell: read_record(plan.options.results, file, session=session) for cell, file in files.items()}
+    return _read(plan, files, CellRecord, session)
+
+
+AnyCell = TypeVar("AnyCell", Cell, TurnCell, TaskCell)
+
+
+def _read(
+    plan: Plan, files: Mapping[AnyCell, str], kind: type[SessionRecord], session: str
+) -> dict[AnyCell, SessionRecord]:
+    found = {cell: read_record(plan.options.results, file, kind, session=session) for cell, file in files.items()}
     return {cell: record for cell, record in found.items() if record is not None}
 
 

@@ -14,7 +14,7 @@ from eaftgate.gate.cells import BASE, TaskCell
 from eaftgate.gate.judging import judge_planned_task
 from eaftgate.gate.models import Models
 from eaftgate.gate.plan import Plan
-from eaftgate.gate.results import write_task
+from eaftgate.gate.results import write_record
 from eaftgate.gate.tasks import EVALUATIONS_DIR, TaskInputs, TaskRecord
 from eaftgate.tasks.evaluated import Document, Evaluated, Scores
 from eaftgate.tasks.harness import Harness
@@ -105,6 +105,6 @@ class Evaluations:
                     },
                 ),
             )
-            write_task(self._plan.options.results, cell, record)
+            write_record(self._plan.options.results, cell.record_file, record)
             self._tasks[cell] = record
         return self._tasks[cell]

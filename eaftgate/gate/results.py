@@ -6,7 +6,7 @@ parity.json is SPEC section 8's: keys are added to it, none is taken away.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import Field
 
@@ -15,7 +15,7 @@ from eaftgate.collect.collection import Collection, load_collection
 from eaftgate.errors import UserError
 from eaftgate.files import write_text
 from eaftgate.gate.candidates import UNVERIFIED, Candidate, ServedIdentity
-from eaftgate.gate.cells import Cell, TaskCell, TurnCell
+from eaftgate.gate.cells import Cell
 from eaftgate.gate.identity import RunIdentity
 from eaftgate.gate.messages import LostMessage, MessageCounts
 from eaftgate.gate.options import SERVED, CandidateKind
@@ -129,30 +129,6 @@ class TurnsRecord(JudgedTurns):
     apart: tuple[TurnApart, ...] = ()
 
 
-def write_turns(results: Path, cell: TurnCell, record: TurnsRecord) -> None:
-    write_model(results / CELLS_DIR / cell.record_file, record)
-
-
-def read_turns(results: Path, cell: TurnCell, *, session: str) -> TurnsRecord | None:
-    """None when this session has not judged them. Raises UserError for a damaged file."""
-    path = results / CELLS_DIR / cell.record_file
-    if not path.is_file() or read_object(path, what="turns result").get("session") != session:
-        return None
-    return read_model(path, TurnsRecord, what="turns result", remedy="run the gate again")
-
-
-def write_task(results: Path, cell: TaskCell, record: TaskRecord) -> None:
-    write_model(results / CELLS_DIR / cell.record_file, record)
-
-
-def read_task(results: Path, cell: TaskCell, *, session: str) -> TaskRecord | None:
-    """None when this session has not judged it. Raises UserError for a damaged file."""
-    path = results / CELLS_DIR / cell.record_file
-    if not path.is_file() or read_object(path, what="task result").get("session") != session:
-        return None
-    return read_model(path, TaskRecord, what="task result", remedy="run the gate again")
-
-
 class ParityTurns(Record):
     """How a checkpoint behaves over the turns of a pack, or in UNION over all packs'. `metrics` are by name, their
     `blocks_needed` turns; `deciding` those that are a part of the run's verdict here; `verdict` is the worst of them,
@@ -182,16 +158,19 @@ def floor_file(cell: Cell) -> str:
     return f"floor/{cell.record_file}"
 
 
-def write_record(results: Path, file: str, record: CellRecord) -> None:
+SessionRecord = TypeVar("SessionRecord", CellRecord, TurnsRecord, TaskRecord)
+
+
+def write_record(results: Path, file: str, record: CellRecord | TurnsRecord | TaskRecord) -> None:
     write_model(results / CELLS_DIR / file, record)
 
 
-def read_record(results: Path, file: str, *, session: str) -> CellRecord | None:
+def read_record(results: Path, file: str, kind: type[SessionRecord], *, session: str) -> SessionRecord | None:
     """None when this session has not judged that cell. Raises UserError for a damaged file."""
     path = results / CELLS_DIR / file
     if not path.is_file() or read_object(path, what="cell result").get("session") != session:
         return None  # an earlier session's may be of an earlier version
-    return read_model(path, CellRecord, what="cell result", remedy="run the gate again")
+    return read_model(path, kind, what="cell result", remedy="run the gate again")
 
 
 class ParityCell(Record):

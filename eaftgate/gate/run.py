@@ -36,7 +36,6 @@ from eaftgate.gate.results import (
     TurnsRecord,
     floor_file,
     write_record,
-    write_turns,
 )
 from eaftgate.gate.served import ServedModels
 from eaftgate.gate.tasks import TaskRecord
@@ -310,7 +309,7 @@ class GateRun:
                 ),
                 apart=turns_apart(paired, base, candidate) if cell.pack == UNION else (),
             )
-            write_turns(self.results, cell, record)
+            write_record(self.results, cell.record_file, record)
             self._turns[cell] = record
         return self._turns[cell]
 

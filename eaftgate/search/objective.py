@@ -9,10 +9,8 @@ their means agree as far as the base is calibrated, and a swap's standard error 
     loss = 3 * ppl of UNION + fourth root of the mean fourth power of all of them, of what is worse than the base
 
 so that the rule that is farthest beyond its margin counts most, as in a verdict, and one that nothing is lost by
-nothing. Messages that the base writes exactly right are counted in UNION alone: of a pack there are too few. With 1
-instead of 3, single classes were bought with more of everything than they were worth
-(docs/log/2026-11-27-search.md). Rules over too few documents or messages take no
-part: what they say of the next rows is noise.
+nothing. Messages that the base writes exactly right are counted in UNION alone: of a pack there are too few. Rules over
+too few documents or messages take no part: what they say of the next rows is noise.
 
 Shapes: T scored tokens, R rows, I rules in cells, M messages.
 """
@@ -30,7 +28,10 @@ from eaftgate.packs.blocks import NO_MESSAGE, Blocks, Roles
 from eaftgate.packs.harmony import TokenClass
 from eaftgate.parity.clusters import Clusters, Estimate, clustered, clusters_by
 
-UNION_COUNTS, POWER = 3.0, 4
+UNION_COUNTS = 3.0
+"""With 1, single classes were bought with more of everything than they were worth (docs/log/2026-11-27-search.md)."""
+POWER = 4
+"""With 2, among some thirty rules one that was 28 times its margin made no difference."""
 FEWEST = 30
 """Documents with a class's tokens in a cell, and messages exact under the base: below that a rule takes no part."""
 

@@ -259,6 +259,12 @@ def test_an_interrupted_search_goes_on_where_it_was(
             "prune", base, "--profile", tmp_path / "profile", "--packs", packs, *more, "--out", tmp_path / out
         )
 
+    def passes(ended: Ended) -> tuple[float, float]:
+        """Where its progress begins, and of how much."""
+        found = re.search(r"refined to \S+: ([\d.]+) of ([\d.]+) passes;", ended.err)
+        assert found is not None
+        return float(found[1]), float(found[2])
+
     write, journal = Journal.write, tmp_path / ".out.search.json"
 
     def interrupted(self: Journal, state: Selected | Reached) -> None:
@@ -288,10 +294,15 @@ def test_an_interrupted_search_goes_on_where_it_was(
         patched.setattr(Journal, "write", noting)
         assert search("out", max_positions=160).code == 130
         assert search("out", 150, "--class-weight", "balanced").code == 130
-        assert search("out").code == 0
+        resumed = search("out")
+        assert resumed.code == 0
     assert noted == [3, 4, 5, 6]
     assert not journal.exists()
-    assert search("straight").code == 0
+    straight = search("straight")
+    assert straight.code == 0
+    begun_at, of = passes(resumed)
+    assert passes(straight) == (0, of)
+    assert (begun_at, of) == (35, 70), "10 for the start, 15 and 10 of a turn's 30 for two of its three layers"
     manifests = [read_manifest(tmp_path / name) for name in ("out", "straight")]
     assert manifests[0].keep == manifests[1].keep
     assert manifests[0].provenance == manifests[1].provenance

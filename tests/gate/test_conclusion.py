@@ -165,9 +165,9 @@ def test_profiling_seeds_agree_by_the_verdicts_of_v2(tmp_path: Path) -> None:
 
 def test_a_cell_is_read_back_in_its_session_only(tmp_path: Path) -> None:
     write_record(tmp_path, "cell.json", RECORD)
-    assert read_record(tmp_path, "cell.json", session="s") == RECORD
-    assert read_record(tmp_path, "cell.json", session="another") is None
-    assert read_record(tmp_path, "other.json", session="s") is None
+    assert read_record(tmp_path, "cell.json", CellRecord, session="s") == RECORD
+    assert read_record(tmp_path, "cell.json", CellRecord, session="another") is None
+    assert read_record(tmp_path, "other.json", CellRecord, session="s") is None
 
 
 def test_a_cell_of_an_earlier_version_is_none_and_a_damaged_one_of_this_session_a_sentence(tmp_path: Path) -> None:
@@ -176,9 +176,9 @@ def test_a_cell_of_an_earlier_version_is_none_and_a_damaged_one_of_this_session_
     told = json.loads(path.read_text())
     del told["metrics"]["ppl"]
     path.write_text(json.dumps(told))
-    assert read_record(tmp_path, path.name, session="another") is None
+    assert read_record(tmp_path, path.name, CellRecord, session="another") is None
     with pytest.raises(UserError, match=r"cell result .*cell\.json: 'metrics\.ppl' is not valid \(Field required\)"):
-        read_record(tmp_path, path.name, session="s")
+        read_record(tmp_path, path.name, CellRecord, session="s")
 
 
 FAILS = "gates/test_near_lossless.py::test_near_lossless[keep24-2-UNION-64-ppl]"

@@ -208,6 +208,29 @@ def test_a_layer_may_take_what_another_start_keeps(model: MoeModel, blocks: Bloc
     assert all(len(swap.add) == len(swap.drop) for swap in moved)
 
 
+@pytest.mark.parametrize("falls", [-1.0, 0.0, 1.0])
+def test_what_a_part_of_the_other_half_doubts_is_not_asked_of_all_of_it(
+    model: MoeModel, blocks: Blocks, monkeypatch: pytest.MonkeyPatch, falls: float
+) -> None:
+    """The part says the same of every move, and so no move is made, though all of the half would accept some."""
+    asked = []
+
+    def doubted(part: refinement._Part, layer: int, kept: list[int], *, messages: bool) -> float:
+        if part.objective.blocks.num_blocks == 2:
+            asked.append(kept)
+            return falls
+        return fall(part, layer, kept, messages=messages)
+
+    fall = refinement._Part.fall
+    monkeypatch.setattr(refinement._Part, "fall", doubted)
+    monkeypatch.setattr(refinement, "STAGES", ((1, 6), (1, 3)))
+    monkeypatch.setattr(refinement, "DOUBTED", 1 / 4)
+    monkeypatch.setattr(refinement, "FEWEST_TOKENS", 1)
+    _, swaps = refined(model, blocks, STARTS[0])
+    assert asked
+    assert bool(swaps) == (falls > 0)
+
+
 def test_a_layer_may_keep_as_few_as_a_token_is_routed_to(model: MoeModel, blocks: Blocks) -> None:
     """Dropping one is asked about, with fewer left than that."""
     keep, swaps = refined(model, blocks, [[0, 1]] * 3, others=[[], [], []])
