@@ -189,7 +189,7 @@ def test_a_gate_row_is_refused(
     eaftgate: Command, small_profile: Profile, tmp_path: Path, more: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Other packs altogether, and the profile's with a single row exchanged for one of the gate's; no model is run."""
-    monkeypatch.setattr("eaftgate.model.load.load_model", lambda *_: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("eaftgate.model.spread.load_model", lambda *_: pytest.fail("a model was loaded"))
     ended = prune_on_model(eaftgate, small_profile, GATE_PACKS, tmp_path / "out", *more)
     refused(ended, "6 rows that profile")
     mixed = tmp_path / "mixed"
@@ -332,7 +332,7 @@ def sweep_of(eaftgate: Command, profile: Profile, packs: Path, out: Path, *more:
 def test_a_sweep_refuses_gate_rows_and_what_it_does_not_know(
     eaftgate: Command, small_profile: Profile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("eaftgate.model.load.load_model", lambda *_: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("eaftgate.model.spread.load_model", lambda *_: pytest.fail("a model was loaded"))
     (tmp_path / "mine.svg").write_text("<svg/>")
     refused(sweep_of(eaftgate, small_profile, GATE_PACKS, tmp_path / "out"), "6 rows that profile")
     for more, said in (
@@ -396,7 +396,7 @@ def test_a_sweep_varies_one_factor_at_a_time_and_resumes(
     written = [json.loads(line) for line in out.read_text().splitlines()]
     assert all(line.pop("sha256") for line in written)
     assert written == again  # nothing is left of the cut line
-    monkeypatch.setattr("eaftgate.model.load.load_model", lambda *_: pytest.fail("a model was loaded for nothing"))
+    monkeypatch.setattr("eaftgate.model.spread.load_model", lambda *_: pytest.fail("a model was loaded for nothing"))
     (tmp_path / "figures").mkdir()
     plot = tmp_path / "figures" / "sweep.png"
     other = (*methods, "--batch-size", 3, "--plot", plot)  # what is done stays done
