@@ -69,11 +69,17 @@ def run_watched(
 
 def gpus() -> list[str]:
     """Names and sizes, by nvidia-smi; none where there is no such program."""
-    query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
+    query = _smi("name,memory.total", "--format=csv,noheader")
     try:
         return subprocess.run(query, capture_output=True, text=True, check=True).stdout.splitlines()
     except (OSError, subprocess.CalledProcessError):
         return []
+
+
+def _smi(columns: str, *options: str) -> list[str]:
+    """What asks for them, of the GPUs that the commands see."""
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return ["nvidia-smi", f"--query-gpu={columns}", *options, *(["--id", seen] if seen else [])]
 
 
 @contextmanager
@@ -140,7 +146,7 @@ def _take_torch(found: Watched, file: Path | None) -> None:
 
 @contextmanager
 def _gpu_use(found: Watched) -> Iterator[None]:
-    query = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits", "-lms", "500"]
+    query = _smi("memory.used", "--format=csv,noheader,nounits", "-lms", "500")
     try:
         process = subprocess.Popen(query, stdout=subprocess.PIPE, text=True)
     except OSError:  # no GPU
