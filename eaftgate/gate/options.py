@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
+from eaftgate.choices import listed
 from eaftgate.collect.collectors import collector_kinds
 
 CandidateKind = Literal["pruned", "other", "served"]
@@ -48,6 +49,17 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
+def _one_of(*names: str) -> dict[str, Any]:
+    """Settings of an option; what argparse says of `choices` alone does not say which was meant."""
+
+    def chosen(text: str) -> str:
+        if text not in names:
+            raise argparse.ArgumentTypeError(f"{text[:100]!r} must be one of {listed(names, meant=text)}")
+        return text
+
+    return {"type": chosen, "choices": list(names)}
+
+
 def _path(text: str) -> Path:
     """An empty one would be the working directory."""
     return Path(_name(text))
@@ -65,7 +77,7 @@ def gate_options(option: Callable[..., object]) -> None:
     option("--checkpoint", action="append", type=_name, metavar="CKPT", help="candidate to gate; may be repeated")
     option(
         "--candidate-kind",
-        choices=list(CANDIDATE_KINDS),
+        **_one_of(*CANDIDATE_KINDS),
         help="pruned (default): the base's tensors, bit for bit, or less of its experts; other: any weights, rounded, "
         "merged or fine-tuned, with the base's tokenizer and vocabulary",
     )
@@ -78,10 +90,10 @@ def gate_options(option: Callable[..., object]) -> None:
     option("--batch-size", type=_integer, metavar="N", help="blocks scored at a time")
     option("--seed", type=_integer, metavar="N", help="shuffle every pack's rows (default: file order)")
     option("--seeds", type=_integers, metavar="A,B", help="also hold the verdict over these seeds")
-    option("--collector", choices=list(collector_kinds()), help="what scores the blocks")
+    option("--collector", **_one_of(*collector_kinds()), help="what scores the blocks")
     _options_of_collectors(option)
     option("--device", type=_name, metavar="DEV", help="cpu, cuda or cuda:N (default: cuda when there is one)")
-    option("--dtype", choices=["float32", "bfloat16"], help="default: float32 on a CPU, bfloat16 on a GPU")
+    option("--dtype", **_one_of("float32", "bfloat16"), help="default: float32 on a CPU, bfloat16 on a GPU")
     option(
         "--results",
         type=_path,
@@ -142,6 +154,8 @@ def _options_of_collectors(option: Callable[..., object]) -> None:
     def once(name: str, **settings: Any) -> None:
         if name not in seen:
             seen.add(name)
+            if settings.get("type") is int:  # whose message would be argparse's
+                settings["type"] = _integer
             option(name, **settings)
 
     for kind in collector_kinds().values():

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from eaftgate.visible import sentence
+
 
 def config_of(pluginmanager: pytest.PytestPluginManager) -> pytest.Config:
     """The config that the plugins are registered for, where a hook is not handed it."""
@@ -21,8 +23,14 @@ def config_of(pluginmanager: pytest.PytestPluginManager) -> pytest.Config:
 
 
 def parse_early(config: pytest.Config, parser: pytest.Parser, args: Sequence[str]) -> argparse.Namespace:
-    """What `args` say to the options that are known before any conftest.py is loaded."""
-    return parser.parse_known_args(args, namespace=copy.copy(config.option))
+    """What `args` say to the options that are known before any conftest.py is loaded. Raises UsageError, with nothing
+    but what is wrong with a value that is none for its option."""
+    try:
+        return parser.parse_known_args(args, namespace=copy.copy(config.option))
+    except pytest.UsageError as error:
+        if not isinstance(error.__context__, argparse.ArgumentError):
+            raise
+        raise pytest.UsageError(sentence(str(error.__context__).removeprefix("argument "))) from None
 
 
 def is_free(parser: pytest.Parser, option: str) -> bool:

@@ -12,7 +12,7 @@ from eaftgate.recipes.recipe import read_section
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise UserError(message)
+        raise UserError(message.removeprefix("argument "))
 
 
 def gate_settings(recipe: Path, define: Callable[[Callable[..., object]], None]) -> dict[str, Any]:

@@ -80,10 +80,12 @@ def test_exit_codes(random8: Path, bad_run: Run, tmp_path: Path) -> None:
     for options, said in (
         ((f"--base={BASE}",), "need --packs"),
         (("--sed=1",), "no option --sed; did you mean '--seed'?"),
+        (("--generate=x",), "ERROR: --generate: 'x' must be a whole number"),
     ):
         usage = eaftgate_gate(tmp_path / "usage", *options, directory=tmp_path)
         assert usage.code == 4
         assert said in usage.output
+        assert len(usage.output.split("\n\n")[0].splitlines()) == 1
         assert "Traceback" not in usage.output
 
 

@@ -80,9 +80,9 @@ def test_the_command_line_wins_and_defaults_lose(place: Path, said: set[str], gi
         ({"regim": "x"}, "gate has no option 'regim': it has base, checkpoint"),
         ({"recipe": "x"}, "gate has no option 'recipe'"),
         ({"seq_lens": [64, "a"]}, "--seq-lens: '64,a' must be whole numbers with commas between"),
-        ({"tp": 1.5}, "--tp: invalid int value: '1.5'"),
+        ({"tp": 1.5}, "--tp: '1.5' must be a whole number"),
         ({"num_blocks": [1, 2]}, "--num-blocks: '1,2' must be a whole number"),
-        ({"collector": "tgi"}, "--collector: invalid choice: 'tgi'"),
+        ({"collector": "sgland"}, "must be one of transformers, sglang, vllm; did you mean 'sglang'?"),
         ({"sequential": "perhaps"}, "--sequential: 'perhaps' must be true or false"),
     ],
 )

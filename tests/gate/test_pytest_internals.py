@@ -27,6 +27,8 @@ def pytest_addoption(parser, pluginmanager):
 def pytest_load_initial_conftests(early_config, parser, args):
     known = internals.parse_early(early_config, parser, ["-q", "--strange", "inner/test_x.py"])
     assert known.file_or_dir == ["inner/test_x.py"]
+    with pytest.raises(pytest.UsageError, match=r"^--durations: invalid int value: 'x'$"):
+        internals.parse_early(early_config, parser, ["--durations=x"])
     assert early_config.known_args_namespace.confcutdir == str(early_config.rootpath)
     assert args[:2] == ["--durations=7", "-v"] == early_config.getini("addopts")
     del args[:2]
