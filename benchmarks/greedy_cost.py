@@ -15,14 +15,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from transformers import GptOssConfig, GptOssForCausalLM
 
 from eaftgate.families.gpt_oss_model import GROUPED_EXPERTS, GptOssModel
 from eaftgate.files import write_json
 from eaftgate.model.attention import SINK_ATTENTION
 from eaftgate.search.prefix import Prefix, through_layer
-from eaftgate.search.reroute import eliminated, routed_tokens, swapped
+from eaftgate.search.reroute import Kept, eliminated, routed_tokens, swapped
 
 LAYERS = 24
 
@@ -75,16 +77,22 @@ def main() -> None:
     timed("layer over all blocks", seconds, lambda: through_layer(model, 0, states),
           given.device)  # fmt: skip
     hidden_TD = torch.randn(given.positions, 2880, device=given.device, dtype=dtype)
-    weight_T = torch.ones(given.positions)
+    weight_WT = torch.ones(1, given.positions)
     moe = model.moe(0)
     routed = timed(
         "outputs and Gram matrix",
         seconds,
-        lambda: routed_tokens(moe, hidden_TD, weight_T, top_k=model.top_k),
+        lambda: routed_tokens(moe, hidden_TD, weight_WT, top_k=model.top_k),
         given.device,
     )
-    kept_E = timed("elimination", seconds, lambda: eliminated(routed, given.keep_n), given.device)
-    timed("swaps", seconds, lambda: swapped(routed, kept_E), given.device)
+    experts = model.num_experts
+
+    def errors_without(kept: Kept) -> NDArray[np.float64]:
+        error_E: NDArray[np.float64] = routed.errors_without(kept)[0]
+        return error_E
+
+    kept = timed("elimination", seconds, lambda: eliminated(errors_without, experts, given.keep_n), given.device)
+    timed("swaps", seconds, lambda: swapped(errors_without, experts, kept), given.device)
     total = sum(seconds.values())
     peak = torch.cuda.max_memory_allocated() if on_gpu else None
     name = torch.cuda.get_device_name() if on_gpu else "cpu"

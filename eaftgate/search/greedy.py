@@ -13,17 +13,19 @@ lost no less (docs/log/2026-11-26-selection.md).
 Shapes: T counted tokens, X positions looked at, E experts, D hidden size.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from eaftgate.families.model import MoeModel
 from eaftgate.packs.blocks import Blocks
 from eaftgate.search.prefix import embedded, through_layer_seeing
-from eaftgate.search.reroute import RoutedTokens, eliminated, routed_tokens, swapped
+from eaftgate.search.reroute import Errors, RoutedTokens, eliminated, routed_tokens, swapped
 from eaftgate.search.settings import BATCH_SIZE, MAX_POSITIONS
 from eaftgate.select.keep import KeepSets
 
@@ -87,25 +89,30 @@ def greedy_selections(
     batch_size: int = BATCH_SIZE,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, KeepSets]:
-    """The same for several samples of the same positions: the experts' outputs, which cost most, are shared."""
+    """The same for several samples of the same positions: the experts' outputs, which cost most, are shared, and so is
+    what is asked of them more than once."""
     found: dict[str, KeepSets] = {name: [] for name in samples}
-    layers = len(model.moe_layers)
-    position_X = next(iter(samples.values())).position_X
-    for layer, routed in enumerate(_layers(model, blocks, position_X, batch_size=batch_size)):
-        for name, sample in samples.items():
-            weighed = routed.weighing(sample.weight_X)
-            kept_E = swapped(weighed, eliminated(weighed, keep_n))
-            found[name].append(kept_E.nonzero().flatten().tolist())
+    layers, experts = len(model.moe_layers), model.num_experts
+    for layer, routed in enumerate(_layers(model, blocks, list(samples.values()), batch_size=batch_size)):
+        errors_without = cache(routed.errors_without)
+        for number, name in enumerate(samples):
+            by_these = _by_weighting(errors_without, number)
+            kept = swapped(by_these, experts, eliminated(by_these, experts, keep_n))
+            found[name].append(sorted(kept))
         if progress is not None:
             progress(layer + 1, layers)
     return found
 
 
-def _layers(
-    model: MoeModel, blocks: Blocks, position_X: NDArray[np.intp], *, batch_size: int
-) -> Iterator[RoutedTokens]:
-    """Every layer as the whole model runs it; a position weighs 1 over the length of what leaves the layer there."""
+def _by_weighting(errors_without: Errors, number: int) -> Errors:
+    return lambda kept: errors_without(kept)[number]
+
+
+def _layers(model: MoeModel, blocks: Blocks, samples: Sequence[Sample], *, batch_size: int) -> Iterator[RoutedTokens]:
+    """Every layer as the whole model runs it; a position weighs 1 over the length of what leaves the layer there, times
+    its weight."""
     prefix = embedded(model, blocks, batch_size=batch_size)
+    weight_WX = torch.from_numpy(np.stack([sample.weight_X for sample in samples]))
     for layer, place in enumerate(model.moe_layers):
-        prefix, hidden_XD, norm_X = through_layer_seeing(model, layer, prefix, position_X)
-        yield routed_tokens(model.moe(place), hidden_XD, 1 / norm_X, top_k=model.top_k)
+        prefix, hidden_XD, norm_X = through_layer_seeing(model, layer, prefix, samples[0].position_X)
+        yield routed_tokens(model.moe(place), hidden_XD, weight_WX.to(norm_X.device) / norm_X, top_k=model.top_k)
