@@ -71,7 +71,8 @@ def prune(
     keep_n: KeepNOption = None,
     keep_frac: KeepFracOption = None,
     method: Annotated[
-        MethodChoice, typer.Option(metavar="METHOD", help="What chooses the experts; each is explained below.")
+        MethodChoice,
+        typer.Option("--method", metavar="METHOD", help="What chooses the experts; each is explained below."),
     ] = _DEFAULT,
     alignment: Annotated[Alignment | None, typer.Option(help="Default: the profile's.")] = None,
     w_good: Annotated[float, typer.Option(help="Weight of tokens the model is sure and right about.")] = 1.0,

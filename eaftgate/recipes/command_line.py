@@ -111,6 +111,7 @@ def _recipe_option() -> Any:
         recipe: Annotated[
             Path | None,
             typer.Option(
+                "--recipe",
                 metavar="FILE",
                 help="YAML file, or the name of a shipped one, with options that are not given here.",
                 is_eager=True,

@@ -1,8 +1,10 @@
 """--help teaches: an example of every command, which works as far as its options go, and every method in words, in a
 terminal of 60 columns, too."""
 
+import ast
 import re
 import shlex
+from pathlib import Path
 
 import pytest
 from cli_command import Command
@@ -52,6 +54,16 @@ def test_the_help_fits_60_columns_with_examples_unbroken(
     shown = [line.strip() for line in lines]
     begin = shown.index(EXAMPLES[name][0])
     assert shown[begin : begin + len(EXAMPLES[name])] == [line.strip() for line in EXAMPLES[name]]
+
+
+def test_options_with_a_metavar_say_their_name() -> None:
+    """typer 0.27 takes the metavar for the name of one that does not."""
+    sources = Path(cli.__file__).parent.parent.rglob("*.py")
+    calls = [call for path in sources for call in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+             if isinstance(call, ast.Call) and ast.unparse(call.func) == "typer.Option"
+             and any(keyword.arg == "metavar" for keyword in call.keywords)]  # fmt: skip
+    assert calls
+    assert [ast.unparse(call) for call in calls if not call.args] == []
 
 
 def test_the_methods_of_prune_are_explained(eaftgate: Command) -> None:
