@@ -1,14 +1,14 @@
 """What is running, how far, and how fast: a bar on a terminal, plain lines on stderr elsewhere (CI, nohup, a pipe).
 
-A line is written when the work begins and every LINE_SECONDS. Each says what it makes, so that the last one before a
-kill is enough to go on.
+A line is written when the work begins and every LINE_SECONDS, and below a bar, too, when the work is interrupted. Each
+says what it makes, so that the last one before a kill is enough to go on.
 """
 
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from threading import Event, Lock, Thread
 
@@ -28,6 +28,7 @@ from eaftgate.visible import plain
 
 LINE_SECONDS = 30.0
 AGAIN = "given again, the same command goes on where it was"
+ANEW = "given again, the same command begins anew"
 
 
 class Bar:
@@ -38,6 +39,9 @@ class Bar:
     def show(self, done: float, total: float) -> None: ...
 
     def describe(self, text: str) -> None: ...
+
+    def keep(self) -> None:
+        """What is done so far outlasts an interruption. Where this is never said, all but the last moments do."""
 
 
 NO_BAR = Bar()
@@ -54,23 +58,30 @@ def progress_bar(
     console: Console | None = None,
 ) -> Iterator[Bar]:
     """Show how far the work in the context is; where `total` is not known, from the first time that it is shown. `out`
-    is what it makes, `resumes` whether the same command goes on where it was. `console` is stderr by default; only on a
-    terminal a bar is drawn, of which xdist's workers share one. Of no work at all nothing is shown."""
+    is what it makes, `resumes` whether the same command goes on where it was; then an interruption is said. `console`
+    is stderr by default; only on a terminal a bar is drawn, of which xdist's workers share one. Of no work at all
+    nothing is shown."""
     if total == 0:
         yield NO_BAR
         return
     worker = os.environ.get("PYTEST_XDIST_WORKER") if console is None else None
     console = console or Console(file=sys.stderr)  # as it is now: what runs within may have it say nothing
     title = plain(description.strip())
-    if worker is None and _is_terminal(console):
-        text = TextColumn("{task.description}", markup=False)
-        columns = (text, BarColumn(), TaskProgressColumn(), _RateColumn(unit), TimeRemainingColumn())
-        with Progress(*columns, console=console) as progress:
-            yield _Drawn(progress, progress.add_task(title, total=total))
-    else:
-        named = "".join((f"[{worker}] " if worker else "", title, f" to {plain(str(out))}" if out else ""))
-        with _beating(_Written(named, total, unit, _line_to(console), resumes=resumes)) as bar:
+    named = "".join((f"[{worker}] " if worker else "", title, f" to {plain(str(out))}" if out else ""))
+    write = _line_to(console)
+    shown: AbstractContextManager[_Counted] = (
+        _drawing(title, total, unit, console)
+        if worker is None and _is_terminal(console)
+        else _beating(_Written(named, total, unit, write, resumes=resumes))
+    )
+    bar = _Counted(total, unit)
+    try:
+        with shown as bar:
             yield bar
+    except KeyboardInterrupt:
+        if resumes:
+            write(f"{named}: {bar.interrupted()}")
+        raise
 
 
 def _is_terminal(console: Console) -> bool:
@@ -104,14 +115,50 @@ def _scaled(number: float) -> str:
     return f"{number / scale[0]:.1f} {scale[1]}"
 
 
-class _Drawn(Bar):
-    def __init__(self, progress: Progress, task: TaskID) -> None:
+class _Counted(Bar):
+    """Knows how far it is."""
+
+    def __init__(self, total: float | None, unit: str) -> None:
+        self._done, self._total, self._unit = 0.0, total, unit
+        self._kept: float | None = None
+
+    def advance(self, amount: int) -> None:
+        self._done += amount
+
+    def show(self, done: float, total: float) -> None:
+        if self._total is None and self._kept is not None:
+            self._kept = done  # by another run
+        self._done, self._total = done, total
+
+    def keep(self) -> None:
+        self._kept = self._done
+
+    def interrupted(self) -> str:
+        if self._total is None:
+            return f"interrupted; {AGAIN}"
+        said = f"interrupted at {self._count()}"
+        if self._kept is None:
+            return f"{said}; {AGAIN}"
+        return f"{said}, {amount(self._kept, self._unit)} of them kept; {AGAIN if self._kept else ANEW}"
+
+    def _count(self) -> str:
+        if self._total is None:
+            return "begun"
+        unit = "" if self._unit == "B" else f" {self._unit}"
+        return f"{amount(self._done, self._unit)} of {amount(self._total, self._unit)}{unit}"
+
+
+class _Drawn(_Counted):
+    def __init__(self, total: float | None, unit: str, progress: Progress, task: TaskID) -> None:
+        super().__init__(total, unit)
         self._progress, self._task = progress, task
 
     def advance(self, amount: int) -> None:
+        super().advance(amount)
         self._progress.advance(self._task, amount)
 
     def show(self, done: float, total: float) -> None:
+        super().show(done, total)
         self._progress.update(self._task, completed=done, total=total)
 
     def describe(self, text: str) -> None:
@@ -128,7 +175,15 @@ class _RateColumn(TextColumn):
         return Text("" if speed is None else rate(speed, self.unit))
 
 
-class _Written(Bar):
+@contextmanager
+def _drawing(title: str, total: float | None, unit: str, console: Console) -> Iterator[_Drawn]:
+    text = TextColumn("{task.description}", markup=False)
+    columns = (text, BarColumn(), TaskProgressColumn(), _RateColumn(unit), TimeRemainingColumn())
+    with Progress(*columns, console=console) as progress:
+        yield _Drawn(total, unit, progress, progress.add_task(title, total=total))
+
+
+class _Written(_Counted):
     """Lines, of which `write` gets each."""
 
     def __init__(
@@ -141,9 +196,9 @@ class _Written(Bar):
         *,
         resumes: bool = True,
     ) -> None:
+        super().__init__(total, unit)
         self._again = f"; {AGAIN}" if resumes else ""
-        self._title, self._total, self._unit, self._write, self._clock = title, total, unit, write, clock
-        self._done, self._now = 0.0, ""
+        self._title, self._now, self._write, self._clock = title, "", write, clock
         self._opened = clock()
         self._marks: list[tuple[float, float]] = []
         self._lock = Lock()
@@ -153,11 +208,11 @@ class _Written(Bar):
 
     def advance(self, amount: int) -> None:
         with self._lock:
-            self._done += amount
+            super().advance(amount)
 
     def show(self, done: float, total: float) -> None:
         with self._lock:
-            self._done, self._total = done, total
+            super().show(done, total)
             if not self._began:
                 self._begin()
 
@@ -191,12 +246,6 @@ class _Written(Bar):
         recent = [mark for mark in self._marks if mark[0] <= (first[0] + now) / 2][-1]
         since, done = recent if self._done > recent[1] else first
         return (self._done - done) / (now - since) if now > since else 0.0
-
-    def _count(self) -> str:
-        if self._total is None:
-            return "begun"
-        unit = "" if self._unit == "B" else f" {self._unit}"
-        return f"{amount(self._done, self._unit)} of {amount(self._total, self._unit)}{unit}"
 
     def _so_far(self) -> str:
         said, speed = [self._count()], self._speed()

@@ -4,12 +4,13 @@ import io
 import re
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
 
 from eaftgate import progress
-from eaftgate.progress import AGAIN, _Written, amount, duration, progress_bar, rate
+from eaftgate.progress import AGAIN, ANEW, _Written, amount, duration, progress_bar, rate
 
 
 class Clock:
@@ -145,6 +146,44 @@ def test_a_terminal_has_a_bar_that_takes_a_name_as_it_is(monkeypatch: pytest.Mon
     assert r"score [/red]\x1b[5m" in stream.getvalue() or "now [bold]" in stream.getvalue()
     assert "\x1b[5m" not in stream.getvalue()
     assert AGAIN not in stream.getvalue()
+
+
+def interrupted(*, terminal: bool, total: float | None, steps: tuple[tuple[object, ...], ...], resumes: bool) -> str:
+    """The last line of work that takes `steps`, names and arguments of methods of the bar, and then Ctrl-C."""
+    stream = Terminal() if terminal else io.StringIO()
+    console = Console(file=stream, force_terminal=terminal, width=120, _environ={"TERM": "xterm"})
+    options: dict[str, Any] = {"unit": "passes", "out": Path("o\nut"), "console": console, "resumes": resumes}
+
+    def work() -> None:
+        with progress_bar("refined", total, **options) as bar:
+            for name, *arguments in steps:
+                getattr(bar, str(name))(*arguments)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    return ["", *stream.getvalue().splitlines()][-1].removeprefix("\x1b[?25h")  # which shows the cursor again
+
+
+KEEP = ("keep",)
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+@pytest.mark.parametrize(
+    ("total", "steps", "said"),
+    [
+        (30, [("advance", 4)], f"interrupted at 4 of 30 passes; {AGAIN}"),
+        (None, [KEEP], f"interrupted; {AGAIN}"),
+        (None, [KEEP, ("show", 0, 30), ("show", 4.5, 30)], f"interrupted at 4.5 of 30 passes, 0 of them kept; {ANEW}"),
+        (None, [KEEP, ("show", 6, 30), ("show", 8, 30)], f"interrupted at 8 of 30 passes, 6 of them kept; {AGAIN}"),
+        (None, [("show", 0, 30), ("show", 9, 30), KEEP], f"interrupted at 9 of 30 passes, 9 of them kept; {AGAIN}"),
+    ],
+)
+def test_an_interruption_says_what_is_kept_and_what_the_same_command_does(
+    terminal: bool, total: float | None, steps: tuple[tuple[object, ...], ...], said: str
+) -> None:
+    assert interrupted(terminal=terminal, total=total, steps=steps, resumes=True) == rf"refined to o\nut: {said}"
+    assert "interrupted" not in interrupted(terminal=terminal, total=total, steps=steps, resumes=False)
 
 
 def test_a_dumb_terminal_has_lines() -> None:

@@ -67,7 +67,7 @@ def _shown(checkpoint: Checkpoint) -> Iterator[Callable[[int], None]]:
     if not hashing_is_shown(checkpoint):
         yield lambda _: None
         return
-    with progress_bar(f"hash {checkpoint.name}", None, unit="B") as bar:
+    with progress_bar(f"hash {checkpoint.name}", None, unit="B", resumes=False) as bar:
         read, lock = 0, Lock()
 
         def advance(nbytes: int) -> None:

@@ -288,7 +288,9 @@ def _chosen_on_model(
     described = run.model.describe()
     doing = "pre-gate" if choice is not None else method.name
     unit = "passes" if method.name == SEARCH else "layers"
-    with progress_bar(doing, None, unit=unit, out=out) as bar:
+    resumes = choice is None and method.name == SEARCH
+    with progress_bar(doing, None, unit=unit, out=out, resumes=resumes) as bar:
+        bar.keep()
         model = placed.load()
         check_unchanged(base, profile.description.base.digest)
         if choice is None:
@@ -300,7 +302,7 @@ def _chosen_on_model(
                 "model": described,
                 "profile": profile.description.model_dump(include={"base", "blocks_digest", "model", "batch_size"}),
             }
-            running = Running(model, blocks, described, Journal(journal_path(out), inputs), bar.show)
+            running = Running(model, blocks, described, Journal(journal_path(out), inputs, bar.keep), bar.show)
             choice = method.choose(replace(sight, running=running), settings)
         judged = pre_gate(model, blocks, choice.keep, batch_size=settings.search.batch_size) if run.pre_gate else None
     return choice, judged

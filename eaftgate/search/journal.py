@@ -1,8 +1,8 @@
 """How far a search has come, in a file beside its output, so that an interrupted one goes on where it was."""
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,10 +28,12 @@ class _File(Record):
 
 @dataclass(frozen=True)
 class Journal:
-    """`request` is every input of the search: the state that another one left is not taken up."""
+    """`request` is every input of the search: the state that another one left is not taken up. `kept` is called when a
+    state is written."""
 
     path: Path
     request: Mapping[str, Any]
+    kept: Callable[[], None] = field(default=lambda: None, compare=False)
 
     def read(self, model: type[State]) -> State | None:
         """The last state that was written, an instance of `model`; None without one, and for a file that is damaged or
@@ -51,3 +53,4 @@ class Journal:
             write_model(self.path, _File(request=dict(self.request), state=told), sealed=True)
         except OSError as error:
             raise write_failure(error, self.path) from None
+        self.kept()

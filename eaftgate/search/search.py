@@ -103,10 +103,11 @@ def refined_search(
             show(passes, done[-1])
 
         held = None if journal is None else journal.read(Reached)
-        show(done[held.refinement.layers] if held else 0, done[-1])
+        selected = None if journal is None else journal.read(Selected)
+        show(done[held.refinement.layers] if held else forecast.GREEDY if selected else 0, done[-1])
         halves = halves_of(model, blocks, packs_of_rows(blocks, trace), **at)
         if held is None:
-            held = _begun(model, blocks, trace, halves, keep_n, settings, classes, journal, started)
+            held = _begun(model, blocks, trace, halves, keep_n, settings, classes, journal, selected, started)
             started(start)
             if journal is not None:
                 journal.write(held)
@@ -144,12 +145,12 @@ def _begun(
     settings: SearchSettings,
     classes: ClassWeights | None,
     journal: Journal | None,
+    selected: Selected | None,
     show: Callable[[float], None],
 ) -> Reached:
     """The start that loses least, before any swap."""
     samples = _samples(blocks, trace, start_weights(trace, classes), settings)
     at = settings.batch_size
-    selected = None if journal is None else journal.read(Selected)
     if selected is None:
         found = greedy_selections(
             model,
@@ -189,7 +190,7 @@ def _shown(progress: Progress | None, of: float, unit: str) -> Iterator[Progress
     if progress is not None:
         yield progress
         return
-    with progress_bar("search", of, unit=unit) as bar:
+    with progress_bar("search", of, unit=unit, resumes=False) as bar:
         yield bar.show
 
 

@@ -99,7 +99,7 @@ def diagnose(
     """
     first, dropped = cells[0].scoring_content(), model.num_experts - len(keep[0])
     runs = 2 * len(cells) + len(keep) + min(worst_layers, len(keep)) * dropped
-    with within_memory(), progress_bar("diagnose", runs, unit="passes") as bar:
+    with within_memory(), progress_bar("diagnose", runs, unit="passes", resumes=False) as bar:
         measured = []
         for blocks in cells:
             measured.append(_whole_and_pruned(model, blocks, keep, batch_size))

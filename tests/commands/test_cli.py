@@ -37,6 +37,7 @@ from eaftgate.packs.tokenizer import load_tokenizer
 from eaftgate.parity.metrics import perplexity
 from eaftgate.profile.profile import Profile
 from eaftgate.profile.profiler import ProfileRequest, profile_checkpoint
+from eaftgate.progress import AGAIN
 from eaftgate.rewrite.manifest import read_manifest
 from eaftgate.search import search as searching
 from eaftgate.search.calibration import calibration_blocks
@@ -274,9 +275,12 @@ def test_an_interrupted_search_goes_on_where_it_was(
 
     with monkeypatch.context() as patched:
         patched.setattr(Journal, "write", interrupted)
-        assert search("out").code == 130
+        selected = search("out")
         patched.setattr(searching, "greedy_selections", lambda *_, **__: pytest.fail("selected already"))
-        assert search("out").code == 130
+        refining = search("out")
+    for ended, kept in ((selected, "6 of 70 passes, 6"), (refining, "35 of 70 passes, 35")):
+        assert ended.code == 130
+        assert f"interrupted at {kept} of them kept; {AGAIN}" in ended.err
     assert journal.exists()
     assert not (tmp_path / "out").exists()
 
@@ -300,9 +304,9 @@ def test_an_interrupted_search_goes_on_where_it_was(
     assert not journal.exists()
     straight = search("straight")
     assert straight.code == 0
-    begun_at, of = passes(resumed)
-    assert passes(straight) == (0, of)
-    assert (begun_at, of) == (35, 70), "10 for the start, 15 and 10 of a turn's 30 for two of its three layers"
+    assert passes(straight) == passes(selected) == (0, 70)
+    assert passes(refining) == (6, 70), "of the 10 for the start"
+    assert passes(resumed) == (35, 70), "10 for the start, 15 and 10 of a turn's 30 for two of its three layers"
     manifests = [read_manifest(tmp_path / name) for name in ("out", "straight")]
     assert manifests[0].keep == manifests[1].keep
     assert manifests[0].provenance == manifests[1].provenance
