@@ -20,6 +20,7 @@ from rich.progress import (
     TaskID,
     TaskProgressColumn,
     TextColumn,
+    TimeElapsedColumn,
     TimeRemainingColumn,
 )
 from rich.text import Text
@@ -55,12 +56,13 @@ def progress_bar(
     unit: str,
     out: Path | None = None,
     resumes: bool = True,
+    steady: bool = True,
     console: Console | None = None,
 ) -> Iterator[Bar]:
     """Show how far the work in the context is; where `total` is not known, from the first time that it is shown. `out`
-    is what it makes, `resumes` whether the same command goes on where it was; then an interruption is said. `console`
-    is stderr by default; only on a terminal a bar is drawn, of which xdist's workers share one. Of no work at all
-    nothing is shown."""
+    is what it makes, `resumes` whether the same command goes on where it was; then an interruption is said. Units that
+    are not `steady` end in bunches: neither speed nor time left is said. `console` is stderr by default; only on a
+    terminal a bar is drawn, of which xdist's workers share one. Of no work at all nothing is shown."""
     if total == 0:
         yield NO_BAR
         return
@@ -70,9 +72,9 @@ def progress_bar(
     named = "".join((f"[{worker}] " if worker else "", title, f" to {plain(str(out))}" if out else ""))
     write = _line_to(console)
     shown: AbstractContextManager[_Counted] = (
-        _drawing(title, total, unit, console)
+        _drawing(title, total, unit, console, steady=steady)
         if worker is None and _is_terminal(console)
-        else _beating(_Written(named, total, unit, write, resumes=resumes))
+        else _beating(_Written(named, total, unit, write, resumes=resumes, steady=steady))
     )
     bar = _Counted(total, unit)
     try:
@@ -176,10 +178,10 @@ class _RateColumn(TextColumn):
 
 
 @contextmanager
-def _drawing(title: str, total: float | None, unit: str, console: Console) -> Iterator[_Drawn]:
+def _drawing(title: str, total: float | None, unit: str, console: Console, *, steady: bool) -> Iterator[_Drawn]:
     text = TextColumn("{task.description}", markup=False)
-    columns = (text, BarColumn(), TaskProgressColumn(), _RateColumn(unit), TimeRemainingColumn())
-    with Progress(*columns, console=console) as progress:
+    pace = (_RateColumn(unit), TimeRemainingColumn()) if steady else (TimeElapsedColumn(),)
+    with Progress(text, BarColumn(), TaskProgressColumn(), *pace, console=console) as progress:
         yield _Drawn(total, unit, progress, progress.add_task(title, total=total))
 
 
@@ -195,8 +197,10 @@ class _Written(_Counted):
         clock: Callable[[], float] = time.monotonic,
         *,
         resumes: bool = True,
+        steady: bool = True,
     ) -> None:
         super().__init__(total, unit)
+        self._steady = steady
         self._again = f"; {AGAIN}" if resumes else ""
         self._title, self._now, self._write, self._clock = title, "", write, clock
         self._opened = clock()
@@ -251,11 +255,10 @@ class _Written(_Counted):
         said, speed = [self._count()], self._speed()
         if self._total and speed > 0:
             said[0] += f" ({self._done / self._total:.0%})"
+        if self._total and speed > 0 and self._steady:
             left = max(0.0, self._total - self._done) / speed
-            said += [rate(speed, self._unit), f"{duration(left)} left"]
-        else:
-            said.append(f"{duration(self._clock() - self._opened)} so far")
-        return ", ".join(said)
+            return ", ".join([*said, rate(speed, self._unit), f"{duration(left)} left"])
+        return ", ".join([*said, f"{duration(self._clock() - self._opened)} so far"])
 
 
 @contextmanager

@@ -30,9 +30,11 @@ def clock() -> Clock:
     return Clock()
 
 
-def written(clock: Clock, total: int | None, unit: str = "tokens") -> tuple[_Written, list[str]]:
+def written(
+    clock: Clock, total: int | None, unit: str = "tokens", *, steady: bool = True
+) -> tuple[_Written, list[str]]:
     lines: list[str] = []
-    return _Written("profile to out", total, unit, lines.append, clock), lines
+    return _Written("profile to out", total, unit, lines.append, clock, steady=steady), lines
 
 
 def test_lines_say_what_is_done_how_fast_and_what_is_left(clock: Clock) -> None:
@@ -107,6 +109,19 @@ def test_what_is_left_is_said_by_the_speed_of_the_last_half_of_the_time(clock: C
     assert [line.split(", ")[-1] for line in lines[1:]] == ["45 s left", "30 min left", "29 min left", "28 min left"]
 
 
+def test_of_what_ends_in_bunches_only_what_is_known_is_said(clock: Clock) -> None:
+    bar, lines = written(clock, 100, "turns", steady=False)
+    clock.now += 30
+    bar.beat()
+    bar.advance(40)
+    clock.now += 30
+    bar.beat()
+    assert lines[1:] == [
+        "profile to out: 0 of 100 turns, 30 s so far",
+        "profile to out: 40 of 100 turns (40%), 60 s so far",
+    ]
+
+
 @pytest.mark.parametrize(
     ("said", "expected"),
     [
@@ -146,6 +161,16 @@ def test_a_terminal_has_a_bar_that_takes_a_name_as_it_is(monkeypatch: pytest.Mon
     assert r"score [/red]\x1b[5m" in stream.getvalue() or "now [bold]" in stream.getvalue()
     assert "\x1b[5m" not in stream.getvalue()
     assert AGAIN not in stream.getvalue()
+
+
+@pytest.mark.parametrize("steady", [True, False])
+def test_a_bar_leaves_the_time_left_out_where_it_is_not_known(steady: bool) -> None:
+    stream = Terminal()
+    console = Console(file=stream, force_terminal=True, width=120, _environ={"TERM": "xterm"})
+    with progress_bar("write", 10, unit="turns", console=console, steady=steady) as bar:
+        bar.advance(1)
+    assert ("-:--:--" in stream.getvalue()) == steady, "the time left, before anything is done"
+    assert ("0:00:0" in stream.getvalue()) == (not steady), "the time so far"
 
 
 def interrupted(*, terminal: bool, total: float | None, steps: tuple[tuple[object, ...], ...], resumes: bool) -> str:

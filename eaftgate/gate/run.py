@@ -178,10 +178,11 @@ class GateRun:
         return collection if order is None else restored(collection, order)
 
     @contextmanager
-    def _shown(self, title: str, total: int | None, *, unit: str) -> Iterator[Bar]:
+    def _shown(self, title: str, total: int | None, *, unit: str, steady: bool = True) -> Iterator[Bar]:
+        resumes = not self.plan.is_served
         with (
             self._uncaptured(),
-            progress_bar(title, total, unit=unit, out=self.results, resumes=not self.plan.is_served) as bar,
+            progress_bar(title, total, unit=unit, out=self.results, resumes=resumes, steady=steady) as bar,
         ):
             yield bar
 
@@ -248,7 +249,8 @@ class GateRun:
             try:
                 title = f"write {model} {pack}"
                 self._written[key] = self._generations.get(
-                    self._writing(model, pack), open_bar=lambda turns: self._shown(title, turns, unit="turns")
+                    self._writing(model, pack),
+                    open_bar=lambda turns: self._shown(title, turns, unit="turns", steady=False),
                 )
             except UserError as error:
                 self._written[key] = error

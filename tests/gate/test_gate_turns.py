@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from gate_command import BASE, GATE_PACKS, ROOT, gate
@@ -39,6 +40,7 @@ from eaftgate.packs.blocks import build_blocks
 from eaftgate.packs.pack import UNION, named_packs, read_packs
 from eaftgate.packs.tokenizer import load_tokenizer
 from eaftgate.packs.turns import Ending, IntArray, choose_turns
+from eaftgate.progress import progress_bar
 from eaftgate.report.html import render
 from eaftgate.report.lock import make_lock, verify_lock, write_lock
 
@@ -103,7 +105,9 @@ def judged(plan: Plan) -> tuple[GateRun, Parity]:
 def test_a_copy_is_green_and_a_loop_is_red(tmp_path: Path, base_copy: Path, random8: Path, written: list[str]) -> None:
     plan = plan_of(tmp_path, base_copy, random8, generate=TURNS, generate_tokens=400)
     assert plan.turn_packs == ("chat", "reasoning", "tool_agentic")
-    run, parity = judged(plan)
+    with patch("eaftgate.gate.run.progress_bar", wraps=progress_bar) as bars:
+        run, parity = judged(plan)
+    assert [bar.kwargs["steady"] for bar in bars.call_args_list] == [False] * 6, "turns end in bunches"
     # What is equal is written once: a copy is its base.
     assert sorted(written) == ["copy"] * 3 + ["random8"] * 3
     by_label = {turns.label: turns for turns in parity.behaviour}
