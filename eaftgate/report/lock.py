@@ -5,9 +5,9 @@ do. What they cannot show (`outcomes`) is the run's own word.
 """
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import Field
 
@@ -30,7 +30,6 @@ from eaftgate.gate.results import (
     Luck,
     Parity,
     ParityCell,
-    ParityTurns,
     Repeated,
     RunVerdict,
     Severity,
@@ -38,7 +37,7 @@ from eaftgate.gate.results import (
     read_parity,
 )
 from eaftgate.gate.stability import Stability
-from eaftgate.gate.tasks import EVALUATIONS_DIR, ParityTask
+from eaftgate.gate.tasks import EVALUATIONS_DIR
 from eaftgate.generate.generations import WHAT as GENERATIONS
 from eaftgate.judge.verdict import MetricVerdict, Verdict
 from eaftgate.outputs import check_file, put_file
@@ -46,6 +45,8 @@ from eaftgate.records import Record, is_as_sealed, json_of, read_model
 from eaftgate.records import seal_of as seal_of_file
 from eaftgate.rewrite.manifest import MANIFEST_FILE, Manifest, own_manifest, read_manifest, verify_files
 from eaftgate.tasks.evaluated import WHAT as EVALUATED
+
+Pinned = TypeVar("Pinned", bound=Record)
 
 
 class LockedModel(ModelIdentity):
@@ -192,18 +193,9 @@ def make_lock(results: Path, checkpoint: str | None, gates: Path | None = None) 
         keep_n=found.num_experts,
         keep=None if manifest is None else manifest.keep,
         provenance=None if manifest is None else manifest.provenance,
-        policy=parity.policy,
-        regime=parity.regime,
-        verdict=verdict_of(parity, cells[0].name),
-        asked=parity.asked,
-        stability=parity.stability,
-        collector=cells[0].inputs.collector,
-        cells=tuple(_pinned(cell) for cell in cells),
-        behaviour=tuple(_pinned_turns(turns) for turns in parity.behaviour if turns.name == cells[0].name),
-        tasks=tuple(_pinned_task(task) for task in parity.tasks if task.name == cells[0].name),
         libraries=library_versions(),
         python=platform.python_version(),
-        **_pinned_run(results, parity),
+        **_pinned_run(results, parity, cells),
         outcomes=Outcomes(failed=parity.failed, not_run=parity.not_run, complete=parity.complete),
         results=str(results.absolute()),
     )
@@ -220,65 +212,48 @@ def _confirmed(results: Path, told: Parity, gates: Path | None) -> Parity:
     return told
 
 
-def _pinned_run(results: Path, parity: Parity) -> dict[str, Any]:
-    """What is pinned of a run besides the cells: what they follow from."""
+def _pinned_run(results: Path, parity: Parity, cells: Sequence[ParityCell]) -> dict[str, Any]:
+    """What is pinned of a run: what was judged of the candidate whose cells these are, and what that follows from."""
+    name = cells[0].name
     inputs = [entry.inputs for entry in (*parity.cells, *parity.further)] + [entry.inputs for entry in parity.repeated]
-    names = {name for one in inputs for name in (*one.collections.values(), *one.looks)}
+    collected = {file for one in inputs for file in (*one.collections.values(), *one.looks)}
     turns = [of.inputs for of in parity.behaviour]
-    written = {name for one in turns for names in one.generations.values() for name in names}
+    written = {file for one in turns for files in one.generations.values() for file in files}
+    evaluated = {file for task in parity.tasks for file in task.inputs.evaluations.values()}
     return {
+        "policy": parity.policy,
+        "regime": parity.regime,
+        "verdict": verdict_of(parity, name),
+        "asked": parity.asked,
+        "stability": parity.stability,
+        "collector": cells[0].inputs.collector,
+        "cells": tuple(_pinned(LockedCell, cell, blocks_digest=cell.inputs.blocks_digest) for cell in cells),
+        "behaviour": tuple(
+            _pinned(LockedTurns, turns, asked=turns.inputs.turns) for turns in parity.behaviour if turns.name == name
+        ),
+        "tasks": tuple(
+            _pinned(LockedTask, task, asked=task.inputs.asked, settings=task.inputs.settings)
+            for task in parity.tasks
+            if task.name == name
+        ),
         "gates_sha256": parity.gates_sha256,
         "generations": {
-            name: seal_of_file(results / GENERATIONS_DIR / Path(name).name, what=GENERATIONS)
-            for name in sorted(written)
+            file: seal_of_file(results / GENERATIONS_DIR / Path(file).name, what=GENERATIONS)
+            for file in sorted(written)
         },
         "evaluations": {
-            name: seal_of_file(results / EVALUATIONS_DIR / Path(name).name, what=EVALUATED)
-            for name in sorted({name for task in parity.tasks for name in task.inputs.evaluations.values()})
+            file: seal_of_file(results / EVALUATIONS_DIR / Path(file).name, what=EVALUATED)
+            for file in sorted(evaluated)
         },
-        "collections": {name: seal_of(results / COLLECTIONS_DIR / Path(name).name) for name in sorted(names)},
+        "collections": {file: seal_of(results / COLLECTIONS_DIR / Path(file).name) for file in sorted(collected)},
         "repeated": parity.repeated,
         "luck": parity.luck,
     }
 
 
-def _pinned(cell: ParityCell) -> LockedCell:
-    return LockedCell(
-        pack=cell.pack,
-        seq_len=cell.seq_len,
-        num_blocks=cell.num_blocks,
-        seed=cell.seed,
-        tokens=cell.tokens,
-        severity=cell.severity,
-        verdict=cell.verdict,
-        metrics=cell.metrics,
-        flags=cell.flags,
-        blocks_digest=cell.inputs.blocks_digest,
-    )
-
-
-def _pinned_turns(turns: ParityTurns) -> LockedTurns:
-    return LockedTurns(
-        pack=turns.pack,
-        turns=turns.turns,
-        max_tokens=turns.max_tokens,
-        verdict=turns.verdict,
-        deciding=turns.deciding,
-        metrics=turns.metrics,
-        asked=turns.inputs.turns,
-    )
-
-
-def _pinned_task(task: ParityTask) -> LockedTask:
-    return LockedTask(
-        task=task.task,
-        documents=task.documents,
-        verdict=task.verdict,
-        decides=task.decides,
-        metrics=task.metrics,
-        asked=task.inputs.asked,
-        settings=task.inputs.settings,
-    )
+def _pinned(kind: type[Pinned], judged: Record, **of_inputs: Any) -> Pinned:
+    """What was judged, by the names that its fields have in parity.json; `of_inputs` lie within its inputs there."""
+    return kind(**of_inputs, **{name: getattr(judged, name) for name in kind.model_fields.keys() - of_inputs.keys()})
 
 
 def write_lock(results: Path, checkpoint: str | None, out: Path, gates: Path | None = None) -> tuple[Lock, bool]:
@@ -364,16 +339,7 @@ def _verdict_problems(lock: Lock, results: Path | None, gates: Path | None) -> l
         if not cells:
             return [f"{where} has not judged the checkpoint that was locked"]
         found = {
-            **_pinned_run(where, again),
-            "policy": again.policy,
-            "regime": again.regime,
-            "verdict": verdict_of(again, cells[0].name),
-            "asked": again.asked,
-            "stability": again.stability,
-            "collector": cells[0].inputs.collector,
-            "cells": tuple(_pinned(cell) for cell in cells),
-            "behaviour": tuple(_pinned_turns(turns) for turns in again.behaviour if turns.name == cells[0].name),
-            "tasks": tuple(_pinned_task(task) for task in again.tasks if task.name == cells[0].name),
+            **_pinned_run(where, again, cells),
             "outcomes": Outcomes(failed=parity.failed, not_run=parity.not_run, complete=parity.complete),
         }
     except UserError as error:
