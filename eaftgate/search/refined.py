@@ -9,8 +9,7 @@ again, until none is. So no swap is accepted by the tokens that proposed it alon
 calibration blocks' noise lost on others.
 """
 
-import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from heapq import nlargest
 
@@ -19,9 +18,9 @@ from numpy.typing import NDArray
 
 from eaftgate.families.model import MoeModel
 from eaftgate.packs.blocks import Blocks
-from eaftgate.search.evaluate import predicted, predicted_after, referred
-from eaftgate.search.objective import Objective, Predictions, gated_margins
-from eaftgate.search.prefix import embedded, through_layer
+from eaftgate.search.evaluate import referred
+from eaftgate.search.half import Half, nested_order, part_sizes
+from eaftgate.search.objective import Objective, gated_margins
 from eaftgate.select.keep import KeepSets, replaced
 
 OTHERS = 8
@@ -30,8 +29,6 @@ STAGES = ((1 / 32, 8), (1 / 8, 3), (1 / 2, 1))
 """Of one half, on which part of the blocks is measured, and how many of a layer's swaps go on from there."""
 DOUBTED = 1 / 4
 """The part of the other half on which a move must lower the loss before it is measured on all of that."""
-FEWEST_TOKENS = 2_048
-"""Scored tokens of a part."""
 FINALISTS = 3
 """So many starts are measured on the last stage's part, after all were on that of the stage before, where the messages
 are counted already: tokens alone do not tell what loses the calls."""
@@ -70,15 +67,22 @@ def can_refine(blocks: Blocks) -> bool:
     return len(_scored(blocks)) >= MIN_BLOCKS
 
 
-def halves_of(
-    model: MoeModel, blocks: Blocks, pack_R: NDArray[np.integer], *, batch_size: int
-) -> tuple[Objective, Objective]:
+def halves_of(model: MoeModel, blocks: Blocks, pack_R: NDArray[np.integer], *, batch_size: int) -> tuple[Half, Half]:
     """`blocks` must be such that `can_refine`; one without a scored token is in neither. `pack_R` numbers the pack of
     every row from 0."""
-    blocks = blocks.reordered(_scored(blocks))
+    scored = _scored(blocks)
+    middle = len(scored) // 2
+    sizes = [part_sizes(blocks.reordered(half), _shares()) for half in (scored[:middle], scored[middle:])]
+    orders = [nested_order(of_half.values()) for of_half in sizes]
+    blocks = blocks.reordered(scored[np.concatenate([orders[0], middle + orders[1]])])
     whole = Objective(blocks, referred(model, blocks, batch_size=batch_size), pack_R, gated_margins())
-    middle = blocks.num_blocks // 2
-    return whole.of_blocks(np.arange(middle)), whole.of_blocks(np.arange(middle, blocks.num_blocks))
+    first, second = (whole.of_blocks(half) for half in np.split(np.arange(len(scored)), [middle]))
+    return Half(model, first, sizes[0], batch_size=batch_size), Half(model, second, sizes[1], batch_size=batch_size)
+
+
+def _shares() -> set[float]:
+    """All parts of a half that are asked about, itself too."""
+    return {share for share, _ in STAGES} | {DOUBTED, 1}
 
 
 def _scored(blocks: Blocks) -> NDArray[np.intp]:
@@ -86,30 +90,21 @@ def _scored(blocks: Blocks) -> NDArray[np.intp]:
     return np.flatnonzero(blocks.scored_BS.any(axis=1))
 
 
-def _part_of(half: Objective, share: float) -> Objective:
-    """On evenly spread blocks."""
-    blocks = half.blocks
-    number = math.ceil(min(max(share, FEWEST_TOKENS / blocks.num_scored), 1) * blocks.num_blocks)
-    return half.of_blocks(np.arange(number) * blocks.num_blocks // number)
-
-
-def ranked_starts(
-    model: MoeModel, halves: tuple[Objective, Objective], starts: Mapping[str, KeepSets], *, batch_size: int
-) -> list[str]:
+def ranked_starts(halves: tuple[Half, Half], starts: Mapping[str, KeepSets]) -> list[str]:
     """Their names, what loses least first: on a part of both halves, and the FINALISTS on a larger one."""
 
     def ranked(names: Iterable[str], share: float) -> list[str]:
-        parts = [_part_of(half, share) for half in halves]
-        losses = {name: sum(loss(name, part) for part in parts) for name in names}
+        losses = {name: sum(half.loss(starts[name], share) for half in halves) for name in names}
         return sorted(losses, key=losses.__getitem__)
 
-    def loss(name: str, on: Objective) -> float:
-        with model.keeping(starts[name]):
-            return on.loss(predicted(model, on.blocks, on.base, batch_size=batch_size))
-
     *_, (some, _), (most, _) = STAGES
+    for half in halves:
+        half.begin(most)
     found = ranked(starts, some)
-    return [*ranked(found[:FINALISTS], most), *found[FINALISTS:]]
+    found = [*ranked(found[:FINALISTS], most), *found[FINALISTS:]]
+    for half in halves:
+        half.forget_all_but(starts[found[0]])
+    return found
 
 
 def layers_of(starts: Sequence[KeepSets]) -> Layers:
@@ -117,9 +112,7 @@ def layers_of(starts: Sequence[KeepSets]) -> Layers:
     return [[list(kept) for kept in dict.fromkeys(map(tuple, of_layer))] for of_layer in zip(*starts, strict=True)]
 
 
-def refinements(
-    model: MoeModel, halves: tuple[Objective, Objective], others: Layers, begun: Refinement, *, batch_size: int
-) -> Iterator[Refinement]:
+def refinements(halves: tuple[Half, Half], others: Layers, begun: Refinement) -> Iterator[Refinement]:
     """How far it has come after every layer that `begun` is not done with. Any of these can be begun with. `others` are
     what other starts keep.
 
@@ -128,71 +121,45 @@ def refinements(
     keep, swaps, done = begun.keep, begun.swaps, begun.layers
     for turn in range(done // len(keep), TURNS):
         begin = done % len(keep)
-        first, second = halves if turn == 0 else halves[::-1]
-        sizes = [_part_of(first, share) for share, _ in STAGES], [_part_of(second, DOUBTED), second]
-        stages, checks = ([_Part(model, part, keep, begin, batch_size) for part in half] for half in sizes)
-        for layer in range(begin, len(keep)):
-            while found := _best_move(layer, keep[layer], others[layer], stages, checks):
-                kept, gain = found
-                swaps = (*swaps, _swap(layer, keep[layer], kept, gain))
-                keep = replaced(keep, layer, kept)
-                for part in (*stages, *checks):
-                    part.move_to(keep, layer)
-            for part in (*stages, *checks):
-                part.pass_layer(layer)
-            done += 1
-            yield Refinement(keep, swaps, done)
-
-
-class _Part:
-    """Some blocks under the keep sets as they are now, run up to the layer that is looked at."""
-
-    def __init__(self, model: MoeModel, objective: Objective, keep: KeepSets, layer: int, batch_size: int) -> None:
-        self._model, self.objective, self._keep = model, objective, keep
-        self._prefix = embedded(model, objective.blocks, batch_size=batch_size)
-        for before in range(layer):
-            self.pass_layer(before)
-        self.move_to(keep, layer)
-
-    def move_to(self, keep: KeepSets, layer: int) -> None:
-        """The keep sets change in `layer`, which the blocks have been run up to."""
-        self._keep, self.now = keep, self._measured(keep, layer)
-
-    def pass_layer(self, layer: int) -> None:
-        with self._model.keeping(self._keep):
-            self._prefix = through_layer(self._model, layer, self._prefix)
-
-    def having(self, layer: int, kept: list[int]) -> Predictions:
-        """What the model says when `layer` keeps `kept` instead."""
-        return self._measured(replaced(self._keep, layer, kept), layer)
-
-    @property
-    def num_experts(self) -> int:
-        return self._model.num_experts
-
-    def fall(self, layer: int, kept: list[int], *, messages: bool) -> float:
-        """Of the loss, then."""
-        loss = self.objective.loss
-        return loss(self.now, messages=messages) - loss(self.having(layer, kept), messages=messages)
-
-    def _measured(self, keep: KeepSets, layer: int) -> Predictions:
-        with self._model.keeping(keep):
-            return predicted_after(self._model, layer, self._prefix, self.objective.blocks, self.objective.base)
+        proposing, checking = halves if turn == 0 else halves[::-1]
+        proposing.begin(STAGES[-1][0])
+        checking.begin(1)
+        for layer in range(len(keep)):
+            if layer >= begin:
+                while found := _best_move(layer, keep, others[layer], proposing, checking):
+                    kept, gain = found
+                    swaps = (*swaps, _swap(layer, keep[layer], kept, gain))
+                    keep = replaced(keep, layer, kept)
+                for half in halves:
+                    half.forget_all_but(keep)
+                done += 1
+                yield Refinement(keep, swaps, done)
+            if layer < len(keep) - 1:
+                for half in halves:
+                    half.pass_layer(keep)
 
 
 def _best_move(
-    layer: int, kept: list[int], others: list[list[int]], stages: Sequence[_Part], checks: Sequence[_Part]
+    layer: int, keep: KeepSets, others: list[list[int]], proposing: Half, checking: Half
 ) -> tuple[list[int], float] | None:
     """What the layer had better keep, and by how much the loss falls on the half that checks."""
-    falls = _foretold(stages[0], layer, kept, others)
-    for (_, go_on), part in zip(STAGES[:-1], stages[1:], strict=True):
-        falls = {move: part.fall(layer, list(move), messages=True) for move in _best(falls, go_on)}
-    doubting, checking = checks
-    for move in map(list, _best(falls, STAGES[-1][1])):
-        if doubting.fall(layer, move, messages=True) > 0:
-            change = checking.objective.change(checking.now, checking.having(layer, move))
+
+    def fall(on: Half, kept: Iterable[int], share: float, *, messages: bool = True) -> float:
+        other = replaced(keep, layer, sorted(kept))
+        return on.loss(keep, share, messages=messages) - on.loss(other, share, messages=messages)
+
+    (few, go_on), *stages = STAGES
+    falls = _foretold(
+        lambda kept: fall(proposing, kept, few, messages=False), keep[layer], others, proposing.num_experts
+    )
+    for share, then_go_on in stages:
+        falls = {move: fall(proposing, move, share) for move in _best(falls, go_on)}
+        go_on = then_go_on
+    for move in _best(falls, go_on):
+        if fall(checking, move, DOUBTED) > 0:
+            change = checking.change(keep, replaced(keep, layer, list(move)))
             if change.value < -change.standard_error:
-                return move, -change.value
+                return list(move), -change.value
     return None
 
 
@@ -201,13 +168,11 @@ def _best(falls: Mapping[tuple[int, ...], float], number: int) -> list[tuple[int
     return [move for move in nlargest(number, falls, key=falls.__getitem__) if falls[move] > 0]
 
 
-def _foretold(part: _Part, layer: int, kept: list[int], others: list[list[int]]) -> dict[tuple[int, ...], float]:
+def _foretold(
+    fall: Callable[[Iterable[int]], float], kept: list[int], others: list[list[int]], experts: int
+) -> dict[tuple[int, ...], float]:
     """By how much the loss falls if the layer keeps something else: of a swap the sum of what coming and going do."""
-
-    def fall(move: Iterable[int]) -> float:
-        return part.fall(layer, sorted(move), messages=False)
-
-    coming = {add: fall({*kept, add}) for add in range(part.num_experts) if add not in kept}
+    coming = {add: fall({*kept, add}) for add in range(experts) if add not in kept}
     going = {drop: fall({*kept} - {drop}) for drop in kept}
     swaps = {tuple(sorted({*kept, add} - {drop})): coming[add] + going[drop] for add in coming for drop in going}
     return swaps | {tuple(other): fall(other) for other in others if other != kept}

@@ -25,8 +25,8 @@ from eaftgate.search.greedy import (
     greedy_selections,
     spread_positions,
 )
+from eaftgate.search.half import Half
 from eaftgate.search.journal import Journal
-from eaftgate.search.objective import Objective
 from eaftgate.search.refined import (
     MIN_BLOCKS,
     OTHERS,
@@ -93,7 +93,6 @@ def refined_search(
     """
     if not can_refine(blocks):
         raise UserError(f"refined needs {MIN_BLOCKS} calibration blocks with answers or more: give it more rows")
-    at: dict[str, Any] = {"batch_size": settings.batch_size}
     turn = refinement_passes(tokens=blocks.token_ids_BS.size, layers=len(model.moe_layers))
     start = forecast.GREEDY + forecast.STARTS
     done = [start, *(start + np.cumsum(turn * TURNS)).tolist()]
@@ -105,14 +104,14 @@ def refined_search(
         held = None if journal is None else journal.read(Reached)
         selected = None if journal is None else journal.read(Selected)
         show(done[held.refinement.layers] if held else forecast.GREEDY if selected else 0, done[-1])
-        halves = halves_of(model, blocks, packs_of_rows(blocks, trace), **at)
+        halves = halves_of(model, blocks, packs_of_rows(blocks, trace), batch_size=settings.batch_size)
         if held is None:
             held = _begun(model, blocks, trace, halves, keep_n, settings, classes, journal, selected, started)
             started(start)
             if journal is not None:
                 journal.write(held)
         ended = held.refinement
-        for ended in refinements(model, halves, held.others, held.refinement, **at):
+        for ended in refinements(halves, held.others, held.refinement):
             show(done[ended.layers], done[-1])
             if journal is not None:
                 journal.write(replace(held, refinement=ended))
@@ -140,7 +139,7 @@ def _begun(
     model: MoeModel,
     blocks: Blocks,
     trace: Trace,
-    halves: tuple[Objective, Objective],
+    halves: tuple[Half, Half],
     keep_n: int,
     settings: SearchSettings,
     classes: ClassWeights | None,
@@ -167,7 +166,7 @@ def _begun(
     for name, weights in ranking_weights(trace, classes).items():
         asked: dict[str, Any] = {"keep_n": keep_n, "alignment": "predicting", "classes": weights}
         starts |= {f"{method}, {name}": select_keep_sets(trace, method=method, **asked) for method in STARTS}
-    ranked = ranked_starts(model, halves, starts, batch_size=at)
+    ranked = ranked_starts(halves, starts)
     others = layers_of([starts[name] for name in ranked[:OTHERS]])
     return Reached(ranked[0], others, Refinement(starts[ranked[0]]))
 

@@ -16,9 +16,11 @@ from tiny_model import load_lively, write_lively_checkpoint
 
 from eaftgate.families.model import MoeModel
 from eaftgate.packs.blocks import Blocks
+from eaftgate.search import half as halves_
 from eaftgate.search import objective
 from eaftgate.search import refined as refinement
 from eaftgate.search.evaluate import predicted, referred
+from eaftgate.search.half import Half
 from eaftgate.search.journal import Journal
 from eaftgate.search.objective import Objective, Predictions, Reference, gated_margins
 from eaftgate.search.refined import Layers, Refinement, Swap, halves_of, layers_of, ranked_starts, refinements
@@ -72,7 +74,7 @@ def refined(
     others: Layers = OTHERS,
 ) -> tuple[KeepSets, list[Swap]]:
     halves = halves_of(model, blocks, pack_R, batch_size=8)
-    *_, ended = refinements(model, halves, others, Refinement(start), batch_size=8)
+    *_, ended = refinements(halves, others, Refinement(start))
     return ended.keep, list(ended.swaps)
 
 
@@ -148,7 +150,7 @@ def slow_refined(run: Asked, keep: KeepSets) -> tuple[KeepSets, list[Swap]]:
     return keep, swaps
 
 
-PARTS = [0, 4], [0, 1, 2, 4, 5, 6], [0, 2, 4, 6]
+PARTS = [0, 4], [0, 1, 2, 4, 5, 6], [0, 1, 4, 5]
 """Of the 8 blocks of a half: of two stages, of the half that checks."""
 
 
@@ -156,7 +158,7 @@ PARTS = [0, 4], [0, 1, 2, 4, 5, 6], [0, 2, 4, 6]
 def few_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(refinement, "STAGES", ((1 / 4, 6), (3 / 4, 3)))
     monkeypatch.setattr(refinement, "DOUBTED", 1 / 2)
-    monkeypatch.setattr(refinement, "FEWEST_TOKENS", 1)
+    monkeypatch.setattr(halves_, "FEWEST_TOKENS", 1)
 
 
 @pytest.mark.parametrize("start", STARTS)
@@ -177,24 +179,11 @@ def test_equal_to_the_search_that_runs_the_whole_model_every_time(
     assert swaps, "a start that nothing improves shows nothing"
 
 
-@pytest.mark.parametrize(("share", "fewest", "expected"), [
-    (1 / 4, 1, [0, 4]), (1 / 3, 1, [0, 2, 5]), (1 / 4, 26, [0, 2, 4, 6]), (1 / 4, 1000, range(8)), (1, 1, range(8)),
-])  # fmt: skip
-def test_a_part_is_of_evenly_spread_blocks(
-    model: MoeModel, blocks: Blocks, monkeypatch: pytest.MonkeyPatch, share: float, fewest: int, expected: list[int]
-) -> None:
-    """The half has 8 blocks with 53 tokens."""
-    monkeypatch.setattr(refinement, "FEWEST_TOKENS", fewest)
-    half, _ = halves_of(model, blocks, ONE_PACK, batch_size=8)
-    part = refinement._part_of(half, share)
-    np.testing.assert_array_equal(part.blocks.token_ids_BS, half.blocks.token_ids_BS[list(expected)])
-
-
 def test_swaps_lower_the_loss_and_keep_the_size(model: MoeModel, blocks: Blocks) -> None:
     start: KeepSets = [[0, 1, 2], [3, 4, 5], [0, 2, 4]]
     keep, swaps = refined(model, blocks, start)
     halves = halves_of(model, blocks, ONE_PACK, batch_size=8)
-    assert ranked_starts(model, halves, {"start": start, "refined": keep}, batch_size=8) == ["refined", "start"]
+    assert ranked_starts(halves, {"start": start, "refined": keep}) == ["refined", "start"]
     assert all(kept == sorted(set(kept)) and len(kept) == 3 for kept in keep)
     assert all(swap.gain > 0 for swap in swaps)
 
@@ -215,17 +204,17 @@ def test_what_a_part_of_the_other_half_doubts_is_not_asked_of_all_of_it(
     """The part says the same of every move, and so no move is made, though all of the half would accept some."""
     asked = []
 
-    def doubted(part: refinement._Part, layer: int, kept: list[int], *, messages: bool) -> float:
-        if part.objective.blocks.num_blocks == 2:
-            asked.append(kept)
-            return falls
-        return fall(part, layer, kept, messages=messages)
+    def doubted(half: Half, keep: KeepSets, share: float, *, messages: bool = True) -> float:
+        if share == 1 / 4:
+            asked.append(keep)
+            return -falls * len({str(keep) for keep in asked})
+        return loss(half, keep, share, messages=messages)
 
-    fall = refinement._Part.fall
-    monkeypatch.setattr(refinement._Part, "fall", doubted)
+    loss = Half.loss
+    monkeypatch.setattr(Half, "loss", doubted)
     monkeypatch.setattr(refinement, "STAGES", ((1, 6), (1, 3)))
     monkeypatch.setattr(refinement, "DOUBTED", 1 / 4)
-    monkeypatch.setattr(refinement, "FEWEST_TOKENS", 1)
+    monkeypatch.setattr(halves_, "FEWEST_TOKENS", 1)
     _, swaps = refined(model, blocks, STARTS[0])
     assert asked
     assert bool(swaps) == (falls > 0)
@@ -241,7 +230,7 @@ def test_a_layer_may_keep_as_few_as_a_token_is_routed_to(model: MoeModel, blocks
 def test_any_state_can_be_gone_on_with(model: MoeModel, blocks: Blocks, tmp_path: Path) -> None:
     """Also when it comes out of a journal."""
     halves = halves_of(model, blocks, TWO_PACKS, batch_size=8)
-    states = list(refinements(model, halves, OTHERS, Refinement(STARTS[0]), batch_size=8))
+    states = list(refinements(halves, OTHERS, Refinement(STARTS[0])))
     assert [state.layers for state in states] == [1, 2, 3, 4, 5, 6]
     assert states[-1].swaps
     journal = Journal(tmp_path / "journal.json", {"keep_n": 3})
@@ -249,13 +238,13 @@ def test_any_state_can_be_gone_on_with(model: MoeModel, blocks: Blocks, tmp_path
         journal.write(Reached("greedy, plain", OTHERS, state))
         held = journal.read(Reached)
         assert held == Reached("greedy, plain", OTHERS, state)
-        assert list(refinements(model, halves, held.others, held.refinement, batch_size=8)) == states[done + 1 :]
+        assert list(refinements(halves, held.others, held.refinement)) == states[done + 1 :]
 
 
 def test_the_first_of_equal_starts_is_taken(model: MoeModel, blocks: Blocks) -> None:
     halves = halves_of(model, blocks, ONE_PACK, batch_size=8)
     starts = {"a": STARTS[0], "b": EVERYONE, "c": EVERYONE}
-    assert ranked_starts(model, halves, starts, batch_size=8) == ["b", "c", "a"]
+    assert ranked_starts(halves, starts) == ["b", "c", "a"]
 
 
 @pytest.mark.usefixtures("few_blocks")
@@ -265,9 +254,10 @@ def test_starts_are_ranked_on_some_blocks_and_the_best_again_on_more(
     monkeypatch.setattr(refinement, "FINALISTS", 8)
     starts = {str(kept): [list(kept)] * 3 for kept in combinations(range(SIZE.experts), 3)}
     halves = halves_of(model, blocks, TWO_PACKS, batch_size=8)
+    whole = Objective(blocks, referred(model, blocks, batch_size=8), TWO_PACKS, gated_margins())
 
     def ranked(names: Iterable[str], part: list[int]) -> list[str]:
-        parts = [half.of_blocks(np.array(part)) for half in halves]
+        parts = [whole.of_blocks(np.array(part) + begin) for begin in (0, 8)]
         return sorted(names, key=lambda name: sum(loss(starts[name], on) for on in parts))
 
     def loss(keep: KeepSets, on: Objective) -> float:
@@ -277,7 +267,7 @@ def test_starts_are_ranked_on_some_blocks_and_the_best_again_on_more(
     found = ranked(starts, PARTS[0])
     finalists = ranked(found[:8], PARTS[1])
     assert finalists != found[:8]
-    assert ranked_starts(model, halves, starts, batch_size=8) == [*finalists, *found[8:]]
+    assert ranked_starts(halves, starts) == [*finalists, *found[8:]]
 
 
 def test_layers_of_several_starts_are_told_once() -> None:
