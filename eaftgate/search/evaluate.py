@@ -37,7 +37,7 @@ def collected(model: MoeModel, blocks: Blocks, *, batch_size: int = BATCH_SIZE) 
 def collected_after(model: MoeModel, layer: int, prefix: Prefix, blocks: Blocks) -> Collection:
     """The same for a model whose layers before `layer` gave `prefix`; only the others run, as the model is now. Gives
     what `collected` does in batches of the same size."""
-    return _collection(model, blocks, _after(model, layer, prefix))
+    return _collection(model, blocks, _after(model, layer, prefix.states))
 
 
 def referred(model: MoeModel, blocks: Blocks, *, batch_size: int = BATCH_SIZE) -> Reference:
@@ -60,9 +60,11 @@ def predicted(model: MoeModel, blocks: Blocks, base: Reference, *, batch_size: i
     return _predicted(model, blocks, base, _whole(model, blocks, batch_size))
 
 
-def predicted_after(model: MoeModel, layer: int, prefix: Prefix, blocks: Blocks, base: Reference) -> Predictions:
-    """What `predicted` is to `collected`, of `collected_after`."""
-    return _predicted(model, blocks, base, _after(model, layer, prefix))
+def predicted_after(
+    model: MoeModel, layer: int, states: Iterable[torch.Tensor], blocks: Blocks, base: Reference
+) -> Predictions:
+    """What `predicted` is to `collected`, of `collected_after`; `states` are those of its prefix."""
+    return _predicted(model, blocks, base, _after(model, layer, states))
 
 
 @torch.inference_mode()
@@ -73,8 +75,8 @@ def _whole(model: MoeModel, blocks: Blocks, batch_size: int) -> Iterator[torch.T
         yield model.hidden_states(ids_BS.to(model.device))
 
 
-def _after(model: MoeModel, layer: int, prefix: Prefix) -> Iterator[torch.Tensor]:
-    return (last_states(model, layer, hidden_BSD) for hidden_BSD in prefix.states)
+def _after(model: MoeModel, layer: int, states: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
+    return (last_states(model, layer, hidden_BSD) for hidden_BSD in states)
 
 
 def _batches(

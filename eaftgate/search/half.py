@@ -1,19 +1,15 @@
 """What the model says of a half of the calibration blocks under one keep set after another, and nothing of it twice.
 
-The blocks are put into an order whose beginnings are the parts that are asked about, so that a part is measured by what
-was not measured of it before. What layers that no question is about make of the blocks is kept as well.
+A block that was run under a keep set for one part of the half is not run again for another, nor is anything before the
+layer that is looked at.
 """
 
 import math
-from collections.abc import Iterable, Mapping
-from itertools import pairwise
 
 import numpy as np
-from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, stack
 
 from eaftgate.families.model import MoeModel
-from eaftgate.packs.blocks import Blocks
 from eaftgate.parity.clusters import Estimate
 from eaftgate.search.evaluate import predicted_after
 from eaftgate.search.objective import Objective, Predictions
@@ -24,55 +20,35 @@ FEWEST_TOKENS = 2_048
 """Scored tokens of a part."""
 
 
-def part_sizes(blocks: Blocks, shares: Iterable[float]) -> dict[float, int]:
-    """How many blocks of a half the part is that is such a share of it, descending."""
-    fewest = FEWEST_TOKENS / blocks.num_scored
-    return {share: math.ceil(min(max(share, fewest), 1) * blocks.num_blocks) for share in sorted(shares, reverse=True)}
-
-
-def nested_order(sizes: Iterable[int]) -> NDArray[np.intp]:
-    """Of as many blocks as the first size says: the first ones, as many as any of the sizes, which descend, are spread
-    evenly over those of the size before."""
-    part, rings = np.arange(0), []
-    for size in sizes:
-        larger, part = part, (part[np.arange(size) * len(part) // size] if len(part) else np.arange(size))
-        rings.append(np.setdiff1d(larger, part))
-    return np.concatenate([part, *reversed(rings)])
-
-
-_Key = tuple[tuple[int, ...], ...]
-_NOTHING = Predictions(np.zeros(0), np.zeros(0, bool))
-
-
 class Half:
-    """`whole` is on blocks in `nested_order` of the `sizes` of its parts.
+    """Parts of it are told by their share of `whole`, the half.
 
-    Holds the hidden states that enter the layer that was come to, of as many blocks as were begun with.
+    Holds the hidden states that enter the layer that was come to, of the parts that were begun with.
     """
 
-    def __init__(self, model: MoeModel, whole: Objective, sizes: Mapping[float, int], *, batch_size: int) -> None:
-        self._model, self._whole, self._sizes, self._batch_size = model, whole, sizes, batch_size
-        self._end_B = np.concatenate([[0], np.cumsum(whole.blocks.scored_BS.sum(axis=1))])
+    def __init__(self, model: MoeModel, whole: Objective, *, batch_size: int) -> None:
+        self._model, self._whole, self._batch_size = model, whole, batch_size
         self._layer = 0
-        self._states: tuple[Tensor, ...] = ()
-        self._known: dict[_Key, Predictions] = {}
-        self._slices: dict[tuple[int, int], Objective] = {}
+        self._states: dict[int, Tensor] = {}
+        self._known: dict[tuple[tuple[int, ...], ...], dict[int, Predictions]] = {}
+        self._objectives: dict[tuple[int, ...], Objective] = {}
 
     @property
     def num_experts(self) -> int:
         return self._model.num_experts
 
-    def begin(self, share: float) -> None:
-        """Before the first layer, to be asked about no larger part than that."""
-        ends = sorted({0, *(size for size in self._sizes.values() if size <= self._sizes[share])})
-        rings = [self._slice(begin, end).blocks for begin, end in pairwise(ends)]
-        prefixes = [embedded(self._model, ring, batch_size=self._batch_size) for ring in rings]
-        self._layer, self._states = 0, tuple(states for prefix in prefixes for states in prefix.states)
+    def begin(self, *shares: float) -> None:
+        """Before the first layer, to be asked about no other parts than these."""
+        places = tuple(sorted({place for share in shares for place in self._places(share)}))
+        entering = embedded(self._model, self._on(places).blocks, batch_size=self._batch_size)
+        self._layer, self._states = 0, dict(zip(places, _each_block(entering), strict=True))
 
     def pass_layer(self, keep: KeepSets) -> None:
         """On to the next one. From then on only keep sets may be asked about that are `keep` in those passed."""
         with self._model.keeping(keep):
-            self._states = through_layer(self._model, self._layer, Prefix(self._states)).states
+            for batch in self._batches(tuple(self._states)):
+                left = through_layer(self._model, self._layer, Prefix((self._entering(batch),)))
+                self._states |= dict(zip(batch, _each_block(left), strict=True))
         self._layer += 1
 
     def forget_all_but(self, keep: KeepSets) -> None:
@@ -80,7 +56,8 @@ class Half:
         self._known = {key: found for key, found in self._known.items() if key == _key(keep)}
 
     def part(self, share: float) -> Objective:
-        return self._slice(0, self._sizes[share])
+        """On evenly spread blocks."""
+        return self._on(self._places(share))
 
     def loss(self, keep: KeepSets, share: float, *, messages: bool = True) -> float:
         """Of the model under `keep`, on that part."""
@@ -92,25 +69,43 @@ class Half:
 
     def predictions(self, keep: KeepSets, share: float) -> Predictions:
         """What the model says of that part under `keep`."""
-        size = self._sizes[share]
-        known = self._known.get(_key(keep), _NOTHING)
-        done = int(np.searchsorted(self._end_B, len(known.first_T)))
-        if done < size:
-            known = self._known[_key(keep)] = known.followed_by(self._measured(keep, done, size))
-        return known.at(slice(self._end_B[size]))
+        known, places = self._known.setdefault(_key(keep), {}), self._places(share)
+        if missing := tuple(place for place in places if place not in known):
+            known |= self._measured(keep, missing)
+        return Predictions(
+            np.concatenate([known[place].divergence_T for place in places]),
+            np.concatenate([known[place].first_T for place in places]),
+        )
 
-    def _measured(self, keep: KeepSets, begin: int, end: int) -> Predictions:
-        on = self._slice(begin, end)
-        ends = np.cumsum([len(states) for states in self._states])
-        there = slice(*np.searchsorted(ends, (begin, end), side="right"))
+    def _measured(self, keep: KeepSets, places: tuple[int, ...]) -> dict[int, Predictions]:
+        on = self._on(places)
+        entering = (self._entering(batch) for batch in self._batches(places))
         with self._model.keeping(keep):
-            return predicted_after(self._model, self._layer, Prefix(self._states[there]), on.blocks, on.base)
+            found = predicted_after(self._model, self._layer, entering, on.blocks, on.base)
+        ends = np.cumsum(on.blocks.scored_BS.sum(axis=1))[:-1]
+        of_blocks = zip(np.split(found.divergence_T, ends), np.split(found.first_T, ends), strict=True)
+        return {place: Predictions(*of_block) for place, of_block in zip(places, of_blocks, strict=True)}
 
-    def _slice(self, begin: int, end: int) -> Objective:
-        if (begin, end) not in self._slices:
-            self._slices[begin, end] = self._whole.of_blocks(np.arange(begin, end))
-        return self._slices[begin, end]
+    def _places(self, share: float) -> tuple[int, ...]:
+        blocks = self._whole.blocks
+        number = math.ceil(min(max(share, FEWEST_TOKENS / blocks.num_scored), 1) * blocks.num_blocks)
+        return tuple((np.arange(number) * blocks.num_blocks // number).tolist())
+
+    def _on(self, places: tuple[int, ...]) -> Objective:
+        if places not in self._objectives:
+            self._objectives[places] = self._whole.of_blocks(np.array(places))
+        return self._objectives[places]
+
+    def _batches(self, places: tuple[int, ...]) -> list[tuple[int, ...]]:
+        return [places[start : start + self._batch_size] for start in range(0, len(places), self._batch_size)]
+
+    def _entering(self, places: tuple[int, ...]) -> Tensor:
+        return stack([self._states[place] for place in places])
 
 
-def _key(keep: KeepSets) -> _Key:
+def _each_block(prefix: Prefix) -> list[Tensor]:
+    return [states_SD for states_BSD in prefix.states for states_SD in states_BSD]
+
+
+def _key(keep: KeepSets) -> tuple[tuple[int, ...], ...]:
     return tuple(map(tuple, keep))

@@ -63,14 +63,8 @@ class Predictions:
     divergence_T: FloatArray
     first_T: BoolArray
 
-    def at(self, chosen_T: BoolArray | slice) -> "Predictions":
+    def at(self, chosen_T: BoolArray) -> "Predictions":
         return Predictions(self.divergence_T[chosen_T], self.first_T[chosen_T])
-
-    def followed_by(self, more: "Predictions") -> "Predictions":
-        """Of the tokens of both."""
-        return Predictions(
-            np.concatenate([self.divergence_T, more.divergence_T]), np.concatenate([self.first_T, more.first_T])
-        )
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from eaftgate.families.model import MoeModel
 from eaftgate.packs.blocks import Blocks
 from eaftgate.search.evaluate import referred
-from eaftgate.search.half import Half, nested_order, part_sizes
+from eaftgate.search.half import Half
 from eaftgate.search.objective import Objective, gated_margins
 from eaftgate.select.keep import KeepSets, replaced
 
@@ -70,19 +70,11 @@ def can_refine(blocks: Blocks) -> bool:
 def halves_of(model: MoeModel, blocks: Blocks, pack_R: NDArray[np.integer], *, batch_size: int) -> tuple[Half, Half]:
     """`blocks` must be such that `can_refine`; one without a scored token is in neither. `pack_R` numbers the pack of
     every row from 0."""
-    scored = _scored(blocks)
-    middle = len(scored) // 2
-    sizes = [part_sizes(blocks.reordered(half), _shares()) for half in (scored[:middle], scored[middle:])]
-    orders = [nested_order(of_half.values()) for of_half in sizes]
-    blocks = blocks.reordered(scored[np.concatenate([orders[0], middle + orders[1]])])
+    blocks = blocks.reordered(_scored(blocks))
     whole = Objective(blocks, referred(model, blocks, batch_size=batch_size), pack_R, gated_margins())
-    first, second = (whole.of_blocks(half) for half in np.split(np.arange(len(scored)), [middle]))
-    return Half(model, first, sizes[0], batch_size=batch_size), Half(model, second, sizes[1], batch_size=batch_size)
-
-
-def _shares() -> set[float]:
-    """All parts of a half that are asked about, itself too."""
-    return {share for share, _ in STAGES} | {DOUBTED, 1}
+    halves = np.split(np.arange(blocks.num_blocks), [blocks.num_blocks // 2])
+    first, second = (Half(model, whole.of_blocks(half), batch_size=batch_size) for half in halves)
+    return first, second
 
 
 def _scored(blocks: Blocks) -> NDArray[np.intp]:
@@ -99,7 +91,7 @@ def ranked_starts(halves: tuple[Half, Half], starts: Mapping[str, KeepSets]) -> 
 
     *_, (some, _), (most, _) = STAGES
     for half in halves:
-        half.begin(most)
+        half.begin(some, most)
     found = ranked(starts, some)
     found = [*ranked(found[:FINALISTS], most), *found[FINALISTS:]]
     for half in halves:
@@ -122,8 +114,8 @@ def refinements(halves: tuple[Half, Half], others: Layers, begun: Refinement) ->
     for turn in range(done // len(keep), TURNS):
         begin = done % len(keep)
         proposing, checking = halves if turn == 0 else halves[::-1]
-        proposing.begin(STAGES[-1][0])
-        checking.begin(1)
+        proposing.begin(*(share for share, _ in STAGES))
+        checking.begin(DOUBTED, 1)
         for layer in range(len(keep)):
             if layer >= begin:
                 while found := _best_move(layer, keep, others[layer], proposing, checking):

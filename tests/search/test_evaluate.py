@@ -90,7 +90,7 @@ def test_what_a_search_looks_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
         ways = [predicted(model, blocks, base, batch_size=4)]
         prefix = embedded(model, blocks, batch_size=4)
         for layer in range(3):
-            ways.append(predicted_after(model, layer, prefix, blocks, base))
+            ways.append(predicted_after(model, layer, prefix.states, blocks, base))
             prefix = through_layer(model, layer, prefix)
     expected_T = []
     for before_V, after_V in zip(before_TV.exp().numpy(), after_TV.exp().numpy(), strict=True):

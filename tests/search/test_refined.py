@@ -150,7 +150,7 @@ def slow_refined(run: Asked, keep: KeepSets) -> tuple[KeepSets, list[Swap]]:
     return keep, swaps
 
 
-PARTS = [0, 4], [0, 1, 2, 4, 5, 6], [0, 1, 4, 5]
+PARTS = [0, 4], [0, 1, 2, 4, 5, 6], [0, 2, 4, 6]
 """Of the 8 blocks of a half: of two stages, of the half that checks."""
 
 
