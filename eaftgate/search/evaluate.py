@@ -128,8 +128,10 @@ def _predictions(
     found, start = [], 0
     for logit_TV, own_T in _logits(model, hidden_BSD, ids_BS, scored_BS):
         chunk = slice(start, start + len(own_T))
-        now_TK = logit_TV.gather(1, id_TK[chunk].long()) - logit_TV.logsumexp(dim=-1, keepdim=True)
-        first_T = own_T >= logit_TV.amax(dim=-1)
+        now_TK, most_T1 = logit_TV.gather(1, id_TK[chunk].long()), logit_TV.amax(dim=-1, keepdim=True)
+        first_T = own_T >= most_T1[:, 0]
+        # What logsumexp does, but where the logits are: nothing as large is written besides.
+        now_TK -= logit_TV.sub_(most_T1).exp_().sum(dim=-1, keepdim=True).log_().add_(most_T1)
         found.append(torch.stack([divergences(logprob_TK[chunk], now_TK), first_T.float()]))
         start = chunk.stop
     return torch.cat(found, dim=1)
