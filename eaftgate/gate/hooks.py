@@ -26,6 +26,7 @@ from eaftgate.gate.request import GateOptions
 from eaftgate.gate.run import GateRun
 from eaftgate.gate.run_directory import hold
 from eaftgate.gate.session import COLLECTED_AGAIN, SessionReport, uncaptured
+from eaftgate.tasks.harness import Harness
 from eaftgate.visible import check_encoded, sentence
 
 _FIELDS = {field.name for field in fields(GateOptions)}
@@ -48,6 +49,7 @@ def start(config: pytest.Config) -> None:
         plan = make_plan(options_of(config), fixture_packs=_fixtures(config) / "packs" / "gate")
         worker_input = getattr(config, "workerinput", None)
         if worker_input is None:
+            _check_tasks(plan)
             hold(config, plan.options)
     except UserError as error:
         raise pytest.UsageError(sentence(str(error))) from None
@@ -116,6 +118,13 @@ def open_run(config: pytest.Config) -> AbstractContextManager[GateRun]:
             say=config.stash[_SAID].append,
         )
     )
+
+
+def _check_tasks(plan: Plan) -> None:
+    """To read the names of all takes seconds: it is done once, by one process, before anything is scored."""
+    harness = Harness(plan.options.tasks_path, chat_template=plan.options.tasks_chat_template)
+    for task in plan.tasks:
+        harness.check(task)
 
 
 def _check_gpus(plan: Plan, *, workers: int) -> None:

@@ -177,7 +177,7 @@ def _turns(
 
 def _check_tasks(options: GateOptions, policy_name: str, policy: PointPolicy | IntervalPolicy, needs: Needs) -> None:
     """Raises UserError where tasks were asked for that nothing judges, or nobody can do. Which tasks there are is asked
-    when they are done: to read them takes longer than to plan."""
+    by `hooks.start`: to read their names takes longer than to plan."""
     if not options.tasks:
         for name, given in (
             ("--tasks-path", options.tasks_path),

@@ -52,6 +52,11 @@ class Harness:
         """Of the harness, that decide the numbers besides task and model."""
         return {"lm_eval": installed_version(), "chat_template": self._chat_template}
 
+    def check(self, task: str) -> None:
+        """Raises UserError for a name that is none, at once: what there is may be asked long before it is loaded."""
+        with _quietly("--tasks cannot be done"):
+            self._manager(task)
+
     def asked(self, task: str) -> str:
         """The digest of what a task asks: its configuration, every prompt and what is done with the answers.
 

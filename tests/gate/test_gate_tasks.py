@@ -194,6 +194,13 @@ def test_which_tasks_are_planned(tmp_path: Path, base_copy: Path, monkeypatch: p
     plan_of(tmp_path, base_copy, tasks=("sums",))
 
 
+def test_a_name_that_is_no_task_is_said_before_anything_is_scored(tmp_path: Path) -> None:
+    on = (f"--checkpoint={BASE}", f"--base={BASE}", f"--packs={GATE_PACKS}", "--regime=fixture")
+    run = gate(tmp_path / "run", "-p", "no_tasks_plugin", *on, "--policy=near-lossless-v3", "--tasks=summs")
+    assert (run.code, run.output.strip()) == (4, "ERROR: there is no task 'summs'")
+    assert not run.results.exists()
+
+
 @pytest.mark.slow
 def test_a_gate_with_tasks_from_the_models_to_the_lock(
     tmp_path: Path, base_copy: Path, random8: Path, monkeypatch: pytest.MonkeyPatch

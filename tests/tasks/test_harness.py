@@ -164,6 +164,9 @@ def test_what_cannot_be_done_is_a_sentence(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(Harness, "_every", Harness(broken, chat_template=False)._own)
     with pytest.raises(UserError, match=r"task pikc cannot be loaded: there is no task 'pikc'; did you mean 'pick'\?"):
         Harness(broken, chat_template=False).asked("pikc")
+    Harness(broken, chat_template=False).check("gone")  # there is one of that name
+    with pytest.raises(UserError, match=r"--tasks cannot be done: there is no task 'pikc'; did you mean 'pick'\?"):
+        Harness(broken, chat_template=False).check("pikc")
 
     def missing(_: str) -> str:
         raise importlib.metadata.PackageNotFoundError
