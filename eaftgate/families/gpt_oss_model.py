@@ -194,15 +194,15 @@ def grouped_experts_forward(experts: _Experts, hidden_TD: Tensor, expert_ids_TK:
     """Sum over a token's selections of gate * expert(hidden). Returns [T, D] in the input's dtype."""
     tokens, top_k = expert_ids_TK.shape
     sorted_N, order_N = torch.sort(expert_ids_TK.reshape(-1), stable=True)
-    input_ND = hidden_TD[order_N // top_k]
+    input_ND = hidden_TD.index_select(0, order_N // top_k)  # whole rows: several times faster on a CPU than [...]
     if hidden_TD.is_cuda and hidden_TD.dtype == torch.bfloat16:
         output_ND = _grouped_matmul(experts, input_ND, sorted_N)
     else:
         counts = torch.bincount(sorted_N, minlength=experts.num_experts).tolist()
         output_ND = _expert_by_expert(experts, input_ND, counts)
-    unsorted_ND = torch.empty_like(output_ND)
-    unsorted_ND[order_N] = output_ND
-    output_TKD = unsorted_ND.view(tokens, top_k, -1)
+    place_N = torch.empty_like(order_N)
+    place_N[order_N] = torch.arange(len(order_N), device=order_N.device)
+    output_TKD = output_ND.index_select(0, place_N).view(tokens, top_k, -1)
     observe: Observe | None = getattr(experts, "observe", None)
     if observe is not None:
         observe(expert_ids_TK, gate_TK, torch.linalg.vector_norm(output_TKD, dim=-1, dtype=torch.float32))

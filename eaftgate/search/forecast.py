@@ -3,11 +3,11 @@
 Imports nothing that is slow.
 """
 
-GREEDY, STARTS = 6.0, 4.0
+GREEDY, STARTS = 3.5, 2.5
 """Passes before anything is refined: what the greedy selections take as long as, and starts that are measured."""
-A_LAYER = 1.0
+A_LAYER = 0.7
 """Passes a layer and turn, on average over the layers: all that is measured runs through those that follow only."""
-ASKED_TOKENS, ASKED_PASSES = 150_000, 9.0
+ASKED_TOKENS, ASKED_PASSES = 120_000, 9.0
 """And for the first answers, which need some blocks however many there are: so many tokens, prompts too, or all of them
 so often."""
 
