@@ -56,12 +56,12 @@ def describe(
         return f"{value} is outside its margin {margin} ({tokens} {of})"
     blocks = verdict.blocks_needed
     if verdict.lacks:
-        more = "" if blocks is None else f"; about {blocks} {more_of} would have it"
+        more = "" if blocks is None else f"; about {blocks:,} {more_of} would have it"
         return f"{name} is underpowered: {verdict.lacks}{more}"
     if verdict.underpowered:
-        enough = "" if blocks is None else f"; {blocks} {more_of} would have enough"
+        enough = "" if blocks is None else f"; {blocks:,} {more_of} would have enough"
         known = _known(metric)
         what = "events" if known is None or known.events is None else known.events.name
         return f"{name} is underpowered: the base has too few {what} in {tokens} {of}{enough}"
-    needed = f"no affordable number of {more_of} would" if blocks is None else f"about {blocks} {more_of} would"
+    needed = f"no affordable number of {more_of} would" if blocks is None else f"about {blocks:,} {more_of} would"
     return f"{value} does not decide against its margin {margin} in {tokens} {of}; {needed}"

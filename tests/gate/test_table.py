@@ -44,7 +44,7 @@ def test_remarks_say_what_keeps_a_cell_from_passing() -> None:
     (line,) = remarks([JUDGED])
     assert line == (
         "keep24-with-a-rather-long-name tool_agentic 2048: ppl +3.05% [+1.01%, +6.18%] does not decide against its "
-        "margin +5.00% in 1234567 tokens; about 1234 blocks would"
+        "margin +5.00% in 1234567 tokens; about 1,234 blocks would"
     )
     assert remarks([JUDGED.model_copy(update={"severity": "advisory"})]) == []
     weak = replace(PPL, estimate=None, lower=None, upper=None, underpowered=True, decides=False)
@@ -52,7 +52,7 @@ def test_remarks_say_what_keeps_a_cell_from_passing() -> None:
     assert "cc_ratio is underpowered" in line
     elsewhere = changed(pack="chat", metrics={"cc_ratio": replace(PPL, verdict="pass")})
     assert remarks([changed(metrics={"cc_ratio": weak, "js2d_corrected": CORRECTED}), elsewhere]) == []
-    assert "1234 blocks would have enough" in line
+    assert "1,234 blocks would have enough" in line
 
 
 def test_an_advisory_cell_in_which_a_rule_for_every_pack_decides_is_shown_as_deciding() -> None:

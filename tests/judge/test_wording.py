@@ -77,7 +77,7 @@ def test_what_is_underpowered_says_what_it_lacks(metric: str, events: str, block
     assert describe(metric, verdict, 321, interval=True) == expected
 
 
-@pytest.mark.parametrize(("blocks", "end"), [(512, "; about 512 blocks would have it"), (None, "")])
+@pytest.mark.parametrize(("blocks", "end"), [(6000, "; about 6,000 blocks would have it"), (None, "")])
 def test_what_lacks_evidence_says_which(blocks: int | None, end: str) -> None:
     verdict = MetricVerdict(
         0.0, -0.1, 0.1, 0.03, "inconclusive", underpowered=True, blocks_needed=blocks, lacks="29 of 30 blocks"
