@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 os.environ["SGLANG_EXTERNAL_MODEL_PACKAGE"] = "eaftgate.collect.sglang.models"  # before sglang is imported
+os.environ["SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN"] = "1"  # as eaftgate.collect.sglang.worker has it
 
 import torch
 
