@@ -46,9 +46,9 @@ def referred(model: MoeModel, blocks: Blocks, *, batch_size: int = BATCH_SIZE) -
     Raises UserError when a log-probability is not finite.
     """
     parts = [_references(model, *batch) for batch in _batches(blocks, _whole(model, blocks, batch_size))]
-    id_TK, logprob_TK, first_T = (torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True))
+    id_TK, logprob_TK, lead_T = (torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True))
     _check(logprob_TK, blocks)
-    return Reference(id_TK, logprob_TK, first_T)
+    return Reference(id_TK, logprob_TK, lead_T.astype(np.float64))
 
 
 def predicted(model: MoeModel, blocks: Blocks, base: Reference, *, batch_size: int = BATCH_SIZE) -> Predictions:
@@ -92,15 +92,21 @@ def _batches(
 
 def _logits(
     model: MoeModel, hidden_BSD: torch.Tensor, ids_BS: NDArray[np.int32], scored_BS: NDArray[np.bool_]
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """The logits that predict the scored tokens, and those of the tokens themselves, [T, V] and [T], by chunks."""
+) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """The logits that predict the scored tokens, those of the tokens themselves, and these, [T, V], [T] and [T], by
+    chunks."""
     position_T = np.flatnonzero(scored_BS)
     target_T = torch.from_numpy(ids_BS.ravel()[position_T].astype(np.int64)).to(hidden_BSD.device)
     hidden_TD = hidden_BSD.flatten(0, 1)[torch.from_numpy(position_T - 1).to(hidden_BSD.device)]
     logits, chunk = linear_logits(model.head_VD), max(1, LOGIT_BYTES // (4 * len(model.head_VD)))
     for hidden, target in zip(hidden_TD.split(chunk), target_T.split(chunk), strict=True):
         logit_TV = logits(hidden)
-        yield logit_TV, logit_TV.gather(1, target[:, None])[:, 0]
+        yield logit_TV, logit_TV.gather(1, target[:, None])[:, 0], target
+
+
+def _best_others(logit_TV: torch.Tensor, target_T: torch.Tensor) -> torch.Tensor:
+    """[T]: the largest logits but those of the tokens themselves, which are -inf afterwards."""
+    return logit_TV.scatter_(1, target_T[:, None], -torch.inf).amax(dim=-1)
 
 
 @torch.inference_mode()
@@ -108,11 +114,12 @@ def _references(
     model: MoeModel, hidden_BSD: torch.Tensor, ids_BS: NDArray[np.int32], scored_BS: NDArray[np.bool_]
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     found = []
-    for logit_TV, own_T in _logits(model, hidden_BSD, ids_BS, scored_BS):
+    for logit_TV, own_T, target_T in _logits(model, hidden_BSD, ids_BS, scored_BS):
         top_TK, id_TK = logit_TV.topk(min(CHOICES, logit_TV.shape[1]), dim=-1)
-        found.append((id_TK.int(), top_TK - logit_TV.logsumexp(dim=-1, keepdim=True), own_T >= top_TK[:, 0]))
-    id_TK, logprob_TK, first_T = (torch.cat(column) for column in zip(*found, strict=True))
-    return id_TK, logprob_TK, first_T
+        logprob_TK = top_TK - logit_TV.logsumexp(dim=-1, keepdim=True)
+        found.append((id_TK.int(), logprob_TK, own_T - _best_others(logit_TV, target_T)))
+    id_TK, logprob_TK, lead_T = (torch.cat(column) for column in zip(*found, strict=True))
+    return id_TK, logprob_TK, lead_T
 
 
 @torch.inference_mode()
@@ -123,16 +130,18 @@ def _predictions(
     ids_BS: NDArray[np.int32],
     scored_BS: NDArray[np.bool_],
 ) -> torch.Tensor:
-    """[2, T]: the divergences, and 1 where the token is the first choice."""
+    """[2, T]: the divergences, and the leads."""
     id_TK, logprob_TK = (torch.from_numpy(part).to(hidden_BSD.device) for part in (base.id_TK, base.logprob_TK))
     found, start = [], 0
-    for logit_TV, own_T in _logits(model, hidden_BSD, ids_BS, scored_BS):
+    for logit_TV, own_T, target_T in _logits(model, hidden_BSD, ids_BS, scored_BS):
         chunk = slice(start, start + len(own_T))
-        now_TK, most_T1 = logit_TV.gather(1, id_TK[chunk].long()), logit_TV.amax(dim=-1, keepdim=True)
-        first_T = own_T >= most_T1[:, 0]
+        now_TK = logit_TV.gather(1, id_TK[chunk].long())
+        other_T = _best_others(logit_TV, target_T)
+        most_T1 = torch.maximum(own_T, other_T)[:, None]
         # What logsumexp does, but where the logits are: nothing as large is written besides.
-        now_TK -= logit_TV.sub_(most_T1).exp_().sum(dim=-1, keepdim=True).log_().add_(most_T1)
-        found.append(torch.stack([divergences(logprob_TK[chunk], now_TK), first_T.float()]))
+        sum_T1 = logit_TV.sub_(most_T1).exp_().sum(dim=-1, keepdim=True).add_((own_T[:, None] - most_T1).exp())
+        now_TK -= sum_T1.log_().add_(most_T1)
+        found.append(torch.stack([divergences(logprob_TK[chunk], now_TK), own_T - other_T]))
         start = chunk.stop
     return torch.cat(found, dim=1)
 
@@ -149,12 +158,12 @@ def _predicted(model: MoeModel, blocks: Blocks, base: Reference, states: Iterabl
     parts, start = [], 0
     for last_BSD, ids_BS, scored_BS in _batches(blocks, states):
         batch = slice(start, start + int(scored_BS.sum()))
-        of_batch = Reference(base.id_TK[batch], base.logprob_TK[batch], base.first_T[batch])
+        of_batch = Reference(base.id_TK[batch], base.logprob_TK[batch], base.lead_T[batch])
         parts.append(_predictions(model, of_batch, last_BSD, ids_BS, scored_BS))
         start = batch.stop
-    divergence_T, first_T = torch.cat(parts, dim=1).cpu().numpy()
+    divergence_T, lead_T = torch.cat(parts, dim=1).cpu().numpy().astype(np.float64)
     _check(divergence_T, blocks)
-    return Predictions(divergence_T.astype(np.float64), first_T > 0)
+    return Predictions(divergence_T, lead_T)
 
 
 def _check(found: NDArray[np.float32], blocks: Blocks) -> None:

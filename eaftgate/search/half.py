@@ -74,7 +74,7 @@ class Half:
             known |= self._measured(keep, missing)
         return Predictions(
             np.concatenate([known[place].divergence_T for place in places]),
-            np.concatenate([known[place].first_T for place in places]),
+            np.concatenate([known[place].lead_T for place in places]),
         )
 
     def _measured(self, keep: KeepSets, places: tuple[int, ...]) -> dict[int, Predictions]:
@@ -83,7 +83,7 @@ class Half:
         with self._model.keeping(keep):
             found = predicted_after(self._model, self._layer, entering, on.blocks, on.base)
         ends = np.cumsum(on.blocks.scored_BS.sum(axis=1))[:-1]
-        of_blocks = zip(np.split(found.divergence_T, ends), np.split(found.first_T, ends), strict=True)
+        of_blocks = zip(np.split(found.divergence_T, ends), np.split(found.lead_T, ends), strict=True)
         return {place: Predictions(*of_block) for place, of_block in zip(places, of_blocks, strict=True)}
 
     def _places(self, share: float) -> tuple[int, ...]:

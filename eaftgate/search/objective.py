@@ -9,8 +9,9 @@ their means agree as far as the base is calibrated, and a swap's standard error 
     loss = 3 * ppl of UNION + fourth root of the mean fourth power of all of them, of what is worse than the base
 
 so that the rule that is farthest beyond its margin counts most, as in a verdict, and one that nothing is lost by
-nothing. Messages that the base writes exactly right are counted in UNION alone: of a pack there are too few. Rules over
-too few documents or messages take no part: what they say of the next rows is noise.
+nothing. Messages are counted in UNION alone: of a pack there are too few; and by how far their tokens lead the other
+choices, not as exact or not. Rules over too few documents or messages take no part: what they say of the next rows is
+noise.
 
 Shapes: T scored tokens, R rows, I rules in cells, M messages.
 """
@@ -22,17 +23,21 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
+from scipy.special import log_expit
 
 from eaftgate.judge.policy import IntervalPolicy, load_gates
 from eaftgate.packs.blocks import NO_MESSAGE, Blocks, Roles
 from eaftgate.packs.harmony import TokenClass
 from eaftgate.parity.clusters import Clusters, Estimate, clustered, clusters_by
 
+SOFT = 0.5
+"""Nats: a message is as exact as the product, over its tokens, of the logistic function of their leads by this. Counted
+as exact or not, messages are so few that a search fits those of the calibration (docs/log/2026-11-27-search.md)."""
 UNION_COUNTS = 3.0
 """With 1, single classes were bought with more of everything than they were worth (docs/log/2026-11-27-search.md)."""
 POWER = 4
 """With 2, among some thirty rules one that was 28 times its margin made no difference."""
-FEWEST = 30
+FEWEST, FEWEST_MESSAGES = 30, 8
 """Documents with a class's tokens in a cell, and messages exact under the base: below that a rule takes no part."""
 
 FloatArray = NDArray[np.float64]
@@ -58,26 +63,26 @@ def gated_margins() -> Mapping[str, float]:
 @dataclass(frozen=True)
 class Predictions:
     """Of every scored token of some blocks the divergence of the prediction from the base's, in nats
-    (eaftgate.search.evaluate), and whether the token is the first choice, a tie included."""
+    (eaftgate.search.evaluate), and by how many nats the token leads the best of the others, below 0: is behind it."""
 
     divergence_T: FloatArray
-    first_T: BoolArray
+    lead_T: FloatArray
 
     def at(self, chosen_T: BoolArray) -> "Predictions":
-        return Predictions(self.divergence_T[chosen_T], self.first_T[chosen_T])
+        return Predictions(self.divergence_T[chosen_T], self.lead_T[chosen_T])
 
 
 @dataclass(frozen=True)
 class Reference:
     """What the base says of every scored token: its first K choices with their log-probabilities, descending, and
-    whether the token is the first, a tie included."""
+    by how many nats the token leads the best of the others."""
 
     id_TK: NDArray[np.int32]
     logprob_TK: NDArray[np.float32]
-    first_T: BoolArray
+    lead_T: FloatArray
 
     def at(self, chosen_T: BoolArray) -> "Reference":
-        return Reference(self.id_TK[chosen_T], self.logprob_TK[chosen_T], self.first_T[chosen_T])
+        return Reference(self.id_TK[chosen_T], self.logprob_TK[chosen_T], self.lead_T[chosen_T])
 
 
 @dataclass(frozen=True)
@@ -101,21 +106,28 @@ class Objective:
         return float(UNION_COUNTS * means_I[0] + _size(np.append(means_I, exact_I)))
 
     def change(self, now: Predictions, other: Predictions) -> Estimate:
-        """By how much the loss of `other` is larger; its standard error is that of the divergences' part, to
-        first order."""
+        """By how much the loss of `other` is larger; the standard error is to first order."""
+        slope_I, steep_I = self._slopes(now)
+        rise_T = (self._share_IT.T @ slope_I) * (other.divergence_T - now.divergence_T)
+        lost_M = self._exact_M(now.lead_T) - self._exact_M(other.lead_T)
+        rise_T += np.bincount(self._end_M, weights=(self._share_IM.T @ steep_I) * lost_M, minlength=len(rise_T))
+        return clustered(self.loss(other) - self.loss(now), rise_T * len(rise_T), self._clusterings)
+
+    def _slopes(self, now: Predictions) -> tuple[FloatArray, FloatArray]:
+        """By how much the loss rises with every rule of a mean, and with every one of messages."""
         means_I, exact_I = self._means_I(now), self._exact_I(now)
-        size, terms = _size(np.append(means_I, exact_I)), len(means_I) + len(exact_I)
-        slope_I = (np.maximum(means_I, 0) / size) ** (POWER - 1) / terms if size else np.zeros(len(means_I))
+        worse_I = np.maximum(np.append(means_I, exact_I), 0)
+        size = _size(worse_I)
+        slope_I = (worse_I / size) ** (POWER - 1) / len(worse_I) if size else np.zeros(len(worse_I))
         slope_I[0] += UNION_COUNTS
-        rise_T = (self._share_IT.T @ slope_I) * (other.divergence_T - now.divergence_T) * len(now.divergence_T)
-        return clustered(self.loss(other) - self.loss(now), rise_T, self._clusterings)
+        return slope_I[: len(means_I)], slope_I[len(means_I) :]
 
     def _means_I(self, now: Predictions) -> FloatArray:
         means_I: FloatArray = self._share_IT @ now.divergence_T
         return means_I
 
     def _exact_I(self, now: Predictions) -> FloatArray:
-        lost_M = self._exact_M(self.base.first_T).astype(np.float64) - self._exact_M(now.first_T)
+        lost_M = self._exact_M(self.base.lead_T) - self._exact_M(now.lead_T)
         exact_I: FloatArray = self._share_IM @ lost_M
         return exact_I
 
@@ -162,21 +174,29 @@ class Objective:
         _, place_N = np.unique(self._roles.message[token_N], return_inverse=True)
         return token_N, place_N
 
-    def _exact_M(self, first_T: BoolArray) -> BoolArray:
+    def _exact_M(self, lead_T: FloatArray) -> FloatArray:
         token_N, place_N = self._messages
-        exact_M: BoolArray = np.bincount(place_N, weights=~first_T[token_N]) == 0
+        exact_M: FloatArray = np.exp(np.bincount(place_N, weights=log_expit(lead_T[token_N] / SOFT)))
         return exact_M
+
+    @cached_property
+    def _end_M(self) -> NDArray[np.intp]:
+        """A token of each message."""
+        token_N, place_N = self._messages
+        end_M = np.zeros(int(place_N.max(initial=-1)) + 1, np.intp)
+        end_M[place_N] = token_N
+        return end_M
 
     @cached_property
     def _share_IM(self) -> csr_array:
         """1 / (messages exact under the base * margin) where a rule of UNION is over the message."""
         token_N, place_N = self._messages
-        exact_M = self._exact_M(self.base.first_T)
+        exact_M = np.bincount(place_N, weights=self.base.lead_T[token_N] < 0) == 0
         found = []
         for name in sorted(self.margins.keys() & _EXACT.keys()):
             of_M = np.zeros(len(exact_M), bool)
             of_M[place_N[self._roles.kind[token_N] == _EXACT[name]]] = True
-            if (events := int((of_M & exact_M).sum())) >= FEWEST:
+            if (events := int((of_M & exact_M).sum())) >= FEWEST_MESSAGES:
                 found.append((np.flatnonzero(of_M), self.margins[name] * events / int(of_M.sum())))
         return _shares(found, len(exact_M))
 

@@ -77,10 +77,15 @@ def logprobs(model: MoeModel, blocks: Blocks) -> torch.Tensor:
     return logits_BSV[:, :-1][scored_BS[:, 1:]].log_softmax(dim=-1)
 
 
+def leads(blocks: Blocks, logprob_TV: torch.Tensor) -> list[float]:
+    own_T = blocks.token_ids_BS[blocks.scored_BS]
+    return [float(of_V[own] - np.delete(of_V, own).max()) for own, of_V in zip(own_T, logprob_TV.numpy(), strict=True)]
+
+
 @pytest.mark.parametrize("logit_bytes", [1, 1 << 30])
 def test_what_a_search_looks_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, logit_bytes: int) -> None:
-    """The divergence over the base's choices and the rest, by whichever way, and however many tokens a matrix of logits
-    is made for; first choices as they are collected."""
+    """The divergence over the base's choices and the rest, and by how much tokens lead, by whichever way, and however
+    many tokens a matrix of logits is made for; first choices as they are collected."""
     monkeypatch.setattr(evaluate, "LOGIT_BYTES", logit_bytes)
     model = load_lively(write_lively_checkpoint(tmp_path / "base", size=Size(layers=3, experts=8)))
     blocks = random_blocks(len(model.head_VD))
@@ -100,10 +105,12 @@ def test_what_a_search_looks_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     assert max(expected_T) > 0.1, "the removal matters"
     for found in ways:
         np.testing.assert_allclose(found.divergence_T, expected_T, rtol=1e-4, atol=2e-6)
-        np.testing.assert_array_equal(found.first_T, pair(whole, whole).first_T)
+        np.testing.assert_allclose(found.lead_T, leads(blocks, after_TV), rtol=1e-4, atol=1e-5)
+        np.testing.assert_array_equal(found.lead_T >= 0, pair(whole, whole).first_T)
     itself = predicted(model, blocks, base, batch_size=4)
     np.testing.assert_allclose(itself.divergence_T, 0, atol=1e-6)
-    np.testing.assert_array_equal(itself.first_T, base.first_T)
+    np.testing.assert_allclose(base.lead_T, leads(blocks, before_TV), rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(itself.lead_T, base.lead_T)
 
 
 def test_the_divergence_is_the_rise_of_the_log_loss_that_the_base_expects(tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def check(half: Half, model: TinyModel, keep: KeepSets, share: float) -> None:
     with model.keeping(keep):
         expected = predicted(model, part.blocks, part.base)
     np.testing.assert_allclose(found.divergence_T, expected.divergence_T, rtol=1e-4, atol=1e-6)
-    np.testing.assert_array_equal(found.first_T, expected.first_T)
+    np.testing.assert_allclose(found.lead_T, expected.lead_T, rtol=1e-4, atol=1e-5)
     assert expected.divergence_T.mean() > 0.01, "what removes nothing shows nothing"
 
 

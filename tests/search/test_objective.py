@@ -63,17 +63,18 @@ def class_blocks(vocabulary: int) -> Blocks:
 @pytest.fixture(autouse=True)
 def _small_cells_take_part(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(objective, "FEWEST", 5)
+    monkeypatch.setattr(objective, "FEWEST_MESSAGES", 5)
 
 
 def drawn(blocks: Blocks, seed: int) -> Predictions:
     rng = np.random.default_rng(seed)
-    return Predictions(rng.gamma(1.0, 1.0, blocks.num_scored), rng.random(blocks.num_scored) < 0.9)
+    return Predictions(rng.gamma(1.0, 1.0, blocks.num_scored), rng.normal(2.0, 1.5, blocks.num_scored))
 
 
 BLOCKS_ = class_blocks(50)
 BEFORE, NOW, OTHER = (drawn(BLOCKS_, seed) for seed in range(3))
 BASE = Reference(
-    np.zeros((BLOCKS_.num_scored, 0), np.int32), np.zeros((BLOCKS_.num_scored, 0), np.float32), BEFORE.first_T
+    np.zeros((BLOCKS_.num_scored, 0), np.int32), np.zeros((BLOCKS_.num_scored, 0), np.float32), BEFORE.lead_T
 )
 
 
@@ -81,10 +82,18 @@ def made(blocks: Blocks = BLOCKS_, base: Reference = BASE) -> Objective:
     return Objective(blocks, base, PACK_R, MARGINS)
 
 
-def slow_terms(on: Objective, now: Predictions) -> tuple[list[tuple[float, dict[int, float]]], list[float]]:
-    """(margins worse, what every token counts in that) of every rule of a mean, ppl of UNION first; of messages."""
+Tokens = tuple[int, ...]
+
+
+def slow_terms(
+    on: Objective, now: Predictions
+) -> tuple[list[tuple[float, dict[int, float]]], list[tuple[float, dict[Tokens, float]]]]:
+    """(margins worse, what every token counts in that) of every rule of a mean, ppl of UNION first; and of messages,
+    with what every message counts, by its tokens."""
     tokens = [(int(block), int(place)) for block, place in np.argwhere(on.blocks.scored_BS)]
-    roles, means, exact = on.blocks.roles, [], []
+    roles = on.blocks.roles
+    means: list[tuple[float, dict[int, float]]] = []
+    exact: list[tuple[float, dict[Tokens, float]]] = []
     kinds = {"ppl": None} | {f"nll_{kind.name.lower()}": kind for kind in TokenClass}
     for pack in (None, 0, 1):
         for name in sorted(on.margins, key=lambda name: (name != "ppl", name)):
@@ -100,16 +109,28 @@ def slow_terms(on: Objective, now: Predictions) -> tuple[list[tuple[float, dict[
                 share = {t: 1 / len(of) / on.margins[name] for t in of}
                 means.append((sum(share[t] * now.divergence_T[t] for t in of), share))
     for name, kind in (("exact_calls", TokenClass.CALL), ("exact_finals", TokenClass.FINAL)):
-        lost = before = 0
-        for number in {int(roles.message[at]) for at in tokens} - {NO_MESSAGE}:
-            of = [t for t, at in enumerate(tokens) if roles.message[at] == number]
-            if any(roles.kind[tokens[t]] == kind for t in of):
-                exact_base, exact_now = (all(found.first_T[t] for t in of) for found in (on.base, now))
-                before += exact_base
-                lost += exact_base - exact_now
-        if before >= objective.FEWEST:
-            exact.append(lost / before / on.margins[name])
+        if name in on.margins:
+            messages = exact_messages(on, tokens, kind)
+            events = sum(all(on.base.lead_T[t] >= 0 for t in of) for of in messages)
+            if events >= objective.FEWEST_MESSAGES:
+                lost = sum(exactness(on.base, of) - exactness(now, of) for of in messages)
+                exact.append((lost / events / on.margins[name], dict.fromkeys(messages, 1 / events / on.margins[name])))
     return means, exact
+
+
+def exact_messages(on: Objective, tokens: list[tuple[int, int]], kind: TokenClass) -> list[Tokens]:
+    """The tokens of every message of a kind that was scored whole."""
+    roles = on.blocks.roles
+    found: list[Tokens] = []
+    for number in {int(roles.message[at]) for at in tokens} - {NO_MESSAGE}:
+        of = tuple(t for t, at in enumerate(tokens) if roles.message[at] == number)
+        if any(roles.kind[tokens[t]] == kind for t in of):
+            found.append(of)
+    return found
+
+
+def exactness(said: Predictions | Reference, of: Tokens) -> float:
+    return math.prod(1 / (1 + math.exp(-said.lead_T[t] / objective.SOFT)) for t in of)
 
 
 def slow_size(ratios: list[float]) -> float:
@@ -119,7 +140,7 @@ def slow_size(ratios: list[float]) -> float:
 def slow_loss(on: Objective, now: Predictions, *, messages: bool = True) -> float:
     means, exact = slow_terms(on, now)
     worse = [value for value, _ in means]
-    return 3 * worse[0] + slow_size([*worse, *(exact if messages else [])])
+    return 3 * worse[0] + slow_size([*worse, *(value for value, _ in exact if messages)])
 
 
 @pytest.mark.parametrize("messages", [True, False])
@@ -133,7 +154,7 @@ def test_the_loss_by_plain_loops(now: Predictions, messages: bool) -> None:
 
 
 def test_equal_models_lose_nothing() -> None:
-    same = Predictions(np.zeros(BLOCKS_.num_scored), BEFORE.first_T)
+    same = Predictions(np.zeros(BLOCKS_.num_scored), BEFORE.lead_T)
     assert made().loss(same) == 0
     assert made().change(same, same).value == 0
 
@@ -143,13 +164,17 @@ def test_the_change_is_the_difference_and_its_error_that_of_the_linear_part() ->
     change = on.change(NOW, OTHER)
     assert change.value == pytest.approx(slow_loss(on, OTHER) - slow_loss(on, NOW))
     means, exact = slow_terms(on, NOW)
-    size = slow_size([*(value for value, _ in means), *exact])
+    size = slow_size([value for value, _ in [*means, *exact]])
     tokens = np.argwhere(BLOCKS_.scored_BS)
     rise_T = np.zeros(len(tokens))
     for place, (value, share) in enumerate(means):
         slope = (max(0.0, value) / size) ** 3 / (len(means) + len(exact)) + (3 if place == 0 else 0)
         for t, weight in share.items():
             rise_T[t] += slope * weight * (OTHER.divergence_T[t] - NOW.divergence_T[t]) * len(tokens)
+    for value, counts in exact:
+        slope = (max(0.0, value) / size) ** 3 / (len(means) + len(exact))
+        for of, weight in counts.items():
+            rise_T[of[-1]] += slope * weight * (exactness(NOW, of) - exactness(OTHER, of)) * len(tokens)
     errors = []
     for clusters in (BLOCKS_.row_BS[BLOCKS_.scored_BS], tokens[:, 0]):
         squares = [((rise_T - rise_T.mean())[clusters == cluster].sum()) ** 2 for cluster in np.unique(clusters)]
@@ -161,15 +186,31 @@ def test_the_linear_part_is_the_slope_of_the_loss() -> None:
     """A small step in one token's divergence moves the loss by what that token rises."""
     on = made()
     means, exact = slow_terms(on, NOW)
-    size = slow_size([*(value for value, _ in means), *exact])
+    size = slow_size([value for value, _ in [*means, *exact]])
     for token in range(0, len(NOW.divergence_T), 37):
         step_T = np.where(np.arange(len(NOW.divergence_T)) == token, 1e-6, 0)
         slope = sum(
             ((max(0.0, value) / size) ** 3 / (len(means) + len(exact)) + 3 * (place == 0)) * share.get(token, 0.0)
             for place, (value, share) in enumerate(means)
         )
-        change = on.change(NOW, Predictions(NOW.divergence_T + step_T, NOW.first_T))
+        change = on.change(NOW, Predictions(NOW.divergence_T + step_T, NOW.lead_T))
         assert change.value / 1e-6 == pytest.approx(slope, rel=1e-3, abs=1e-4)
+
+
+def test_a_message_counts_by_how_far_its_tokens_lead() -> None:
+    """One that is hardly lost counts for more than one that is hardly kept, but for little more."""
+    on = made()
+    (message, *_) = exact_messages(on, [tuple(at) for at in np.argwhere(BLOCKS_.scored_BS)], TokenClass.CALL)
+    zero_T = np.zeros(BLOCKS_.num_scored)
+
+    def loss(lead: float) -> float:
+        lead_T = BASE.lead_T.copy()
+        lead_T[message[0]] = lead
+        return on.loss(Predictions(zero_T, lead_T))
+
+    leads = [loss(lead) for lead in (5.0, 0.01, -0.01, -5.0)]
+    assert leads == sorted(leads)
+    assert leads[2] - leads[1] < 0.05 * (leads[3] - leads[0])
 
 
 def test_of_some_blocks_is_as_if_made_on_them() -> None:
@@ -184,6 +225,7 @@ def test_of_some_blocks_is_as_if_made_on_them() -> None:
 @pytest.mark.parametrize("fewest", [9, 12, 17, 1000])
 def test_rules_over_too_few_take_no_part(monkeypatch: pytest.MonkeyPatch, fewest: int) -> None:
     monkeypatch.setattr(objective, "FEWEST", fewest)
+    monkeypatch.setattr(objective, "FEWEST_MESSAGES", fewest)
     means, exact = slow_terms(made(), NOW)
     if fewest == 1000:  # but for perplexity of UNION
         of = BLOCKS_.roles.content[BLOCKS_.scored_BS]
@@ -217,13 +259,14 @@ def test_what_a_search_lowers_is_what_the_policy_judges(
     model: MoeModel, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     """One definition: a rule's share is its metric's value, as the gate measures it, by its margin; but that a rise of
-    the log-loss is taken as the base expects it."""
+    the log-loss is taken as the base expects it, and that messages are taken as nearly exact, here as hardly that."""
     monkeypatch.setattr(objective, "FEWEST", 1)
+    monkeypatch.setattr(objective, "SOFT", 1e-9)
     blocks, margins = said_by(model), gated_margins()
     whole, base = collected(model, blocks), referred(model, blocks)
     with model.keeping(KEEP):
-        tokens, first_T = pair(whole, collected(model, blocks)), predicted(model, blocks, base).first_T
-    now = Predictions(tokens.nll_delta_T, first_T)
+        tokens, lead_T = pair(whole, collected(model, blocks)), predicted(model, blocks, base).lead_T
+    now = Predictions(tokens.nll_delta_T, lead_T)
     only = Objective(blocks, base, PACK_R, {name: margins[name]} | {"ppl": margins["ppl"]})
     packs: tuple[int | None, ...] = (None, 0, 1)
 
