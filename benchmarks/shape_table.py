@@ -40,7 +40,8 @@ def rows_of(measured: dict[str, Any], *, date: str, commit: str) -> list[dict[st
                 + (", the same trace bit for bit" if stage == "stream" else ""),
                 "seconds": found["seconds"],
                 "calls": found["calls"],
-                "gpu": found["gpu_peak_GiB"] or None,
+                # What makes the card smaller is in use on it, too.
+                "gpu": None if stage == "stream" and streamed else found["gpu_peak_GiB"] or None,
                 "torch": found["torch_peak_GiB"].get("allocated"),
                 "host": found["host_peak_GB"],
                 "left": f"{min(s['least'] for s in said)} to {max(s['most'] for s in said)}" if said else None,
