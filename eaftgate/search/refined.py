@@ -30,8 +30,8 @@ STAGES = ((1 / 32, 8), (1 / 8, 3), (1 / 2, 1))
 DOUBTED = 1 / 4
 """The part of the other half on which a move must lower the loss before it is measured on all of that."""
 FINALISTS = 3
-"""So many starts are measured on the last stage's part, after all were on that of the stage before, where the messages
-are counted already: tokens alone do not tell what loses the calls."""
+"""So many starts are measured on the last stage's part, after all were on that of the stage before; so many by messages
+and tokens, because tokens alone do not tell what loses the calls, and by tokens alone, because messages are few."""
 MIN_BLOCKS = 4
 """Two a half: one alone would have no standard error to check a swap by."""
 TURNS = 2
@@ -83,17 +83,19 @@ def _scored(blocks: Blocks) -> NDArray[np.intp]:
 
 
 def ranked_starts(halves: tuple[Half, Half], starts: Mapping[str, KeepSets]) -> list[str]:
-    """Their names, what loses least first: on a part of both halves, and the FINALISTS on a larger one."""
+    """Their names, what loses least first: on a part of both halves, and on a larger one the FINALISTS by that, with
+    those by the tokens alone."""
 
-    def ranked(names: Iterable[str], share: float) -> list[str]:
-        losses = {name: sum(half.loss(starts[name], share) for half in halves) for name in names}
+    def ranked(names: Iterable[str], share: float, *, messages: bool = True) -> list[str]:
+        losses = {name: sum(half.loss(starts[name], share, messages=messages) for half in halves) for name in names}
         return sorted(losses, key=losses.__getitem__)
 
     *_, (some, _), (most, _) = STAGES
     for half in halves:
         half.begin(some, most)
     found = ranked(starts, some)
-    found = [*ranked(found[:FINALISTS], most), *found[FINALISTS:]]
+    finalists = dict.fromkeys([*found[:FINALISTS], *ranked(found, some, messages=False)[:FINALISTS]])
+    found = [*ranked(finalists, most), *(name for name in found if name not in finalists)]
     for half in halves:
         half.forget_all_but(starts[found[0]])
     return found

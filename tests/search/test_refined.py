@@ -256,18 +256,39 @@ def test_starts_are_ranked_on_some_blocks_and_the_best_again_on_more(
     halves = halves_of(model, blocks, TWO_PACKS, batch_size=8)
     whole = Objective(blocks, referred(model, blocks, batch_size=8), TWO_PACKS, gated_margins())
 
-    def ranked(names: Iterable[str], part: list[int]) -> list[str]:
+    def ranked(names: Iterable[str], part: list[int], *, messages: bool = True) -> list[str]:
         parts = [whole.of_blocks(np.array(part) + begin) for begin in (0, 8)]
-        return sorted(names, key=lambda name: sum(loss(starts[name], on) for on in parts))
+        return sorted(names, key=lambda name: sum(loss(starts[name], on, messages) for on in parts))
 
-    def loss(keep: KeepSets, on: Objective) -> float:
+    def loss(keep: KeepSets, on: Objective, messages: bool) -> float:
         with model.keeping(keep):
-            return on.loss(predicted(model, on.blocks, on.base, batch_size=8))
+            return on.loss(predicted(model, on.blocks, on.base, batch_size=8), messages=messages)
 
-    found = ranked(starts, PARTS[0])
-    finalists = ranked(found[:8], PARTS[1])
-    assert finalists != found[:8]
-    assert ranked_starts(halves, starts) == [*finalists, *found[8:]]
+    found, by_tokens = ranked(starts, PARTS[0]), ranked(starts, PARTS[0], messages=False)
+    chosen = {*found[:8], *by_tokens[:8]}
+    finalists = ranked([name for name in found if name in chosen], PARTS[1])
+    assert finalists != found[: len(finalists)]
+    assert ranked_starts(halves, starts) == [*finalists, *(name for name in found if name not in chosen)]
+
+
+def test_the_best_by_tokens_alone_are_measured_on_more_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of few messages one that is lost by chance outweighs all tokens."""
+    monkeypatch.setattr(refinement, "FINALISTS", 1)
+    *_, (some, _), (most, _) = refinement.STAGES
+    told = {(some, True): [1.0, 3.0, 2.0, 4.0], (some, False): [4.0, 1.0, 2.0, 3.0], (most, True): [2.0, 1.0]}
+
+    class Told:
+        def begin(self, *shares: float) -> None:
+            assert shares == (some, most)
+
+        def loss(self, keep: KeepSets, share: float, *, messages: bool) -> float:
+            return told[share, messages][keep[0][0]]
+
+        def forget_all_but(self, keep: KeepSets) -> None:
+            assert keep == [[1]]
+
+    starts: dict[str, KeepSets] = {name: [[place]] for place, name in enumerate("abcd")}
+    assert ranked_starts((Told(), Told()), starts) == ["b", "a", "c", "d"]  # type: ignore[arg-type]
 
 
 def test_layers_of_several_starts_are_told_once() -> None:
