@@ -14,6 +14,9 @@ from eaftgate.records import Record, is_as_sealed, read_model, write_model
 
 State = TypeVar("State")
 
+REVISION = 2
+"""Raised with every change by which the same inputs may give other experts: what was left by then is begun anew."""
+
 
 def journal_path(out: Path) -> Path:
     """Where the search for what becomes `out` keeps its journal."""
@@ -28,19 +31,23 @@ class _File(Record):
 
 @dataclass(frozen=True)
 class Journal:
-    """`request` is every input of the search: the state that another one left is not taken up. `kept` is called when a
-    state is written."""
+    """`request` is every input of the search: the state that another one left is not taken up, nor that of a search of
+    another REVISION. `kept` is called when a state is written."""
 
     path: Path
     request: Mapping[str, Any]
     kept: Callable[[], None] = field(default=lambda: None, compare=False)
+
+    @property
+    def _told(self) -> dict[str, Any]:
+        return {**self.request, "search": REVISION}
 
     def read(self, model: type[State]) -> State | None:
         """The last state that was written, an instance of `model`; None without one, and for a file that is damaged or
         of another request."""
         try:
             held = read_model(self.path, _File, what="journal", remedy="")
-            if held.request != json.loads(json.dumps(self.request)) or not is_as_sealed(self.path):
+            if held.request != json.loads(json.dumps(self._told)) or not is_as_sealed(self.path):
                 return None
             return TypeAdapter(model).validate_json(json.dumps(held.state), strict=True)
         except (UserError, ValidationError):
@@ -50,7 +57,7 @@ class Journal:
         """Raises UserError when the file cannot be written."""
         told = TypeAdapter(type(state)).dump_python(state, mode="json")
         try:
-            write_model(self.path, _File(request=dict(self.request), state=told), sealed=True)
+            write_model(self.path, _File(request=self._told, state=told), sealed=True)
         except OSError as error:
             raise write_failure(error, self.path) from None
         self.kept()

@@ -5,8 +5,8 @@ from eaftgate.search.settings import SearchSettings
 
 STATES = 2
 """Hidden states of every token: those that enter a layer, and those that leave it."""
-GRAMS = 2
-"""Float32 Gram matrices of the positions: by chunks, and put together."""
+GRAMS = 3
+"""Float32 Gram matrices of the positions: by chunks, put together, and still those of the layer before."""
 COPIES = 3
 """What a batch takes while it is in a layer: inputs, products and outputs of every expert that a token selects."""
 

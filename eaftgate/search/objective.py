@@ -202,9 +202,10 @@ class Objective:
 
 
 def _shares(rules: list[tuple[NDArray[np.intp], float]], columns: int) -> csr_array:
-    """Rows of 1 / (number * margin) at the given places."""
+    """Rows of 1 / (number * margin) at the given places; perplexity's are none where blocks hold the ends of messages
+    alone."""
     ends = np.cumsum([0, *(len(places) for places, _ in rules)])
-    values = [np.full(len(places), 1 / (len(places) * margin)) for places, margin in rules]
+    values = [np.full(len(places), 1 / (max(len(places), 1) * margin)) for places, margin in rules]
     places = [places for places, _ in rules]
     if not rules:
         return csr_array((0, columns))

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from eaftgate.errors import UserError
+from eaftgate.records import write_model
+from eaftgate.search import journal as journals
 from eaftgate.search.journal import Journal, journal_path
 
 REQUEST = {"keep_n": 20, "shape": (4, 32)}
@@ -33,6 +35,18 @@ def test_the_last_state_is_read_back(path: Path) -> None:
 def test_of_another_search_nothing_is_read(path: Path) -> None:
     Journal(path, REQUEST).write(State(1))
     assert Journal(path, REQUEST | {"keep_n": 24}).read(State) is None
+
+
+def test_of_another_revision_of_the_search_nothing_is_read(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its start and its swaps were chosen by another loss."""
+    Journal(path, REQUEST).write(State(1))
+    monkeypatch.setattr(journals, "REVISION", journals.REVISION + 1)
+    assert Journal(path, REQUEST).read(State) is None
+
+
+def test_what_was_written_before_there_were_revisions_is_not_read(path: Path) -> None:
+    write_model(path, {"request": {"keep_n": 20}, "state": {"layer": 1, "swaps": []}}, sealed=True)
+    assert Journal(path, {"keep_n": 20}).read(State) is None
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The loss that a search lowers, token by token, and that it is what the default policy's rules judge."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -220,6 +221,19 @@ def test_of_some_blocks_is_as_if_made_on_them() -> None:
     assert part.loss(NOW.at(chosen_T)) == alone.loss(NOW.at(chosen_T))
     assert part.loss(NOW.at(chosen_T)) == pytest.approx(slow_loss(alone, NOW.at(chosen_T)))
     assert part.change(NOW.at(chosen_T), OTHER.at(chosen_T)) == alone.change(NOW.at(chosen_T), OTHER.at(chosen_T))
+
+
+def test_blocks_without_content_are_judged_by_what_they_score() -> None:
+    """Of a small profile a half may hold nothing but the ends of messages, which is no reason to end a search."""
+    of_T = BLOCKS_.roles.kind[BLOCKS_.scored_BS] == TokenClass.HEADER
+    chosen_BS = BLOCKS_.roles.kind == TokenClass.HEADER
+    roles = replace(BLOCKS_.roles, content=np.zeros_like(chosen_BS), message=np.full_like(BLOCKS_.row_BS, NO_MESSAGE))
+    headers = replace(BLOCKS_, scored_BS=BLOCKS_.scored_BS & chosen_BS, roles=roles)
+    on, now, other = made(headers, BASE.at(of_T)), NOW.at(of_T), OTHER.at(of_T)
+    means, _ = slow_terms(on, now)
+    assert len(means) == 3, "headers of UNION and of both packs"
+    assert on.loss(now) == pytest.approx(slow_size([0.0, *(value for value, _ in means)]))
+    assert on.change(now, other).value == pytest.approx(on.loss(other) - on.loss(now)) != 0
 
 
 @pytest.mark.parametrize("fewest", [9, 12, 17, 1000])
