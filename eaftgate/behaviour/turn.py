@@ -8,7 +8,7 @@ from typing import Any
 from eaftgate.behaviour.answers import answer_of
 from eaftgate.chats.signatures import Function
 from eaftgate.errors import UserError
-from eaftgate.packs.harmony import START, MalformedRow, TokenClass, assistant_messages
+from eaftgate.packs.harmony import CHANNEL, MESSAGE, START, MalformedRow, TokenClass, assistant_messages
 from eaftgate.packs.turns import OPENING
 from eaftgate.strict_json import parse_json
 
@@ -18,9 +18,14 @@ GRAM = 8
 """Tokens in a row that are looked for again."""
 
 
+_FOR_CALLS = "commentary"
+"""The channel of calls; what is said to the user there has nothing else in its header."""
+
+
 @dataclass(frozen=True)
 class Call:
-    """`arguments` as they stand; `parsed` are those of JSON, where `parses`."""
+    """`arguments` as they stand; `parsed` are those of JSON, where `parses`. One without a recipient was meant as a
+    call, and no server makes it out."""
 
     recipient: str
     arguments: str
@@ -45,20 +50,32 @@ class Did:
 
 
 def what_was_done(text: str) -> Did:
-    """`text` is what follows `<|start|>assistant`, well-formed or not."""
+    """`text` is what follows `<|start|>assistant`, well-formed or not. What is on the channel of calls and no message,
+    or addressed to nobody that can be made out, was meant as a call."""
     call, answer = None, None
     for segment in (OPENING + text).split(START)[1:]:
         try:
             messages = assistant_messages(START + segment)
         except MalformedRow:
-            continue
+            messages = []
         for message in messages:
             said = (START + segment)[slice(*message.content)]
             if message.recipient is not None:
                 call = call_of((START + segment)[slice(*message.recipient)], said)
             elif message.kind == TokenClass.FINAL:
                 answer = answer_of(said)
+        if _is_meant_as_call(segment, whole=bool(messages)) and not any(message.recipient for message in messages):
+            call = Call("", segment, parses=False)
     return Did(call, answer)
+
+
+def _is_meant_as_call(segment: str, *, whole: bool) -> bool:
+    """Of what has no recipient: broken, or with more in its header than the channel, as `commentary tofunctions.f`."""
+    header, *_ = segment.split(MESSAGE, 1)
+    channel = CHANNEL.search(header)
+    if channel is None or not channel[1].startswith(_FOR_CALLS):
+        return False
+    return not whole or channel[1] != _FOR_CALLS or header[channel.end() :].strip() != ""
 
 
 def call_of(recipient: str, arguments: str) -> Call:

@@ -17,7 +17,7 @@ CLOSING = re.compile(r"<\|(?:end|call|return)\|>")
 _ROLE = "assistant"
 _INSTRUCTIONS = re.compile(r"<\|start\|>(?:system|developer)<\|message\|>(.*?)<\|end\|>", re.DOTALL)
 _TOOLS = re.compile(r"^# Tools$.*", re.DOTALL | re.MULTILINE)
-_CHANNEL = re.compile(r"<\|channel\|>\s*([^\s<]*)")
+CHANNEL = re.compile(r"<\|channel\|>\s*([^\s<]*)")
 _RECIPIENT = re.compile(r"(?:^|(?<=[\s>]))to=([^\s<]+)")
 
 Span = tuple[int, int]
@@ -102,7 +102,7 @@ def _assistant(text: str, header: int, message: int, begin: int, close: Span | N
         return None
     word = header + role.index(_ROLE) + len(_ROLE)
     to = _RECIPIENT.search(text, word, message)
-    channel = _CHANNEL.search(said)
+    channel = CHANNEL.search(said)
     kind = _CHANNELS.get(channel[1], TokenClass.OTHER) if channel else TokenClass.OTHER
     return Message(
         header=(word, begin),

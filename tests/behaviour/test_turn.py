@@ -26,6 +26,20 @@ from eaftgate.chats.signatures import offered_functions
         ("<|start|><|message|>", None, None),
         ("", None, None),
         ("just text", None, None),
+        ("<|channel|>commentary<|message|>I look it up.<|end|>", None, None),  # to the user, who is not addressed
+        ("<|channel|>analysis<|end|>", None, None),
+        ("<|channel|>final to=all", None, None),
+        (think(1) + "<|start|>assistant<|channel|>", None, None),  # cut off before it says
+        # Meant to be calls:
+        ("<|channel|>commentary to<|return|>", "", None),
+        ("<|channel|>commentary to=look_up <|constrain|>json{}<|call|>", "", None),
+        ("<|channel|>commentary tofunctions.look_up <|constrain|>json<|message|>{}<|call|>", "", None),
+        ("<|channel|>commentary to=<|message|>look_up<|message|>{}<|call|>", "", None),
+        ("<|channel|>commentary to=functions.look", "", None),  # cut off
+        ("<|channel|>commentaryto=functions.look_up<|message|>{}<|call|>", "", None),
+        (call(1) + "<|start|>assistant<|channel|>commentary to<|end|>", "", None),
+        ("<|channel|>commentary to<|end|><|start|>assistant" + call(1), "functions.look_up", None),
+        ("<|channel|>commentary to<|end|><|start|>assistant" + final(3), "", "number 3"),
     ],
 )
 def test_what_was_done(text: str, recipient: str | None, answer: str | None) -> None:
@@ -60,6 +74,7 @@ def test_arguments_are_equal_as_values(one: str, other: str, same: bool) -> None
         ("look_up", '{"item":"x"}', (True, False, False)),
         ("functions.other", '{"item":"x"', (False, False, False)),
         ("python", "print(1)", (True, True, True)),
+        ("", "assistant<|channel|>commentary to<|return|>", (False, False, False)),
     ],
 )
 def test_a_call_parses_is_offered_and_suits(recipient: str, arguments: str, judged: Any) -> None:
