@@ -31,6 +31,18 @@ _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 """Of a function in a task's configuration: another in every process."""
 _UNFILTERED = "none"
 
+_CPU_LOGIT_BYTES, _POSITIONS = 1 << 30, 1024
+"""Of a batch of documents of so many tokens."""
+
+
+def _fitting(module: Any, batch_size: int) -> int:
+    """The harness holds the logits of all positions of a batch. Where they do not fit, a GPU says so and --batch-size
+    can be lowered; on a CPU the process is killed."""
+    if module.device.type != "cpu":
+        return batch_size
+    vocabulary: int = module.config.vocab_size
+    return max(1, min(batch_size, _CPU_LOGIT_BYTES // (4 * vocabulary * _POSITIONS)))
+
 
 def installed_version() -> str:
     """Without importing it, which takes seconds. Raises UserError when it is not there."""
@@ -81,7 +93,7 @@ class Harness:
             _seed()
             return read_results(
                 evaluate(
-                    HFLM(pretrained=module, tokenizer=str(tokenizer), batch_size=batch_size),
+                    HFLM(pretrained=module, tokenizer=str(tokenizer), batch_size=_fitting(module, batch_size)),
                     self._loaded(task),
                     apply_chat_template=self._chat_template,
                     fewshot_as_multiturn=True,

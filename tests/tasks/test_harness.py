@@ -4,6 +4,7 @@ import importlib.metadata
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from eaftgate.collect.collector import ScoredModel
 from eaftgate.collect.collectors import collector_kinds
 from eaftgate.collect.lender import Lender
 from eaftgate.errors import UserError
+from eaftgate.tasks import harness
 from eaftgate.tasks.harness import Harness, installed_version, read_results
 
 BATCH = 4
@@ -202,3 +204,13 @@ def test_results_are_read_as_they_are_printed() -> None:
     found["samples"]["a"][1]["doc_hash"] = "another"
     with pytest.raises(UserError, match="asks about document 0 in several ways"):
         read_results(found)
+
+
+@pytest.mark.parametrize(
+    ("device", "vocabulary", "batch"),
+    [("cpu", 1_000, 32), ("cpu", 201_088, 1), ("cpu", 16_384, 16), ("cuda", 201_088, 32)],
+)
+def test_a_batch_on_a_cpu_has_no_more_logits_than_fit(device: str, vocabulary: int, batch: int) -> None:
+    """Of a vocabulary of 201,088 the harness took 24 GB for a batch of 32, and the process was killed."""
+    module = SimpleNamespace(device=SimpleNamespace(type=device), config=SimpleNamespace(vocab_size=vocabulary))
+    assert harness._fitting(module, 32) == batch
