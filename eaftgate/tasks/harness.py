@@ -32,7 +32,7 @@ _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 _UNFILTERED = "none"
 
 
-def _fitting(module: Any, batch_size: int) -> int:
+def _batch_for(module: Any, batch_size: int) -> int:
     """The harness pads a batch to its longest document and holds the logits and attention of all of it. Where they do
     not fit, a GPU says so and --batch-size can be lowered; on a CPU, which a batch does not make faster, the process is
     killed."""
@@ -88,7 +88,7 @@ class Harness:
             _seed()
             return read_results(
                 evaluate(
-                    HFLM(pretrained=module, tokenizer=str(tokenizer), batch_size=_fitting(module, batch_size)),
+                    HFLM(pretrained=module, tokenizer=str(tokenizer), batch_size=_batch_for(module, batch_size)),
                     self._loaded(task),
                     apply_chat_template=self._chat_template,
                     fewshot_as_multiturn=True,

@@ -209,4 +209,4 @@ def test_results_are_read_as_they_are_printed() -> None:
 @pytest.mark.parametrize(("device", "batch"), [("cpu", 1), ("cuda", 32)])
 def test_a_cpu_takes_one_document_at_a_time(device: str, batch: int) -> None:
     """With 32 of up to 6,000 tokens the harness took 24 GB, and the process was killed."""
-    assert harness._fitting(SimpleNamespace(device=SimpleNamespace(type=device)), 32) == batch
+    assert harness._batch_for(SimpleNamespace(device=SimpleNamespace(type=device)), 32) == batch
