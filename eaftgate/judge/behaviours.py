@@ -1,14 +1,21 @@
 """The metrics of what two models write by themselves, each one entry, as judge.metrics has those of tokens."""
 
 from eaftgate.behaviour import paired
-from eaftgate.judge.metrics import Events, Metric
+from eaftgate.judge.metrics import CHANGE_OF_SHARE, LOSS_OF_WHAT_IS_RIGHT, Events, Metric
 
 
 def _net_loss(name: str, meaning: str, over: str, events: Events | None = None) -> Metric:
     """Turns that are right under one model and not under the other (behaviour.paired.RIGHT)."""
     measure = paired.lost_of(name)
     return Metric(
-        name=name, unit="share", meaning=meaning, measure=measure, text="{:+.2%}".format, over=over, events=events
+        name=name,
+        unit="share",
+        meaning=meaning,
+        measure=measure,
+        text="{:+.2%}".format,
+        over=over,
+        events=events,
+        possible=LOSS_OF_WHAT_IS_RIGHT if name in paired.OF_THE_BASE else CHANGE_OF_SHARE,
     )
 
 

@@ -23,6 +23,11 @@ Side = Literal["worse", "both"]
 
 _LARGEST_LOG = math.log(sys.float_info.max)
 
+SHARE = (0.0, 1.0)
+CHANGE_OF_SHARE = (-1.0, 1.0)
+LOSS_OF_WHAT_IS_RIGHT = (-math.inf, 1.0)
+"""Of what the base has right no more than all is lost; there is no limit to what is gained beside it."""
+
 
 def percent(value: float) -> str:
     """Of a logarithm of a ratio: the relative change."""
@@ -59,7 +64,8 @@ class Metric:
     sentence. `side` is that of a rule that names none. `unchanged` is what two equal models have. Where `less_is_worse`
     a margin is the least that is good enough, or of a `change`, which is 0 where nothing changed, how far it may fall.
     The bounds of a metric that is not judged `at_every_look` of --sequential are not valid at all of them. `over` names
-    what it is a statistic of.
+    what it is a statistic of. `possible` are the least and the most that it can be, on the scale on which it is
+    estimated: bounds are cut there, and cover no less.
     """
 
     name: str
@@ -76,6 +82,12 @@ class Metric:
     events: Events | None = None
     at_every_look: bool = True
     columns: tuple[Column, ...] = ()
+    possible: tuple[float, float] = (-math.inf, math.inf)
+
+    def within_possible(self, bound: float) -> float:
+        """A bound cut at what is possible; one that is not known stays so."""
+        least, most = self.possible
+        return min(max(bound, least), most) if math.isfinite(bound) else bound
 
     @property
     def counts_events(self) -> bool:
@@ -147,6 +159,7 @@ METRICS = {
                 text="{:+.2%}".format,
                 over=f"{kind.name.lower()} messages",
                 events=Events(f"exact {what}"),
+                possible=LOSS_OF_WHAT_IS_RIGHT,
             )
             for kind, what in ((TokenClass.CALL, "calls"), (TokenClass.FINAL, "final answers"))
         ),
@@ -160,6 +173,7 @@ METRICS = {
             less_is_worse=True,
             change=True,
             columns=(Column("d mean p", "estimate", "{:+.4f}".format),),
+            possible=CHANGE_OF_SHARE,
         ),
         Metric(
             name="cc_rate",
@@ -169,6 +183,7 @@ METRICS = {
             text=lambda value: f"{100 * value:+.3f}pp",
             side="both",
             columns=(Column("dCC pp", "estimate", lambda value: f"{100 * value:+.3f}"),),
+            possible=CHANGE_OF_SHARE,
         ),
         Metric(
             name="cc_ratio",
@@ -216,6 +231,7 @@ METRICS = {
             text="{:.2%}".format,
             less_is_worse=True,
             unchanged=1.0,
+            possible=SHARE,
         ),
         Metric(
             name="rms_dp",
@@ -223,6 +239,7 @@ METRICS = {
             meaning="the root mean square of the change of a token's probability",
             measure=estimates.rms_dp,
             text="{:.4f}".format,
+            possible=SHARE,
         ),
         Metric(
             name="ppl_all",

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from eaftgate.judge.metrics import Metric
+from eaftgate.judge.metrics import CHANGE_OF_SHARE, Metric
 from eaftgate.judge.policy import IntervalPolicy, IntervalRule
 from eaftgate.judge.verdict import MetricVerdict, Verdict, best_of_two, interval_verdict, worst
 from eaftgate.parity.bounds import fixed_width
@@ -37,6 +37,7 @@ def task_metric(name: str, *, higher_is_better: bool) -> Metric:
         less_is_worse=higher_is_better,
         change=True,
         over="documents",
+        possible=CHANGE_OF_SHARE,
     )
 
 

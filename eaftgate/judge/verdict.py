@@ -153,8 +153,8 @@ def interval_verdict(
             needed = _blocks_needed(estimate, limit, rule.side, num_blocks, width(metric, MANY))
     return MetricVerdict(
         estimate=_finite(metric.reported, estimate.value),
-        lower=_finite(metric.reported, lower),
-        upper=_finite(metric.reported, upper),
+        lower=_finite(metric.reported, metric.within_possible(lower)),
+        upper=_finite(metric.reported, metric.within_possible(upper)),
         margin=None if rule.margin is None else rule.margin.value,
         verdict=verdict,
         decides=rule.role == "decides",

@@ -102,6 +102,27 @@ def test_a_better_candidate_loses_nothing() -> None:
     assert {name for name, verdict in found.items() if verdict == "fail"} == set()
 
 
+@pytest.mark.parametrize("turns", [4, 8, 20])
+def test_no_bound_lies_beyond_what_a_share_of_turns_can_be(turns: int) -> None:
+    """A handful of turns has standard errors of any size. Of what the base has right no more than all is lost, but many
+    times as much may be gained beside it."""
+    good, bad = planted(turns=turns), planted(loops, turns=turns)
+    for base, candidate in ((good, bad), (bad, good), (good, good)):
+        for name, verdict in judged(candidate, base).verdicts.items():
+            if BEHAVIOURS[name].unit == "share" and verdict.upper is not None:
+                assert verdict.lower is not None
+                assert verdict.upper <= 1
+                assert verdict.lower >= -1 or name in ("calls_equal", "finals_equal")
+    ends = judged(bad).verdicts["ends"]
+    assert (ends.estimate, ends.upper) == (1.0, 1.0)
+    # A base that has two answers of fifty right, and a candidate that has all of them.
+    gains = judged(planted(turns=100), planted(lambda n, r: r if n < 4 else loops(n, r), turns=100))
+    finals = gains.verdicts["finals_equal"]
+    assert finals.estimate == -24
+    assert finals.lower is not None
+    assert finals.lower < -24
+
+
 def test_the_figures_are_those_of_lost_and_gained() -> None:
     base, candidate = planted(some(10, wrong_answer)), planted(lambda n, r: wrong_answer(n, r) if n % 10 == 4 else r)
     found = judged(candidate, base).verdicts["finals_equal"]

@@ -1,16 +1,17 @@
 """From an estimate and its error to the verdict of an interval rule: closed forms, and how many blocks would decide."""
 
 import math
+from typing import Literal
 
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy.stats import norm
-from shipped_policies import V1, V2
+from shipped_policies import V1, V2, V3
 
 from eaftgate.judge.metrics import METRICS, Metric
 from eaftgate.judge.policy import IntervalPolicy, Threshold
-from eaftgate.judge.verdict import MetricVerdict, deciding_verdict, floor_problem, judge_intervals
+from eaftgate.judge.verdict import MetricVerdict, decide, deciding_verdict, floor_problem, judge_intervals
 from eaftgate.parity.bounds import fixed_width
 from eaftgate.parity.clusters import Estimate, Evidence
 from eaftgate.parity.estimates import Measured
@@ -95,6 +96,30 @@ def test_what_cannot_be_estimated_is_not_known_and_inconclusive() -> None:
     found = judged("cc_ratio", math.nan, math.inf, clusters=1, events=1000, budget=1000)
     assert (found.estimate, found.lower, found.upper) == (None, None, None)
     assert (found.verdict, found.blocks_needed) == ("inconclusive", None)
+
+
+@given(
+    st.sampled_from([name for name, metric in METRICS.items() if metric.unit in ("share", "probability")]),
+    st.floats(-1, 1),
+    st.floats(0, 3),
+    st.sampled_from(["worse", "both"]),
+    st.floats(0, 0.999),
+)
+def test_bounds_are_cut_at_what_is_possible_and_no_verdict_changes_by_it(
+    name: str, at: float, error: float, side: Literal["worse", "both"], limit: float
+) -> None:
+    least, most = METRICS[name].possible
+    assert most == 1
+    value = max(at, least)
+    margin = Threshold(value=limit, rationale="any", origin="here")
+    rules = V3.rules | {name: V3.rules[name].model_copy(update={"margin": margin, "side": side})}
+    found = judged(name, value, error, policy=V3.model_copy(update={"rules": rules, "evidence": None}))
+    lower, upper = value - Z * error, value + Z * error
+    assert found.lower == pytest.approx(max(lower, least))
+    assert found.upper == pytest.approx(min(upper, most))
+    metric = METRICS[name]
+    whole = decide(lower, upper, metric.limit(limit), side, less_is_worse=metric.less_is_worse)
+    assert found.verdict == whole
 
 
 @given(

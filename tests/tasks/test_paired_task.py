@@ -56,6 +56,13 @@ def test_a_copy_passes_and_a_loss_fails_and_little_cannot_tell() -> None:
     assert 200 < few.verdicts["acc"].blocks_needed < 2000
 
 
+def test_no_bound_lies_beyond_what_a_difference_of_shares_can_be() -> None:
+    right, wrong = evaluated(acc=[1.0] * 4), evaluated(acc=[0.0, 0.0, 0.0, 1.0])
+    lost, gained = (judged(*pair).verdicts["acc"] for pair in ((right, wrong), (wrong, right)))
+    assert (lost.estimate, lost.lower, lost.verdict) == (-0.75, -1.0, "inconclusive")
+    assert (gained.estimate, gained.upper, gained.verdict) == (0.75, 1.0, "inconclusive")
+
+
 def test_where_less_is_better_a_rise_is_the_loss() -> None:
     base = evaluated(brier=scores(RIGHT, higher_is_better=False))
     rise = evaluated(brier=scores(flipped(RIGHT, *range(3, 243, 4)), higher_is_better=False))
