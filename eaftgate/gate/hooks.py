@@ -26,6 +26,7 @@ from eaftgate.gate.request import GateOptions
 from eaftgate.gate.run import GateRun
 from eaftgate.gate.run_directory import hold
 from eaftgate.gate.session import COLLECTED_AGAIN, SessionReport, uncaptured
+from eaftgate.model.device import check_named, check_there, number_of
 from eaftgate.tasks.harness import Harness
 from eaftgate.visible import check_encoded, sentence
 
@@ -48,7 +49,9 @@ def start(config: pytest.Config) -> None:
             check_encoded(str(argument), what="the argument")
         plan = make_plan(options_of(config), fixture_packs=_fixtures(config) / "packs" / "gate")
         worker_input = getattr(config, "workerinput", None)
+        workers = int(getattr(config.option, "numprocesses", None) or 0)
         if worker_input is None:
+            check_device(plan, workers)
             _check_tasks(plan)
             hold(config, plan.options)
     except UserError as error:
@@ -56,7 +59,7 @@ def start(config: pytest.Config) -> None:
     config.stash[PLAN] = plan
     config.stash[_SAID] = []
     if worker_input is None:
-        _check_gpus(plan, workers=int(getattr(config.option, "numprocesses", None) or 1))
+        _check_gpus(plan, workers=workers or 1)
         config.stash[SESSION] = uuid.uuid4().hex
         config.pluginmanager.register(SessionReport(config, plan, config.stash[SESSION]), REPORT)
     else:
@@ -118,6 +121,18 @@ def open_run(config: pytest.Config) -> AbstractContextManager[GateRun]:
             say=config.stash[_SAID].append,
         )
     )
+
+
+def check_device(plan: Plan, workers: int) -> None:
+    """Asked once, by the process that is started: in a worker, CUDA is not to be looked at before its GPU is pinned.
+    Raises UserError; of a device that nothing here runs on, only where its word is none."""
+    device, here = plan.options.device, plan.needs.lends or plan.options.embedded
+    if device is not None:
+        (check_there if here else check_named)(device)
+        if here and workers and device != "cpu" and number_of(device) >= plan.needs.gpus:
+            raise UserError(
+                f"device {device} was asked for, and a worker of -n sees its own GPU alone: give --device=cuda"
+            )
 
 
 def _check_tasks(plan: Plan) -> None:

@@ -3,7 +3,6 @@
 import importlib.metadata
 import json
 import logging
-import re
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
@@ -26,6 +25,7 @@ from eaftgate.families.family import Family
 from eaftgate.families.model import MoeModel
 from eaftgate.families.registry import family_of
 from eaftgate.model.attention import SINK_ATTENTION
+from eaftgate.model.device import check_there
 from eaftgate.model.foreign import check_known, make_ready
 from eaftgate.strict_json import read_object
 from eaftgate.visible import plain
@@ -74,11 +74,8 @@ def default_settings(*, device: str | None = None, dtype: str | None = None, deq
     the memory and measures another path than the one that serves.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
-        raise UserError(f"device {device!r} is none of cpu, cuda, cuda:N")
+    check_there(device)
     on_gpu = torch.device(device).type == "cuda"
-    if on_gpu and not torch.cuda.is_available():
-        raise UserError(f"device {device} was asked for, but torch {torch.__version__} sees no CUDA GPU")
     dtype = dtype or ("bfloat16" if on_gpu else "float32")
     if dtype not in DTYPES:
         raise UserError(f"dtype {dtype!r} is not one of {listed(DTYPES, meant=dtype)}")

@@ -133,10 +133,13 @@ def test_cpu_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_gpu_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert default_settings() == GPU
     assert default_settings(dequantize=True) == ModelSettings("cuda", "bfloat16", dequantize=True)
     assert default_settings(device="cuda:1", dtype="float32") == ModelSettings("cuda:1", "float32", dequantize=False)
     assert default_settings(device="cpu") == ModelSettings("cpu", "float32", dequantize=True)
+    with pytest.raises(UserError, match="device cuda:2 was asked for, and the last that torch sees is cuda:1"):
+        default_settings(device="cuda:2")
 
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:1"])
@@ -146,7 +149,7 @@ def test_cuda_without_a_gpu(monkeypatch: pytest.MonkeyPatch, device: str) -> Non
         default_settings(device=device)
 
 
-@pytest.mark.parametrize("device", ["gpu", "cuda:x", "meta", "cpu:0:0"])
+@pytest.mark.parametrize("device", ["gpu", "cuda:x", "cuda:01", "cuda:\u0661", "meta", "cpu:0:0"])
 def test_unknown_device(monkeypatch: pytest.MonkeyPatch, device: str) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     with pytest.raises(UserError, match="is none of cpu, cuda, cuda:N"):
