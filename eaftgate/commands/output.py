@@ -7,9 +7,9 @@ from typing import Any
 
 import typer
 from rich.console import Console
-from rich.measure import Measurement
 from rich.table import Table
 
+from eaftgate.tables import width_of
 from eaftgate.visible import plain
 
 
@@ -35,7 +35,7 @@ def made(as_json: bool, value: dict[str, Any], *lines: str, out: Path, was_there
 def show_whole(table: Table) -> None:
     """A terminal that is too narrow folds what is text; numbers are never cut. Elsewhere lines are as long as they need
     to be."""
-    console, width = Console(), _width(table)
+    console, width = Console(), width_of(table)
     Console(width=max(console.width, width.minimum if console.is_terminal else width.maximum)).print(table)
 
 
@@ -43,13 +43,10 @@ def show(build: Callable[[Sequence[str]], Table], details: Sequence[str] = ()) -
     """The same, but a terminal first does without as many of the columns `details` as it must; `build` makes the table
     without some."""
     console, left_out = Console(), 0
-    while console.is_terminal and left_out < len(details) and _width(build(details[:left_out])).maximum > console.width:
+    while console.is_terminal and left_out < len(details):
+        if width_of(build(details[:left_out])).maximum <= console.width:
+            break
         left_out += 1
     show_whole(build(details[:left_out]))
     if left_out:
         say(f"left out for want of width: {', '.join(details[:left_out])}; --json has everything")
-
-
-def _width(table: Table) -> Measurement:
-    console = Console(width=10_000)
-    return Measurement.get(console, console.options, table)

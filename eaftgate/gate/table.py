@@ -10,38 +10,35 @@ from rich.text import Text
 from eaftgate.gate.results import ParityCell
 from eaftgate.judge.metrics import METRICS, POINT_METRICS, Column, PointMetric
 from eaftgate.judge.wording import describe
-from eaftgate.tables import terminal_table
+from eaftgate.tables import fitted_table
 from eaftgate.visible import visible
 
-WIDE = 110
 COLOURS = {"pass": "green", "fail": "red", "inconclusive": "yellow", "incomplete": "yellow"}
 
 Shown = Callable[[ParityCell], str | Text]
 
 
 def render_cells(cells: Sequence[ParityCell], *, width: int, colour: bool) -> str:
-    """Cells as text of at most `width` columns; a narrow terminal gets the deltas without the base's values."""
-    wide = width >= WIDE
+    """Cells as text of at most `width` columns; a narrow terminal gets the deltas without the base's values, and
+    does without dCC and d mean p, too, which remarks name where they decide, before a name is folded."""
     columns: dict[str, Shown] = {
         "checkpoint": lambda cell: cell.name,
         "pack": lambda cell: cell.pack,
         "seq": lambda cell: str(cell.seq_len),
+        "tokens": lambda cell: f"{cell.tokens:,}",
+        "PPL base": lambda cell: f"{cell.ppl_base:.3f}",
+        "PPL": lambda cell: f"{cell.ppl:.3f}",
+        **dict(_metric_columns(cells[0])),
+        "decides": lambda cell: "partly" if _is_partly_deciding(cell) else cell.severity,
+        "verdict": _verdict,
     }
-    if wide:
-        columns |= {
-            "tokens": lambda cell: f"{cell.tokens:,}",
-            "PPL base": lambda cell: f"{cell.ppl_base:.3f}",
-            "PPL": lambda cell: f"{cell.ppl:.3f}",
-        }
-    columns |= dict(_metric_columns(cells[0]))
-    if wide:
-        columns["decides"] = lambda cell: "partly" if _is_partly_deciding(cell) else cell.severity
-    columns["verdict"] = _verdict
-    table = terminal_table(
+    table = fitted_table(
         list(columns),
         ([show(cell) for show in columns.values()] for cell in cells),
-        text=("verdict",),
-        folded={"checkpoint": 6, "pack": 5, "decides": 1},
+        width=width,
+        spare=(("tokens", "PPL base", "PPL", "decides"), ("dCC pp",), ("d mean p",)),
+        folded={"checkpoint": 6, "pack": 5},
+        text=("decides", "verdict"),
         collapse_padding=True,
     )
     return rendered(table, width=width, colour=colour)

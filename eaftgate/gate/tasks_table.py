@@ -8,13 +8,12 @@ from eaftgate.gate.results import Parity
 from eaftgate.gate.table import COLOURS, rendered
 from eaftgate.gate.tasks import ParityTask, why_no_pass
 from eaftgate.judge.wording import shown
-from eaftgate.tables import terminal_table
+from eaftgate.tables import fitted_table
 from eaftgate.visible import visible
 
 HEAD = ("checkpoint", "task", "documents", "metric", "base", "candidate", "change", "within", "verdict")
 """Of the table here, in parity.md and on the page."""
 
-_WIDE = 100
 _WHERE_THERE_IS_ROOM = ("documents", "base", "candidate", "within")
 
 
@@ -52,16 +51,21 @@ def verdict_word(task: ParityTask, name: str) -> str:
 def tasks_lines(parity: Parity, *, width: int, colour: bool) -> Iterator[str]:
     if not parity.tasks:
         return
-    shown_here = [head for head in HEAD if width >= _WIDE or head not in _WHERE_THERE_IS_ROOM]
     rows: list[list[str | Text]] = []
     for task in parity.tasks:
         for name, cells in task_rows(task):
             word = verdict_word(task, name)
             coloured = Text(word, style=COLOURS[task.metrics[name].verdict or ""] if word.isupper() else "")
-            every: list[str | Text] = [*cells, coloured]
-            rows.append([cell for head, cell in zip(HEAD, every, strict=True) if head in shown_here])
-    folded = {"checkpoint": 6, "task": 8, "metric": 8}
-    table = terminal_table(shown_here, rows, text=("metric", "verdict"), folded=folded, collapse_padding=True)
+            rows.append([*cells, coloured])
+    table = fitted_table(
+        HEAD,
+        rows,
+        width=width,
+        spare=(_WHERE_THERE_IS_ROOM,),
+        folded={"checkpoint": 6, "task": 8, "metric": 8},
+        text=("verdict",),
+        collapse_padding=True,
+    )
     yield f"tasks of lm_eval {visible(str(parity.tasks[0].inputs.settings.get('lm_eval', '')))}"
     yield rendered(table, width=width, colour=colour)
 

@@ -10,10 +10,8 @@ from eaftgate.gate.results import Parity, ParityTurns
 from eaftgate.gate.table import rendered
 from eaftgate.judge.wording import describe, shown
 from eaftgate.packs.pack import UNION
-from eaftgate.tables import terminal_table
+from eaftgate.tables import fitted_table
 from eaftgate.visible import visible
-
-_WIDE = 70
 
 
 def turns_lines(parity: Parity, *, width: int, colour: bool) -> Iterator[str]:
@@ -26,14 +24,13 @@ def turns_lines(parity: Parity, *, width: int, colour: bool) -> Iterator[str]:
 
 
 def _table(turns: ParityTurns, *, width: int, colour: bool) -> str:
-    head = ("written", "base right", "lost", "gained", "net", "at most", "verdict")
-    rows = [_row(turns, metric) for metric, verdict in turns.metrics.items() if verdict.estimate is not None]
-    shown_at = [place for place, name in enumerate(head) if width >= _WIDE or name != "base right"]
-    table = terminal_table(
-        [head[place] for place in shown_at],
-        [[row[place] for place in shown_at] for row in rows],
-        text=("verdict",),
+    table = fitted_table(
+        ("written", "base right", "lost", "gained", "net", "at most", "verdict"),
+        [_row(turns, metric) for metric, verdict in turns.metrics.items() if verdict.estimate is not None],
+        width=width,
+        spare=(("base right",), ("gained", "lost")),
         folded={"written": 5},
+        text=("verdict",),
         collapse_padding=True,
     )
     return rendered(table, width=width, colour=colour)

@@ -28,6 +28,7 @@ from eaftgate.gate.summary import parity_markdown
 from eaftgate.gate.tasks import why_no_pass
 from eaftgate.gate.tasks_table import tasks_lines, tasks_remarks
 from eaftgate.judge.policy import DEFAULT_GATES
+from eaftgate.progress import AGAIN
 from eaftgate.report.html import render
 from eaftgate.report.lock import make_lock, verify_lock, write_lock
 from eaftgate.tasks.evaluated import Document, Scores
@@ -104,6 +105,30 @@ def test_a_copy_is_green_and_a_loss_is_red(tmp_path: Path, base_copy: Path, rand
     assert len(done) == 4
 
 
+def test_a_task_is_named_before_it_begins(
+    tmp_path: Path,
+    base_copy: Path,
+    done: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A process that is killed for memory says nothing more."""
+    said: list[str] = []
+    planted = Harness.evaluate
+
+    def evaluate(*given: Any, **options: Any) -> Any:
+        said.append(capsys.readouterr().err)
+        return planted(*given, **options)
+
+    monkeypatch.setattr(Harness, "evaluate", evaluate)
+    results = tmp_path / "run"
+    GateRun(plan_of(results, base_copy, tasks=("sums",)), session="s", fixture=ROOT / "fixtures").evaluated(
+        "base", "sums"
+    )
+    assert [text.splitlines()[-1] for text in said] == [f"evaluate sums base to {results}: 0 of 1 tasks; {AGAIN}"]
+    assert done == ["sums base"]
+
+
 def test_it_is_judged_again_and_believed_for_its_own(
     tmp_path: Path, base_copy: Path, random8: Path, done: list[str]
 ) -> None:
@@ -143,6 +168,13 @@ def test_people_see_the_tasks(tmp_path: Path, base_copy: Path, random8: Path, do
     assert "FAIL" in narrow
     assert max(map(len, narrow.splitlines())) <= 70
     assert "0.3000" not in narrow
+    named = parity.model_copy(
+        update={"tasks": tuple(t.model_copy(update={"task": "tool_agentic_answers_of_a_turn"}) for t in parity.tasks)}
+    )
+    for width in (80, 110):  # which is too narrow for all that stands in HEAD
+        text = "\n".join(tasks_lines(named, width=width, colour=False))
+        assert max(map(len, text.splitlines())) <= width
+        assert text.count(" tool_agentic_answers_of_a_turn ") == len(named.tasks)
     remarks = tasks_remarks(parity)
     assert "random8: task sums: acc -3.33%" in remarks[0]
     assert "is outside its margin +1.00% (600 documents)" in remarks[0]

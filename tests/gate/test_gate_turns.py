@@ -167,7 +167,7 @@ def test_people_see_it(tmp_path: Path, base_copy: Path, random8: Path, written: 
     assert "ends           318      0 +96.36%  +98.21% FAIL" in narrow[3]
     assert max(len(line) for table in narrow[1::2] for line in table.splitlines()) <= 60
     for metric, verdict in parity.behaviour[0].metrics.items():
-        assert (metric in wide[1]) == (metric in narrow[1]) == (verdict.estimate is not None)
+        assert (f"\n{metric} " in wide[1]) == (f"\n{metric} " in narrow[1]) == (verdict.estimate is not None)
     said = "\n".join(turns_remarks(parity))
     assert "random8 UNION turns: ends" in said
     assert "is outside its margin +2.00% (330 turns)" in said

@@ -40,6 +40,34 @@ def test_with_intervals_the_upper_bound_and_the_corrected_js2d_are_shown(width: 
     assert "0.0012" in text
 
 
+@pytest.mark.parametrize("name", ["keep24", "gpt-oss-20b-keep24-reap"])
+@pytest.mark.parametrize("estimate", [0.03, 1.2])
+@pytest.mark.parametrize("width", [80, 100, 110, 120])
+def test_no_name_is_folded_where_leaving_out_a_figure_is_enough(name: str, estimate: float, width: int) -> None:
+    metrics = {
+        "ppl": replace(PPL, estimate=estimate, upper=1.5 * estimate),
+        "mean_p": replace(PPL, estimate=-0.0123),
+        "cc_rate": replace(PPL, estimate=-0.00123),
+        "js2d_corrected": CORRECTED,
+    }
+    cell = changed(name=name, metrics=metrics, verdict="inconclusive")
+    head, row = render_cells([cell], width=width, colour=False).splitlines()
+    assert len(row) <= width
+    assert row.split()[:3] == [name, "tool_agentic", "2048"]
+    assert row.split()[-1] == "INCONCLUSIVE"
+    for shown in ("dPPL", "at most", "JS2D"):
+        assert shown in head
+    if (name, estimate, width) == ("keep24", 0.03, 80):
+        assert "at most d mean p dCC pp   JS2D verdict" in head
+
+
+def test_where_a_name_has_to_be_folded_it_is_the_checkpoints() -> None:
+    text = render_cells([JUDGED, changed(pack="chat", metrics=JUDGED.metrics)], width=60, colour=False)
+    assert max(len(line) for line in text.splitlines()) <= 60
+    assert " tool_agentic " in text
+    assert "keep24-with-a-rather-long-name" not in text
+
+
 def test_remarks_say_what_keeps_a_cell_from_passing() -> None:
     (line,) = remarks([JUDGED])
     assert line == (
