@@ -57,7 +57,7 @@ class Evaluations:
         if key not in self._evaluated:
             try:
                 request = self._request(model, task)
-                self._evaluated[key] = self._store.get(request, shown=lambda: self._shown(f"{task} {model}"))
+                self._evaluated[key] = self._store.get(request, shown=lambda: self._shown(f"evaluate {task} {model}"))
             except UserError as error:
                 self._evaluated[key] = error
         found = self._evaluated[key]

@@ -90,7 +90,8 @@ class GateRun:
             lambda: self.here,
             session=session,
             scorer=lambda: self._scorer,
-            shown=lambda title: self._shown(title, None, unit="tasks"),
+            # A number that is known has its line before the work begins: a kill for memory leaves no other word.
+            shown=lambda title: self._shown(title, 1, unit="tasks", steady=False),
             say=say,
         )
         self._closing = ExitStack()
