@@ -204,6 +204,7 @@ class _Written(_Counted):
         self._again = f"; {AGAIN}" if resumes else ""
         self._title, self._now, self._write, self._clock = title, "", write, clock
         self._opened = clock()
+        self._stepped, self._step = self._opened, 0.0
         self._marks: list[tuple[float, float]] = []
         self._lock = Lock()
         self._began, self._beats = False, 0
@@ -212,12 +213,17 @@ class _Written(_Counted):
 
     def advance(self, amount: int) -> None:
         with self._lock:
+            before = self._done
             super().advance(amount)
+            self._ended_step(before)
 
     def show(self, done: float, total: float) -> None:
         with self._lock:
+            before = self._done
             super().show(done, total)
-            if not self._began:
+            if self._began:
+                self._ended_step(before)
+            else:
                 self._begin()
 
     def describe(self, text: str) -> None:
@@ -229,7 +235,7 @@ class _Written(_Counted):
             self._beats += 1
             self._write(f"{self._title}{self._now}: {self._so_far()}")
             if self._began:
-                self._marks.append((self._clock(), self._done))
+                self._marks.append((self._stepped, self._done))
 
     def end(self) -> None:
         """Said only where there was time for a line in between."""
@@ -239,24 +245,35 @@ class _Written(_Counted):
 
     def _begin(self) -> None:
         """Speed counts from here: what was done before is another run's."""
-        self._began, self._marks = True, [(self._clock(), self._done)]
+        self._began, self._stepped, self._marks = True, self._clock(), [(self._clock(), self._done)]
         self._write(f"{self._title}: {self._count()}{self._again}")
 
-    def _speed(self) -> float:
-        """Units a second in the last half of the time: work comes in parts of which one is faster than another."""
+    def _ended_step(self, before: float) -> None:
+        if self._done > before:
+            self._stepped, self._step = self._clock(), self._done - before
+
+    def _speed_and_under_way(self) -> tuple[float, float]:
+        """Units a second in the last half of the time, because work comes in parts of which one is faster than another;
+        and how many of a step that has not ended may be done at that speed, at most as many as the one before had.
+        Were they not counted, the first of long steps would seem to last until the second ends."""
+        now = self._clock()
         if not self._marks:
-            return 0.0
-        now, first = self._clock(), self._marks[0]
+            return 0.0, 0.0
+        first = self._marks[0]
         recent = [mark for mark in self._marks if mark[0] <= (first[0] + now) / 2][-1]
         since, done = recent if self._done > recent[1] else first
-        return (self._done - done) / (now - since) if now > since else 0.0
+        if self._stepped <= since:
+            return 0.0, 0.0
+        of_steps = (self._done - done) / (self._stepped - since)
+        under_way = min(of_steps * (now - self._stepped), self._step)
+        return (self._done + under_way - done) / (now - since), under_way
 
     def _so_far(self) -> str:
-        said, speed = [self._count()], self._speed()
+        said, (speed, under_way) = [self._count()], self._speed_and_under_way()
         if self._total and speed > 0:
             said[0] += f" ({self._done / self._total:.0%})"
         if self._total and speed > 0 and self._steady:
-            left = max(0.0, self._total - self._done) / speed
+            left = max(0.0, self._total - self._done - under_way) / speed
             return ", ".join([*said, rate(speed, self._unit), f"{duration(left)} left"])
         return ", ".join([*said, f"{duration(self._clock() - self._opened)} so far"])
 

@@ -43,15 +43,15 @@ def test_lines_say_what_is_done_how_fast_and_what_is_left(clock: Clock) -> None:
     clock.now += 30
     bar.advance(30_000)
     bar.beat()
-    clock.now += 30
+    clock.now += 60
     bar.beat()
     bar.advance(60_000)
     clock.now += 3600
     bar.end()
     assert lines[1:] == [
         "profile to out: 30,000 of 90,000 tokens (33%), 1.0 ktokens/s, 60 s left",
-        "profile to out: 30,000 of 90,000 tokens (33%), 500.0 tokens/s, 2 min left",
-        "profile to out: done in 61 min",
+        "profile to out: 30,000 of 90,000 tokens (33%), 666.7 tokens/s, 45 s left",
+        "profile to out: done in 62 min",
     ]
 
 
@@ -107,6 +107,31 @@ def test_what_is_left_is_said_by_the_speed_of_the_last_half_of_the_time(clock: C
         bar.show(done, 100)
         bar.beat()
     assert [line.split(", ")[-1] for line in lines[1:]] == ["45 s left", "30 min left", "29 min left", "28 min left"]
+
+
+def test_what_is_left_is_right_also_while_a_long_step_is_under_way(clock: Clock) -> None:
+    """Of steps of 100 s each, at every line from the first step's end, to the second."""
+    bar, lines = written(clock, 10, "layers")
+    for second in range(10, 1000, 10):
+        clock.now += 10
+        if second % 100 == 0:
+            bar.show(second / 100, 10)
+        if second % 30 == 0:
+            bar.beat()
+    assert not any("left" in line for line in lines[:4])
+    assert [line.split(", ")[-1] for line in lines[4:]] == [
+        f"{duration(1000 - second)} left" for second in range(120, 1000, 30)
+    ]
+
+
+def test_a_step_that_does_not_end_is_seen_in_what_is_left(clock: Clock) -> None:
+    bar, lines = written(clock, 10, "layers")
+    clock.now += 100
+    bar.show(1, 10)
+    for _ in range(3):
+        clock.now += 100
+        bar.beat()
+    assert [line.split(", ")[-1] for line in lines[1:]] == ["13 min left", "20 min left", "27 min left"]
 
 
 def test_of_what_ends_in_bunches_only_what_is_known_is_said(clock: Clock) -> None:
