@@ -14,6 +14,7 @@ from eaftgate.profile.profile import Profile, ProfileDescription
 from eaftgate.progress import duration
 from eaftgate.prune.checkpoint import ModelRun, PruneRequest, held_by_search
 from eaftgate.prune.methods import AUTO_MINUTES, DEFAULT_SCORER, SEARCH
+from eaftgate.search.calibration import calibration_blocks
 from eaftgate.search.forecast import estimated_seconds
 from eaftgate.select.class_weights import BALANCED, BALANCED_WEIGHTS, ClassWeights
 from eaftgate.select.saliency import EaftWeights
@@ -102,10 +103,10 @@ def _search_or_why_not(
 
     from eaftgate.model.load import default_settings
     from eaftgate.model.spread import lack_of_room
-    from eaftgate.search.refined import MIN_BLOCKS
+    from eaftgate.search.refined import lack_of_blocks
 
-    if profiled.num_blocks < MIN_BLOCKS:
-        return f"{SEARCH} needs {MIN_BLOCKS} calibration blocks, and the profile has {profiled.num_blocks}"
+    if lack := lack_of_blocks(calibration_blocks(base, source, packs)):
+        return lack
     settings: ModelSettings = default_settings(device=device, dtype=dtype, dequantize=True)
     if settings.hardware != profiled.speed.on:
         return f"the profile was made on {profiled.speed.on}, and its speed says nothing of {settings.hardware}"

@@ -188,9 +188,9 @@ def _refined(profile: "Profile", on: Running, settings: Settings) -> "Found":
 
 
 def _can_refine(blocks: "Blocks") -> bool:
-    from eaftgate.search.refined import can_refine
+    from eaftgate.search.refined import lack_of_blocks
 
-    return can_refine(blocks.scoring_content())
+    return not lack_of_blocks(blocks)
 
 
 def _random(sight: Sight, settings: Settings) -> Choice:

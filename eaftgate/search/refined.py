@@ -62,14 +62,17 @@ class Refinement:
     layers: int = 0
 
 
-def can_refine(blocks: Blocks) -> bool:
-    """Whether enough blocks score tokens."""
-    return len(_scored(blocks)) >= MIN_BLOCKS
+def lack_of_blocks(blocks: Blocks) -> str:
+    """Says that too few blocks score tokens, where that is so."""
+    scored = len(_scored(blocks))
+    if scored >= MIN_BLOCKS:
+        return ""
+    return f"refined needs {MIN_BLOCKS} calibration blocks with answers, and has {scored}"
 
 
 def halves_of(model: MoeModel, blocks: Blocks, pack_R: NDArray[np.integer], *, batch_size: int) -> tuple[Half, Half]:
-    """`blocks` must be such that `can_refine`; one without a scored token is in neither. `pack_R` numbers the pack of
-    every row from 0."""
+    """`blocks` must not lack any (`lack_of_blocks`); one without a scored token is in neither. `pack_R` numbers the
+    pack of every row from 0."""
     blocks = blocks.reordered(_scored(blocks))
     whole = Objective(blocks, referred(model, blocks, batch_size=batch_size), pack_R, gated_margins())
     halves = np.split(np.arange(blocks.num_blocks), [blocks.num_blocks // 2])
@@ -107,19 +110,20 @@ def layers_of(starts: Sequence[KeepSets]) -> Layers:
 
 
 def refinements(halves: tuple[Half, Half], others: Layers, begun: Refinement) -> Iterator[Refinement]:
-    """How far it has come after every layer that `begun` is not done with. Any of these can be begun with. `others` are
-    what other starts keep.
+    """`begun`, once it is come to, and how far it has come after every layer that it is not done with. Any of these can
+    be begun with; with the last there is nothing to do. `others` are what other starts keep.
 
     Takes memory for the hidden states of all blocks, once and for those of a layer on the way.
     """
     keep, swaps, done = begun.keep, begun.swaps, begun.layers
     for turn in range(done // len(keep), TURNS):
-        begin = done % len(keep)
         proposing, checking = halves if turn == 0 else halves[::-1]
         proposing.begin(*(share for share, _ in STAGES))
         checking.begin(DOUBTED, 1)
         for layer in range(len(keep)):
-            if layer >= begin:
+            if turn * len(keep) + layer == begun.layers:
+                yield begun
+            if turn * len(keep) + layer >= begun.layers:
                 while found := _best_move(layer, keep, others[layer], proposing, checking):
                     kept, gain = found
                     swaps = (*swaps, _swap(layer, keep[layer], kept, gain))

@@ -28,13 +28,12 @@ from eaftgate.search.greedy import (
 from eaftgate.search.half import Half
 from eaftgate.search.journal import Journal
 from eaftgate.search.refined import (
-    MIN_BLOCKS,
     OTHERS,
     TURNS,
     Layers,
     Refinement,
-    can_refine,
     halves_of,
+    lack_of_blocks,
     layers_of,
     ranked_starts,
     refinements,
@@ -70,7 +69,7 @@ def greedy_search(
     """
     weight_T = (classes or ClassWeights()).token_weights(trace).of_trace(trace)
     sample = _samples(blocks, trace, {"": weight_T}, settings)[""]
-    with within_memory(), _shown(progress, len(model.moe_layers), "layers") as show:
+    with within_memory(), _shown(progress, "layers") as show:
         keep = greedy_keep_sets(model, blocks, sample, keep_n=keep_n, batch_size=settings.batch_size, progress=show)
     return keep, {"settings": asdict(settings), "positions": len(sample.position_X)}
 
@@ -91,28 +90,26 @@ def refined_search(
 
     Raises UserError when memory runs out, or with too few blocks to refine on.
     """
-    if not can_refine(blocks):
-        raise UserError(f"refined needs {MIN_BLOCKS} calibration blocks with answers or more: give it more rows")
+    if lack := lack_of_blocks(blocks):
+        raise UserError(f"{lack}: profile more rows (--num-rows)")
     turn = refinement_passes(tokens=blocks.token_ids_BS.size, layers=len(model.moe_layers))
     start = forecast.GREEDY + forecast.STARTS
     done = [start, *(start + np.cumsum(turn * TURNS)).tolist()]
-    with within_memory(), _shown(progress, done[-1], "passes") as show:
+    with within_memory(), _shown(progress, "passes") as show:
 
         def started(passes: float) -> None:
             show(passes, done[-1])
 
         held = None if journal is None else journal.read(Reached)
         selected = None if journal is None else journal.read(Selected)
-        show(done[held.refinement.layers] if held else forecast.GREEDY if selected else 0, done[-1])
+        # What comes before the first that is shown is no progress: it would be taken for how slow the search is.
         halves = halves_of(model, blocks, packs_of_rows(blocks, trace), batch_size=settings.batch_size)
         if held is None:
+            started(forecast.GREEDY if selected else 0)
             held = _begun(model, blocks, trace, halves, keep_n, settings, classes, journal, selected, started)
-            started(start)
-            if journal is not None:
-                journal.write(held)
         ended = held.refinement
         for ended in refinements(halves, held.others, held.refinement):
-            show(done[ended.layers], done[-1])
+            started(done[ended.layers])
             if journal is not None:
                 journal.write(replace(held, refinement=ended))
     found = {"settings": asdict(settings), "start": held.start, "swaps": [asdict(swap) for swap in ended.swaps]}
@@ -185,11 +182,11 @@ def _samples(
 
 
 @contextmanager
-def _shown(progress: Progress | None, of: float, unit: str) -> Iterator[Progress]:
+def _shown(progress: Progress | None, unit: str) -> Iterator[Progress]:
     if progress is not None:
         yield progress
         return
-    with progress_bar("search", of, unit=unit, resumes=False) as bar:
+    with progress_bar("search", None, unit=unit, resumes=False) as bar:
         yield bar.show
 
 

@@ -298,9 +298,13 @@ def test_an_interrupted_search_goes_on_where_it_was(
         patched.setattr(Journal, "write", noting)
         assert search("out", max_positions=160).code == 130
         assert search("out", 150, "--class-weight", "balanced").code == 130
+        for setting_up in ("halves_of", "Half.pass_layer"):
+            with monkeypatch.context() as at_set_up:
+                at_set_up.setattr(f"eaftgate.search.search.{setting_up}", from_the_beginning)
+                assert f"interrupted; {AGAIN}" in search("out").err, "none of its time is the passes'"
         resumed = search("out")
         assert resumed.code == 0
-    assert noted == [3, 4, 5, 6]
+    assert noted == [2, 3, 4, 5, 6]
     assert not journal.exists()
     straight = search("straight")
     assert straight.code == 0

@@ -7,13 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from cli_command import Command, Ended
 from tiny_checkpoint import Size
 from tiny_model import write_lively_checkpoint, write_packs
 
 from eaftgate.checkpoint.checkpoint import open_checkpoint
-from eaftgate.profile.profile import PROFILE_FILE
+from eaftgate.profile.profile import PROFILE_FILE, open_profile
 from eaftgate.profile.trace import Trace
 from eaftgate.prune.methods import DEFAULT_SCORER, SEARCH
 from eaftgate.rewrite.manifest import read_manifest
@@ -86,7 +88,6 @@ def test_a_short_search_is_run_on_the_profiles_own_packs(eaftgate: Command, work
          " min by the profile's speed, more than 20 min"),
         (lambda d: edit(d, lambda told: told["speed"].update(on="NVIDIA H100 in bfloat16")), (),
          "the profile was made on NVIDIA H100 in bfloat16, and its speed says nothing of cpu with "),
-        (lambda d: edit(d, lambda told: told.update(num_blocks=3)), (), "refined needs 4 calibration blocks"),
         (lambda _: None, ("--dtype", "bfloat16"), " in bfloat16"),
         (lambda _: None, ("--alignment", "token"), "refined looks at the positions that predict"),
         (lambda _: None, ("--w-conflict", -1), "refined does not use EAFT's token weights"),
@@ -103,6 +104,28 @@ def test_whatever_stands_against_a_search_is_said(
     provenance = read_manifest(work / "auto").provenance
     assert provenance["method"] == scorer
     assert provenance["class_weights"] == BALANCED_WEIGHTS.as_dict()
+
+
+def test_blocks_without_an_answer_are_not_enough_to_search_on(
+    eaftgate: Command, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A long prompt fills many; the search itself would refuse them."""
+    long = (
+        f"<|start|>user<|message|>{'a' * 500}<|end|><|start|>assistant<|channel|>final<|message|>{'b' * 60}<|return|>"
+    )
+    (work / "long").mkdir()
+    pq.write_table(pa.table({"text": [long]}), work / "long" / "chat.parquet")
+    assert eaftgate("profile", "base", "--packs", "long", *SMALL, "--out", "few").code == 0
+    told = open_profile(work / "few").description
+    assert told.num_blocks >= 8
+    with monkeypatch.context() as patched:
+        patched.setattr("eaftgate.model.spread.load_model", lambda *_: pytest.fail("a model was loaded"))
+        said = line(eaftgate(*PRUNE, "--profile", "few", "--out", "auto"))
+    why = "refined needs 4 calibration blocks with answers, and has 2"
+    assert said == f"auto: {DEFAULT_SCORER} with --class-weight balanced, because {why}"
+    ended = eaftgate(*PRUNE, "--profile", "few", "--method", SEARCH, "--packs", "long", "--out", "named")
+    assert ended.code == 2
+    assert f"{why}: profile more rows (--num-rows)" in ended.err
 
 
 @pytest.mark.usefixtures("work")
