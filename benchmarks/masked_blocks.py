@@ -67,8 +67,9 @@ class Scored:
 
     def rises_T(self, keep: KeepSets) -> FloatArray:
         """By how much the log-loss of every token of content is larger with `keep`."""
+        whole_nll_T = self._whole_nll_T  # before anything is masked
         with self.model.keeping(keep):
-            rise_T: FloatArray = (self._nll_T() - self._whole_nll_T)[self.content_T]
+            rise_T: FloatArray = (self._nll_T() - whole_nll_T)[self.content_T]
         return rise_T
 
     def rises_D(self, keep: KeepSets) -> FloatArray:

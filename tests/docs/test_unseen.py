@@ -9,12 +9,17 @@ import class_trace
 import numpy as np
 import pytest
 import tables
+from content import content_blocks
 from numpy.typing import NDArray
+from tiny_checkpoint import Size
+from tiny_model import load_lively, write_lively_checkpoint
 
+from benchmarks.masked_blocks import Scored
 from benchmarks.paired_bootstrap import LEVEL, by_document, ratio, share_difference
 from benchmarks.unseen_tables import SHOWN, write_tables
 from benchmarks.weights_sweep import REFERENCE, settings, sweep_keep_sets
 from eaftgate.profile.profile import Profile
+from eaftgate.search.evaluate import collected, masked_tokens
 from eaftgate.select.class_weights import BALANCED_WEIGHTS
 from eaftgate.select.keep import select_keep_sets
 
@@ -61,6 +66,19 @@ def test_a_loss_that_may_be_none_has_no_ratio_that_could_be_believed() -> None:
     assert ratio(rise_D, rise_D, seed=SEED, draws=DRAWS) == {"ratio": 1.0, "lower": None, "upper": None}
     assert ratio(rise_D, -rise_D, seed=SEED, draws=DRAWS)["ratio"] is None
     assert share_difference(rise_D, rise_D, np.zeros(3), seed=SEED)["difference"] is None
+
+
+def test_what_is_asked_first_is_compared_with_the_whole_model_too(tmp_path: Path) -> None:
+    model = load_lively(write_lively_checkpoint(tmp_path / "base", size=Size(layers=2, experts=6)))
+    ids_BS = np.random.default_rng(0).integers(0, len(model.head_VD), (4, 16)).astype(np.int32)
+    row_BS = np.repeat(np.arange(4, dtype=np.int32), 16).reshape(4, 16)
+    scored_BS = np.arange(16) > np.zeros((4, 1))
+    blocks = content_blocks("chat", 16, ids_BS, scored_BS, row_BS, tuple(map(str, range(4))))
+    keep = [[0, 1, 2, 3], [2, 3, 4, 5]]
+    scored = Scored(model, blocks, batch_size=2)
+    masked = masked_tokens(model, blocks, collected(model, blocks), keep)
+    np.testing.assert_allclose(scored.rises_T(keep), masked.nll_delta_T, atol=1e-5)
+    assert abs(scored.rises_T(keep)).max() > 0.1
 
 
 def test_a_sweep_holds_the_scorers_that_there_are() -> None:
