@@ -6,7 +6,7 @@
 For the fixture, and for --model on --packs: `--turns` turns of every pack by transformers in float32 (what the others
 are held against) and in bfloat16, by SGLang as an engine of ours, and by a server of ours over HTTP. Where two texts
 part, the float32 model says how far apart their next tokens are in log-probability: at most TIE nats is a tie, which
-rounding decides. engine: the same prompts in one call to sglang.Engine, in a process of its own: its own speed.
+rounding decides. engine: the same prompts, a call a pack, to sglang.Engine in a process of its own: its own speed.
 """
 
 import argparse
@@ -158,8 +158,8 @@ def alone(results: Results, given: argparse.Namespace, path: Path, chosen: Seque
 
 
 def engine_alone(out: Path, given: argparse.Namespace, path: Path, chosen: Sequence[ChosenTurns]) -> None:
-    """One call with the prompts of all packs but the first, as `written` counts them; it stops at the same tokens, and
-    goes on after none."""
+    """A call a pack, as a gate makes them; the first pack is not counted, as in `written`. It stops at the same tokens,
+    and goes on after none."""
     import sglang
 
     arguments = EngineOptions(memory_fraction=0.3).writing_arguments(PLACES) | model_arguments(path)
@@ -168,8 +168,11 @@ def engine_alone(out: Path, given: argparse.Namespace, path: Path, chosen: Seque
     first, *others = [[ids.tolist() for ids in turns.prompts] for turns in chosen]
     engine.generate(input_ids=first, sampling_params=parameters)
     started = time.perf_counter()
-    answers = engine.generate(input_ids=[ids for prompts in others or [first] for ids in prompts],
-                              sampling_params=parameters)  # fmt: skip
+    answers = [
+        answer
+        for prompts in others or [first]
+        for answer in engine.generate(input_ids=prompts, sampling_params=parameters)
+    ]
     seconds = time.perf_counter() - started
     tokens = sum(len(answer["output_ids"]) for answer in answers)
     Results(out).add("speed", f"{path.name} engine alone", tokens_per_second=tokens / seconds, turns=len(answers))
