@@ -17,6 +17,8 @@ _JOBS = {
     "integrity": "integrity of it, against the base",
     "stream": "profile --stream{card}",
 }
+_SHARED = "profile, layer by layer, a share of the blocks a GPU"
+"""What needs several cards does not fit into one."""
 
 
 def rows_of(measured: dict[str, Any], *, date: str, commit: str) -> list[dict[str, Any]]:
@@ -27,8 +29,9 @@ def rows_of(measured: dict[str, Any], *, date: str, commit: str) -> list[dict[st
     part = "" if given["layers"] == "None" else f"{given['layers']} layers of the "
     gpus = [gpu.partition(",")[0] for gpu in machine["gpus"]]
     hardware = f"{len(gpus)} x {gpus[0]}, {machine['cores']} cores" if gpus else f"{machine['cores']} CPU cores"
+    jobs = _JOBS | ({"profile": _SHARED} if int(given["gpus"]) > 1 else {})
     rows = []
-    for stage, job in _JOBS.items():
+    for stage, job in jobs.items():
         found = measured["stages"].get(stage, {})
         if not found.get("finished"):
             continue
