@@ -28,6 +28,8 @@ from rich.text import Text
 from eaftgate.visible import plain
 
 LINE_SECONDS = 30.0
+SLOWEST_STEPS = 600.0
+"""Seconds over which a bar measures speed: steps that take longer have no time left."""
 AGAIN = "given again, the same command goes on where it was"
 ANEW = "given again, the same command begins anew"
 
@@ -181,7 +183,8 @@ class _RateColumn(TextColumn):
 def _drawing(title: str, total: float | None, unit: str, console: Console, *, steady: bool) -> Iterator[_Drawn]:
     text = TextColumn("{task.description}", markup=False)
     pace = (_RateColumn(unit), TimeRemainingColumn()) if steady else (TimeElapsedColumn(),)
-    with Progress(text, BarColumn(), TaskProgressColumn(), *pace, console=console) as progress:
+    bar = Progress(text, BarColumn(), TaskProgressColumn(), *pace, console=console, speed_estimate_period=SLOWEST_STEPS)
+    with bar as progress:
         yield _Drawn(total, unit, progress, progress.add_task(title, total=total))
 
 
