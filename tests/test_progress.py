@@ -198,6 +198,17 @@ def test_a_bar_leaves_the_time_left_out_where_it_is_not_known(steady: bool) -> N
     assert ("0:00:0" in stream.getvalue()) == (not steady), "the time so far"
 
 
+def test_a_bar_has_a_time_left_where_a_step_takes_minutes() -> None:
+    stream, now = Terminal(), [0.0]
+    terminal: dict[str, Any] = {"force_terminal": True, "width": 120, "_environ": {"TERM": "xterm"}}
+    console = Console(file=stream, get_time=lambda: now[0], **terminal)
+    with progress_bar("search", 10, unit="passes", console=console) as bar:
+        for _ in range(3):
+            now[0] += 100
+            bar.advance(1)
+    assert "0:11:40" in stream.getvalue(), "seven steps of 100 s"
+
+
 def interrupted(*, terminal: bool, total: float | None, steps: tuple[tuple[object, ...], ...], resumes: bool) -> str:
     """The last line of work that takes `steps`, names and arguments of methods of the bar, and then Ctrl-C."""
     stream = Terminal() if terminal else io.StringIO()

@@ -43,8 +43,9 @@ from eaftgate.search.starts import ranking_weights, start_weights
 from eaftgate.select.class_weights import ClassWeights
 from eaftgate.select.keep import KeepSets, select_keep_sets
 
-STARTS = ("eaft-reap", "reap-mass", "ean", "frequency")
-"""Rankings that a refinement may start from, besides the greedy search."""
+STARTS = ("eaft-reap", "reap-mass", "ean", "frequency", "worst-pack")
+"""Rankings that a refinement may start from, besides the greedy search: each is the best on some model at some size
+(docs/log/2026-11-27-search.md), so that a search without one of them may end behind it."""
 
 Progress = Callable[[float, float], None]
 """Gets how much is done, and of how much: layers, or forward passes over the blocks."""
