@@ -4,7 +4,7 @@ import os
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from importlib import import_module
 from pathlib import Path
@@ -92,6 +92,8 @@ class SessionReport:
         self._config, self._plan, self._session = config, plan, session
         self._started = now()
         self._outcomes: dict[str, CaseOutcome] = {}
+        self._collected: dict[str, int] = {}
+        """The place of every case among all, in the order in which one process would run them."""
         self._began = False
         self._parity: Parity | None = None
         self._counted: pytest.Session | None = None
@@ -141,6 +143,13 @@ class SessionReport:
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         if report.failed:
             self._outcomes[report.nodeid] = CaseOutcome(report.nodeid, False, _reason(report), {})
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        self._collected |= {item.nodeid: place for place, item in enumerate(session.items)}
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_node_collection_finished(self, ids: Sequence[str]) -> None:
+        self._collected |= {nodeid: place for place, nodeid in enumerate(ids)}
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -209,21 +218,23 @@ class SessionReport:
         """Decide, write parity.json, and report the cases of test_run.py, which are in no process of their own."""
         results = self._plan.options.results
         remove_copies(results)
-        executed = {case_of(nodeid) for nodeid in self._outcomes}
+        # As one process would have met them: what is written of a run does not depend on which worker was first.
+        outcomes = sorted(self._outcomes.values(), key=lambda of: self._collected.get(of.id, len(self._collected)))
+        executed = {case_of(outcome.id) for outcome in outcomes}
         missing = [case for case in required_cases(self._plan) if case not in executed]
-        short = cut_short(session, failed=any(not outcome.passed for outcome in self._outcomes.values()))
+        short = cut_short(session, failed=any(not outcome.passed for outcome in outcomes))
         try:
             records = read_records(self._plan, self._session)
             self._parity = conclude(
                 self._plan,
                 records,
-                outcomes=list(self._outcomes.values()),
+                outcomes=outcomes,
                 missing=missing,
                 complete=not short,
                 luck=self._luck(records),
                 floor=read_floor(self._plan, self._session),
                 turns=read_all_turns(self._plan, self._session),
-                served=served_identities(self._plan, list(self._outcomes.values())),
+                served=served_identities(self._plan, outcomes),
                 tasks=read_all_tasks(self._plan, self._session),
             )
             self._parity = self._parity.model_copy(update={"run": self._identity(self._parity)})

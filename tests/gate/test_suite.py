@@ -72,6 +72,17 @@ def test_workers_give_the_same_cells_as_one_process(copy_run: Run, base_copy: Pa
     assert workers.junit.keys() == copy_run.junit.keys()
 
 
+def test_workers_name_what_failed_in_the_order_of_one_process(
+    bad_run: Run, random8: Path, raised: Path, tmp_path: Path
+) -> None:
+    """A lock compares it: one of a run by workers, judged again by one process, said that every case was another."""
+    results = Path(shutil.copytree(bad_run.results, tmp_path / "run"))
+    options = (*ON_GATE_PACKS, f"--checkpoint={random8}", f"--checkpoint={raised}", *TINY)
+    workers = gate(results, *options, "-n", "2", "-p", "late_plugin")
+    assert [case["case"] for case in workers.parity["failed"]] == [case["case"] for case in bad_run.parity["failed"]]
+    assert bad_run.parity["failed"][0]["case"].endswith("test_integrity[raised]")
+
+
 def test_a_dead_worker_is_a_red_run_that_ends(tmp_path: Path) -> None:
     run = gate(tmp_path / "run", *ON_GATE_PACKS, *TINY, "-n", "2", "-p", "dying_plugin")
     assert run.code == 1
