@@ -14,7 +14,8 @@ from eaftgate.visible import visible
 HEAD = ("checkpoint", "task", "documents", "metric", "base", "candidate", "change", "within", "verdict")
 """Of the table here, in parity.md and on the page."""
 
-_WHERE_THERE_IS_ROOM = ("documents", "base", "candidate", "within")
+_SPARE = (("documents", "base", "candidate"), ("within",))
+"""What a narrow terminal does without, in this order: a verdict is one on the bounds."""
 
 
 def task_rows(task: ParityTask) -> Iterator[tuple[str, list[str]]]:
@@ -61,7 +62,7 @@ def tasks_lines(parity: Parity, *, width: int, colour: bool) -> Iterator[str]:
         HEAD,
         rows,
         width=width,
-        spare=(_WHERE_THERE_IS_ROOM,),
+        spare=_SPARE,
         folded={"checkpoint": 6, "task": 8, "metric": 8},
         text=("verdict",),
         collapse_padding=True,

@@ -168,6 +168,7 @@ def test_people_see_the_tasks(tmp_path: Path, base_copy: Path, random8: Path, do
     assert "FAIL" in narrow
     assert max(map(len, narrow.splitlines())) <= 70
     assert "0.3000" not in narrow
+    assert " to " in narrow, "the bounds, which the verdict is on, are spared last"
     named = parity.model_copy(
         update={"tasks": tuple(t.model_copy(update={"task": "tool_agentic_answers_of_a_turn"}) for t in parity.tasks)}
     )
