@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from eaftgate.choices import listed
 from eaftgate.collect.collectors import collector_kinds
+from eaftgate.model.device import DTYPE_NAMES
 
 CandidateKind = Literal["pruned", "other", "served"]
 PRUNED, OTHER = CANDIDATE_KINDS = ("pruned", "other")
@@ -93,7 +94,7 @@ def gate_options(option: Callable[..., object]) -> None:
     option("--collector", **_one_of(*collector_kinds()), help="what scores the blocks")
     _options_of_collectors(option)
     option("--device", type=_name, metavar="DEV", help="cpu, cuda or cuda:N (default: cuda when there is one)")
-    option("--dtype", **_one_of("float32", "bfloat16"), help="default: float32 on a CPU, bfloat16 on a GPU")
+    option("--dtype", **_one_of(*DTYPE_NAMES), help="default: float32 on a CPU, bfloat16 on a GPU")
     option(
         "--results",
         type=_path,

@@ -1,9 +1,18 @@
-"""Where a model runs: the words for a device, and whether this machine has it. torch is imported when a GPU is asked
-for, not before."""
+"""Where a model runs, and in what: the words for a device and a dtype, and whether this machine has it. torch is
+imported when a GPU is asked for, not before."""
 
 import re
 
+from eaftgate.choices import listed
 from eaftgate.errors import UserError
+
+DTYPE_NAMES = ("float32", "bfloat16")
+
+
+def check_dtype(dtype: str) -> None:
+    """Raises UserError for a word that names none."""
+    if dtype not in DTYPE_NAMES:
+        raise UserError(f"dtype {dtype!r} is not one of {listed(DTYPE_NAMES, meant=dtype)}")
 
 
 def check_named(device: str) -> None:

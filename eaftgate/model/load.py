@@ -19,19 +19,18 @@ from transformers.utils.quantization_config import Mxfp4Config
 
 from eaftgate import __version__
 from eaftgate.checkpoint.shards import INDEX_FILE
-from eaftgate.choices import listed
 from eaftgate.errors import UserError
 from eaftgate.families.family import Family
 from eaftgate.families.model import MoeModel
 from eaftgate.families.registry import family_of
 from eaftgate.model.attention import SINK_ATTENTION
-from eaftgate.model.device import check_there
+from eaftgate.model.device import DTYPE_NAMES, check_dtype, check_there
 from eaftgate.model.foreign import check_known, make_ready
 from eaftgate.strict_json import read_object
 from eaftgate.visible import plain
 
 GENERATION_FILE = "generation_config.json"
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in DTYPE_NAMES}
 
 
 @dataclass(frozen=True)
@@ -77,8 +76,7 @@ def default_settings(*, device: str | None = None, dtype: str | None = None, deq
     check_there(device)
     on_gpu = torch.device(device).type == "cuda"
     dtype = dtype or ("bfloat16" if on_gpu else "float32")
-    if dtype not in DTYPES:
-        raise UserError(f"dtype {dtype!r} is not one of {listed(DTYPES, meant=dtype)}")
+    check_dtype(dtype)
     return ModelSettings(device, dtype, dequantize or not on_gpu)
 
 

@@ -79,6 +79,8 @@ def pack_of(directory: Path, **columns: list[str]) -> Path:
         (["--keep-n", "24", "--method", "reap-mas"], "'random'; did you mean 'reap-mass'?"),
         (["--keep-n", "24", "--method", "random", "--seed", "-1"], "--seed"),
         (["--keep-n", "24", "--w-good", "nan"], "'--w-good': nan is no finite number"),
+        (["--keep-n", "24", "--method", "random", "--device", "gpu"], "device 'gpu' is none of cpu, cuda, cuda:N"),
+        (["--keep-n", "32", "--dtype", "float16"], "dtype 'float16' is not one of float32, bfloat16"),
         (["--keep-n", "24", "--profile", "nowhere"], "nowhere is not a finished profile"),
         (["--keep-n", "many"], "--keep-n"),
     ],
