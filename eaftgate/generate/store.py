@@ -117,7 +117,7 @@ class GenerationStore:
         done = self._finished_parts(parts_dir, request)
         left = [number for number in range(len(request.chosen)) if number not in done]
         fresh: dict[int, Written] = {}
-        parts, tokens = len(list(parts_dir.glob("*.json"))), 0
+        tokens = 0
         started = put_away = time.perf_counter()
         with open_bar(len(left)) as bar:
             prompts = [request.chosen.prompts[number] for number in left]
@@ -131,9 +131,10 @@ class GenerationStore:
                 bar.advance(1)
                 if time.perf_counter() - put_away > PART_SECONDS and len(done) + len(fresh) < len(request.chosen):
                     part = _Part(request.of(), tuple(fresh), tuple(fresh.values()))
-                    write_model(parts_dir / f"{parts:06d}.json", part, sealed=True)
+                    # No other part has this turn, so none is written over, whichever were damaged and are gone.
+                    write_model(parts_dir / f"{part.numbers[0]:06d}.json", part, sealed=True)
                     done |= fresh
-                    fresh, parts, put_away = {}, parts + 1, time.perf_counter()
+                    fresh, put_away = {}, time.perf_counter()
         done |= fresh
         if missing := [number for number in range(len(request.chosen)) if number not in done]:
             raise UserError(f"pack {request.chosen.pack}: turn {missing[0]} was not written; its engine is broken")

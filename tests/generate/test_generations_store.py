@@ -121,6 +121,21 @@ def test_after_two_kills_nothing_is_written_twice(tmp_path: Path, monkeypatch: p
     assert [len(writer.asked) for writer in writers] == [2, 2, 2]
 
 
+@pytest.mark.parametrize("damaged", [0, 1, 2])
+def test_what_takes_a_damaged_parts_place_takes_no_sound_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damaged: int
+) -> None:
+    monkeypatch.setattr(module, "PART_SECONDS", -1.0)
+    store, writers = GenerationStore(tmp_path), [Echo(dies=3), Echo(dies=1), Echo()]
+    for writer in writers[:2]:
+        with pytest.raises(KeyboardInterrupt):
+            store.get(request(writer))
+        if writer is writers[0]:
+            sorted(tmp_path.glob("*.parts/*.json"))[damaged].write_bytes(b"{}")
+    store.get(request(writers[2]))
+    assert [len(writer.asked) for writer in writers] == [3, 1, 3]
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
