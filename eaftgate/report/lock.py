@@ -162,11 +162,12 @@ def make_lock(results: Path, checkpoint: str | None, gates: Path | None = None) 
             "itself, and lock that"
         )
     judged = {cell.checkpoint for cell in parity.cells}
+    if not judged:
+        raise UserError(f"{results} has judged no checkpoint: run the gate to its end")
     if checkpoint is None and len(judged) == 1:
         checkpoint = next(iter(judged))
     if checkpoint is None or checkpoint not in judged:
-        names = ", ".join(sorted(judged)) or "none"
-        raise UserError(f"{results} has judged {names}: say which with --checkpoint")
+        raise UserError(f"{results} has judged {', '.join(sorted(judged))}: say which with --checkpoint")
     if not is_as_written(results):
         raise UserError(f"parity.json of {results} has changed since the run wrote it: run the gate again")
     parity = _confirmed(results, parity, gates)

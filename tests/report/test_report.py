@@ -16,6 +16,7 @@ from results import lost_message
 from eaftgate.checkpoint.checkpoint import open_checkpoint
 from eaftgate.checkpoint.digest import checkpoint_digest, tokenizer_digest
 from eaftgate.errors import UserError
+from eaftgate.files import sha256_json
 from eaftgate.gate.results import Parity
 from eaftgate.judge.policy import load_gates
 from eaftgate.prune.checkpoint import PruneRequest
@@ -336,6 +337,15 @@ def test_verify_finds_a_changed_byte_in_either_model(copy_run: Run, base_copy: P
 def test_a_checkpoint_that_the_run_did_not_judge_is_not_locked(copy_run: Run, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="say which with --checkpoint"):
         write_lock(copy_run.results, "another", tmp_path / "lock.json")
+
+
+def test_of_a_run_that_was_interrupted_before_its_first_verdict_the_lock_says_so(copy_run: Run, tmp_path: Path) -> None:
+    parity = json.loads((copy_run.results / "parity.json").read_text(encoding="utf-8"))
+    resealed = {key: value for key, value in (parity | {"cells": [], "further": []}).items() if key != "sha256"}
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "parity.json").write_text(json.dumps({**resealed, "sha256": sha256_json(resealed)}))
+    with pytest.raises(UserError, match="has judged no checkpoint: run the gate to its end"):
+        write_lock(tmp_path / "run", None, tmp_path / "lock.json")
 
 
 @pytest.mark.parametrize("keep_n", [24, 8])
