@@ -32,11 +32,16 @@ class _File(Record):
 @dataclass(frozen=True)
 class Journal:
     """`request` is every input of the search: the state that another one left is not taken up, nor that of a search of
-    another REVISION. `kept` is called when a state is written."""
+    another REVISION. `kept` is called when a state is written. Raises UserError where none can be: nothing is searched
+    for hours first."""
 
     path: Path
     request: Mapping[str, Any]
     kept: Callable[[], None] = field(default=lambda: None, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.path.is_dir():
+            raise UserError(f"{self.path} is a directory, where a search keeps how far it has come: remove it")
 
     @property
     def _told(self) -> dict[str, Any]:

@@ -88,3 +88,9 @@ def test_a_changed_state_is_none(path: Path) -> None:
     assert Journal(path, REQUEST).read(State) is None
     path.write_text(whole)
     assert Journal(path, REQUEST).read(State) == State(1)
+
+
+def test_a_directory_in_its_place_is_said_before_anything_is_searched(path: Path) -> None:
+    path.mkdir(parents=True)
+    with pytest.raises(UserError, match=r"search\.json is a directory, where a search keeps how far it has come"):
+        Journal(path, REQUEST)
