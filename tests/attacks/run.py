@@ -233,7 +233,9 @@ def _tree(directory: Path) -> set[tuple[str, str]]:
             if path.is_symlink():
                 kind = f"link to {path.readlink()}"
             elif path.is_file():
-                content = path.read_bytes() if path.stat().st_size < 1 << 24 else str(path.stat()).encode()
+                stat = path.stat()
+                # Not when it was last read, which a command may do.
+                content = path.read_bytes() if stat.st_size < 1 << 24 else f"{stat.st_size} {stat.st_mtime_ns}".encode()
                 kind = hashlib.sha256(content).hexdigest()
             else:
                 kind = oct(path.lstat().st_mode)

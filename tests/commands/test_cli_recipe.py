@@ -32,6 +32,8 @@ CHOICES = {
     "preamble": ("effort", "none"),
     "reasoning_effort": ("low", "high"),
     "analysis": ("served", "keep"),
+    "device": ("cpu", "cuda:1"),
+    "dtype": ("float32", "bfloat16"),
 }
 SHIPPED = sorted((ROOT / "recipes").glob("*.yaml"))
 
