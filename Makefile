@@ -13,7 +13,7 @@ READY := $(VENV)/.ready
 # what was compiled.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: setup gate test test-all test-kill test-versions test-browser picture mutants gpu-test attacks fuzz lint docs clean
+.PHONY: setup gate test test-all test-long test-kill test-versions test-browser picture mutants gpu-test attacks fuzz lint docs clean
 
 setup: $(READY)
 
@@ -42,7 +42,11 @@ test: lint
 	$(BIN)/python -m pytest -n 2 --dist worksteal -q -m "not slow" --ignore=tests/browser tests/
 
 test-all: lint
-	$(BIN)/python -m pytest -n 2 --dist worksteal -q --ignore=tests/browser tests/
+	$(BIN)/python -m pytest -n 2 --dist worksteal -q -m "not long" --ignore=tests/browser tests/
+
+# What takes more than a minute each: all stages interrupted, a disk that is full.
+test-long: $(READY)
+	$(BIN)/python -m pytest -n 2 --dist worksteal -q -m long --ignore=tests/browser tests/
 
 # Every command that writes, killed at 20 moments and on a disk that is full: given again, it ends as if nothing had been.
 test-kill: $(READY)
@@ -51,12 +55,15 @@ test-kill: $(READY)
 # report.html in Chromium: needs Debian's chromium and npm, which brings axe-core. A minute; pictures lie in $(OUT)/browser.
 AXE := $(OUT)/browser/package/axe.min.js
 
+$(VENV)/.browser: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[browser]'
+	@touch $@
+
 $(AXE):
 	mkdir -p $(OUT)/browser
 	cd $(OUT)/browser && tar -xzf "$$(npm pack --silent axe-core@4.14.1)" package/axe.min.js
 
-test-browser: $(AXE) | $(READY)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[browser]'
+test-browser: $(AXE) $(VENV)/.browser
 	$(BIN)/python -m pytest -q tests/browser --axe=$(AXE) --screenshots=$(OUT)/browser
 
 # The picture in README.md, from a stored run.

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from gate_command import ROOT
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 NAMESPACES = (("unshare", "--user", "--map-root-user", "--mount"), ("unshare", "--mount"))
 """For anybody, where the system allows that; for root."""
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from gate_command import BASE, CALIBRATION_PACKS, GATE_PACKS, ROOT
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 RECIPE = f"""
 profile: {{base: {BASE}, packs: {CALIBRATION_PACKS}, num_rows: 40, seq_len: 128, batch_size: 8}}
