@@ -67,8 +67,7 @@ test-browser: $(AXE) $(VENV)/.browser
 	$(BIN)/python -m pytest -q tests/browser --axe=$(AXE) --screenshots=$(OUT)/browser
 
 # The picture in README.md, from a stored run.
-picture: $(READY)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[browser]'
+picture: $(VENV)/.browser
 	$(BIN)/python tests/browser/picture.py
 
 # The lowest and the newest declared pytest, pydantic, pyarrow, transformers, by the tests that concern them.

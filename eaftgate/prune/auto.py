@@ -105,14 +105,17 @@ def _search_or_why_not(
     from eaftgate.model.spread import lack_of_room
     from eaftgate.search.refined import lack_of_blocks
 
-    if lack := lack_of_blocks(calibration_blocks(base, source, packs)):
-        return lack
     settings: ModelSettings = default_settings(device=device, dtype=dtype, dequantize=True)
     if settings.hardware != profiled.speed.on:
         return f"the profile was made on {profiled.speed.on}, and its speed says nothing of {settings.hardware}"
     pre_gate = request.run is not None and request.run.pre_gate
     held = held_by_search(base, profiled, request.search, settings)
-    return lack_of_room(base, settings, held=held) or _Search(ModelRun(packs, settings, pre_gate), seconds)
+    # For the last the packs are tokenised, as for the search itself.
+    return (
+        lack_of_room(base, settings, held=held)
+        or lack_of_blocks(calibration_blocks(base, source, packs))
+        or _Search(ModelRun(packs, settings, pre_gate), seconds)
+    )
 
 
 def _lack_of_packs(packs: Path, profiled: ProfileDescription) -> str:

@@ -98,7 +98,7 @@ def refined_search(
     done = [start, *(start + np.cumsum(turn * TURNS)).tolist()]
     with within_memory(), _shown(progress, "passes") as show:
 
-        def started(passes: float) -> None:
+        def come_to(passes: float) -> None:
             show(passes, done[-1])
 
         held = None if journal is None else journal.read(Reached)
@@ -106,11 +106,11 @@ def refined_search(
         # What comes before the first that is shown is no progress: it would be taken for how slow the search is.
         halves = halves_of(model, blocks, packs_of_rows(blocks, trace), batch_size=settings.batch_size)
         if held is None:
-            started(forecast.GREEDY if selected else 0)
-            held = _begun(model, blocks, trace, halves, keep_n, settings, classes, journal, selected, started)
+            come_to(forecast.GREEDY if selected else 0)
+            held = _begun(model, blocks, trace, halves, keep_n, settings, classes, journal, selected, come_to)
         ended = held.refinement
         for ended in refinements(halves, held.others, held.refinement):
-            started(done[ended.layers])
+            come_to(done[ended.layers])
             if journal is not None:
                 journal.write(replace(held, refinement=ended))
     found = {"settings": asdict(settings), "start": held.start, "swaps": [asdict(swap) for swap in ended.swaps]}
