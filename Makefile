@@ -13,7 +13,7 @@ READY := $(VENV)/.ready
 # what was compiled.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: setup gate test test-all test-long test-kill test-versions test-browser picture mutants gpu-test attacks fuzz lint docs clean
+.PHONY: setup gate test test-all tests test-long test-kill test-versions test-browser picture mutants gpu-test attacks fuzz lint docs clean
 
 setup: $(READY)
 
@@ -41,7 +41,9 @@ lint: $(READY)
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist worksteal -q -m "not slow" --ignore=tests/browser tests/
 
-test-all: lint
+test-all: lint tests
+
+tests: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist worksteal -q -m "not long" --ignore=tests/browser tests/
 
 # What takes more than a minute each: all stages interrupted, a disk that is full.
