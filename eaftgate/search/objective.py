@@ -6,12 +6,14 @@ the divergence of the pruned model's prediction from the base's, not as the one 
 their means agree as far as the base is calibrated, and a swap's standard error is a fraction
 (docs/log/2026-11-27-search.md).
 
-    loss = 3 * ppl of UNION + fourth root of the mean fourth power of all of them, of what is worse than the base
+    loss = 24 * ppl of UNION + messages of UNION + fourth root of the mean fourth power of the rules of means
 
-so that the rule that is farthest beyond its margin counts most, as in a verdict, and one that nothing is lost by
-nothing. Messages are counted in UNION alone: of a pack there are too few; and by how far their tokens lead the other
-choices, not as exact or not. Rules over too few documents or messages take no part: what they say of the next rows is
-noise.
+of what is worse than the base. Of the rules of means, over classes and packs, the one that is farthest beyond its
+margin counts most, as in a verdict. Exact messages count for themselves, in full up to their margin and beyond it by
+the logarithm: what is near a PASS must not lose the calls for a little perplexity, and what is far from one must not
+give up all else for them. They are counted in UNION alone: of a pack there are too few; and by how far their tokens
+lead the other choices, not as exact or not. Rules over too few documents or messages take no part: what they say of
+the next rows is noise.
 
 Shapes: T scored tokens, R rows, I rules in cells, M messages.
 """
@@ -33,8 +35,9 @@ from eaftgate.parity.clusters import Clusters, Estimate, clustered, clusters_by
 SOFT = 0.5
 """Nats: a message is as exact as the product, over its tokens, of the logistic function of their leads by this. Counted
 as exact or not, messages are so few that a search fits those of the calibration (docs/log/2026-11-27-search.md)."""
-UNION_COUNTS = 3.0
-"""With 1, single classes were bought with more of everything than they were worth (docs/log/2026-11-27-search.md)."""
+UNION_COUNTS = 24.0
+"""Of perplexity, beside 1 of messages. Counted less, classes and packs were bought with more of everything than they
+were worth, and no call more was kept on other rows (docs/log/2026-11-27-search.md)."""
 POWER = 4
 """With 2, among some thirty rules one that was 28 times its margin made no difference."""
 FEWEST, FEWEST_MESSAGES = 30, 8
@@ -103,7 +106,7 @@ class Objective:
         """Of the model that predicts `now`. Without `messages` none is counted: on few blocks one would decide."""
         means_I = self._means_I(now)
         exact_I = self._exact_I(now) if messages else np.zeros(0)
-        return float(UNION_COUNTS * means_I[0] + _size(np.append(means_I, exact_I)))
+        return float(UNION_COUNTS * means_I[0] + _diminishing(exact_I).sum() + _size(means_I))
 
     def change(self, now: Predictions, other: Predictions) -> Estimate:
         """By how much the loss of `other` is larger; the standard error is to first order."""
@@ -116,11 +119,10 @@ class Objective:
     def _slopes(self, now: Predictions) -> tuple[FloatArray, FloatArray]:
         """By how much the loss rises with every rule of a mean, and with every one of messages."""
         means_I, exact_I = self._means_I(now), self._exact_I(now)
-        worse_I = np.maximum(np.append(means_I, exact_I), 0)
-        size = _size(worse_I)
+        worse_I, size = np.maximum(means_I, 0), _size(means_I)
         slope_I = (worse_I / size) ** (POWER - 1) / len(worse_I) if size else np.zeros(len(worse_I))
         slope_I[0] += UNION_COUNTS
-        return slope_I[: len(means_I)], slope_I[len(means_I) :]
+        return slope_I, (exact_I > 0) / np.maximum(exact_I, 1)
 
     def _means_I(self, now: Predictions) -> FloatArray:
         means_I: FloatArray = self._share_IT @ now.divergence_T
@@ -210,6 +212,11 @@ def _shares(rules: list[tuple[NDArray[np.intp], float]], columns: int) -> csr_ar
     if not rules:
         return csr_array((0, columns))
     return csr_array((np.concatenate(values), np.concatenate(places), ends), shape=(len(rules), columns))
+
+
+def _diminishing(ratio_I: FloatArray) -> FloatArray:
+    """Up to the margin as it is, beyond it by the logarithm; both have the slope 1 there."""
+    return np.minimum(np.maximum(ratio_I, 0), 1) + np.log(np.maximum(ratio_I, 1))
 
 
 def _size(ratio_I: FloatArray) -> float:

@@ -67,13 +67,13 @@ def _small_cells_take_part(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(objective, "FEWEST_MESSAGES", 5)
 
 
-def drawn(blocks: Blocks, seed: int) -> Predictions:
+def drawn(blocks: Blocks, seed: int, lead: float) -> Predictions:
     rng = np.random.default_rng(seed)
-    return Predictions(rng.gamma(1.0, 1.0, blocks.num_scored), rng.normal(2.0, 1.5, blocks.num_scored))
+    return Predictions(rng.gamma(1.0, 1.0, blocks.num_scored), rng.normal(lead, 1.5, blocks.num_scored))
 
 
 BLOCKS_ = class_blocks(50)
-BEFORE, NOW, OTHER = (drawn(BLOCKS_, seed) for seed in range(3))
+BEFORE, NOW, OTHER = (drawn(BLOCKS_, seed, lead) for seed, lead in enumerate((2.0, 1.9, 1.0)))
 BASE = Reference(
     np.zeros((BLOCKS_.num_scored, 0), np.int32), np.zeros((BLOCKS_.num_scored, 0), np.float32), BEFORE.lead_T
 )
@@ -138,10 +138,14 @@ def slow_size(ratios: list[float]) -> float:
     return math.sqrt(math.sqrt(sum(max(0.0, ratio) ** 4 for ratio in ratios) / len(ratios)))
 
 
+def diminishing(ratio: float) -> float:
+    return max(ratio, 0.0) if ratio <= 1 else 1 + math.log(ratio)
+
+
 def slow_loss(on: Objective, now: Predictions, *, messages: bool = True) -> float:
     means, exact = slow_terms(on, now)
     worse = [value for value, _ in means]
-    return 3 * worse[0] + slow_size([*worse, *(value for value, _ in exact if messages)])
+    return 24 * worse[0] + slow_size(worse) + sum(diminishing(value) for value, _ in exact if messages)
 
 
 @pytest.mark.parametrize("messages", [True, False])
@@ -160,22 +164,25 @@ def test_equal_models_lose_nothing() -> None:
     assert made().change(same, same).value == 0
 
 
-def test_the_change_is_the_difference_and_its_error_that_of_the_linear_part() -> None:
+@pytest.mark.parametrize(("now", "other"), [(NOW, OTHER), (OTHER, NOW)], ids=["near", "far beyond"])
+def test_the_change_is_the_difference_and_its_error_that_of_the_linear_part(
+    now: Predictions, other: Predictions
+) -> None:
     on = made()
-    change = on.change(NOW, OTHER)
-    assert change.value == pytest.approx(slow_loss(on, OTHER) - slow_loss(on, NOW))
-    means, exact = slow_terms(on, NOW)
-    size = slow_size([value for value, _ in [*means, *exact]])
+    change = on.change(now, other)
+    assert change.value == pytest.approx(slow_loss(on, other) - slow_loss(on, now))
+    means, exact = slow_terms(on, now)
+    size = slow_size([value for value, _ in means])
     tokens = np.argwhere(BLOCKS_.scored_BS)
     rise_T = np.zeros(len(tokens))
     for place, (value, share) in enumerate(means):
-        slope = (max(0.0, value) / size) ** 3 / (len(means) + len(exact)) + (3 if place == 0 else 0)
+        slope = (max(0.0, value) / size) ** 3 / len(means) + (24 if place == 0 else 0)
         for t, weight in share.items():
-            rise_T[t] += slope * weight * (OTHER.divergence_T[t] - NOW.divergence_T[t]) * len(tokens)
+            rise_T[t] += slope * weight * (other.divergence_T[t] - now.divergence_T[t]) * len(tokens)
     for value, counts in exact:
-        slope = (max(0.0, value) / size) ** 3 / (len(means) + len(exact))
+        slope = 0.0 if value <= 0 else min(1.0, 1 / value)
         for of, weight in counts.items():
-            rise_T[of[-1]] += slope * weight * (exactness(NOW, of) - exactness(OTHER, of)) * len(tokens)
+            rise_T[of[-1]] += slope * weight * (exactness(now, of) - exactness(other, of)) * len(tokens)
     errors = []
     for clusters in (BLOCKS_.row_BS[BLOCKS_.scored_BS], tokens[:, 0]):
         squares = [((rise_T - rise_T.mean())[clusters == cluster].sum()) ** 2 for cluster in np.unique(clusters)]
@@ -186,12 +193,12 @@ def test_the_change_is_the_difference_and_its_error_that_of_the_linear_part() ->
 def test_the_linear_part_is_the_slope_of_the_loss() -> None:
     """A small step in one token's divergence moves the loss by what that token rises."""
     on = made()
-    means, exact = slow_terms(on, NOW)
-    size = slow_size([value for value, _ in [*means, *exact]])
+    means, _ = slow_terms(on, NOW)
+    size = slow_size([value for value, _ in means])
     for token in range(0, len(NOW.divergence_T), 37):
         step_T = np.where(np.arange(len(NOW.divergence_T)) == token, 1e-6, 0)
         slope = sum(
-            ((max(0.0, value) / size) ** 3 / (len(means) + len(exact)) + 3 * (place == 0)) * share.get(token, 0.0)
+            ((max(0.0, value) / size) ** 3 / len(means) + 24 * (place == 0)) * share.get(token, 0.0)
             for place, (value, share) in enumerate(means)
         )
         change = on.change(NOW, Predictions(NOW.divergence_T + step_T, NOW.lead_T))
@@ -212,6 +219,25 @@ def test_a_message_counts_by_how_far_its_tokens_lead() -> None:
     leads = [loss(lead) for lead in (5.0, 0.01, -0.01, -5.0)]
     assert leads == sorted(leads)
     assert leads[2] - leads[1] < 0.05 * (leads[3] - leads[0])
+
+
+def test_messages_count_in_full_up_to_their_margin_and_ever_less_beyond() -> None:
+    """One in a hundred calls more counts for most where a verdict is decided."""
+    on = replace(made(), margins={"exact_calls": 0.03, "ppl": 0.04})
+    calls = exact_messages(on, [tuple(at) for at in np.argwhere(BLOCKS_.scored_BS)], TokenClass.CALL)
+    events = sum(all(BASE.lead_T[t] >= 0 for t in of) for of in calls)
+    zero_T = np.zeros(BLOCKS_.num_scored)
+    before = sum(exactness(BASE, of) for of in calls)
+
+    def loss(lost: float) -> float:
+        """With a share of the events lost, of every call as much."""
+        lead_T = BASE.lead_T.copy()
+        for of in calls:
+            rest = exactness(BASE, of) * (1 - lost * events / before)
+            lead_T[list(of)] = -objective.SOFT * math.log(rest ** (-1 / len(of)) - 1)
+        return on.loss(Predictions(zero_T, lead_T))
+
+    assert [loss(lost) for lost in (0.0, 0.01, 0.03, 0.06)] == pytest.approx([0, 1 / 3, 1, 1 + math.log(2)])
 
 
 def test_of_some_blocks_is_as_if_made_on_them() -> None:
@@ -244,7 +270,7 @@ def test_rules_over_too_few_take_no_part(monkeypatch: pytest.MonkeyPatch, fewest
     if fewest == 1000:  # but for perplexity of UNION
         of = BLOCKS_.roles.content[BLOCKS_.scored_BS]
         worse = float(NOW.divergence_T[of].mean()) / MARGINS["ppl"]
-        assert made().loss(NOW) == pytest.approx(3 * worse + max(0.0, worse))
+        assert made().loss(NOW) == pytest.approx(24 * worse + max(0.0, worse))
         return
     assert len(means) < 12 or len(exact) < 2
     assert made().loss(NOW) == pytest.approx(slow_loss(made(), NOW))
@@ -292,7 +318,9 @@ def test_what_a_search_lowers_is_what_the_policy_judges(
 
     ppl = [worse("ppl", pack) for pack in packs]
     more = [] if name == "ppl" else [worse(name, pack) for pack in (packs[:1] if name.startswith("exact") else packs)]
-    assert only.loss(now) == pytest.approx(3 * ppl[0] + slow_size([*ppl, *more]), rel=1e-4)
+    exact = name.startswith("exact")
+    expected = slow_size([*ppl, *([] if exact else more)]) + sum(diminishing(value) for value in more if exact)
+    assert only.loss(now) == pytest.approx(24 * ppl[0] + expected, rel=1e-4)
     assert any(more) or name == "ppl"
 
 
