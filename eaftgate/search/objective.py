@@ -6,7 +6,7 @@ the divergence of the pruned model's prediction from the base's, not as the one 
 their means agree as far as the base is calibrated, and a swap's standard error is a fraction
 (docs/log/2026-11-27-search.md).
 
-    loss = 24 * ppl of UNION + messages of UNION + fourth root of the mean fourth power of the rules of means
+    loss = 16 * ppl of UNION + messages of UNION + fourth root of the mean fourth power of the rules of means
 
 of what is worse than the base. Of the rules of means, over classes and packs, the one that is farthest beyond its
 margin counts most, as in a verdict. Exact messages count for themselves, in full up to their margin and beyond it by
@@ -35,7 +35,7 @@ from eaftgate.parity.clusters import Clusters, Estimate, clustered, clusters_by
 SOFT = 0.5
 """Nats: a message is as exact as the product, over its tokens, of the logistic function of their leads by this. Counted
 as exact or not, messages are so few that a search fits those of the calibration (docs/log/2026-11-27-search.md)."""
-UNION_COUNTS = 24.0
+UNION_COUNTS = 16.0
 """Of perplexity, beside 1 of messages. Counted less, classes and packs were bought with more of everything than they
 were worth, and no call more was kept on other rows (docs/log/2026-11-27-search.md)."""
 POWER = 4

@@ -145,7 +145,7 @@ def diminishing(ratio: float) -> float:
 def slow_loss(on: Objective, now: Predictions, *, messages: bool = True) -> float:
     means, exact = slow_terms(on, now)
     worse = [value for value, _ in means]
-    return 24 * worse[0] + slow_size(worse) + sum(diminishing(value) for value, _ in exact if messages)
+    return 16 * worse[0] + slow_size(worse) + sum(diminishing(value) for value, _ in exact if messages)
 
 
 @pytest.mark.parametrize("messages", [True, False])
@@ -176,7 +176,7 @@ def test_the_change_is_the_difference_and_its_error_that_of_the_linear_part(
     tokens = np.argwhere(BLOCKS_.scored_BS)
     rise_T = np.zeros(len(tokens))
     for place, (value, share) in enumerate(means):
-        slope = (max(0.0, value) / size) ** 3 / len(means) + (24 if place == 0 else 0)
+        slope = (max(0.0, value) / size) ** 3 / len(means) + (16 if place == 0 else 0)
         for t, weight in share.items():
             rise_T[t] += slope * weight * (other.divergence_T[t] - now.divergence_T[t]) * len(tokens)
     for value, counts in exact:
@@ -198,7 +198,7 @@ def test_the_linear_part_is_the_slope_of_the_loss() -> None:
     for token in range(0, len(NOW.divergence_T), 37):
         step_T = np.where(np.arange(len(NOW.divergence_T)) == token, 1e-6, 0)
         slope = sum(
-            ((max(0.0, value) / size) ** 3 / len(means) + 24 * (place == 0)) * share.get(token, 0.0)
+            ((max(0.0, value) / size) ** 3 / len(means) + 16 * (place == 0)) * share.get(token, 0.0)
             for place, (value, share) in enumerate(means)
         )
         change = on.change(NOW, Predictions(NOW.divergence_T + step_T, NOW.lead_T))
@@ -270,7 +270,7 @@ def test_rules_over_too_few_take_no_part(monkeypatch: pytest.MonkeyPatch, fewest
     if fewest == 1000:  # but for perplexity of UNION
         of = BLOCKS_.roles.content[BLOCKS_.scored_BS]
         worse = float(NOW.divergence_T[of].mean()) / MARGINS["ppl"]
-        assert made().loss(NOW) == pytest.approx(24 * worse + max(0.0, worse))
+        assert made().loss(NOW) == pytest.approx(16 * worse + max(0.0, worse))
         return
     assert len(means) < 12 or len(exact) < 2
     assert made().loss(NOW) == pytest.approx(slow_loss(made(), NOW))
@@ -320,7 +320,7 @@ def test_what_a_search_lowers_is_what_the_policy_judges(
     more = [] if name == "ppl" else [worse(name, pack) for pack in (packs[:1] if name.startswith("exact") else packs)]
     exact = name.startswith("exact")
     expected = slow_size([*ppl, *([] if exact else more)]) + sum(diminishing(value) for value in more if exact)
-    assert only.loss(now) == pytest.approx(24 * ppl[0] + expected, rel=1e-4)
+    assert only.loss(now) == pytest.approx(16 * ppl[0] + expected, rel=1e-4)
     assert any(more) or name == "ppl"
 
 
