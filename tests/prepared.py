@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from filelock import FileLock
-from gate_command import BASE, CALIBRATION_PACKS, GATE_PACKS, Run, gate
+from gate_command import BASE, CALIBRATION_PACKS, GATE_PACKS, TIMEOUT_SECONDS, Run, gate
 
 from eaftgate.checkpoint.checkpoint import open_checkpoint
 from eaftgate.checkpoint.digest import checkpoint_digest
@@ -50,11 +50,11 @@ def once(path: Path, make: Callable[[Path], object]) -> Path:
     return path
 
 
-def run_once(results: Path, *options: str) -> Run:
+def run_once(results: Path, *options: str, timeout: float = TIMEOUT_SECONDS) -> Run:
     said = results.with_name(f"{results.name}.json")
 
     def make(results: Path) -> None:
-        run = gate(results, *options)
+        run = gate(results, *options, timeout=timeout)
         said.write_text(json.dumps({"code": run.code, "output": run.output}), encoding="utf-8")
 
     once(results, make)
