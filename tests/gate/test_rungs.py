@@ -50,7 +50,7 @@ def options(rungs: dict[str, Path]) -> list[str]:
 def test_where_there_is_too_little_to_decide_on_nothing_passes_and_the_run_says_what_is_missing(
     rungs: dict[str, Path], tmp_path: Path
 ) -> None:
-    small = (f"--packs={GATE_PACKS}", "--regime=fixture", "--seq-lens=64", "--num-blocks=8")
+    small = (f"--packs={GATE_PACKS}", "--regime=fixture", "--seq-lens=64", "--num-blocks=8", "--generate=0")
     some = {name: rungs[name] for name in ("copy", "names", "open")}
     run = gate(tmp_path / "run", *BY_V3, *options(some), *small)
     assert V3.evidence is not None
