@@ -10,7 +10,8 @@ from gate_command import BASE, ENVIRONMENT, GATE_PACKS, gate
 from prepared import base_copy, made, random8  # noqa: F401
 
 OPTIONS = (f"--base={BASE}", f"--packs={GATE_PACKS}", "--regime=fixture", "--seq-lens=64")
-V2, V3 = "--policy=near-lossless-v2", "--policy=near-lossless-v3"
+TURNS = ("--generate=6", "--generate-tokens=48")
+V2, V3 = ("--policy=near-lossless-v2",), ("--policy=near-lossless-v3", *TURNS)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -36,10 +37,10 @@ def pages(tmp_path_factory: pytest.TempPathFactory, base_copy: Path, random8: Pa
     at = tmp_path_factory.mktemp("runs")
     copy = f"--checkpoint={base_copy}"
     runs = {
-        "pass": (copy, "--num-blocks=48", V2),
-        "fail": (copy, f"--checkpoint={random8}", "--num-blocks=6", V2),
-        "inconclusive": (copy, "--num-blocks=6", V3),
-        "incomplete": (copy, f"--checkpoint={random8}", "--num-blocks=6", V3, "-p", "meddling_plugin"),
+        "pass": (copy, "--num-blocks=48", *V2),
+        "fail": (copy, f"--checkpoint={random8}", "--num-blocks=6", *V2),
+        "inconclusive": (copy, "--num-blocks=6", *V3),
+        "incomplete": (copy, f"--checkpoint={random8}", "--num-blocks=6", *V3, "-p", "meddling_plugin"),
     }
     for name, options in runs.items():
         if name in ("inconclusive", "incomplete"):

@@ -14,11 +14,11 @@ from eaftgate.errors import UserError
 from eaftgate.gate.planning import make_plan
 from eaftgate.gate.request import GateOptions
 
-V3 = "--policy=near-lossless-v3"
+V3 = ("--policy=near-lossless-v3", "--generate=0")
 
 
 def judged(results: Path, candidate: Path, *options: str) -> Run:
-    return gate(results, f"--base={BASE}", f"--checkpoint={candidate}", f"--packs={GATE_PACKS}", *TINY, V3, *options)
+    return gate(results, f"--base={BASE}", f"--checkpoint={candidate}", f"--packs={GATE_PACKS}", *TINY, *V3, *options)
 
 
 def slow_loss(results: Path, cell: dict[str, Any]) -> float:
