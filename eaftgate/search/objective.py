@@ -6,14 +6,13 @@ the divergence of the pruned model's prediction from the base's, not as the one 
 their means agree as far as the base is calibrated, and a swap's standard error is a fraction
 (docs/log/2026-11-27-search.md).
 
-    loss = 16 * ppl of UNION + messages of UNION + fourth root of the mean fourth power of the rules of means
+    loss = 6 * ppl of UNION + messages of UNION / 2 + fourth root of the mean fourth power of the rules of means
 
 of what is worse than the base. Of the rules of means, over classes and packs, the one that is farthest beyond its
-margin counts most, as in a verdict. Exact messages count for themselves, in full up to their margin and beyond it by
-the logarithm: what is near a PASS must not lose the calls for a little perplexity, and what is far from one must not
-give up all else for them. They are counted in UNION alone: of a pack there are too few; and by how far their tokens
-lead the other choices, not as exact or not. Rules over too few documents or messages take no part: what they say of
-the next rows is noise.
+margin counts most, as in a verdict. Exact messages count for themselves, so that they do however far another rule is
+beyond its own. They are counted in UNION alone: of a pack there are too few; and by how far their tokens lead the
+other choices, not as exact or not. Rules over too few documents or messages take no part: what they say of the next
+rows is noise.
 
 Shapes: T scored tokens, R rows, I rules in cells, M messages.
 """
@@ -35,9 +34,10 @@ from eaftgate.parity.clusters import Clusters, Estimate, clustered, clusters_by
 SOFT = 0.5
 """Nats: a message is as exact as the product, over its tokens, of the logistic function of their leads by this. Counted
 as exact or not, messages are so few that a search fits those of the calibration (docs/log/2026-11-27-search.md)."""
-UNION_COUNTS = 16.0
-"""Of perplexity, beside 1 of messages. Counted less, classes and packs were bought with more of everything than they
-were worth, and no call more was kept on other rows (docs/log/2026-11-27-search.md)."""
+UNION_COUNTS, MESSAGES_COUNT = 6.0, 0.5
+"""With perplexity counted less, classes and packs were bought with more of everything than they were worth; with
+messages among the fourth powers, or counted by the logarithm beyond their margin, a model that is far from a PASS lost
+nine calls in ten for a little perplexity (docs/log/2026-11-27-search.md)."""
 POWER = 4
 """With 2, among some thirty rules one that was 28 times its margin made no difference."""
 FEWEST, FEWEST_MESSAGES = 30, 8
@@ -106,7 +106,8 @@ class Objective:
         """Of the model that predicts `now`. Without `messages` none is counted: on few blocks one would decide."""
         means_I = self._means_I(now)
         exact_I = self._exact_I(now) if messages else np.zeros(0)
-        return float(UNION_COUNTS * means_I[0] + _diminishing(exact_I).sum() + _size(means_I))
+        lost = float(np.maximum(exact_I, 0).sum())
+        return float(UNION_COUNTS * means_I[0] + MESSAGES_COUNT * lost + _size(means_I))
 
     def change(self, now: Predictions, other: Predictions) -> Estimate:
         """By how much the loss of `other` is larger; the standard error is to first order."""
@@ -122,7 +123,7 @@ class Objective:
         worse_I, size = np.maximum(means_I, 0), _size(means_I)
         slope_I = (worse_I / size) ** (POWER - 1) / len(worse_I) if size else np.zeros(len(worse_I))
         slope_I[0] += UNION_COUNTS
-        return slope_I, (exact_I > 0) / np.maximum(exact_I, 1)
+        return slope_I, MESSAGES_COUNT * (exact_I > 0)
 
     def _means_I(self, now: Predictions) -> FloatArray:
         means_I: FloatArray = self._share_IT @ now.divergence_T
@@ -212,11 +213,6 @@ def _shares(rules: list[tuple[NDArray[np.intp], float]], columns: int) -> csr_ar
     if not rules:
         return csr_array((0, columns))
     return csr_array((np.concatenate(values), np.concatenate(places), ends), shape=(len(rules), columns))
-
-
-def _diminishing(ratio_I: FloatArray) -> FloatArray:
-    """Up to the margin as it is, beyond it by the logarithm; both have the slope 1 there."""
-    return np.minimum(np.maximum(ratio_I, 0), 1) + np.log(np.maximum(ratio_I, 1))
 
 
 def _size(ratio_I: FloatArray) -> float:
