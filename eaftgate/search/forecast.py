@@ -3,7 +3,7 @@
 Imports nothing that is slow.
 """
 
-GREEDY, STARTS = 3.5, 2.5
+GREEDY, STARTS = 2.5, 4.0
 """Passes before anything is refined: what the greedy selections take as long as, and starts that are measured."""
 A_LAYER = 0.7
 """Passes a layer and turn, on average over the layers: all that is measured runs through those that follow only."""

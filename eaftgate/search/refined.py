@@ -85,15 +85,23 @@ def _scored(blocks: Blocks) -> NDArray[np.intp]:
     return np.flatnonzero(blocks.scored_BS.any(axis=1))
 
 
-def ranked_starts(halves: tuple[Half, Half], starts: Mapping[str, KeepSets]) -> list[str]:
+def ranked_starts(
+    halves: tuple[Half, Half], starts: Mapping[str, KeepSets], *, progress: Callable[[float], None] = lambda _: None
+) -> list[str]:
     """Their names, what loses least first: on a part of both halves, and on a larger one the FINALISTS by that, with
-    those by the tokens alone."""
+    those by the tokens alone. `progress` gets the share that is done, where the two choose the same FINALISTS."""
+    *_, (some, _), (most, _) = STAGES
+    measured, expected = 0.0, len(starts) * some + FINALISTS * most
 
     def ranked(names: Iterable[str], share: float, *, messages: bool = True) -> list[str]:
-        losses = {name: sum(half.loss(starts[name], share, messages=messages) for half in halves) for name in names}
+        nonlocal measured
+        losses = {}
+        for name in names:
+            losses[name] = sum(half.loss(starts[name], share, messages=messages) for half in halves)
+            measured += share if messages else 0  # else what was measured before is looked at
+            progress(min(measured / expected, 1))
         return sorted(losses, key=losses.__getitem__)
 
-    *_, (some, _), (most, _) = STAGES
     for half in halves:
         half.begin(some, most)
     found = ranked(starts, some)

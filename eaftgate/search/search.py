@@ -164,7 +164,7 @@ def _begun(
     for name, weights in ranking_weights(trace, classes).items():
         asked: dict[str, Any] = {"keep_n": keep_n, "alignment": "predicting", "classes": weights}
         starts |= {f"{method}, {name}": select_keep_sets(trace, method=method, **asked) for method in STARTS}
-    ranked = ranked_starts(halves, starts)
+    ranked = ranked_starts(halves, starts, progress=lambda share: show(forecast.GREEDY + forecast.STARTS * share))
     others = layers_of([starts[name] for name in ranked[:OTHERS]])
     return Reached(ranked[0], others, Refinement(starts[ranked[0]]))
 

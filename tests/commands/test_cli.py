@@ -280,7 +280,7 @@ def test_an_interrupted_search_goes_on_where_it_was(
         selected = search("out")
         patched.setattr(searching, "greedy_selections", lambda *_, **__: pytest.fail("selected already"))
         refining = search("out")
-    for ended, kept in ((selected, "3.5 of 64.2 passes, 3.5"), (refining, "30.2 of 64.2 passes, 30.2")):
+    for ended, kept in ((selected, "2.5 of 64.7 passes, 2.5"), (refining, "30.8 of 64.7 passes, 30.8")):
         assert ended.code == 130
         assert f"interrupted at {kept} of them kept; {AGAIN}" in ended.err
     assert journal.exists()
@@ -310,9 +310,9 @@ def test_an_interrupted_search_goes_on_where_it_was(
     assert not journal.exists()
     straight = search("straight")
     assert straight.code == 0
-    assert passes(straight) == passes(selected) == (0, 64.2)
-    assert passes(refining) == (3.5, 64.2), "of the 6 for the start"
-    assert passes(resumed) == (30.2, 64.2), "6 for the start, 14.55 and 9.7 of a turn's 29.1 for two of three layers"
+    assert passes(straight) == passes(selected) == (0, 64.7)
+    assert passes(refining) == (2.5, 64.7), "of the 6.5 for the start"
+    assert passes(resumed) == (30.8, 64.7), "6.5 for the start, 14.55 and 9.7 of a turn's 29.1 for two of three layers"
     manifests = [read_manifest(tmp_path / name) for name in ("out", "straight")]
     assert manifests[0].keep == manifests[1].keep
     assert manifests[0].provenance == manifests[1].provenance

@@ -245,7 +245,11 @@ def test_any_state_can_be_gone_on_with(model: MoeModel, blocks: Blocks, tmp_path
 def test_the_first_of_equal_starts_is_taken(model: MoeModel, blocks: Blocks) -> None:
     halves = halves_of(model, blocks, ONE_PACK, batch_size=8)
     starts = {"a": STARTS[0], "b": EVERYONE, "c": EVERYONE}
-    assert ranked_starts(halves, starts) == ["b", "c", "a"]
+    shares: list[float] = []
+    assert ranked_starts(halves, starts, progress=shares.append) == ["b", "c", "a"]
+    assert shares == sorted(shares)
+    assert shares[:3] == pytest.approx([1 / 15, 2 / 15, 3 / 15]), "of three eighths and three halves"
+    assert shares[-1] == 1
 
 
 @pytest.mark.usefixtures("few_blocks")
