@@ -123,7 +123,7 @@ class Objective:
         worse_I, size = np.maximum(means_I, 0), _size(means_I)
         slope_I = (worse_I / size) ** (POWER - 1) / len(worse_I) if size else np.zeros(len(worse_I))
         slope_I[0] += UNION_COUNTS
-        return slope_I, MESSAGES_COUNT * (exact_I > 0)
+        return slope_I, MESSAGES_COUNT * (exact_I > 0).astype(np.float64)
 
     def _means_I(self, now: Predictions) -> FloatArray:
         means_I: FloatArray = self._share_IT @ now.divergence_T
