@@ -2,11 +2,13 @@
 
     python benchmarks/shape_table.py shape.json --date 2026-11-27 --commit abc1234
 
-A row of the same job on the same machine is written anew.
+A row of the same job on the same machine is written anew. Of a stage that --limit ended it is told how far it was, by
+the log beside shape.json.
 """
 
 import argparse
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +23,8 @@ _SHARED = "profile, layer by layer, a share of the blocks a GPU"
 """What needs several cards does not fit into one."""
 
 
-def rows_of(measured: dict[str, Any], *, date: str, commit: str) -> list[dict[str, Any]]:
-    """One for every stage that ended."""
+def rows_of(measured: dict[str, Any], *, logs: Path, date: str, commit: str) -> list[dict[str, Any]]:
+    """One for every stage that was begun, but for one that did not say how far it was."""
     given, machine = measured["arguments"], measured["machine"]
     streamed = len(machine["gpus"]) and float(given["card_gb"])
     card = f" in {float(given['card_gb']):g} GB" if streamed else ""
@@ -33,14 +35,16 @@ def rows_of(measured: dict[str, Any], *, date: str, commit: str) -> list[dict[st
     rows = []
     for stage, job in jobs.items():
         found = measured["stages"].get(stage, {})
-        if not found.get("finished"):
+        so_far = "" if not found or found["finished"] else _so_far(logs / f"{stage}.log")
+        if not found or not (found["finished"] or so_far):
             continue
         said = [left for left in found["time_left_said"].values() if left]
         rows.append(
             {
                 "what": f"{part}{given['shape']} shape, {measured['rows']['tokens']:,} tokens: "
                 + job.format(**given, card=card)
-                + (", the same trace bit for bit" if stage == "stream" else ""),
+                + (", the same trace bit for bit" if stage == "stream" else "")
+                + so_far,
                 "seconds": found["seconds"],
                 "calls": found["calls"],
                 # What makes the card smaller is in use on it, too.
@@ -56,6 +60,11 @@ def rows_of(measured: dict[str, Any], *, date: str, commit: str) -> list[dict[st
     return rows
 
 
+def _so_far(log: Path) -> str:
+    shares = re.findall(r"\((\d+)%\)", log.read_text(encoding="utf-8"))
+    return f", until {shares[-1]} % of it were done" if shares else ""
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("measured", type=Path)
@@ -63,7 +72,7 @@ def main() -> None:
     parser.add_argument("--commit", required=True, help="that was measured")
     given = parser.parse_args()
     measured = json.loads(given.measured.read_text(encoding="utf-8"))
-    new = rows_of(measured, date=given.date, commit=given.commit)
+    new = rows_of(measured, logs=given.measured.parent, date=given.date, commit=given.commit)
     table = json.loads(TABLE.read_text(encoding="utf-8"))
     made = {(row["what"], row["hardware"]) for row in new}
     table["rows"] = [row for row in table["rows"] if (row["what"], row["hardware"]) not in made] + new
