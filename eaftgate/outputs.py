@@ -5,6 +5,7 @@ date; with other inputs it is an error that says what differs; what an interrupt
 up. A directory therefore says what it was made from (made_from.py); a file is made again and compared.
 """
 
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 from eaftgate.errors import UserError
 from eaftgate.files import write_failures, write_text
-from eaftgate.locks import Taken, held
+from eaftgate.locks import Taken, held, holder
 from eaftgate.made_from import MADE_FROM_FILE, check_made
 from eaftgate.unfinished import unfinished
 
@@ -44,13 +45,17 @@ def check_free(out: Path) -> None:
 
 def up_to_date(out: Path, made_from: Mapping[str, Any], *, option: str = "--out") -> bool:
     """Whether `out` was made from these inputs (JSON; content, not names) by this version and still is what was made.
-    False: nothing is there.
+    False: nothing is there. Removes what is left beside it of a run that was killed when it had just been made.
 
     Raises UserError for what `check_directory` refuses, and when what is there was made from other inputs, or changed.
     """
     if not check_directory(out, option=option):
         return False
     check_made(out, out / MADE_FROM_FILE, out, made_from, option)
+    work = unfinished(out)
+    left = not work.root.is_symlink() and work.root.is_dir() and work.is_ours and not work.payload.exists()
+    if left and holder(work.lock) is None:
+        shutil.rmtree(work.root, ignore_errors=True)
     return True
 
 

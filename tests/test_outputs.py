@@ -223,6 +223,28 @@ def test_what_differs_is_said_shortly(tmp_path: Path) -> None:
         assert f"({said})" in str(caught.value)
 
 
+@pytest.mark.parametrize("kind", ["left", "held", "with a payload", "foreign"])
+def test_what_a_run_left_that_was_killed_when_all_was_made_goes(tmp_path: Path, kind: str) -> None:
+    """Between the rename, which is flushed to disk, and the removal of what it was built in."""
+    with build(tmp_path / "out", {"a": 1}, made_from={"a": 1}) as work:
+        (work.payload / "x").write_text("x")
+    work = unfinished(tmp_path / "out")
+    work.root.mkdir()
+    for path in (work.lock, work.request, work.state):
+        path.write_text('{"process": 1}')
+    if kind == "with a payload":
+        work.payload.mkdir()
+    elif kind == "foreign":
+        (work.root / "precious").touch()
+    if kind == "held":
+        with held(work.lock):
+            assert outputs.up_to_date(tmp_path / "out", {"a": 1})
+            assert work.request.exists()
+        return
+    assert outputs.up_to_date(tmp_path / "out", {"a": 1})
+    assert work.root.exists() == (kind != "left")
+
+
 @pytest.mark.parametrize("of_packs", [split, profile], ids=name_of)
 def test_nothing_is_written_into_the_packs(of_packs: Maker, inputs: Path) -> None:
     before = contents(inputs)
