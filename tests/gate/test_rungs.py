@@ -100,6 +100,7 @@ FAILS = {"calls", "names", "open", "finals"}
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_no_budget_passes_what_is_outside_or_fails_what_is_well_inside(whole: Run, rungs: dict[str, Path]) -> None:
     parity = read_parity(whole.results)
     for name in rungs:
@@ -116,6 +117,7 @@ def test_no_budget_passes_what_is_outside_or_fails_what_is_well_inside(whole: Ru
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_every_rung_goes_wrong_in_what_it_should(whole: Run) -> None:
     """And in nothing else: perplexity moves by less than what near-lossless-v2 allows."""
 
