@@ -5,7 +5,6 @@ import multiprocessing
 import os
 import re
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -77,7 +76,7 @@ profile: {base: @/base, seq_len: 48, batch_size: 2, device: cpu}
 prune: {keep_n: 4, method: eaft-reap}
 gate: {regime: fixture, seq_lens: 32, num_blocks: 4, policy: near-lossless-v2}
 """
-"""Its stages are processes of their own, here forks of it (`Forked`)."""
+"""Its stages are processes of their own."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +153,8 @@ def command(words: list[str], directory: Path, log: Path) -> None:
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
-    _open_streams()
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        vars(sys)[name] = vars(sys)[f"__{name}__"] = open(number, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
     sys.path.insert(0, str(ROOT))
     import torch
 
@@ -166,41 +166,16 @@ def command(words: list[str], directory: Path, log: Path) -> None:
 
     generations.PART_SECONDS = 0.0
     store.PART_SECONDS = profiler.SHARD_SECONDS = streamed.READINGS = 0.0
-
-    def end(words: Sequence[str]) -> None:
-        sys.argv = ["eaftgate", *words, *(ALREADY_IMPORTED if words[0] == "gate" else ())]
-        code = 1
-        try:
-            main()
-        except SystemExit as ended:
-            code = int(ended.code or 0)
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
-
-    class Forked(subprocess.Popen[str]):
-        """A stage of a run that is a fork, which need not import torch: what would come before another program is
-        begun is the stage, and ends the process."""
-
-        def __init__(self, words: Sequence[str], **options: Any) -> None:
-            def stage() -> None:
-                os.closerange(3, os.sysconf("SC_OPEN_MAX"))  # the run waits for one of them until a program has begun
-                _open_streams()
-                end(words[words.index("eaftgate") + 1 :])
-
-            sys.stdout.flush()
-            super().__init__(words, preexec_fn=stage, **options)
-
-    if words[0] == "run":
-        vars(subprocess)["Popen"] = Forked
-    end(words)
-
-
-def _open_streams() -> None:
-    """Anew, for what stands under their numbers now."""
-    for number, name in ((1, "stdout"), (2, "stderr")):
-        vars(sys)[name] = vars(sys)[f"__{name}__"] = open(number, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+    sys.argv = ["eaftgate", *words, *(ALREADY_IMPORTED if words[0] == "gate" else ())]
+    code = 1
+    try:
+        main()
+    except SystemExit as ended:
+        code = int(ended.code or 0)
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 # What has been made, but for times.
