@@ -7,7 +7,7 @@ up. A directory therefore says what it was made from (made_from.py); a file is m
 
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from eaftgate.errors import UserError
 from eaftgate.files import write_failures, write_text
 from eaftgate.locks import Taken, held, holder
 from eaftgate.made_from import MADE_FROM_FILE, check_made
-from eaftgate.unfinished import unfinished
+from eaftgate.unfinished import Unfinished, unfinished
 
 
 def check_directory(out: Path, inputs: Iterable[Path] = (), *, option: str = "--out") -> bool:
@@ -52,11 +52,16 @@ def up_to_date(out: Path, made_from: Mapping[str, Any], *, option: str = "--out"
     if not check_directory(out, option=option):
         return False
     check_made(out, out / MADE_FROM_FILE, out, made_from, option)
-    work = unfinished(out)
-    left = not work.root.is_symlink() and work.root.is_dir() and work.is_ours and not work.payload.exists()
-    if left and holder(work.lock) is None:
-        shutil.rmtree(work.root, ignore_errors=True)
+    _remove_left(unfinished(out))
     return True
+
+
+def _remove_left(work: Unfinished) -> None:
+    """What an output that is there was built in, if nobody builds there and nothing is in it any more."""
+    with suppress(OSError):  # it is in nobody's way
+        ours = not work.root.is_symlink() and work.root.is_dir() and work.is_ours
+        if ours and not work.payload.exists() and holder(work.lock) is None:
+            shutil.rmtree(work.root)
 
 
 def file_up_to_date(out: Path, record: Path, made_from: Mapping[str, Any], *, option: str = "--out") -> bool:

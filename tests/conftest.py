@@ -8,8 +8,8 @@ import pytest
 from hypothesis import settings
 
 FIRST = (
-    "gate/test_rungs.py", "kill/test_killed.py", "test_wheel.py", "gate/test_gate_turns.py",
-    "profile/test_streamed_memory.py", "profile/test_ranks.py",
+    "kill/test_killed.py", "test_wheel.py", "gate/test_gate_turns.py", "profile/test_streamed_memory.py",
+    "profile/test_ranks.py",
 )  # fmt: skip
 """Files whose tests take longest: where one process begins one of these last, the others wait for it."""
 
