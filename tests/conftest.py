@@ -16,6 +16,9 @@ FIRST = (
 # Tests run in parallel processes; two thread pools on the same cores wait for each other most of the time.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# It is for the tests that were begun with it, and not for the sessions that they begin, whose options they look at.
+os.environ.pop("PYTEST_ADDOPTS", None)
+
 settings.register_profile("eaftgate", deadline=None, derandomize=True)
 settings.load_profile("eaftgate")
 
