@@ -153,6 +153,7 @@ def test_standard_errors_are_those_that_the_policy_names() -> None:
 # Error rates
 
 
+@pytest.mark.slow
 def test_a_loss_at_the_margin_passes_no_more_often_than_alpha_and_fails_no_more_often() -> None:
     """200 documents whose sums are skewed by unequal lengths and exponential damage."""
     rng = np.random.default_rng(1)
@@ -161,6 +162,7 @@ def test_a_loss_at_the_margin_passes_no_more_often_than_alpha_and_fails_no_more_
     assert found.count("fail") / 300 < 0.05 + ERROR
 
 
+@pytest.mark.slow
 def test_power_at_a_realistic_budget() -> None:
     """Half the margin passes and twice the margin fails, nearly always, at 200 blocks."""
     rng = np.random.default_rng(2)
@@ -185,6 +187,7 @@ def test_the_blocks_said_to_be_needed_decide() -> None:
     assert verdicts.count("inconclusive") <= 9
 
 
+@pytest.mark.slow
 def test_a_growing_budget_turns_a_pass_into_a_fail_no_more_often_than_alpha() -> None:
     """Nested budgets of 8, 32 and 128 blocks of the same cell, at the worst truth there is: on the margin."""
     rng = np.random.default_rng(4)
@@ -355,6 +358,7 @@ def test_an_undecided_cell_takes_its_whole_budget() -> None:
     assert (result.verdict, result.num_blocks) == ("inconclusive", 64)
 
 
+@pytest.mark.slow
 def test_stopping_early_passes_a_loss_at_the_margin_no_more_often_than_alpha() -> None:
     rng = np.random.default_rng(10)
     found = [sequential(cell(rng, 64, LIMIT), 64, seed)[0].verdicts["ppl"].verdict for seed in range(150)]

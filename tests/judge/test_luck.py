@@ -25,6 +25,7 @@ def passes(policy: IntervalPolicy, number: int, *, shared: float, best_of: int =
     return passes_by_luck(policy, *candidates(number, shared=shared), best_of=best_of, draws=DRAWS, seed=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", [V2, V3])
 def test_one_passes_as_often_as_alpha_and_one_of_several_more_often(policy: IntervalPolicy) -> None:
     passes_KB = passes(policy, 4, shared=0.0)
@@ -33,6 +34,7 @@ def test_one_passes_as_often_as_alpha_and_one_of_several_more_often(policy: Inte
     assert passes_KB.any(axis=0).mean() == pytest.approx(1 - 0.95**4, abs=2 * ERROR)
 
 
+@pytest.mark.slow
 def test_what_candidates_have_in_common_counts() -> None:
     apart, alike, same = (passes(V3, 4, shared=shared).any(axis=0).mean() for shared in (0.0, 0.9, 1.0))
     assert apart > alike + ERROR > same + ERROR

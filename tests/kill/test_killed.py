@@ -1,6 +1,7 @@
 """Killed at any moment, and given again: the same as if nothing had been, but for times (`kill.jobs.made`).
 
-`make test-kill` takes 20 moments of every command that writes; without --moments, one.
+`make test-kill` takes 20 moments of every command that writes; without --moments, one. That of `run`, each of whose
+stages is a process that imports torch, is left to `make test-long`.
 """
 
 import re
@@ -66,7 +67,7 @@ def check_again(
     return stopped
 
 
-@pytest.mark.parametrize("name", JOBS)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.long] * (name == "run")) for name in JOBS])
 def test_killed_at_any_moment(
     name: str, inputs: Path, undisturbed: Undisturbed, tmp_path: Path, pytestconfig: pytest.Config
 ) -> None:

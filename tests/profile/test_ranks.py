@@ -78,7 +78,8 @@ def torchrun(out: Path) -> str:
     return ended.stdout
 
 
-@pytest.mark.parametrize("launch", [two_processes, pytest.param(torchrun, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("launch", [two_processes, torchrun])
 def test_two_ranks_give_the_trace_of_one(launch: Callable[[Path], str], eaftgate: Command, tmp_path: Path) -> None:
     alone = eaftgate(*ARGUMENTS, tmp_path / "one")
     assert alone.code == 0, alone.err
