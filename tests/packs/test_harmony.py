@@ -269,10 +269,10 @@ MESSAGES_A_UNIT = {
 def test_time_is_linear_in_the_text(unit: str) -> None:
     units, each = -(-1_000_000 // len(unit)), MESSAGES_A_UNIT[unit]
     text = unit * units
-    started = time.perf_counter()
+    started = time.process_time()
     try:
         found: int | None = len(assistant_messages(text))
     except MalformedRow:
         found = None
-    assert time.perf_counter() - started < 1.0
+    assert time.process_time() - started < 5  # half a second; where it is quadratic, hours
     assert found == (None if each is None else units * each)
