@@ -46,7 +46,8 @@ test-all: lint tests
 tests: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist worksteal -q -m "not long" --ignore=tests/browser tests/
 
-# What takes more than a minute each: verdicts at every budget, all stages interrupted, a disk that is full.
+# What takes more than a minute each: verdicts at every budget, all stages killed and interrupted, a disk that
+# is full.
 test-long: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist worksteal -q -m long --ignore=tests/browser tests/
 

@@ -1,16 +1,15 @@
 """The tables of `unseen.py`: from its files of results to docs/data/unseen.json and unseen-sweep.json.
 
     PYTHONPATH=. python benchmarks/unseen_tables.py lab-a=lab-3407.json lab-a=lab-4242.json third=third.json \\
-      --out docs/data
+      --out docs/data --commit abc1234
 
 A file is given with the name of its model, as often as there are files of it; `make docs` then writes the tables. A
 keep_n that a file does not hold whole is left out.
 """
 
 import argparse
-import subprocess
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -23,10 +22,6 @@ Row = dict[str, Any]
 Files = Sequence[tuple[str, Mapping[str, Any]]]
 """Results with the names of their models."""
 
-COMMAND = (
-    "PYTHONPATH=. python benchmarks/unseen.py MODEL PACKS --seeds 3407 4242 5309 --keep-n 24 20 28 --rows 1500 "
-    "--seq-len 1024 --blocks 512 --work DIR --out FILE --device cuda --dtype bfloat16 --sweep"
-)
 COLUMNS = {
     "model": "{model}",
     "keep": "{keep_n}",
@@ -145,25 +140,48 @@ def sweep_rows(files: Files) -> tuple[list[str], list[Row]]:
     return places, [row for place, row in enumerate(ranked) if place < SHOWN or row["setting"] == "eaft-reap"]
 
 
-def measurement(files: Files, what: str, columns: Mapping[str, str], rows: list[Row]) -> dict[str, Any]:
+def commands(files: Files, part: str) -> Iterator[str]:
+    """By which `part` of the results was measured, one for each model."""
+    for model in dict.fromkeys(name for name, _ in files):
+        of_model = [(name, results) for name, results in files if name == model]
+        found = [cell for cell in cells(of_model) if part in cell[3]]
+        if not found:
+            continue
+        asked = of_model[0][1]["arguments"]
+        given: dict[str, Any] = {
+            "seeds": " ".join(str(seed) for seed in sorted({seed for _, _, seed, _ in found})),
+            "keep-n": " ".join(str(keep_n) for keep_n in dict.fromkeys(keep_n for _, keep_n, _, _ in found)),
+            **{name: asked[name.replace("-", "_")] for name in ("rows", "seq-len", "blocks", "device", "dtype")},
+        }
+        options = [f"--{name} {value}" for name, value in given.items() if value is not None]
+        if part == "sweep":
+            options.append("--sweep only")
+        elif any("cells" in cell for *_, cell in found):
+            options.append("--pack-cells")
+        packs = "PACKS" if asked["packs"] else "--calibration CALIBRATION --gate GATE"
+        yield f"PYTHONPATH=. python benchmarks/unseen.py {model} {packs} {' '.join(options)} --work DIR --out FILE"
+
+
+def measurement(
+    files: Files, commit: str, part: str, what: str, columns: Mapping[str, str], rows: list[Row]
+) -> dict[str, Any]:
     """As a file of docs/data."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     models = [results["model"] for _, results in files]
     devices = sorted({f"{model['device']}, {model['dtype']}" for model in models})
     return {
         "what": what,
-        "command": [COMMAND, __doc__.split("\n\n")[1].strip().replace(" \\\n      ", " ")],
+        "command": [*commands(files, part), __doc__.split("\n\n")[1].strip().replace(" \\\n      ", " ")],
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "hardware": "; ".join(devices),
         "software": ", ".join(sorted({f"torch {model['torch'].split('+')[0]}" for model in models})),
-        "commit": commit.stdout.strip() or None,
+        "commit": commit,
         "columns": [{"heading": heading, "cell": cell} for heading, cell in columns.items()],
         "rows": rows,
     }
 
 
-def write_tables(files: Files, out: Path) -> list[Path]:
-    """Those that there is something for."""
+def write_tables(files: Files, out: Path, *, commit: str) -> list[Path]:
+    """Those that there is something for; `commit` is what was measured."""
     written = []
     if rows := unseen_rows(files):
         what = (
@@ -173,7 +191,7 @@ def write_tables(files: Files, out: Path) -> list[Path]:
             "of a pack's rows in UNION over UNION's, exact calls lost less gained as a share of those that the base "
             "writes exactly right, and near-lossless-v3's verdict of UNION, and the worst of every pack's own cells"
         )
-        write_json(out / "unseen.json", measurement(files, what, COLUMNS, rows))
+        write_json(out / "unseen.json", measurement(files, commit, "compared", what, COLUMNS, rows))
         written.append(out / "unseen.json")
     places, swept = sweep_rows(files)
     if swept:
@@ -188,7 +206,7 @@ def write_tables(files: Files, out: Path) -> list[Path]:
             "more": "{worse} of {of}",
             "less": "{better} of {of}",
         }
-        write_json(out / "unseen-sweep.json", measurement(files, what, columns, swept))
+        write_json(out / "unseen-sweep.json", measurement(files, commit, "sweep", what, columns, swept))
         written.append(out / "unseen-sweep.json")
     return written
 
@@ -197,10 +215,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", nargs="+", metavar="MODEL=FILE")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--commit", required=True, help="that was measured")
     given = parser.parse_args()
     named = [one.partition("=")[::2] for one in given.results]
     files = [(name, read_object(Path(path), what="results")) for name, path in named]
-    print(*write_tables(files, given.out), sep="\n")
+    print(*write_tables(files, given.out, commit=given.commit), sep="\n")
 
 
 if __name__ == "__main__":

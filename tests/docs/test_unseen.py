@@ -22,6 +22,7 @@ from eaftgate.profile.profile import Profile
 from eaftgate.search.evaluate import collected, masked_tokens
 from eaftgate.select.class_weights import BALANCED_WEIGHTS
 from eaftgate.select.keep import select_keep_sets
+from eaftgate.strict_json import read_object
 
 SEED, DRAWS, DOCUMENTS = 3407, 400, 60
 TAILS = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
@@ -132,10 +133,16 @@ def found(seed: int, *, resumed: bool = False) -> dict[str, Any]:
 def test_tables_are_made_of_what_is_stored(tmp_path: Path) -> None:
     model = {"device": "a GPU", "dtype": "bfloat16", "torch": "2.11.0+cu130"}
     unfinished = {"rankings": {"ean": 0.1}}
-    first = {"model": model, "seeds": {"1": {"keep_n": {"20": found(1), "24": found(1), "28": unfinished}}}}
-    second = {"model": model, "seeds": {"2": {"keep_n": {"24": found(2, resumed=True)}}}}
-    written = write_tables([("lab", first), ("lab", second)], tmp_path)
+    asked = {"packs": "there", "rows": None, "seq_len": 64, "blocks": 8, "device": "cuda", "dtype": "bfloat16"}
+    given = {"model": model, "arguments": asked}
+    first = {**given, "seeds": {"1": {"keep_n": {"20": found(1), "24": found(1), "28": unfinished}}}}
+    second = {**given, "seeds": {"2": {"keep_n": {"24": found(2, resumed=True)}}}}
+    written = write_tables([("lab", first), ("lab", second)], tmp_path, commit="abc1234")
     unseen, sweep = (tables.measured_table(path, tmp_path / "page.md").splitlines() for path in written)
+    measured = read_object(written[0], what="table")
+    of_all = "--seeds 1 2 --keep-n 24 20 --seq-len 64 --blocks 8 --device cuda --dtype bfloat16"
+    command = f"PYTHONPATH=. python benchmarks/unseen.py lab PACKS {of_all} --pack-cells --work DIR --out FILE"
+    assert (measured["command"][0], measured["commit"]) == (command, "abc1234")
     lost = "1.20 | 200 | +1.0% | +3.0% | -2.0%, +0.5% | +10.0%"
     assert unseen[2:6] == [
         f"| lab | 24 | 1 | +2.00% | ean, balanced | +2.50% | 0.810 | 0.750, 0.900 | {lost} | 60 | pass | fail |",

@@ -67,7 +67,7 @@ def check_again(
     return stopped
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.long] * (name == "run")) for name in JOBS])
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.long if name == "run" else ()) for name in JOBS])
 def test_killed_at_any_moment(
     name: str, inputs: Path, undisturbed: Undisturbed, tmp_path: Path, pytestconfig: pytest.Config
 ) -> None:

@@ -274,5 +274,5 @@ def test_time_is_linear_in_the_text(unit: str) -> None:
         found: int | None = len(assistant_messages(text))
     except MalformedRow:
         found = None
-    assert time.process_time() - started < 5  # half a second; where it is quadratic, hours
+    assert time.process_time() - started < 1.0  # of the processor, which others may use meanwhile
     assert found == (None if each is None else units * each)
