@@ -62,7 +62,9 @@ def test_directory_wins_over_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     "source",
     ["nowhere", "./a/b", "/a/b", "a/b/c", "../b", "~/b", "", "a//b", "a/b@", "a b/c", "x" * 5000, "a\0b"],
 )
-def test_no_directory_and_no_hub_id(source: str) -> None:
+def test_no_directory_and_no_hub_id(source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")  # where nothing lies, nor beside it
     with pytest.raises(UserError):
         resolve(source or "missing")
 
