@@ -289,19 +289,22 @@ def _chosen_on_model(
     doing = "pre-gate" if choice is not None else method.name
     unit = "passes" if method.name == SEARCH else "layers"
     resumes = choice is None and method.name == SEARCH
+    inputs = {
+        "method": method.name,
+        "keep_n": settings.keep_n,
+        "settings": asdict(settings.search),
+        "class_weights": _weights_told(method, settings),
+        "model": described,
+        "profile": profile.description.model_dump(include={"base", "blocks_digest", "model", "batch_size"}),
+    }
+    if resumes and Journal(journal_path(out), inputs).of_another:
+        left = "what an interrupted search left here is of other inputs, or of another version of the search"
+        print(sentence(f"{left}: begun anew"), file=sys.stderr)
     with progress_bar(doing, None, unit=unit, out=out, resumes=resumes) as bar:
         bar.keep()
         model = placed.load()
         check_unchanged(base, profile.description.base.digest)
         if choice is None:
-            inputs = {
-                "method": method.name,
-                "keep_n": settings.keep_n,
-                "settings": asdict(settings.search),
-                "class_weights": _weights_told(method, settings),
-                "model": described,
-                "profile": profile.description.model_dump(include={"base", "blocks_digest", "model", "batch_size"}),
-            }
             running = Running(model, blocks, described, Journal(journal_path(out), inputs, bar.keep), bar.show)
             choice = method.choose(replace(sight, running=running), settings)
         judged = pre_gate(model, blocks, choice.keep, batch_size=settings.search.batch_size) if run.pre_gate else None

@@ -14,7 +14,7 @@ from eaftgate.records import Record, is_as_sealed, read_model, write_model
 
 State = TypeVar("State")
 
-REVISION = 6
+REVISION = 7
 """Raised with every change by which the same inputs may give other experts: what was left by then is begun anew."""
 
 
@@ -51,12 +51,22 @@ class Journal:
         """The last state that was written, an instance of `model`; None without one, and for a file that is damaged or
         of another request."""
         try:
-            held = read_model(self.path, _File, what="journal", remedy="")
-            if held.request != json.loads(json.dumps(self._told)) or not is_as_sealed(self.path):
-                return None
-            return TypeAdapter(model).validate_json(json.dumps(held.state), strict=True)
-        except (UserError, ValidationError):
+            held = self._held()
+            return None if held is None else TypeAdapter(model).validate_json(json.dumps(held.state), strict=True)
+        except ValidationError:
             return None
+
+    @property
+    def of_another(self) -> bool:
+        """Whether there is a file that is not taken up: damaged, of another request, or of another REVISION."""
+        return self.path.exists() and self._held() is None
+
+    def _held(self) -> _File | None:
+        try:
+            held = read_model(self.path, _File, what="journal", remedy="")
+        except UserError:
+            return None
+        return held if held.request == json.loads(json.dumps(self._told)) and is_as_sealed(self.path) else None
 
     def write(self, state: object) -> None:
         """Raises UserError when the file cannot be written."""

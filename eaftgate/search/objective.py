@@ -110,20 +110,23 @@ class Objective:
         return float(UNION_COUNTS * means_I[0] + MESSAGES_COUNT * beyond + _size(means_I))
 
     def change(self, now: Predictions, other: Predictions) -> Estimate:
-        """By how much the loss of `other` is larger; the standard error is to first order."""
-        slope_I, steep_I = self._slopes(now)
+        """By how much the loss of `other` is larger; the standard error is to first order, of messages also where only
+        `other` is beyond their margin: else what is lost there would have an error of 0."""
+        slope_I, beyond_I = self._slope_I(now), np.maximum(self._exact_I(now), self._exact_I(other)) > 1
         rise_T = (self._share_IT.T @ slope_I) * (other.divergence_T - now.divergence_T)
-        lost_M = self._exact_M(now.lead_T) - self._exact_M(other.lead_T)
-        rise_T += np.bincount(self._end_M, weights=(self._share_IM.T @ steep_I) * lost_M, minlength=len(rise_T))
+        rise_M = (self._share_IM.T @ (MESSAGES_COUNT * beyond_I)) * (
+            self._exact_M(now.lead_T) - self._exact_M(other.lead_T)
+        )
+        rise_T += np.bincount(self._end_M, weights=rise_M, minlength=len(rise_T))
         return clustered(self.loss(other) - self.loss(now), rise_T * len(rise_T), self._clusterings)
 
-    def _slopes(self, now: Predictions) -> tuple[FloatArray, FloatArray]:
-        """By how much the loss rises with every rule of a mean, and with every one of messages."""
-        means_I, exact_I = self._means_I(now), self._exact_I(now)
+    def _slope_I(self, now: Predictions) -> FloatArray:
+        """By how much the loss rises with every rule of a mean."""
+        means_I = self._means_I(now)
         worse_I, size = np.maximum(means_I, 0), _size(means_I)
-        slope_I = (worse_I / size) ** (POWER - 1) / len(worse_I) if size else np.zeros(len(worse_I))
+        slope_I: FloatArray = (worse_I / size) ** (POWER - 1) / len(worse_I) if size else np.zeros(len(worse_I))
         slope_I[0] += UNION_COUNTS
-        return slope_I, MESSAGES_COUNT * (exact_I > 1).astype(np.float64)
+        return slope_I
 
     def _means_I(self, now: Predictions) -> FloatArray:
         means_I: FloatArray = self._share_IT @ now.divergence_T

@@ -283,6 +283,7 @@ def test_an_interrupted_search_goes_on_where_it_was(
     for ended, kept in ((selected, "2.5 of 64.7 passes, 2.5"), (refining, "30.8 of 64.7 passes, 30.8")):
         assert ended.code == 130
         assert f"interrupted at {kept} of them kept; {AGAIN}" in ended.err
+        assert "begun anew" not in ended.err
     assert journal.exists()
     assert not (tmp_path / "out").exists()
 
@@ -298,14 +299,19 @@ def test_an_interrupted_search_goes_on_where_it_was(
     with monkeypatch.context() as patched:
         patched.setattr(searching, "greedy_selections", from_the_beginning)
         patched.setattr(Journal, "write", noting)
-        assert search("out", max_positions=160).code == 130
-        assert search("out", 150, "--class-weight", "balanced").code == 130
+        for ended in (search("out", max_positions=160), search("out", 150, "--class-weight", "balanced")):
+            assert ended.code == 130
+            assert (
+                "what an interrupted search left here is of other inputs, or of another version of the search: "
+                "begun anew" in " ".join(ended.err.split())
+            )
         for setting_up in ("halves_of", "Half.pass_layer"):
             with monkeypatch.context() as at_set_up:
                 at_set_up.setattr(f"eaftgate.search.search.{setting_up}", from_the_beginning)
                 assert f"interrupted; {AGAIN}" in search("out").err, "none of its time is the passes'"
         resumed = search("out")
         assert resumed.code == 0
+        assert "begun anew" not in resumed.err
     assert noted == [2, 3, 4, 5, 6]
     assert not journal.exists()
     straight = search("straight")

@@ -33,8 +33,11 @@ def test_the_last_state_is_read_back(path: Path) -> None:
 
 
 def test_of_another_search_nothing_is_read(path: Path) -> None:
-    Journal(path, REQUEST).write(State(1))
-    assert Journal(path, REQUEST | {"keep_n": 24}).read(State) is None
+    same, other = Journal(path, REQUEST), Journal(path, REQUEST | {"keep_n": 24})
+    assert (same.of_another, other.of_another) == (False, False), "there is none"
+    same.write(State(1))
+    assert other.read(State) is None
+    assert (same.of_another, other.of_another) == (False, True)
 
 
 def test_of_another_revision_of_the_search_nothing_is_read(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,6 +45,7 @@ def test_of_another_revision_of_the_search_nothing_is_read(path: Path, monkeypat
     Journal(path, REQUEST).write(State(1))
     monkeypatch.setattr(journals, "REVISION", journals.REVISION + 1)
     assert Journal(path, REQUEST).read(State) is None
+    assert Journal(path, REQUEST).of_another
 
 
 def test_what_was_written_before_there_were_revisions_is_not_read(path: Path) -> None:
@@ -68,6 +72,7 @@ def test_a_damaged_file_is_none(path: Path, content: bytes) -> None:
     path.parent.mkdir()
     path.write_bytes(content)
     assert Journal(path, {"keep_n": 20}).read(State) is None
+    assert Journal(path, {"keep_n": 20}).of_another
 
 
 def test_outputs_do_not_share_a_journal(tmp_path: Path) -> None:
