@@ -37,7 +37,7 @@ SOFT = 0.5
 as exact or not, messages are so few that a search fits those of the calibration (docs/log/2026-11-27-search.md)."""
 UNION_COUNTS, MESSAGES_COUNT = 16.0, 2.0
 """Of eight ways to count, each measured whole on three models by three seeds: of those that keep 97 % of the calls at
-keep 24 on both models that can pass there, the one that loses least in the mean (docs/log/2026-11-28-search.md)."""
+keep 24 on both models that can pass there, the one that loses least there (docs/log/2026-11-28-search.md)."""
 POWER = 4
 """With 2, among some thirty rules one that was 28 times its margin made no difference."""
 FEWEST, FEWEST_MESSAGES = 30, 8
