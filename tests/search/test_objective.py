@@ -267,18 +267,25 @@ def test_blocks_without_content_are_judged_by_what_they_score() -> None:
     assert on.change(now, other).value == pytest.approx(on.loss(other) - on.loss(now)) != 0
 
 
-@pytest.mark.parametrize("fewest", [9, 12, 17, 1000])
-def test_rules_over_too_few_take_no_part(monkeypatch: pytest.MonkeyPatch, fewest: int) -> None:
+@pytest.mark.parametrize(
+    ("fewest", "rules", "messages"), [(6, 12, 2), (7, 10, 2), (9, 8, 2), (11, 7, 2), (12, 6, 0), (17, 3, 0)]
+)
+def test_rules_over_too_few_take_no_part(
+    monkeypatch: pytest.MonkeyPatch, fewest: int, rules: int, messages: int
+) -> None:
+    """Some rules are over 6 documents, both of messages over 11 that are exact under the base."""
     monkeypatch.setattr(objective, "FEWEST", fewest)
     monkeypatch.setattr(objective, "FEWEST_MESSAGES", fewest)
     means, exact = slow_terms(made(), NOW)
-    if fewest == 1000:  # but for perplexity of UNION
-        of = BLOCKS_.roles.content[BLOCKS_.scored_BS]
-        worse = float(NOW.divergence_T[of].mean()) / MARGINS["ppl"]
-        assert made().loss(NOW) == pytest.approx(16 * worse + max(0.0, worse))
-        return
-    assert len(means) < 12 or len(exact) < 2
+    assert (len(means), len(exact)) == (rules, messages)
     assert made().loss(NOW) == pytest.approx(slow_loss(made(), NOW))
+
+
+def test_perplexity_of_union_always_takes_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(objective, "FEWEST", 1000)
+    monkeypatch.setattr(objective, "FEWEST_MESSAGES", 1000)
+    worse = float(NOW.divergence_T[BLOCKS_.roles.content[BLOCKS_.scored_BS]].mean()) / MARGINS["ppl"]
+    assert made().loss(NOW) == pytest.approx(16 * worse + max(0.0, worse))
 
 
 def test_margins_are_those_of_the_default_policys_rules_that_decide_in_every_pack() -> None:
