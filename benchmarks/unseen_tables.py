@@ -186,10 +186,11 @@ def write_tables(files: Files, out: Path, *, commit: str) -> list[Path]:
     if rows := unseen_rows(files):
         what = (
             "What `auto` runs with packs (`refined`) against the best ranking, chosen on calibration rows among all "
-            "scorers by plain and balanced weights, on rows that no experts were chosen on: dPPL of UNION, the ratio of "
-            "the mean rises of the log-loss with its interval by a paired bootstrap over documents, the largest dPPL "
-            "of a pack's rows in UNION over UNION's, exact calls lost less gained as a share of those that the base "
-            "writes exactly right, and near-lossless-v3's verdict of UNION, and the worst of every pack's own cells"
+            "scorers by plain and balanced weights, on rows that no experts were chosen on: dPPL of UNION, the ratio "
+            "of the mean rises of the log-loss with its interval by a paired bootstrap over documents, the largest "
+            "dPPL of a pack's rows in UNION over UNION's, exact calls lost less gained as a share of those that the "
+            "base writes exactly right, and near-lossless-v3's verdict of UNION, and the worst of every pack's own "
+            "cells"
         )
         write_json(out / "unseen.json", measurement(files, commit, "compared", what, COLUMNS, rows))
         written.append(out / "unseen.json")
