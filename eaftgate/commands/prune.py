@@ -164,7 +164,7 @@ def prune(
     if str(method) == AUTO and (source := read or scores) and not keeps_all(checkpoint, request):
         if read is not None:
             check_profile(checkpoint, digest, read)
-        automatic = chosen_automatically(checkpoint, source, request, device=device, dtype=dtype)
+        automatic = chosen_automatically(checkpoint, source, request, out_dir, device=device, dtype=dtype)
         request, said = automatic.request, automatic.said
     judged: list[JudgedCell] = []
 

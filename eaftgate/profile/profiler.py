@@ -226,6 +226,8 @@ def _trace_blocks(
         check_unchanged(base, base_digest)  # before anything is kept of what it puts out
         tokens = sum(map(len, missing)) * blocks.seq_len
         bar.show(0, tokens)
+        if stream:  # of which only whole stretches are kept
+            bar.keep()
         started = time.perf_counter()
         for gap in missing:
             for held, observations in observe(blocks, gap, batch_size, bar.advance):
@@ -233,6 +235,8 @@ def _trace_blocks(
                     check_unchanged(base, base_digest)  # which was read again and again
                 part = blocks.reordered(np.arange(held.start, held.stop))
                 save_shard(directory, shard_name(held.start, held.stop), _shard(observations, part, pack_R))
+                if stream:
+                    bar.keep()
     return time.perf_counter() - started, tokens
 
 

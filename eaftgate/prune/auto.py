@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING
 
 from eaftgate.checkpoint.checkpoint import Checkpoint
 from eaftgate.errors import UserError
+from eaftgate.made_from import MADE_FROM_FILE, MadeFrom
 from eaftgate.packs.pack import read_packs, rows_digest
 from eaftgate.profile.profile import Profile, ProfileDescription
 from eaftgate.progress import duration
 from eaftgate.prune.checkpoint import ModelRun, PruneRequest, held_by_search
 from eaftgate.prune.methods import AUTO_MINUTES, DEFAULT_SCORER, SEARCH
+from eaftgate.records import read_model
 from eaftgate.search.calibration import calibration_blocks
 from eaftgate.search.forecast import estimated_seconds
+from eaftgate.search.journal import journal_path
 from eaftgate.select.class_weights import BALANCED, BALANCED_WEIGHTS, ClassWeights
 from eaftgate.select.saliency import EaftWeights
 from eaftgate.select.scorers import SCORERS
@@ -36,26 +39,45 @@ class Automatic:
 @dataclass(frozen=True)
 class _Search:
     run: ModelRun
-    seconds: float
+    because: str
+
+
+@dataclass(frozen=True)
+class _Before:
+    """What an earlier run of the same command has decided: the method, and whether it came to its end."""
+
+    method: str
+    ended: bool
 
 
 def chosen_automatically(
     base: Checkpoint,
     source: Profile | Scores,
     request: PruneRequest,
+    out: Path,
     *,
     device: str | None = None,
     dtype: str | None = None,
 ) -> Automatic:
     """A search over the profile's own packs, or over those of `request.run`, if nothing stands against it; without
-    class weights in the request, those that suit near-lossless-v3. `device` and `dtype` are as asked for."""
-    found = _search_or_why_not(base, source, request, device, dtype)
+    class weights in the request, those that suit near-lossless-v3. What was decided before for what is at `out`, or was
+    begun there, stays decided. `device` and `dtype` are as asked for.
+
+    Raises UserError for packs that are asked for and are not the profile's, and where a search for `out` was begun and
+    the packs are not at hand.
+    """
+    if request.run is not None and isinstance(source, Scores):
+        raise UserError(f"--packs needs --profile, which says what its rows are: run eaftgate profile {base.name}")
+    before = _before(out)
+    found = _search_or_why_not(base, source, request, out, before, device, dtype)
     if isinstance(found, _Search):
         run: ModelRun | None = found.run
-        method, because = SEARCH, f"about {duration(found.seconds)} by the profile's speed"
+        method, because = SEARCH, found.because
     else:
-        method, because = _scorer(request), f"because {found}"
+        method, because = _scorer(request) if before is None else before.method, f"because {found}"
         run = request.run if request.run is not None and request.run.pre_gate else None
+        if run is None and request.run is not None and before is None and isinstance(source, Profile):
+            calibration_blocks(base, source, request.run.packs)  # refused here, too, if they are others
     classes, weighed = request.classes, ""
     if classes is None:
         classes = _classes(source, method)
@@ -77,10 +99,28 @@ def _classes(source: Profile | Scores, method: str) -> ClassWeights | None:
     return BALANCED_WEIGHTS if source.trace.knows_classes and method != SEARCH else None
 
 
+def _before(out: Path) -> _Before | None:
+    """None: nothing is there, or what is there was made by a method that was named."""
+    if not (out / MADE_FROM_FILE).is_file():
+        return _Before(SEARCH, ended=False) if journal_path(out).is_file() else None
+    made = read_model(out / MADE_FROM_FILE, MadeFrom, what="what it was made from", remedy=f"remove {out}").inputs
+    method = made.get("method")
+    known = made.get("command") == "prune" and (method == SEARCH or method in SCORERS)
+    return _Before(str(method), ended=True) if known else None
+
+
 def _search_or_why_not(
-    base: Checkpoint, source: Profile | Scores, request: PruneRequest, device: str | None, dtype: str | None
+    base: Checkpoint,
+    source: Profile | Scores,
+    request: PruneRequest,
+    out: Path,
+    before: _Before | None,
+    device: str | None,
+    dtype: str | None,
 ) -> _Search | str:
     """What is known sooner is asked first: torch comes last."""
+    if before is not None and before.method != SEARCH:
+        return f"{out} was made by it"
     if isinstance(source, Scores):
         return "--scores have no packs to search on"
     if request.alignment == "token":
@@ -88,6 +128,22 @@ def _search_or_why_not(
     if request.weights != EaftWeights():
         return f"{SEARCH} does not use EAFT's token weights, --w-good and its like"
     profiled = source.description
+    packs = Path(profiled.packs_dir or "") if request.run is None else request.run.packs
+    pre_gate = request.run is not None and request.run.pre_gate
+
+    def settings() -> "ModelSettings":
+        from eaftgate.model.load import default_settings
+
+        return default_settings(device=device, dtype=dtype, dequantize=True)
+
+    def lack_of_packs() -> str:
+        return _lack_of_packs(packs, profiled) if request.run is None else ""
+
+    if before is not None:
+        if not before.ended and (lack := lack_of_packs()):
+            raise UserError(f"a search for {out} was begun, and {lack}: put them back, or choose another --out")
+        because = f"because {out} was made by it" if before.ended else f"which was begun for {out}"
+        return _Search(ModelRun(packs, settings(), pre_gate), because)
     if profiled.speed is None:
         return "the profile does not say how fast it was made (profile again, or say --method)"
     seconds = estimated_seconds(
@@ -97,24 +153,21 @@ def _search_or_why_not(
     )
     if seconds > AUTO_MINUTES * 60:
         return f"{SEARCH} would take about {duration(seconds)} by the profile's speed, more than {AUTO_MINUTES} min"
-    packs = Path(profiled.packs_dir or "") if request.run is None else request.run.packs
-    if request.run is None and (lack := _lack_of_packs(packs, profiled)):
+    if lack := lack_of_packs():
         return lack
 
-    from eaftgate.model.load import default_settings
     from eaftgate.model.spread import lack_of_room
     from eaftgate.search.refined import lack_of_blocks
 
-    settings: ModelSettings = default_settings(device=device, dtype=dtype, dequantize=True)
-    if settings.hardware != profiled.speed.on:
-        return f"the profile was made on {profiled.speed.on}, and its speed says nothing of {settings.hardware}"
-    pre_gate = request.run is not None and request.run.pre_gate
-    held = held_by_search(base, profiled, request.search, settings)
+    run = ModelRun(packs, settings(), pre_gate)
+    if run.model.hardware != profiled.speed.on:
+        return f"the profile was made on {profiled.speed.on}, and its speed says nothing of {run.model.hardware}"
+    held = held_by_search(base, profiled, request.search, run.model)
     # For the last the packs are tokenised, as for the search itself.
     return (
-        lack_of_room(base, settings, held=held)
+        lack_of_room(base, run.model, held=held)
         or lack_of_blocks(calibration_blocks(base, source, packs))
-        or _Search(ModelRun(packs, settings, pre_gate), seconds)
+        or _Search(run, f"about {duration(seconds)} by the profile's speed")
     )
 
 
@@ -122,8 +175,10 @@ def _lack_of_packs(packs: Path, profiled: ProfileDescription) -> str:
     """Why the profile's packs are not at hand, where they are not."""
     if profiled.packs_dir is None or profiled.packs_digest is None:
         return "the profile does not say where its packs are (say it with --packs)"
+    if not packs.exists():
+        return f"the packs of the profile are not at {packs} any more (say where with --packs)"
     try:
         is_same = rows_digest(read_packs(packs)) == profiled.packs_digest
-    except (UserError, OSError):
-        return f"the packs of the profile are not at {packs} any more (say where with --packs)"
+    except (UserError, OSError) as error:
+        return f"the packs of the profile cannot be read: {error}"
     return "" if is_same else f"{packs} holds other rows than when it was profiled"

@@ -298,7 +298,7 @@ def _chosen_on_model(
         "profile": profile.description.model_dump(include={"base", "blocks_digest", "model", "batch_size"}),
     }
     if resumes and Journal(journal_path(out), inputs).of_another:
-        left = "what an interrupted search left here is of other inputs, or of another version of the search"
+        left = "what an interrupted search left here is damaged, of other inputs, or of another version of the search"
         print(sentence(f"{left}: begun anew"), file=sys.stderr)
     with progress_bar(doing, None, unit=unit, out=out, resumes=resumes) as bar:
         bar.keep()

@@ -8,7 +8,7 @@ number of times that a type occurs, hundreds a class.
 Shapes: T scored tokens, Z type powers, C classes that occur, P packs, R regions, L layers, E experts, K selections.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,8 +81,8 @@ def sums_of_classes(
 ) -> tuple[RegionSums, ClassSums]:
     """Of content, every token alike; and of every class by itself. One pass over the trace.
 
-    A token's region is by the quantiles of all content, whatever it weighs. Float64 sums, so that they do not depend on
-    the order of shards to 1e-12.
+    A token's region is by the quantiles of all content, whatever it weighs. Float64 sums of so many tokens at a time,
+    whatever shards they lie in: the same bits from a profile that was interrupted, or streamed.
     """
     kind_T, token_T, content_T = (trace.column(name) for name in ("kind_T", "token_T", "content_T"))
     region = regions(trace.column("p_T"), trace.column("entropy_T"), low_quantile, content_T=content_T)
@@ -99,17 +99,14 @@ def sums_of_classes(
     cell_L = np.arange(trace.num_layers)[:, None] * trace.num_experts
     sums = np.zeros((3, len(powers), bins))
     first = 0
-    for expert_TLK, gate_TLK, norm_TLK in trace.selections(alignment):
-        for start in range(0, len(expert_TLK), _CHUNK):
-            chunk = slice(start, start + _CHUNK)
-            norm = norm_TLK[chunk].astype(np.float64)
-            here = slice(first + start, first + start + len(norm))
-            bin_N = (place_T[here, None, None] + cell_L + expert_TLK[chunk]).ravel()
-            values: tuple[ScoreArray, ...] = (np.ones(norm.shape), norm, gate_TLK[chunk].astype(np.float64) * norm)
-            for row, value in zip(sums, values, strict=True):
-                for total, weight_T in zip(row, weight_ZT, strict=True):
-                    total += np.bincount(bin_N, weights=(weight_T[here, None, None] * value).ravel(), minlength=bins)
-        first += len(expert_TLK)
+    for expert_TLK, gate_TLK, norm_TLK in _chunks(trace.selections(alignment)):
+        norm = norm_TLK.astype(np.float64)
+        here = slice(first, first := first + len(norm))
+        bin_N = (place_T[here, None, None] + cell_L + expert_TLK).ravel()
+        values: tuple[ScoreArray, ...] = (np.ones(norm.shape), norm, gate_TLK.astype(np.float64) * norm)
+        for row, value in zip(sums, values, strict=True):
+            for total, weight_T in zip(row, weight_ZT, strict=True):
+                total += np.bincount(bin_N, weights=(weight_T[here, None, None] * value).ravel(), minlength=bins)
     hits, norms, mass = sums.reshape(3, len(powers), *shape, trace.num_layers, trace.num_experts)
     hits, norms = hits.sum(axis=3), norms.sum(axis=3)  # whatever the region
     plain = RegionSums(*(_mix(group_G % 2 == 1, each[0]) for each in (hits, norms, mass)))
@@ -118,3 +115,33 @@ def sums_of_classes(
         np.stack([each[:, group_G // 2 == kind].sum(axis=1) for kind in kind_C], axis=1) for each in (hits, norms, mass)
     )
     return plain, ClassSums(tuple(powers), tuple(map(TokenClass, kind_C.tolist())), tokens_C, *by_class)
+
+
+_Selections = tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32]]
+
+
+def _chunks(shards: Iterable[_Selections]) -> Iterator[_Selections]:
+    """The same tokens in the same order, _CHUNK at a time, the last ones fewer."""
+    rest: _Selections | None = None
+    for shard in shards:
+        held = shard if rest is None else _joined(rest, shard)
+        whole = len(held[0]) // _CHUNK * _CHUNK
+        for start in range(0, whole, _CHUNK):
+            yield _cut(held, slice(start, start + _CHUNK))
+        rest = _cut(held, slice(whole, None))
+    if rest is not None and len(rest[0]):
+        yield rest
+
+
+def _joined(first: _Selections, second: _Selections) -> _Selections:
+    (experts, gates, norms), (more_experts, more_gates, more_norms) = first, second
+    return (
+        np.concatenate([experts, more_experts]),
+        np.concatenate([gates, more_gates]),
+        np.concatenate([norms, more_norms]),
+    )
+
+
+def _cut(held: _Selections, tokens: slice) -> _Selections:
+    experts, gates, norms = held
+    return experts[tokens], gates[tokens], norms[tokens]

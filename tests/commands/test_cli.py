@@ -301,9 +301,8 @@ def test_an_interrupted_search_goes_on_where_it_was(
         patched.setattr(Journal, "write", noting)
         for ended in (search("out", max_positions=160), search("out", 150, "--class-weight", "balanced")):
             assert ended.code == 130
-            assert (
-                "what an interrupted search left here is of other inputs, or of another version of the search: "
-                "begun anew" in " ".join(ended.err.split())
+            assert "damaged, of other inputs, or of another version of the search: begun anew" in " ".join(
+                ended.err.split()
             )
         for setting_up in ("halves_of", "Half.pass_layer"):
             with monkeypatch.context() as at_set_up:

@@ -20,6 +20,7 @@ from eaftgate.profile.trace import Trace
 from eaftgate.prune.methods import DEFAULT_SCORER, SEARCH
 from eaftgate.rewrite.manifest import read_manifest
 from eaftgate.search.forecast import estimated_seconds
+from eaftgate.search.journal import Journal
 from eaftgate.select.class_weights import BALANCED_WEIGHTS, ClassWeights
 
 SMALL = ("--seq-len", 48, "--batch-size", 8, "--device", "cpu")
@@ -104,6 +105,80 @@ def test_whatever_stands_against_a_search_is_said(
     provenance = read_manifest(work / "auto").provenance
     assert provenance["method"] == scorer
     assert provenance["class_weights"] == BALANCED_WEIGHTS.as_dict()
+
+
+def test_why_packs_cannot_be_read_is_said(eaftgate: Command, work: Path) -> None:
+    """They are where they were: nobody has to look for them."""
+    (work / "packs" / "tools.parquet").write_bytes(b"PAR1")
+    said = line(eaftgate(*PROFILED, "--out", "auto"))
+    assert "because the packs of the profile cannot be read: " in said
+    assert "tools.parquet" in said
+
+
+def slower(work: Path) -> None:
+    edit(work, lambda told: told["speed"].update(tokens_per_second=0.01))
+
+
+def test_an_interrupted_search_is_gone_on_with_whatever_speaks_against_it_now(
+    eaftgate: Command, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert eaftgate(*PROFILED, "--out", "whole").code == 0
+    journal, write = work / ".auto.search.json", Journal.write
+
+    def interrupted(self: Journal, state: object) -> None:
+        write(self, state)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Journal, "write", interrupted)
+        assert eaftgate(*PROFILED, "--out", "auto").code == 130
+    assert journal.exists()
+    slower(work)
+    (work / "packs").rename(work / "there")
+    ended = eaftgate(*PROFILED, "--out", "auto")
+    assert ended.code == 2
+    assert "a search for auto was begun, and the packs of the profile are not at packs any more" in ended.err
+    assert journal.exists()
+    (work / "there").rename(work / "packs")
+    assert line(eaftgate(*PROFILED, "--out", "auto")) == f"auto: {SEARCH}, which was begun for auto"
+    assert files(work / "auto") == files(work / "whole")
+    assert not journal.exists()
+
+
+def test_what_is_finished_stays_what_was_chosen(eaftgate: Command, work: Path) -> None:
+    """Neither packs that are gone nor packs that are back make it another's."""
+    assert line(eaftgate(*PROFILED, "--out", "searched")).startswith(f"auto: {SEARCH}")
+    (work / "packs").rename(work / "there")
+    assert line(eaftgate(*PROFILED, "--out", "ranked")).startswith(f"auto: {DEFAULT_SCORER}")
+    for out, change in (("searched", lambda: None), ("ranked", lambda: (work / "there").rename(work / "packs"))):
+        change()
+        made = files(work / out)
+        ended = eaftgate(*PROFILED, "--out", out)
+        assert (ended.code, "up to date" in ended.out) == (0, True), ended.err
+        assert files(work / out) == made
+    ended = eaftgate(*PROFILED, "--keep-frac", 0.75, "--keep-n", 6, "--out", "ranked")
+    assert ended.code == 2
+
+
+@pytest.mark.usefixtures("work")
+def test_what_was_made_by_a_method_that_was_named_is_not_taken_for_autos(eaftgate: Command) -> None:
+    assert eaftgate(*PROFILED, "--method", "greedy", "--packs", "packs", "--out", "named").code == 0
+    ended = eaftgate(*PROFILED, "--out", "named")
+    assert ended.code == 2
+    assert f"method is greedy there and {SEARCH} here" in ended.err
+
+
+def test_packs_that_are_asked_for_are_looked_at_where_a_scorer_is_taken(eaftgate: Command, work: Path) -> None:
+    slower(work)
+    ended = eaftgate(*PROFILED, "--packs", "nowhere", "--out", "auto")
+    assert (ended.code, "nowhere" in ended.err) == (2, True)
+    write_packs(work / "others", {"chat": 9})
+    ended = eaftgate(*PROFILED, "--packs", "others", "--out", "auto")
+    assert (ended.code, "--packs others" in ended.err) == (2, True)
+    assert eaftgate(*PROFILED, "--out", "auto").code == 0
+    ended = eaftgate(*PRUNE, "--scores", "auto/reap-scores.yaml", "--packs", "packs", "--out", "second")
+    assert (ended.code, "--packs needs --profile" in ended.err) == (2, True)
+    assert not (work / "second").exists()
 
 
 def test_blocks_without_an_answer_are_not_enough_to_search_on(
