@@ -26,6 +26,7 @@ from eaftgate.profile.observe import observe_batch
 from eaftgate.profile.profile import Profile, open_profile
 from eaftgate.profile.profiler import ProfileRequest, profile_checkpoint
 from eaftgate.profile.trace import FORMS, TraceShard, save_shard
+from eaftgate.progress import AGAIN, ANEW
 
 DIGEST = "0" * 64
 SIZE = Size(layers=3)
@@ -145,6 +146,33 @@ def test_a_group_is_what_memory_allows(
     assert_identical(found, whole)
     assert sum(groups) == -(-found.description.num_blocks // 2)
     assert set(groups[:-1]) == {2}
+
+
+@pytest.mark.parametrize(("groups_kept", "said"), [(0, "0 of them kept; " + ANEW), (2, "96 of them kept; " + AGAIN)])
+def test_what_an_interrupted_one_keeps_is_said(
+    base: Checkpoint,
+    packs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    groups_kept: int,
+    said: str,
+) -> None:
+    """Of a group that is not done nothing is."""
+    monkeypatch.setattr(profiler, "SHARD_SECONDS", 0.0)
+    monkeypatch.setattr(streamed, "READINGS", 0.0)
+    saved: list[int] = []
+
+    def interrupted(*arguments: Any) -> None:
+        if len(saved) == groups_kept:
+            raise KeyboardInterrupt
+        save_shard(*arguments)
+        saved.append(1)
+
+    monkeypatch.setattr(profiler, "save_shard", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        profile(base, ProfileRequest(packs, seq_len=24, batch_size=2), tmp_path / "profile", stream=True)
+    assert said in capsys.readouterr().err
 
 
 def test_a_group_ends_when_time_is_up(

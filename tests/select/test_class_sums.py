@@ -1,6 +1,7 @@
 """Weights of classes mixed from sums are those of the trace: counted selection by selection, cut from a snapshot."""
 
 from collections import Counter
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from eaftgate.errors import UserError
 from eaftgate.packs.harmony import TokenClass
 from eaftgate.profile.profile import Profile
 from eaftgate.profile.trace import NORM_SCALE, Trace, TraceShard
+from eaftgate.select import class_sums
 from eaftgate.select.class_sums import STORED_POWERS, region_sums, sums_of_classes
 from eaftgate.select.class_weights import BALANCED_WEIGHTS, ClassWeights
 from eaftgate.select.keep import scored_keep_sets, select_keep_sets
@@ -176,3 +178,35 @@ def test_every_class_has_its_own_tokens() -> None:
     assert by_class.tokens_C.sum() == trace.num_tokens
     np.testing.assert_allclose(by_class.hits_ZCPLE[0].sum(axis=(1, 3)), TOP_K * by_class.tokens_C[:, None] * [1, 1])
     np.testing.assert_allclose(by_class.hits_ZCPLE[1].sum(axis=(1, 3)), TOP_K * by_class.tokens_C[:, None] * [1, 1])
+
+
+def in_one_shard(trace: Trace) -> Trace:
+    starts = np.cumsum([0, *(len(shard.expert_XLK) for shard in trace.shards)])
+    columns = {
+        field.name: np.concatenate(
+            [
+                getattr(shard, field.name) + (start if field.name in ("predicting_T", "own_T") else 0)
+                for shard, start in zip(trace.shards, starts, strict=False)
+            ]
+        ).astype(getattr(trace.shards[0], field.name).dtype)
+        for field in fields(TraceShard)
+    }
+    return Trace((TraceShard(**columns),), trace.num_layers, trace.num_experts, trace.top_k)
+
+
+@pytest.mark.parametrize("sizes", [(90, 60), (1, 2, 147), (6, 7, 8, 7, 122)])
+@pytest.mark.parametrize("chunk", [7, 64, 1 << 14])
+def test_sums_do_not_depend_on_how_a_trace_lies_in_shards(
+    monkeypatch: pytest.MonkeyPatch, sizes: tuple[int, ...], chunk: int
+) -> None:
+    """To the bit: an interrupted profile, or one that was streamed, gives the same snapshot."""
+    monkeypatch.setattr(class_sums, "_CHUNK", chunk)
+    trace = random_trace(3, sizes)
+    (plain, by_class), (same, same_by_class) = (
+        sums_of_classes(of, STORED_POWERS, alignment="predicting", low_quantile=0.1)
+        for of in (trace, in_one_shard(trace))
+    )
+    for name in ("hits_PLE", "norm_PLE", "mass_PRLE"):
+        assert np.array_equal(getattr(plain, name), getattr(same, name)), name
+    for name in ("tokens_C", "hits_ZCPLE", "norm_ZCPLE", "mass_ZCPRLE"):
+        assert np.array_equal(getattr(by_class, name), getattr(same_by_class, name)), name
