@@ -3,6 +3,7 @@
 What comes of it is a request for a method like any other: nothing that is written says `auto`.
 """
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -175,7 +176,10 @@ def _lack_of_packs(packs: Path, profiled: ProfileDescription) -> str:
     """Why the profile's packs are not at hand, where they are not."""
     if profiled.packs_dir is None or profiled.packs_digest is None:
         return "the profile does not say where its packs are (say it with --packs)"
-    if not packs.exists():
+    is_there = False
+    with suppress(OSError):  # a name that is too long
+        is_there = packs.exists()
+    if not is_there:
         return f"the packs of the profile are not at {packs} any more (say where with --packs)"
     try:
         is_same = rows_digest(read_packs(packs)) == profiled.packs_digest
