@@ -70,15 +70,19 @@ def chosen_automatically(
     if request.run is not None and isinstance(source, Scores):
         raise UserError(f"--packs needs --profile, which says what its rows are: run eaftgate profile {base.name}")
     before = _before(out)
-    found = _search_or_why_not(base, source, request, out, before, device, dtype)
+    ranked = before is not None and before.method != SEARCH
+    found = "" if ranked else _search_or_why_not(base, source, request, out, before, device, dtype)
     if isinstance(found, _Search):
         run: ModelRun | None = found.run
         method, because = SEARCH, found.because
     else:
-        method, because = _scorer(request) if before is None else before.method, f"because {found}"
         run = request.run if request.run is not None and request.run.pre_gate else None
-        if run is None and request.run is not None and before is None and isinstance(source, Profile):
-            calibration_blocks(base, source, request.run.packs)  # refused here, too, if they are others
+        if before is not None and ranked:
+            method, because = before.method, f"because {out} was made by it"
+        else:
+            method, because = _scorer(request), f"because {found}"
+            if run is None and request.run is not None and isinstance(source, Profile):
+                calibration_blocks(base, source, request.run.packs)  # refused here, too, if they are others
     classes, weighed = request.classes, ""
     if classes is None:
         classes = _classes(source, method)
@@ -119,9 +123,7 @@ def _search_or_why_not(
     device: str | None,
     dtype: str | None,
 ) -> _Search | str:
-    """What is known sooner is asked first: torch comes last."""
-    if before is not None and before.method != SEARCH:
-        return f"{out} was made by it"
+    """What is known sooner is asked first: torch comes last. `before` is a search, or nothing."""
     if isinstance(source, Scores):
         return "--scores have no packs to search on"
     if request.alignment == "token":

@@ -115,6 +115,14 @@ def test_why_packs_cannot_be_read_is_said(eaftgate: Command, work: Path) -> None
     assert "tools.parquet" in said
 
 
+WRITE = Journal.write
+
+
+def interrupted(self: Journal, state: object) -> None:
+    WRITE(self, state)
+    raise KeyboardInterrupt
+
+
 def slower(work: Path) -> None:
     edit(work, lambda told: told["speed"].update(tokens_per_second=0.01))
 
@@ -123,12 +131,7 @@ def test_an_interrupted_search_is_gone_on_with_whatever_speaks_against_it_now(
     eaftgate: Command, work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert eaftgate(*PROFILED, "--out", "whole").code == 0
-    journal, write = work / ".auto.search.json", Journal.write
-
-    def interrupted(self: Journal, state: object) -> None:
-        write(self, state)
-        raise KeyboardInterrupt
-
+    journal = work / ".auto.search.json"
     with monkeypatch.context() as patched:
         patched.setattr(Journal, "write", interrupted)
         assert eaftgate(*PROFILED, "--out", "auto").code == 130
@@ -143,6 +146,15 @@ def test_an_interrupted_search_is_gone_on_with_whatever_speaks_against_it_now(
     assert line(eaftgate(*PROFILED, "--out", "auto")) == f"auto: {SEARCH}, which was begun for auto"
     assert files(work / "auto") == files(work / "whole")
     assert not journal.exists()
+
+
+@pytest.mark.usefixtures("work")
+def test_what_no_search_has_a_use_for_is_a_scorers_where_one_was_begun(
+    eaftgate: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Journal, "write", interrupted)
+    assert eaftgate(*PROFILED, "--out", "auto").code == 130
+    assert line(eaftgate(*PROFILED, "--w-good", 2, "--out", "auto")).startswith("auto: eaft-reap with ")
 
 
 def test_what_is_finished_stays_what_was_chosen(eaftgate: Command, work: Path) -> None:
