@@ -25,22 +25,22 @@ Files = Sequence[tuple[str, Mapping[str, Any]]]
 COLUMNS = {
     "model": "{model}",
     "keep": "{keep_n}",
-    "seed": "{seed}",
-    "dPPL": "{dppl:+.2%}",
-    "best ranking": "{ranking}",
-    "its dPPL": "{ranking_dppl:+.2%}",
-    "ratio": "{ratio:.3f}",
-    "95 %": "{interval:.3f}",
-    "worst pack / UNION": "{worst:.2f}",
-    "exact calls": "{calls}",
-    "lost, net": "{net:+.1%}",
-    "by the ranking": "{ranking_net:+.1%}",
-    "difference, 95 %": "{net_interval:+.1%}",
-    "by `reap-mass`": "{mass_net:+.1%}",
-    "search, s": "{seconds:.0f}",
-    "v3, UNION": "{verdict}",
+    "dPPL": "{means[dppl]:+.2%}",
+    "of the ranking": "{means[ranking_dppl]:+.2%}",
+    "ratio": "{ratio:.2f}",
+    "mean": "{means[ratio]:.2f}",
+    "below, above 1": "{less}, {more}",
+    "worst pack / UNION": "{worst:.1f}",
+    "exact calls lost, net, %": "{net_percent:.1f}",
+    "fewer, more than by the ranking": "{fewer_calls}, {more_calls}",
+    "by the ranking": "{means[ranking_net]:.1%}",
+    "by `reap-mass`": "{means[mass_net]:.1%}",
+    "search, s": "{means[seconds]:.0f}",
+    "v3, UNION": "{verdicts}",
     "every pack": "{packs}",
 }
+AVERAGED = ("dppl", "ranking_dppl", "ratio", "ranking_net", "mass_net", "seconds")
+VERDICTS = ("pass", "inconclusive", "fail")
 SHOWN = 8
 """Settings of a sweep, of those that lose least, besides eaft-reap."""
 
@@ -58,24 +58,39 @@ def cells(files: Files) -> list[tuple[str, int, int, Mapping[str, Any]]]:
 
 
 def unseen_rows(files: Files) -> list[Row]:
-    """A row for every seed, and after those of a model's keep_n their mean."""
-    rows: list[Row] = []
+    """A row for every keep_n of a model: what was found, a seed after the other, and in how many of them."""
     whole = [cell for cell in cells(files) if "compared" in cell[3]]
-    for at in dict.fromkeys((model, keep_n) for model, keep_n, _, _ in whole):
-        of_seeds = [_row(model, keep_n, seed, cell) for model, keep_n, seed, cell in whole if (model, keep_n) == at]
-        rows += of_seeds
-        if len(of_seeds) > 1:
-            rows.append(_mean(of_seeds))
-    return rows
+    places = dict.fromkeys((model, keep_n) for model, keep_n, _, _ in whole)
+    return [
+        _row(model, keep_n, {seed: cell for name, n, seed, cell in whole if (name, n) == (model, keep_n)})
+        for model, keep_n in places
+    ]
 
 
-def _row(model: str, keep_n: int, seed: int, cell: Mapping[str, Any]) -> Row:
+def _row(model: str, keep_n: int, of_seeds: Mapping[int, Mapping[str, Any]]) -> Row:
+    found = [_of_seed(cell) for cell in of_seeds.values()]
+    row = {name: [of_seed[name] for of_seed in found] for name in found[0]}
+    rises, calls = row["interval"], row["net_interval"]
+    packs = [verdict for verdict in row["packs_verdict"] if verdict]
+    return row | {
+        "model": model,
+        "keep_n": keep_n,
+        "seeds": list(of_seeds),
+        "means": {name: None if None in row[name] else mean(row[name]) for name in AVERAGED},
+        "net_percent": [100 * net for net in row["net"]],
+        "less": sum(upper < 1 for _, upper in filter(None, rises)),
+        "more": sum(lower > 1 for lower, _ in filter(None, rises)),
+        "fewer_calls": sum(upper < 0 for _, upper in filter(None, calls)),
+        "more_calls": sum(lower > 0 for lower, _ in filter(None, calls)),
+        "verdicts": _counted(row["verdict"]),
+        "packs": _counted(packs) if packs else None,
+    }
+
+
+def _of_seed(cell: Mapping[str, Any]) -> Row:
     gate, over = cell["gate"], cell["compared"]["best ranking"]
     default, ranking = gate["default"], gate["best ranking"]
     return {
-        "model": model,
-        "keep_n": keep_n,
-        "seed": str(seed),
         "dppl": default["dppl"],
         "ranking": cell["best"],
         "ranking_dppl": ranking["dppl"],
@@ -89,30 +104,21 @@ def _row(model: str, keep_n: int, seed: int, cell: Mapping[str, Any]) -> Row:
         "mass_net": gate["reap-mass"]["calls"]["net"],
         "seconds": None if cell["search"]["resumed"] else cell["search"]["seconds"],
         "verdict": default["v3"]["verdict"],
-        "packs": _worst(pack["verdict"] for pack in cell.get("cells", {}).get("default", {}).values()),
+        "packs_verdict": _worst(pack["verdict"] for pack in cell.get("cells", {}).get("default", {}).values()),
     }
 
 
+def _counted(verdicts: Sequence[str]) -> str:
+    return ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in VERDICTS if verdict in verdicts)
+
+
 def _worst(verdicts: Iterable[str]) -> str | None:
-    return max(verdicts, key=("pass", "inconclusive", "fail").index, default=None)
+    return max(verdicts, key=VERDICTS.index, default=None)
 
 
 def _interval(found: Mapping[str, float | None]) -> list[float] | None:
     lower, upper = found["lower"], found["upper"]
     return None if lower is None or upper is None else [lower, upper]
-
-
-def _mean(rows: Sequence[Row]) -> Row:
-    means = {}
-    for name in ("dppl", "ranking_dppl", "ratio", "worst", "net", "ranking_net", "mass_net", "seconds"):
-        values = [row[name] for row in rows]
-        means[name] = None if None in values else mean(values)
-    return (
-        rows[0]
-        | dict.fromkeys(("ranking", "interval", "calls", "net_interval", "verdict", "packs"))
-        | {"seed": "mean"}
-        | means
-    )
 
 
 def sweep_rows(files: Files) -> tuple[list[str], list[Row]]:
@@ -186,11 +192,12 @@ def write_tables(files: Files, out: Path, *, commit: str) -> list[Path]:
     if rows := unseen_rows(files):
         what = (
             "What `auto` runs with packs (`refined`) against the best ranking, chosen on calibration rows among all "
-            "scorers by plain and balanced weights, on rows that no experts were chosen on: dPPL of UNION, the ratio "
-            "of the mean rises of the log-loss with its interval by a paired bootstrap over documents, the largest "
-            "dPPL of a pack's rows in UNION over UNION's, exact calls lost less gained as a share of those that the "
-            "base writes exactly right, and near-lossless-v3's verdict of UNION, and the worst of every pack's own "
-            "cells"
+            "scorers by plain and balanced weights, on rows that no experts were chosen on, by seed: the mean dPPL of "
+            "UNION, the ratio of the mean rises of the log-loss, and at how many seeds it is below and above 1 beyond "
+            "the interval of a paired bootstrap over documents; the largest dPPL of a pack's rows in UNION over "
+            "UNION's; exact calls lost less gained as a share of those that the base writes exactly right, and at how "
+            "many seeds fewer and more beyond the interval than by the ranking; near-lossless-v3's verdict of UNION, "
+            "and the worst of every pack's own cells"
         )
         write_json(out / "unseen.json", measurement(files, commit, "compared", what, COLUMNS, rows))
         written.append(out / "unseen.json")
