@@ -9,7 +9,7 @@ keep_n that a file does not hold whole is left out.
 
 import argparse
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -71,19 +71,18 @@ def _row(model: str, keep_n: int, of_seeds: Mapping[int, Mapping[str, Any]]) -> 
     found = [_of_seed(cell) for cell in of_seeds.values()]
     row = {name: [of_seed[name] for of_seed in found] for name in found[0]}
     rises, calls = row["interval"], row["net_interval"]
-    packs = [verdict for verdict in row["packs_verdict"] if verdict]
     return row | {
         "model": model,
         "keep_n": keep_n,
         "seeds": list(of_seeds),
         "means": {name: None if None in row[name] else mean(row[name]) for name in AVERAGED},
-        "net_percent": [100 * net for net in row["net"]],
+        "net_percent": [None if net is None else 100 * net for net in row["net"]],
         "less": sum(upper < 1 for _, upper in filter(None, rises)),
         "more": sum(lower > 1 for lower, _ in filter(None, rises)),
         "fewer_calls": sum(upper < 0 for _, upper in filter(None, calls)),
         "more_calls": sum(lower > 0 for lower, _ in filter(None, calls)),
         "verdicts": _counted(row["verdict"]),
-        "packs": _counted(packs) if packs else None,
+        "packs": _counted([_worst(of_packs) for of_packs in row["pack_verdicts"]]),
     }
 
 
@@ -101,18 +100,22 @@ def _of_seed(cell: Mapping[str, Any]) -> Row:
         "net": default["calls"]["net"],
         "ranking_net": ranking["calls"]["net"],
         "net_interval": _interval(over["net_calls"]),
+        "mass_dppl": gate["reap-mass"]["dppl"],
         "mass_net": gate["reap-mass"]["calls"]["net"],
         "seconds": None if cell["search"]["resumed"] else cell["search"]["seconds"],
         "verdict": default["v3"]["verdict"],
-        "packs_verdict": _worst(pack["verdict"] for pack in cell.get("cells", {}).get("default", {}).values()),
+        "pack_verdicts": [pack["verdict"] for pack in cell.get("cells", {}).get("default", {}).values()],
     }
 
 
-def _counted(verdicts: Sequence[str]) -> str:
-    return ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in VERDICTS if verdict in verdicts)
+def _counted(verdicts: Sequence[str | None]) -> str | None:
+    if not any(verdicts):
+        return None
+    counts = [f"{verdicts.count(verdict)} {verdict}" for verdict in VERDICTS if verdict in verdicts]
+    return ", ".join([*counts, f"{verdicts.count(None)} not judged"] if None in verdicts else counts)
 
 
-def _worst(verdicts: Iterable[str]) -> str | None:
+def _worst(verdicts: Sequence[str]) -> str | None:
     return max(verdicts, key=VERDICTS.index, default=None)
 
 
@@ -192,12 +195,13 @@ def write_tables(files: Files, out: Path, *, commit: str) -> list[Path]:
     if rows := unseen_rows(files):
         what = (
             "What `auto` runs with packs (`refined`) against the best ranking, chosen on calibration rows among all "
-            "scorers by plain and balanced weights, on rows that no experts were chosen on, by seed: the mean dPPL of "
-            "UNION, the ratio of the mean rises of the log-loss, and at how many seeds it is below and above 1 beyond "
-            "the interval of a paired bootstrap over documents; the largest dPPL of a pack's rows in UNION over "
-            "UNION's; exact calls lost less gained as a share of those that the base writes exactly right, and at how "
-            "many seeds fewer and more beyond the interval than by the ranking; near-lossless-v3's verdict of UNION, "
-            "and the worst of every pack's own cells"
+            "scorers by plain and balanced weights, on rows that no experts were chosen on. Where there is one "
+            "figure, it is the mean of the seeds, else they follow each other: dPPL of UNION; the ratio of the mean "
+            "rises of the log-loss, and at how many seeds it is below and above 1 beyond the interval of a paired "
+            "bootstrap over documents; the largest dPPL of a pack's rows in UNION over UNION's; exact calls lost "
+            "less gained as a share of those that the base writes exactly right, and at how many seeds fewer and "
+            "more beyond the interval than by the ranking; near-lossless-v3's verdict of UNION, and the worst of "
+            "every pack's own cells"
         )
         write_json(out / "unseen.json", measurement(files, commit, "compared", what, COLUMNS, rows))
         written.append(out / "unseen.json")

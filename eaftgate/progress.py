@@ -32,6 +32,7 @@ SLOWEST_STEPS = 600.0
 """Seconds over which a bar measures speed: steps that take longer have no time left."""
 AGAIN = "given again, the same command goes on where it was"
 ANEW = "given again, the same command begins anew"
+AS_BEFORE = "interrupted before anything was done; given again, the same command begins where this one did"
 
 
 class Bar:
@@ -139,7 +140,7 @@ class _Counted(Bar):
 
     def interrupted(self) -> str:
         if self._total is None:
-            return f"interrupted; {AGAIN}"
+            return f"interrupted; {AGAIN}" if self._kept is None else AS_BEFORE
         said = f"interrupted at {self._count()}"
         if self._kept is None:
             return f"{said}; {AGAIN}"

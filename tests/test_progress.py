@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from eaftgate import progress
-from eaftgate.progress import AGAIN, ANEW, _Written, amount, duration, progress_bar, rate
+from eaftgate.progress import AGAIN, ANEW, AS_BEFORE, _Written, amount, duration, progress_bar, rate
 
 
 class Clock:
@@ -234,7 +234,8 @@ KEEP = ("keep",)
     ("total", "steps", "said"),
     [
         (30, [("advance", 4)], f"interrupted at 4 of 30 passes; {AGAIN}"),
-        (None, [KEEP], f"interrupted; {AGAIN}"),
+        (None, [], f"interrupted; {AGAIN}"),
+        (None, [KEEP], AS_BEFORE),
         (None, [KEEP, ("show", 0, 30), ("show", 4.5, 30)], f"interrupted at 4.5 of 30 passes, 0 of them kept; {ANEW}"),
         (None, [KEEP, ("show", 6, 30), ("show", 8, 30)], f"interrupted at 8 of 30 passes, 6 of them kept; {AGAIN}"),
         (None, [("show", 0, 30), ("show", 9, 30), KEEP], f"interrupted at 9 of 30 passes, 9 of them kept; {AGAIN}"),

@@ -1,8 +1,10 @@
 """The command line: arguments in, one sentence out. The rooms do the work."""
 
 import io
+import signal
 import sys
-from typing import Annotated, NoReturn
+from threading import Timer, main_thread
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -13,6 +15,9 @@ from eaftgate.errors import UserError
 from eaftgate.prune.methods import AUTO, AUTO_MINUTES, DEFAULT_SCORER, METHODS, SEARCH
 from eaftgate.recipes.command_line import UsageError, take_recipes, usage_sentence
 from eaftgate.visible import check_encoded, sentence
+
+if TYPE_CHECKING:
+    from sys import UnraisableHookArgs
 
 app = typer.Typer(
     help="Remove experts from a gpt-oss checkpoint without training, and prove that the result is near-lossless.\n\n"
@@ -55,6 +60,7 @@ add_help(
 
 def main() -> None:
     """Entry point. Exit codes: 1 a negative verdict, 2 something the user can put right, 130 interrupted."""
+    sys.unraisablehook = _interrupt_again
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # what a terminal's encoding lacks is written as an escape
             stream.reconfigure(errors="backslashreplace")
@@ -73,6 +79,17 @@ def main() -> None:
         where = f": {error.filename}" if error.filename else ""
         _refuse(f"{error.strerror or error}{where}; choose another place or make room, and run again")
     sys.exit(code)
+
+
+def _interrupt_again(unraisable: "UnraisableHookArgs") -> None:
+    """Ctrl-C that comes while a destructor runs is dropped there by Python, with a traceback, and the command would run
+    on: it is given again, a moment later."""
+    if not issubclass(unraisable.exc_type, KeyboardInterrupt):
+        sys.__unraisablehook__(unraisable)
+        return
+    again = Timer(0.05, signal.pthread_kill, (main_thread().ident, signal.SIGINT))
+    again.daemon = True
+    again.start()
 
 
 def _refuse(reason: str) -> NoReturn:

@@ -14,12 +14,12 @@ from eaftgate.made_from import MADE_FROM_FILE, MadeFrom
 from eaftgate.packs.pack import read_packs, rows_digest
 from eaftgate.profile.profile import Profile, ProfileDescription
 from eaftgate.progress import duration
-from eaftgate.prune.checkpoint import ModelRun, PruneRequest, held_by_search
-from eaftgate.prune.methods import AUTO_MINUTES, DEFAULT_SCORER, SEARCH
+from eaftgate.prune.checkpoint import ModelRun, PruneRequest, asked_keep_n, held_by_search, search_inputs
+from eaftgate.prune.methods import AUTO_MINUTES, DEFAULT_SCORER, SEARCH, method_named
 from eaftgate.records import read_model
 from eaftgate.search.calibration import calibration_blocks
 from eaftgate.search.forecast import estimated_seconds
-from eaftgate.search.journal import journal_path
+from eaftgate.search.journal import Journal, journal_path
 from eaftgate.select.class_weights import BALANCED, BALANCED_WEIGHTS, ClassWeights
 from eaftgate.select.saliency import EaftWeights
 from eaftgate.select.scorers import SCORERS
@@ -43,14 +43,6 @@ class _Search:
     because: str
 
 
-@dataclass(frozen=True)
-class _Before:
-    """What an earlier run of the same command has decided: the method, and whether it came to its end."""
-
-    method: str
-    ended: bool
-
-
 def chosen_automatically(
     base: Checkpoint,
     source: Profile | Scores,
@@ -69,16 +61,16 @@ def chosen_automatically(
     """
     if request.run is not None and isinstance(source, Scores):
         raise UserError(f"--packs needs --profile, which says what its rows are: run eaftgate profile {base.name}")
-    before = _before(out)
-    ranked = before is not None and before.method != SEARCH
-    found = "" if ranked else _search_or_why_not(base, source, request, out, before, device, dtype)
+    made_by = _made_by(out)
+    ranked = made_by is not None and made_by != SEARCH
+    found = "" if ranked else _search_or_why_not(base, source, request, out, made_by, device, dtype)
     if isinstance(found, _Search):
         run: ModelRun | None = found.run
         method, because = SEARCH, found.because
     else:
         run = request.run if request.run is not None and request.run.pre_gate else None
-        if before is not None and ranked:
-            method, because = before.method, f"because {out} was made by it"
+        if made_by is not None and ranked:
+            method, because = made_by, f"because {out} was made by it"
         else:
             method, because = _scorer(request), f"because {found}"
             if run is None and request.run is not None and isinstance(source, Profile):
@@ -104,14 +96,14 @@ def _classes(source: Profile | Scores, method: str) -> ClassWeights | None:
     return BALANCED_WEIGHTS if source.trace.knows_classes and method != SEARCH else None
 
 
-def _before(out: Path) -> _Before | None:
-    """None: nothing is there, or what is there was made by a method that was named."""
+def _made_by(out: Path) -> str | None:
+    """The method by which what is at `out` was made. None: nothing is there, or it was by one that was named."""
     if not (out / MADE_FROM_FILE).is_file():
-        return _Before(SEARCH, ended=False) if journal_path(out).is_file() else None
+        return None
     made = read_model(out / MADE_FROM_FILE, MadeFrom, what="what it was made from", remedy=f"remove {out}").inputs
     method = made.get("method")
     known = made.get("command") == "prune" and (method == SEARCH or method in SCORERS)
-    return _Before(str(method), ended=True) if known else None
+    return str(method) if known else None
 
 
 def _search_or_why_not(
@@ -119,11 +111,11 @@ def _search_or_why_not(
     source: Profile | Scores,
     request: PruneRequest,
     out: Path,
-    before: _Before | None,
+    made_by: str | None,
     device: str | None,
     dtype: str | None,
 ) -> _Search | str:
-    """What is known sooner is asked first: torch comes last. `before` is a search, or nothing."""
+    """What is known sooner is asked first: torch comes last. `made_by` is a search, or nothing."""
     if isinstance(source, Scores):
         return "--scores have no packs to search on"
     if request.alignment == "token":
@@ -142,11 +134,22 @@ def _search_or_why_not(
     def lack_of_packs() -> str:
         return _lack_of_packs(packs, profiled) if request.run is None else ""
 
-    if before is not None:
-        if not before.ended and (lack := lack_of_packs()):
-            raise UserError(f"a search for {out} was begun, and {lack}: put them back, or choose another --out")
-        because = f"because {out} was made by it" if before.ended else f"which was begun for {out}"
-        return _Search(ModelRun(packs, settings(), pre_gate), because)
+    if made_by is not None:
+        return _Search(ModelRun(packs, settings(), pre_gate), f"because {out} was made by it")
+    if journal_path(out).is_file():
+        run = ModelRun(packs, settings(), pre_gate)
+        inputs = search_inputs(
+            method_named(SEARCH),
+            asked_keep_n(base, request),
+            request.search,
+            request.classes,
+            run.model,
+            profiled,
+        )
+        if Journal(journal_path(out), inputs).is_taken_up:
+            if lack := lack_of_packs():
+                raise UserError(f"a search for {out} was begun, and {lack}: put them back, or choose another --out")
+            return _Search(run, f"which was begun for {out}")
     if profiled.speed is None:
         return "the profile does not say how fast it was made (profile again, or say --method)"
     seconds = estimated_seconds(

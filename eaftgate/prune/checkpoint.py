@@ -89,14 +89,14 @@ def check_request(base: Checkpoint, request: PruneRequest) -> None:
     given = None
     if request.keep_sets is not None:
         given = read_keep_sets(request.keep_sets, base, allow_any_keep_n=request.allow_any_keep_n)
-    keep = [range(_keep_n(base, request, given))] * base.num_layers  # whichever they are: they are of one size
+    keep = [range(asked_keep_n(base, request, given))] * base.num_layers  # whichever they are: they are of one size
     plan_shards(base, keep, max_shard_bytes=request.max_shard_bytes)
     companions(base)
 
 
 def keeps_all(base: Checkpoint, request: PruneRequest) -> bool:
     """Whether no method is asked, because every expert stays. Raises UserError as check_request does."""
-    return request.keep_sets is None and _keep_n(base, request, None) == base.num_experts
+    return request.keep_sets is None and asked_keep_n(base, request) == base.num_experts
 
 
 def prune_checkpoint(
@@ -122,7 +122,7 @@ def prune_checkpoint(
         if profile is not None or scores is not None or request.run is not None:
             raise UserError("--keep-sets says which experts are kept: leave --profile, --scores and --packs out")
         given = read_keep_sets(request.keep_sets, base, allow_any_keep_n=request.allow_any_keep_n)
-    keep_n = _keep_n(base, request, given)
+    keep_n = asked_keep_n(base, request, given)
     check_directory(out, [] if profile is None else [profile.path])
     if profile is not None and scores is not None:
         raise UserError("--profile and --scores say the same twice: leave one of them out")
@@ -194,7 +194,7 @@ def _made_from(
     if settings.given is not None:
         made["keep_sets"] = settings.given.sha256
     if source is not None and method.needs != "nothing":
-        made["class_weights"] = _weights_told(method, settings)
+        made["class_weights"] = _weights_told(method, settings.classes)
     if "alignment" in method.uses and source is not None:
         made["alignment"] = settings.alignment or (
             source.alignment if isinstance(source, Scores) else source.description.alignment
@@ -204,15 +204,34 @@ def _made_from(
     return made
 
 
-def _weights_told(method: Method, settings: Settings) -> dict[str, float] | None:
+def _weights_told(method: Method, classes: ClassWeights | None) -> dict[str, float] | None:
     """None is for a search to choose; for a scorer it is the plain weights."""
-    if settings.classes is None and method.needs == "model":
+    if classes is None and method.needs == "model":
         return None
-    return (settings.classes or ClassWeights()).as_dict()
+    return (classes or ClassWeights()).as_dict()
 
 
-def _keep_n(base: Checkpoint, request: PruneRequest, given: GivenKeepSets | None) -> int:
-    """What is asked for, which keep sets that are given must not contradict."""
+def search_inputs(
+    method: Method,
+    keep_n: int,
+    search: SearchSettings,
+    classes: ClassWeights | None,
+    model: "ModelSettings",
+    profiled: ProfileDescription,
+) -> dict[str, Any]:
+    """Every input of a search, for its journal."""
+    return {
+        "method": method.name,
+        "keep_n": keep_n,
+        "settings": asdict(search),
+        "class_weights": _weights_told(method, classes),
+        "model": model.describe(),
+        "profile": profiled.model_dump(include={"base", "blocks_digest", "model", "batch_size"}),
+    }
+
+
+def asked_keep_n(base: Checkpoint, request: PruneRequest, given: GivenKeepSets | None = None) -> int:
+    """Which keep sets that are given must not contradict."""
     if given is not None and request.keep_n is None and request.keep_frac is None:
         return given.keep_n
     keep_n = resolve_keep_n(
@@ -285,18 +304,10 @@ def _chosen_on_model(
     begin()
     if placed.said is not None:
         print(sentence(placed.said), file=sys.stderr)
-    described = run.model.describe()
     doing = "pre-gate" if choice is not None else method.name
     unit = "passes" if method.name == SEARCH else "layers"
     resumes = choice is None and method.name == SEARCH
-    inputs = {
-        "method": method.name,
-        "keep_n": settings.keep_n,
-        "settings": asdict(settings.search),
-        "class_weights": _weights_told(method, settings),
-        "model": described,
-        "profile": profile.description.model_dump(include={"base", "blocks_digest", "model", "batch_size"}),
-    }
+    inputs = search_inputs(method, settings.keep_n, settings.search, settings.classes, run.model, profile.description)
     if resumes and Journal(journal_path(out), inputs).of_another:
         left = "what an interrupted search left here is damaged, of other inputs, or of another version of the search"
         print(sentence(f"{left}: begun anew"), file=sys.stderr)
@@ -305,7 +316,9 @@ def _chosen_on_model(
         model = placed.load()
         check_unchanged(base, profile.description.base.digest)
         if choice is None:
-            running = Running(model, blocks, described, Journal(journal_path(out), inputs, bar.keep), bar.show)
+            running = Running(
+                model, blocks, run.model.describe(), Journal(journal_path(out), inputs, bar.keep), bar.show
+            )
             choice = method.choose(replace(sight, running=running), settings)
         judged = pre_gate(model, blocks, choice.keep, batch_size=settings.search.batch_size) if run.pre_gate else None
     return choice, judged

@@ -41,6 +41,6 @@ def pre_gate_lines(cell: JudgedCell) -> list[str]:
     lines = [f"pre-gate on {cell.metrics.tokens:,} calibration tokens, by masking (not a verdict): {cell.verdict}"]
     for metric, verdict in cell.verdicts.items():
         value, margin = (shown(metric, number, interval=True) for number in (verdict.estimate, verdict.margin))
-        against = "no margin" if verdict.margin is None else f"margin {margin}: {verdict.verdict}"
+        against = "no margin" if verdict.margin is None else f"margin {margin}: {verdict.verdict or 'not judged'}"
         lines.append(f"  {metric} {value} {bounds_shown(metric, verdict)}, {against}")
     return lines

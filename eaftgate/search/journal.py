@@ -57,9 +57,14 @@ class Journal:
             return None
 
     @property
+    def is_taken_up(self) -> bool:
+        """Whether there is a file, of this very request."""
+        return self._held() is not None
+
+    @property
     def of_another(self) -> bool:
         """Whether there is a file that is not taken up: damaged, of another request, or of another REVISION."""
-        return self.path.exists() and self._held() is None
+        return self.path.exists() and not self.is_taken_up
 
     def _held(self) -> _File | None:
         try:

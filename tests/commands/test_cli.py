@@ -37,7 +37,7 @@ from eaftgate.packs.tokenizer import load_tokenizer
 from eaftgate.parity.metrics import perplexity
 from eaftgate.profile.profile import Profile
 from eaftgate.profile.profiler import ProfileRequest, profile_checkpoint
-from eaftgate.progress import AGAIN
+from eaftgate.progress import AGAIN, AS_BEFORE
 from eaftgate.rewrite.manifest import read_manifest
 from eaftgate.search import search as searching
 from eaftgate.search.calibration import calibration_blocks
@@ -307,7 +307,7 @@ def test_an_interrupted_search_goes_on_where_it_was(
         for setting_up in ("halves_of", "Half.pass_layer"):
             with monkeypatch.context() as at_set_up:
                 at_set_up.setattr(f"eaftgate.search.search.{setting_up}", from_the_beginning)
-                assert f"interrupted; {AGAIN}" in search("out").err, "none of its time is the passes'"
+                assert f": {AS_BEFORE}" in search("out").err, "none of its time is the passes'"
         resumed = search("out")
         assert resumed.code == 0
         assert "begun anew" not in resumed.err
@@ -695,3 +695,21 @@ def test_the_report_of_an_edited_result_is_no_pass(eaftgate: Command, copy_run: 
     page = (tmp_path / "report.html").read_text()
     assert "<title>eaftgate: changed since</title>" in page
     assert "CHANGED SINCE" in page
+
+
+def test_ctrl_c_in_a_destructor_is_not_lost() -> None:
+    """Python drops it there; what is imported runs thousands of them."""
+    script = (
+        "import sys, time\n"
+        "from eaftgate.commands import app\n"
+        "class Dropped:\n"
+        "    def __del__(self): raise KeyboardInterrupt\n"
+        "def work(**_):\n"
+        "    Dropped()\n"
+        "    time.sleep(60)\n"
+        "app.app, sys.argv[1:] = work, ['prune']\n"
+        "try: app.main()\n"
+        "except KeyboardInterrupt: print('interrupted')\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=50, check=True)
+    assert (ended.stdout, ended.stderr) == ("interrupted\n", "")

@@ -103,59 +103,107 @@ def test_a_sweep_holds_the_scorers_that_there_are() -> None:
     assert f"{REFERENCE}, balanced" not in dict(sweep_keep_sets(of_before, 2))
 
 
-def gate_cell(dppl: float, net: float) -> dict[str, Any]:
-    verdict = "pass" if net < 0.03 else "inconclusive"
-    return {"dppl": dppl, "worst_over_union": 1.2, "calls": {"exact": 200, "net": net}, "v3": {"verdict": verdict}}
+def gate_cell(dppl: float, net: float | None, worst: float = 9.9, verdict: str = "pass") -> dict[str, Any]:
+    return {"dppl": dppl, "worst_over_union": worst, "calls": {"exact": 200, "net": net}, "v3": {"verdict": verdict}}
 
 
-def found(seed: int, *, resumed: bool = False) -> dict[str, Any]:
+def bounded(name: str, value: float, interval: tuple[float | None, float | None]) -> dict[str, float | None]:
+    return {name: value, "lower": interval[0], "upper": interval[1]}
+
+
+def found(
+    dppl: float = 0.02,
+    *,
+    ratio: tuple[float | None, float | None] = (0.75, 0.9),
+    calls: tuple[float | None, float | None] = (-0.03, -0.005),
+    net: float | None = 0.01,
+    verdict: str = "pass",
+    packs: tuple[str, ...] | None = ("pass", "fail"),
+    resumed: bool = False,
+) -> dict[str, Any]:
     """At one keep_n, as unseen.py writes it, of what the tables read."""
     sweep = {
         name: {"ratio": 1.0 + 0.01 * number, "lower": 0.98 + 0.01 * number, "upper": 1.02 + 0.01 * number}
         for number, name in enumerate([REFERENCE, *(f"weights {n}" for n in range(SHOWN + 5)), "eaft-reap"])
     }
     sweep["like weights 0"] = sweep["weights 0"]
-    over = {"rise": {"ratio": 0.8 + seed / 100, "lower": 0.75, "upper": 0.9}}
-    over["net_calls"] = {"difference": -0.02, "lower": -0.03, "upper": -0.005}
-    if seed == 2:
-        over = {"rise": {"ratio": 0.82, "lower": 1.01, "upper": 1.1}}
-        over["net_calls"] = {"difference": 0.01, "lower": 0.005, "upper": 0.03}
+    other = {"rise": bounded("ratio", 7, (6, 8)), "net_calls": bounded("difference", 7, (6, 8))}
+    judged = {} if packs is None else {str(number): {"verdict": verdict} for number, verdict in enumerate(packs)}
     return {
         "best": "ean, balanced",
         "search": {"seconds": 60.0, "resumed": resumed},
         "gate": {
-            "default": gate_cell(0.02 * seed, 0.01 if seed == 1 else 0.04),
+            "default": gate_cell(dppl, net, worst=1 + 10 * dppl, verdict=verdict),
             "best ranking": gate_cell(0.025, 0.03),
             "reap-mass": gate_cell(0.03, 0.1),
         },
-        "compared": {"best ranking": over},
-        "cells": {"default": {"chat": {"verdict": "pass"}, "code": {"verdict": "fail"}}},
+        "compared": {
+            "reap-mass": other,
+            "best ranking": {
+                "rise": bounded("ratio", 0.8 + dppl, ratio),
+                "net_calls": bounded("difference", -0.01, calls),
+            },
+        },
         "sweep": {"settings": sweep},
-    }
+    } | ({} if packs is None else {"cells": {"best ranking": {"0": {"verdict": "pass"}}, "default": judged}})
+
+
+def stored(model: str, of_seeds: dict[str, dict[str, Any]]) -> tuple[str, dict[str, Any]]:
+    """A file of unseen.py: by seed, what was found at a keep_n."""
+    ran = {"device": "a GPU", "dtype": "bfloat16", "torch": "2.11.0+cu130"}
+    asked = {"packs": "there", "rows": None, "seq_len": 64, "blocks": 8, "device": "cuda", "dtype": "bfloat16"}
+    seeds = {seed: {"keep_n": keep_n} for seed, keep_n in of_seeds.items()}
+    return model, {"model": ran, "arguments": asked, "seeds": seeds}
 
 
 def test_tables_are_made_of_what_is_stored(tmp_path: Path) -> None:
-    model = {"device": "a GPU", "dtype": "bfloat16", "torch": "2.11.0+cu130"}
-    unfinished = {"rankings": {"ean": 0.1}}
-    asked = {"packs": "there", "rows": None, "seq_len": 64, "blocks": 8, "device": "cuda", "dtype": "bfloat16"}
-    given = {"model": model, "arguments": asked}
-    first = {**given, "seeds": {"1": {"keep_n": {"20": found(1), "24": found(1), "28": unfinished}}}}
-    second = {**given, "seeds": {"2": {"keep_n": {"24": found(2, resumed=True)}}}}
-    written = write_tables([("lab", first), ("lab", second)], tmp_path, commit="abc1234")
+    first = stored("lab", {"10": {"20": found(), "24": found(), "28": {"rankings": {"ean": 0.1}}}})
+    second = stored("lab", {"9": {"24": found(0.04, verdict="inconclusive", resumed=True)}})
+    written = write_tables([first, second], tmp_path, commit="abc1234")
     unseen, sweep = (tables.measured_table(path, tmp_path / "page.md").splitlines() for path in written)
     measured = read_object(written[0], what="table")
-    of_all = "--seeds 1 2 --keep-n 24 20 --seq-len 64 --blocks 8 --device cuda --dtype bfloat16"
+    of_all = "--seeds 9 10 --keep-n 24 20 --seq-len 64 --blocks 8 --device cuda --dtype bfloat16"
     command = f"PYTHONPATH=. python benchmarks/unseen.py lab PACKS {of_all} --pack-cells --work DIR --out FILE"
     assert (measured["command"][0], measured["commit"]) == (command, "abc1234")
-    assert measured["rows"][0]["seeds"] == [1, 2]
-    assert [row["interval"] for row in measured["rows"]] == [[[0.75, 0.9], [1.01, 1.1]], [[0.75, 0.9]]]
-    assert unseen[2:4] == [
-        "| lab | 24 | +3.00% | +2.50% | 0.81, 0.82 | 0.81 | 1, 1 | 1.2, 1.2 | 1.0, 4.0 | 1, 1 | 3.0% | 10.0% | - "
+    assert [row["seeds"] for row in measured["rows"]] == [[9, 10], [10]]
+    assert unseen[2:5] == [
+        "| lab | 24 | +3.00% | +2.50% | 0.84, 0.82 | 0.83 | 2, 0 | 1.4, 1.2 | 1.0, 1.0 | 2, 0 | 3.0% | 10.0% | - "
         "| 1 pass, 1 inconclusive | 2 fail |",
-        "| lab | 20 | +2.00% | +2.50% | 0.81 | 0.81 | 1, 0 | 1.2 | 1.0 | 1, 0 | 3.0% | 10.0% | 60 | 1 pass | 1 fail |",
+        "| lab | 20 | +2.00% | +2.50% | 0.82 | 0.82 | 1, 0 | 1.2 | 1.0 | 1, 0 | 3.0% | 10.0% | 60 | 1 pass | 1 fail |",
+        "",
     ]
-    assert unseen[4] == ""
     assert sweep[0] == "| weights | lab 24 | lab 20 | more | less |"
     assert not [line for line in sweep if "like weights 0" in line]
     assert sweep[2] == "| weights 0 | 1.01, 1.01 | 1.01 | 0 of 3 | 0 of 3 |"
     assert sweep[SHOWN + 2].startswith("| eaft-reap | 1.14, 1.14 | 1.14 | 3 of 3 | 0 of 3 |")
+
+
+def test_seeds_are_counted_by_their_intervals(tmp_path: Path) -> None:
+    """By the whole of them; where there is none, or nothing was judged, that is said and counts for nothing."""
+    none = (None, None)
+    seeds = {
+        "1": found(ratio=(0.75, 0.9), calls=(-0.03, -0.01)),
+        "2": found(ratio=(0.9, 1.1), calls=(-0.01, 0.01)),
+        "3": found(ratio=(1.1, 1.2), calls=(0.01, 0.02), packs=("inconclusive", "pass"), verdict="fail"),
+        "4": found(ratio=(1.0, 1.2), calls=(0.0, 0.01), packs=None),
+        "5": found(ratio=(0.8, 1.0), calls=(-0.01, 0.0), packs=()),
+        "6": found(ratio=none, calls=none, net=None, packs=("pass", "pass")),
+        "7": found(ratio=(None, 0.9), calls=(0.1, None)),
+    }
+    files = [
+        stored("z", {seed: {"24": cell} for seed, cell in seeds.items()}),
+        stored("a", {"1": {"24": found(), "28": found()}}),
+    ]
+    (rows,) = (read_object(path, what="table")["rows"] for path in write_tables(files, tmp_path, commit="x")[:1])
+    assert [(row["model"], row["keep_n"], len(row["seeds"])) for row in rows] == [
+        ("z", 24, 7),
+        ("a", 28, 1),
+        ("a", 24, 1),
+    ]
+    counted = ("less", "more", "fewer_calls", "more_calls", "verdicts", "packs")
+    assert [rows[0][name] for name in counted] == [
+        1, 1, 1, 1, "6 pass, 1 fail", "1 pass, 1 inconclusive, 3 fail, 2 not judged",
+    ]  # fmt: skip
+    assert rows[0]["net_percent"] == [1, 1, 1, 1, 1, None, 1]
+    table = tables.measured_table(tmp_path / "unseen.json", tmp_path / "page.md").splitlines()
+    assert " | 1.0, 1.0, 1.0, 1.0, 1.0, -, 1.0 | " in table[2]

@@ -148,6 +148,21 @@ def test_an_interrupted_search_is_gone_on_with_whatever_speaks_against_it_now(
     assert not journal.exists()
 
 
+@pytest.mark.parametrize("left", ["of other options", "damaged"])
+def test_what_another_search_left_decides_nothing(
+    eaftgate: Command, work: Path, monkeypatch: pytest.MonkeyPatch, left: str
+) -> None:
+    """Else a search of hours would begin where one of minutes is the limit."""
+    with monkeypatch.context() as patched:
+        patched.setattr(Journal, "write", interrupted)
+        assert eaftgate(*PROFILED, "--max-positions", 99, "--out", "auto").code == 130
+    if left == "damaged":
+        (work / ".auto.search.json").write_text("{}")
+    slower(work)
+    assert line(eaftgate(*PROFILED, "--out", "auto")).startswith(f"auto: {DEFAULT_SCORER} with ")
+    assert not (work / ".auto.search.json").exists()
+
+
 @pytest.mark.usefixtures("work")
 def test_what_no_search_has_a_use_for_is_a_scorers_where_one_was_begun(
     eaftgate: Command, monkeypatch: pytest.MonkeyPatch
