@@ -231,7 +231,7 @@ def search_inputs(
 
 
 def asked_keep_n(base: Checkpoint, request: PruneRequest, given: GivenKeepSets | None = None) -> int:
-    """Which keep sets that are given must not contradict."""
+    """How many experts a layer keeps; keep sets that are given must not contradict it. Raises UserError."""
     if given is not None and request.keep_n is None and request.keep_frac is None:
         return given.keep_n
     keep_n = resolve_keep_n(

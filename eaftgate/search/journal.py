@@ -58,7 +58,7 @@ class Journal:
 
     @property
     def is_taken_up(self) -> bool:
-        """Whether there is a file, of this very request."""
+        """Whether there is an undamaged file, of this very request and REVISION."""
         return self._held() is not None
 
     @property
