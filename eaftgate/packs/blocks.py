@@ -184,10 +184,18 @@ def cut_blocks(rows: "TokenisedPack", *, seq_len: int, num_blocks: int | None) -
     available = rows.num_tokens // seq_len
     if num_blocks is None:
         num_blocks = available
-    if available < num_blocks or num_blocks == 0:
+    name = rows.pack.name
+    if available == 0:
+        if not any(part.roles.content.any() for part in rows.parts):
+            raise _without_answers(name, "")
         raise UserError(
-            f"pack {rows.pack.name} has {available} blocks of {seq_len} tokens, fewer than the {num_blocks or 1} "
-            "asked: take fewer or shorter blocks, or add rows"
+            f"pack {name} has {rows.num_tokens} tokens, less than one block of {seq_len}: take a smaller seq_len, or "
+            "add rows"
+        )
+    if available < num_blocks:
+        raise UserError(
+            f"pack {name} has {available} blocks of {seq_len} tokens, fewer than the {num_blocks} asked: "
+            "take fewer or shorter blocks, or add rows"
         )
     return _cut(rows.pack, rows.parts, seq_len, num_blocks)
 
@@ -228,10 +236,7 @@ def _cut(pack: Pack, parts: Sequence[_Tokens], seq_len: int, num_blocks: int) ->
     scored_BS = found.kind != TokenClass.NONE
     scored_BS[:, 0] = False
     if not (scored_BS & found.content).any():
-        raise UserError(
-            f"pack {pack.name} has no assistant message in its first {num_blocks} blocks of {seq_len} tokens: "
-            "rows must be Harmony conversations (<|start|>assistant...<|message|>...)"
-        )
+        raise _without_answers(pack.name, f" in its first {num_blocks} blocks of {seq_len} tokens")
     whole_BS = _whole(found.message, scored_BS, np.concatenate([part.length_M for part in parts]))
     continued_B = np.zeros(num_blocks, bool)
     continued_B[1:] = row_BS[1:, 0] == row_BS[:-1, -1]
@@ -244,6 +249,13 @@ def _cut(pack: Pack, parts: Sequence[_Tokens], seq_len: int, num_blocks: int) ->
         row_BS=row_BS,
         continued_B=continued_B,
         identities=pack.identities[: int(row_BS.max()) + 1],
+    )
+
+
+def _without_answers(pack: str, where: str) -> UserError:
+    return UserError(
+        f"pack {pack} has no assistant message{where}: "
+        "rows must be Harmony conversations (<|start|>assistant...<|message|>...)"
     )
 
 

@@ -131,6 +131,8 @@ def prune_checkpoint(
         method = KEEP_SETS
     elif keep_n == base.num_experts:
         method = NO_OP
+        if request.run is not None and not request.run.pre_gate:
+            request = replace(request, run=None)  # as a method, whatever packs it is given
     if profile is not None:
         check_profile(base, base_digest, profile)
     if scores is not None and scores.description.base.digest != base_digest:

@@ -37,6 +37,10 @@ class Half:
     def num_experts(self) -> int:
         return self._model.num_experts
 
+    @property
+    def top_k(self) -> int:
+        return self._model.top_k
+
     def begin(self, *shares: float) -> None:
         """Before the first layer, to be asked about no other parts than these."""
         places = tuple(sorted({place for share in shares for place in self._places(share)}))

@@ -14,7 +14,7 @@ from eaftgate.records import Record, is_as_sealed, read_model, write_model
 
 State = TypeVar("State")
 
-REVISION = 7
+REVISION = 8
 """Raised with every change by which the same inputs may give other experts: what was left by then is begun anew."""
 
 

@@ -2,7 +2,8 @@
 
 The calibration blocks are cut into two halves. In every layer, on a few blocks of one half, it is measured what putting
 back each dropped expert wins and dropping each kept one loses, whose sums foretell all swaps (correlation 0.99,
-docs/log/2026-11-26-selection.md), and what keeping there what other good starts keep does. What promises most is
+docs/log/2026-11-26-selection.md), and what keeping there what other good starts keep does. Where a layer keeps as many
+as a token is routed to, every swap is measured: with one fewer it is another mixture. What promises most is
 measured on more and more of the half (successive halving, arXiv 1502.07943), and the best of it on the other. One is
 made if the loss (eaftgate.search.objective) falls on both, on the whole other half by more than its standard error;
 again, until none is. So no swap is accepted by the tokens that proposed it alone: swaps that were fitted to the
@@ -63,11 +64,14 @@ class Refinement:
 
 
 def lack_of_blocks(blocks: Blocks) -> str:
-    """Says that too few blocks score tokens, where that is so."""
+    """Says that too few blocks score tokens, where that is so, and what to do."""
     scored = len(_scored(blocks))
     if scored >= MIN_BLOCKS:
         return ""
-    return f"refined needs {MIN_BLOCKS} calibration blocks with answers, and has {scored}"
+    return (
+        f"refined needs {MIN_BLOCKS} calibration blocks with answers, and has {scored}: profile more rows (--num-rows), "
+        "or in shorter blocks (--seq-len)"
+    )
 
 
 def halves_of(model: MoeModel, blocks: Blocks, pack_R: NDArray[np.integer], *, batch_size: int) -> tuple[Half, Half]:
@@ -155,9 +159,7 @@ def _best_move(
         return on.loss(keep, share, messages=messages) - on.loss(other, share, messages=messages)
 
     (few, go_on), *stages = STAGES
-    falls = _foretold(
-        lambda kept: fall(proposing, kept, few, messages=False), keep[layer], others, proposing.num_experts
-    )
+    falls = _foretold(lambda kept: fall(proposing, kept, few, messages=False), keep[layer], others, proposing)
     for share, then_go_on in stages:
         falls = {move: fall(proposing, move, share) for move in _best(falls, go_on)}
         go_on = then_go_on
@@ -175,13 +177,21 @@ def _best(falls: Mapping[tuple[int, ...], float], number: int) -> list[tuple[int
 
 
 def _foretold(
-    fall: Callable[[Iterable[int]], float], kept: list[int], others: list[list[int]], experts: int
+    fall: Callable[[Iterable[int]], float], kept: list[int], others: list[list[int]], on: Half
 ) -> dict[tuple[int, ...], float]:
     """By how much the loss falls if the layer keeps something else: of a swap the sum of what coming and going do."""
-    coming = {add: fall({*kept, add}) for add in range(experts) if add not in kept}
-    going = {drop: fall({*kept} - {drop}) for drop in kept}
-    swaps = {tuple(sorted({*kept, add} - {drop})): coming[add] + going[drop] for add in coming for drop in going}
-    return swaps | {tuple(other): fall(other) for other in others if other != kept}
+    swaps = {(add, drop): {*kept, add} - {drop} for add in range(on.num_experts) if add not in kept for drop in kept}
+    if len(kept) > on.top_k:
+        coming = {add: fall({*kept, add}) for add in {add for add, _ in swaps}}
+        going = {drop: fall({*kept} - {drop}) for drop in kept}
+        falls = {_kept(swap): coming[add] + going[drop] for (add, drop), swap in swaps.items()}
+    else:
+        falls = {_kept(swap): fall(swap) for swap in swaps.values()}
+    return falls | {_kept(other): fall(other) for other in others if other != kept}
+
+
+def _kept(experts: Iterable[int]) -> tuple[int, ...]:
+    return tuple(sorted(experts))
 
 
 def _swap(layer: int, before: list[int], after: list[int], gain: float) -> Swap:

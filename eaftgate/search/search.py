@@ -92,7 +92,7 @@ def refined_search(
     Raises UserError when memory runs out, or with too few blocks to refine on.
     """
     if lack := lack_of_blocks(blocks):
-        raise UserError(f"{lack}: profile more rows (--num-rows)")
+        raise UserError(lack)
     turn = refinement_passes(tokens=blocks.token_ids_BS.size, layers=len(model.moe_layers))
     start = forecast.GREEDY + forecast.STARTS
     done = [start, *(start + np.cumsum(turn * TURNS)).tolist()]

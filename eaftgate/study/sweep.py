@@ -20,8 +20,7 @@ from eaftgate.progress import progress_bar
 from eaftgate.prune.methods import METHODS, Running, Settings, Sight
 from eaftgate.prune.pre_gate import judged_by_masking
 from eaftgate.search.evaluate import collected, within_memory
-from eaftgate.search.journal import Journal, journal_path
-from eaftgate.select.class_weights import ClassWeights
+from eaftgate.search.journal import REVISION, Journal, journal_path
 from eaftgate.select.keep import KeepSets
 from eaftgate.study.cases import Case
 from eaftgate.study.holdout import Calibration, HeldOut
@@ -101,12 +100,14 @@ def _key(held_out: HeldOut, case: Case, measured_by: Mapping[str, Any]) -> str:
     made = held_out.profile.description
     described = asdict(case)
     del described["search"]["batch_size"]
-    parts = {
+    parts: dict[str, Any] = {
         "blocks": made.blocks_digest,
         "scored": held_out.scored.digest,
         "base": made.base.digest,
         "profiled_by": [made.model.model_dump(), made.batch_size],
     }
+    if METHODS[case.method].needs == "model":
+        parts["search"] = REVISION
     return sha256_json({"case": described, **parts, "measured_by": measured_by})
 
 
@@ -124,5 +125,5 @@ def _score(model: MoeModel, scored: Blocks, base: Collection, keep: KeepSets, ca
 def _keep_sets(case: Case, calibration: Calibration, running: Running) -> KeepSets:
     trace = calibration.profile.trace
     sight = Sight(trace.num_layers, trace.num_experts, calibration.profile, running)
-    settings = Settings(case.keep_n, case.weights, case.search, ClassWeights(), case.alignment)
+    settings = Settings(case.keep_n, case.weights, case.search, alignment=case.alignment)
     return METHODS[case.method].choose(sight, settings).keep

@@ -484,10 +484,13 @@ def test_budgets_are_prefixes_scored_on_the_same_rows(
 def test_a_sweep_that_is_given_again_hands_a_search_what_it_had_noted(
     eaftgate: Command, small_profile: Profile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """That a refinement goes on with it is prune's test, the same call."""
+    """That a refinement goes on with it is prune's test, the same call: it begins with several weights, too."""
     noted: list[Any] = []
 
-    def search(model: Any, *_: Any, journal: Journal, keep_n: int, **__: Any) -> tuple[KeepSets, dict[str, Any]]:
+    def search(
+        model: Any, *_: Any, journal: Journal, keep_n: int, classes: Any, **__: Any
+    ) -> tuple[KeepSets, dict[str, Any]]:
+        assert classes is None
         noted.append(journal.read(dict))
         if noted == [None]:
             journal.write({"state": 1})
@@ -500,6 +503,12 @@ def test_a_sweep_that_is_given_again_hands_a_search_what_it_had_noted(
     assert sweep_of(*given).code == 0
     assert noted == [None, {"state": 1}, None]  # the other case has a journal of its own
     assert not (tmp_path / ".out.search.json").exists()
+    assert sweep_of(*given).code == 0
+    assert len(noted) == 3
+    # What another version of the search chose is no line of this one's.
+    monkeypatch.setattr(sweeping, "REVISION", sweeping.REVISION + 1)
+    assert sweep_of(*given).code == 0
+    assert len(noted) == 5
 
 
 def test_a_narrow_terminal_gets_whole_numbers(

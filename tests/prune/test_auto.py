@@ -223,11 +223,14 @@ def test_blocks_without_an_answer_are_not_enough_to_search_on(
     with monkeypatch.context() as patched:
         patched.setattr("eaftgate.model.spread.load_model", lambda *_: pytest.fail("a model was loaded"))
         said = line(eaftgate(*PRUNE, "--profile", "few", "--out", "auto"))
-    why = "refined needs 4 calibration blocks with answers, and has 2"
+    why = (
+        "refined needs 4 calibration blocks with answers, and has 2: profile more rows (--num-rows), or in shorter blocks "
+        "(--seq-len)"
+    )
     assert said == f"auto: {DEFAULT_SCORER} with --class-weight balanced, because {why}"
     ended = eaftgate(*PRUNE, "--profile", "few", "--method", SEARCH, "--packs", "long", "--out", "named")
     assert ended.code == 2
-    assert f"{why}: profile more rows (--num-rows)" in ended.err
+    assert why in ended.err
 
 
 @pytest.mark.usefixtures("work")
@@ -297,6 +300,10 @@ def test_nothing_is_chosen_where_all_experts_stay(eaftgate: Command, work: Path)
     assert ended.code == 0, ended.err
     assert "auto" not in ended.out
     assert open_checkpoint(work / "all").num_experts == 8
+    # Nor of packs, as a loop over keep_n gives them.
+    given = ("--method", SEARCH, "--packs", "packs", "--keep-n", 8, "--profile", "profile")
+    assert eaftgate("prune", "base", *given, "--out", "searched").code == 0
+    assert files(work / "searched") == files(work / "all")
 
 
 def test_another_bases_profile_is_refused_before_anything_is_said(eaftgate: Command, work: Path) -> None:

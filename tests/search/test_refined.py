@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import cache
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 
 import numpy as np
@@ -104,7 +104,7 @@ def whole_run(model: MoeModel, blocks: Blocks) -> Callable[[NDArray[np.intp]], A
     return by
 
 
-def slow_refined(run: Asked, keep: KeepSets) -> tuple[KeepSets, list[Swap]]:
+def slow_refined(run: Asked, keep: KeepSets, alternatives: Layers = OTHERS) -> tuple[KeepSets, list[Swap]]:
     """The whole model for every question, nothing run before."""
     half = SHAPE[0] // 2
     first, second = tuple(range(half)), tuple(range(half, 2 * half))
@@ -126,12 +126,12 @@ def slow_refined(run: Asked, keep: KeepSets) -> tuple[KeepSets, list[Swap]]:
                 def foretold(*kept: int, few: tuple[int, ...] = few, now: KeepSets = keep, layer: int = layer) -> float:
                     return fall(few, now, replaced(now, layer, sorted(kept)), messages=False)
 
-                falls = {
-                    tuple(sorted({*kept, add} - {drop})): foretold(*kept, add) + foretold(*({*kept} - {drop}))
-                    for add in set(range(SIZE.experts)) - {*kept}
-                    for drop in kept
-                }
-                falls |= {tuple(other): foretold(*other) for other in OTHERS[layer] if other != kept}
+                falls = {}
+                for add, drop in product(set(range(SIZE.experts)) - {*kept}, kept):
+                    swap = {*kept, add} - {drop}
+                    summed = foretold(*kept, add) + foretold(*({*kept} - {drop})) if len(kept) > SIZE.top_k else None
+                    falls[tuple(sorted(swap))] = foretold(*swap) if summed is None else summed
+                falls |= {tuple(other): foretold(*other) for other in alternatives[layer] if other != kept}
                 others = best(falls, 6)
                 more = tuple(proposing[block] for block in PARTS[1])
                 falls = {other: fall(more, keep, replaced(keep, layer, list(other))) for other in others}
@@ -220,10 +220,23 @@ def test_what_a_part_of_the_other_half_doubts_is_not_asked_of_all_of_it(
     assert bool(swaps) == (falls > 0)
 
 
-def test_a_layer_may_keep_as_few_as_a_token_is_routed_to(model: MoeModel, blocks: Blocks) -> None:
-    """Dropping one is asked about, with fewer left than that."""
-    keep, swaps = refined(model, blocks, [[0, 1]] * 3, others=[[], [], []])
-    assert all(len(kept) == 2 for kept in keep)
+@pytest.mark.parametrize("start", [[[0, 1]] * 3, [[2, 5], [0, 3], [1, 4]]])
+@pytest.mark.usefixtures("few_blocks")
+def test_where_a_layer_keeps_as_few_as_a_token_is_routed_to_every_swap_is_measured(
+    model: MoeModel, blocks: Blocks, whole_run: Callable[[NDArray[np.intp]], Asked], start: KeepSets
+) -> None:
+    others = layers_of([[[2, 3]] * 3])
+    keep, swaps = refined(model, blocks, start, others=others)
+    slow_keep, slow_swaps = slow_refined(whole_run(ONE_PACK), start, others)
+    assert keep == slow_keep
+    assert len(swaps) == len(slow_swaps) > 0
+
+
+def test_a_layer_may_keep_one_expert(tmp_path: Path, blocks: Blocks) -> None:
+    """Without it there was none to run."""
+    switch = load_lively(write_lively_checkpoint(tmp_path, size=replace(SIZE, top_k=1)))
+    keep, swaps = refined(switch, blocks, [[0]] * 3, others=[[], [], []])
+    assert all(len(kept) == 1 for kept in keep)
     assert swaps
 
 
