@@ -18,7 +18,7 @@ from eaftgate.prune.checkpoint import ModelRun, PruneRequest, asked_keep_n, held
 from eaftgate.prune.methods import AUTO_MINUTES, DEFAULT_SCORER, SEARCH, method_named
 from eaftgate.records import read_model
 from eaftgate.search.calibration import calibration_blocks
-from eaftgate.search.forecast import estimated_seconds
+from eaftgate.search.forecast import expected_passes
 from eaftgate.search.journal import Journal, journal_path
 from eaftgate.select.class_weights import BALANCED, BALANCED_WEIGHTS, ClassWeights
 from eaftgate.select.saliency import EaftWeights
@@ -152,11 +152,12 @@ def _search_or_why_not(
             return _Search(run, f"which was begun for {out}")
     if profiled.speed is None:
         return "the profile does not say how fast it was made (profile again, or say --method)"
-    seconds = estimated_seconds(
-        tokens=profiled.num_blocks * profiled.seq_len,
-        tokens_per_second=profiled.speed.tokens_per_second,
-        layers=base.num_layers,
-    )
+    tokens = profiled.num_blocks * profiled.seq_len
+    passes = expected_passes(
+        tokens=tokens, scored=source.trace.num_tokens, layers=base.num_layers, experts=base.num_experts,
+        top_k=base.top_k, keep_n=asked_keep_n(base, request), positions=request.search.max_positions,
+    )  # fmt: skip
+    seconds = tokens * passes.whole / profiled.speed.tokens_per_second
     if seconds > AUTO_MINUTES * 60:
         return f"{SEARCH} would take about {duration(seconds)} by the profile's speed, more than {AUTO_MINUTES} min"
     if lack := lack_of_packs():

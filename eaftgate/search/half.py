@@ -13,11 +13,9 @@ from eaftgate.families.model import MoeModel
 from eaftgate.parity.clusters import Estimate
 from eaftgate.search.evaluate import predicted_after
 from eaftgate.search.objective import Objective, Predictions
+from eaftgate.search.parts import FEWEST_TOKENS
 from eaftgate.search.prefix import Prefix, embedded, through_layer
 from eaftgate.select.keep import KeepSets
-
-FEWEST_TOKENS = 2_048
-"""Scored tokens of a part."""
 
 
 class Half:

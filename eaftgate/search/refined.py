@@ -22,21 +22,16 @@ from eaftgate.packs.blocks import Blocks
 from eaftgate.search.evaluate import referred
 from eaftgate.search.half import Half
 from eaftgate.search.objective import Objective, gated_margins
+from eaftgate.search.parts import DOUBTED, STAGES, TURNS
 from eaftgate.select.keep import KeepSets, replaced
 
 OTHERS = 8
 """The best starts, of which a layer may take what they keep there."""
-STAGES = ((1 / 32, 8), (1 / 8, 3), (1 / 2, 1))
-"""Of one half, on which part of the blocks is measured, and how many of a layer's swaps go on from there."""
-DOUBTED = 1 / 4
-"""The part of the other half on which a move must lower the loss before it is measured on all of that."""
 FINALISTS = 3
 """So many starts are measured on the last stage's part, after all were on that of the stage before; so many by messages
 and tokens, because tokens alone do not tell what loses the calls, and by tokens alone, because messages are few."""
 MIN_BLOCKS = 4
 """Two a half: one alone would have no standard error to check a swap by."""
-TURNS = 2
-"""Either half proposes once."""
 
 Layers = list[list[list[int]]]
 """By layer, several sets of experts that it may keep."""
@@ -69,8 +64,8 @@ def lack_of_blocks(blocks: Blocks) -> str:
     if scored >= MIN_BLOCKS:
         return ""
     return (
-        f"refined needs {MIN_BLOCKS} calibration blocks with answers, and has {scored}: profile more rows (--num-rows), "
-        "or in shorter blocks (--seq-len)"
+        f"refined needs {MIN_BLOCKS} calibration blocks with answers, and has {scored}: profile more rows "
+        "(--num-rows), or in shorter blocks (--seq-len)"
     )
 
 

@@ -16,9 +16,8 @@ from eaftgate.families.model import MoeModel
 from eaftgate.packs.blocks import Blocks
 from eaftgate.profile.trace import Trace
 from eaftgate.progress import progress_bar
-from eaftgate.search import forecast
 from eaftgate.search.evaluate import within_memory
-from eaftgate.search.forecast import refinement_passes
+from eaftgate.search.forecast import Passes, expected_passes
 from eaftgate.search.greedy import (
     Sample,
     greedy_keep_sets,
@@ -29,7 +28,6 @@ from eaftgate.search.half import Half
 from eaftgate.search.journal import Journal
 from eaftgate.search.refined import (
     OTHERS,
-    TURNS,
     Layers,
     Refinement,
     halves_of,
@@ -93,24 +91,25 @@ def refined_search(
     """
     if lack := lack_of_blocks(blocks):
         raise UserError(lack)
-    turn = refinement_passes(tokens=blocks.token_ids_BS.size, layers=len(model.moe_layers))
-    start = forecast.GREEDY + forecast.STARTS
-    done = [start, *(start + np.cumsum(turn * TURNS)).tolist()]
+    passes = expected_passes(
+        tokens=blocks.token_ids_BS.size, scored=blocks.num_scored, layers=len(model.moe_layers),
+        experts=model.num_experts, top_k=model.top_k, keep_n=keep_n, positions=settings.max_positions,
+    )  # fmt: skip
     with within_memory(), _shown(progress, "passes") as show:
 
-        def come_to(passes: float) -> None:
-            show(passes, done[-1])
+        def come_to(reached: float) -> None:
+            show(reached, passes.through[-1])
 
         held = None if journal is None else journal.read(Reached)
         selected = None if journal is None else journal.read(Selected)
         # What comes before the first that is shown is no progress: it would be taken for how slow the search is.
         halves = halves_of(model, blocks, packs_of_rows(blocks, trace), batch_size=settings.batch_size)
         if held is None:
-            come_to(forecast.GREEDY if selected else 0)
-            held = _begun(model, blocks, trace, halves, keep_n, settings, classes, journal, selected, come_to)
+            come_to(passes.greedy if selected else 0)
+            held = _begun(model, blocks, trace, halves, keep_n, settings, classes, journal, selected, passes, come_to)
         ended = held.refinement
         for ended in refinements(halves, held.others, held.refinement):
-            come_to(done[ended.layers])
+            come_to(passes.through[ended.layers])
             if journal is not None:
                 journal.write(replace(held, refinement=ended))
     found = {"settings": asdict(settings), "start": held.start, "swaps": [asdict(swap) for swap in ended.swaps]}
@@ -143,6 +142,7 @@ def _begun(
     classes: ClassWeights | None,
     journal: Journal | None,
     selected: Selected | None,
+    passes: Passes,
     show: Callable[[float], None],
 ) -> Reached:
     """The start that loses least, before any swap."""
@@ -155,7 +155,7 @@ def _begun(
             samples,
             keep_n=keep_n,
             batch_size=at,
-            progress=lambda layers, of: show(forecast.GREEDY * layers / of),
+            progress=lambda layers, of: show(passes.greedy * layers / of),
         )
         selected = Selected({f"greedy, {name}": keep for name, keep in found.items()})
         if journal is not None:
@@ -164,7 +164,7 @@ def _begun(
     for name, weights in ranking_weights(trace, classes).items():
         asked: dict[str, Any] = {"keep_n": keep_n, "alignment": "predicting", "classes": weights}
         starts |= {f"{method}, {name}": select_keep_sets(trace, method=method, **asked) for method in STARTS}
-    ranked = ranked_starts(halves, starts, progress=lambda share: show(forecast.GREEDY + forecast.STARTS * share))
+    ranked = ranked_starts(halves, starts, progress=lambda share: show(passes.greedy + passes.starts * share))
     others = layers_of([starts[name] for name in ranked[:OTHERS]])
     return Reached(ranked[0], others, Refinement(starts[ranked[0]]))
 

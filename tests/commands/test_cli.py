@@ -42,7 +42,7 @@ from eaftgate.rewrite.manifest import read_manifest
 from eaftgate.search import search as searching
 from eaftgate.search.calibration import calibration_blocks
 from eaftgate.search.evaluate import collected
-from eaftgate.search.journal import Journal
+from eaftgate.search.journal import REVISION, Journal
 from eaftgate.search.search import Reached, Selected
 from eaftgate.search.settings import MAX_POSITIONS
 from eaftgate.select.keep import KeepSets, select_keep_sets
@@ -506,7 +506,7 @@ def test_a_sweep_that_is_given_again_hands_a_search_what_it_had_noted(
     assert sweep_of(*given).code == 0
     assert len(noted) == 3
     # What another version of the search chose is no line of this one's.
-    monkeypatch.setattr(sweeping, "REVISION", sweeping.REVISION + 1)
+    monkeypatch.setattr("eaftgate.study.sweep.REVISION", REVISION + 1)
     assert sweep_of(*given).code == 0
     assert len(noted) == 5
 

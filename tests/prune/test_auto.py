@@ -19,7 +19,6 @@ from eaftgate.profile.profile import PROFILE_FILE, open_profile
 from eaftgate.profile.trace import Trace
 from eaftgate.prune.methods import DEFAULT_SCORER, SEARCH
 from eaftgate.rewrite.manifest import read_manifest
-from eaftgate.search.forecast import estimated_seconds
 from eaftgate.search.journal import Journal
 from eaftgate.select.class_weights import BALANCED_WEIGHTS, ClassWeights
 
@@ -224,8 +223,8 @@ def test_blocks_without_an_answer_are_not_enough_to_search_on(
         patched.setattr("eaftgate.model.spread.load_model", lambda *_: pytest.fail("a model was loaded"))
         said = line(eaftgate(*PRUNE, "--profile", "few", "--out", "auto"))
     why = (
-        "refined needs 4 calibration blocks with answers, and has 2: profile more rows (--num-rows), or in shorter blocks "
-        "(--seq-len)"
+        "refined needs 4 calibration blocks with answers, and has 2: profile more rows (--num-rows), or in shorter "
+        "blocks (--seq-len)"
     )
     assert said == f"auto: {DEFAULT_SCORER} with --class-weight balanced, because {why}"
     ended = eaftgate(*PRUNE, "--profile", "few", "--method", SEARCH, "--packs", "long", "--out", "named")
@@ -312,12 +311,3 @@ def test_another_bases_profile_is_refused_before_anything_is_said(eaftgate: Comm
     ended = eaftgate(*PROFILED, "--out", "auto")
     assert (ended.code, ended.out) == (2, "")
     assert "was made from another checkpoint" in ended.err
-
-
-def test_what_a_search_takes_grows_with_what_it_does() -> None:
-    size = {"tokens": 100_000, "tokens_per_second": 1000.0, "layers": 4}
-    seconds = estimated_seconds(**size)  # type: ignore[arg-type]
-    assert seconds > 100
-    for name, value in {"tokens": 200_000, "tokens_per_second": 500.0, "layers": 5}.items():
-        assert estimated_seconds(**(size | {name: value})) > seconds  # type: ignore[arg-type]
-    assert estimated_seconds(**(size | {"tokens_per_second": 2000.0})) == pytest.approx(seconds / 2)  # type: ignore[arg-type]

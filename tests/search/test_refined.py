@@ -23,6 +23,7 @@ from eaftgate.search.evaluate import predicted, referred
 from eaftgate.search.half import Half
 from eaftgate.search.journal import Journal
 from eaftgate.search.objective import Objective, Predictions, Reference, gated_margins
+from eaftgate.search.parts import STAGES
 from eaftgate.search.refined import Layers, Refinement, Swap, halves_of, layers_of, ranked_starts, refinements
 from eaftgate.search.search import Reached
 from eaftgate.select.keep import KeepSets, replaced
@@ -292,7 +293,7 @@ def test_starts_are_ranked_on_some_blocks_and_the_best_again_on_more(
 def test_the_best_by_tokens_alone_are_measured_on_more_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of few messages one that is lost by chance outweighs all tokens."""
     monkeypatch.setattr(refinement, "FINALISTS", 1)
-    *_, (some, _), (most, _) = refinement.STAGES
+    *_, (some, _), (most, _) = STAGES
     told = {(some, True): [1.0, 3.0, 2.0, 4.0], (some, False): [4.0, 1.0, 2.0, 3.0], (most, True): [2.0, 1.0]}
 
     class Told:
