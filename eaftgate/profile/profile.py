@@ -28,10 +28,12 @@ class RanOn(Record):
 
 
 class Speed(Record):
-    """Of one process, over all tokens, prompts too; `on` is ModelSettings.hardware."""
+    """Of one process, over all tokens, prompts too; `on` is ModelSettings.hardware. `streamed`: layer by layer, most of
+    which may be reading weights."""
 
     tokens_per_second: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     on: str
+    streamed: bool = False
 
 
 class Thresholds(Record):

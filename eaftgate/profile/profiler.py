@@ -122,7 +122,7 @@ def profile_checkpoint(
         if ranks.first:
             _remove_damaged(directory)
         ranks.wait()
-        seconds, tokens = _trace_blocks(
+        seconds, speed = _trace_blocks(
             base, base_digest, settings, request.batch_size, rows, blocks, sorted(packs), directory, ranks, out,
             stream=stream,
         )  # fmt: skip
@@ -135,7 +135,7 @@ def profile_checkpoint(
                 "packs_dir": str(request.packs),
                 "thresholds": _thresholds(trace),
                 "seconds": seconds,
-                "speed": Speed(tokens_per_second=tokens / seconds, on=settings.hardware) if tokens else None,
+                "speed": speed,
                 "trace": shard_digests(directory),
             }
             write_model(work.payload / PROFILE_FILE, description.model_copy(update=made))
@@ -204,14 +204,14 @@ def _trace_blocks(
     out: Path,
     *,
     stream: bool | None,
-) -> tuple[float, int]:
+) -> tuple[float, Speed | None]:
     """Observe every block of this rank's share that no finished shard holds; returns the seconds spent in the model,
-    and the tokens that it ran over in them."""
+    and how fast it was, if it ran."""
     directory.mkdir(exist_ok=True)
     share = ranks.share(blocks.num_blocks, batch_size)
     missing = missing_stretches(share, shard_ranges(directory).values())
     if not missing:
-        return 0.0, 0
+        return 0.0, None
     pack_R = np.array([pack_names.index(source) for source in rows.sources], dtype=np.uint8)
     if stream is None and (lack := lack_of_memory(base, settings)):
         stream = True
@@ -237,7 +237,8 @@ def _trace_blocks(
                 save_shard(directory, shard_name(held.start, held.stop), _shard(observations, part, pack_R))
                 if stream:
                     bar.keep()
-    return time.perf_counter() - started, tokens
+    seconds = time.perf_counter() - started
+    return seconds, Speed(tokens_per_second=tokens / seconds, on=settings.hardware, streamed=bool(stream))
 
 
 _Observe = Callable[[Blocks, range, int, Callable[[int], None]], Iterator[tuple[range, list[Observation]]]]

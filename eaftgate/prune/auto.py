@@ -152,6 +152,8 @@ def _search_or_why_not(
             return _Search(run, f"which was begun for {out}")
     if profiled.speed is None:
         return "the profile does not say how fast it was made (profile again, or say --method)"
+    if profiled.speed.streamed:
+        return f"the profile was made layer by layer, which does not say how long {SEARCH} takes (it can be named)"
     tokens = profiled.num_blocks * profiled.seq_len
     passes = expected_passes(
         tokens=tokens, scored=source.trace.num_tokens, layers=base.num_layers, experts=base.num_experts,

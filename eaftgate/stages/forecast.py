@@ -132,5 +132,5 @@ def _profiled(profile: Path) -> float | None:
     except UserError:
         return None
     if told.speed is not None:
-        return told.speed.tokens_per_second
+        return None if told.speed.streamed else told.speed.tokens_per_second
     return None if not told.seconds else told.num_blocks * told.seq_len / told.seconds

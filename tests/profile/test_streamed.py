@@ -121,7 +121,10 @@ def test_the_trace_of_the_embedded_checkpoint_is_that_of_the_whole_model(of: Mod
     """Of two shards, trained, with windows of 128."""
     base, request = open_checkpoint(BASE), ProfileRequest(CALIBRATION_PACKS, num_rows=10, seq_len=160, batch_size=3)
     found = profile(base, request, tmp_path / "streamed", stream=True, of=of)
-    assert_identical(found, profile(base, request, tmp_path / "whole", stream=False, of=of))
+    whole = profile(base, request, tmp_path / "whole", stream=False, of=of)
+    assert_identical(found, whole)
+    speeds = found.description.speed, whole.description.speed
+    assert [speed and speed.streamed for speed in speeds] == [True, False]
 
 
 @pytest.fixture

@@ -86,6 +86,8 @@ def test_a_short_search_is_run_on_the_profiles_own_packs(eaftgate: Command, work
         (lambda d: edit(d, lambda told: told.pop("speed")), (), "the profile does not say how fast it was made"),
         (lambda d: edit(d, lambda told: told["speed"].update(tokens_per_second=0.01)), (),
          " min by the profile's speed, more than 20 min"),
+        (lambda d: edit(d, lambda told: told["speed"].update(streamed=True)), (),
+         "the profile was made layer by layer, which does not say how long refined takes (it can be named)"),
         (lambda d: edit(d, lambda told: told["speed"].update(on="NVIDIA H100 in bfloat16")), (),
          "the profile was made on NVIDIA H100 in bfloat16, and its speed says nothing of cpu with "),
         (lambda _: None, ("--dtype", "bfloat16"), " in bfloat16"),
