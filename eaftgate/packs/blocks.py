@@ -184,19 +184,16 @@ def cut_blocks(rows: "TokenisedPack", *, seq_len: int, num_blocks: int | None) -
     available = rows.num_tokens // seq_len
     if num_blocks is None:
         num_blocks = available
-    name = rows.pack.name
-    if available == 0:
-        if not any(part.roles.content.any() for part in rows.parts):
+    if available < max(num_blocks, 1):
+        name = rows.pack.name
+        if rows.num_tokens and not any(part.roles.content.any() for part in rows.parts):
             raise _without_answers(name, "")
-        raise UserError(
-            f"pack {name} has {rows.num_tokens} tokens, less than one block of {seq_len}: take a smaller seq_len, or "
-            "add rows"
-        )
-    if available < num_blocks:
-        raise UserError(
-            f"pack {name} has {available} blocks of {seq_len} tokens, fewer than the {num_blocks} asked: "
-            "take fewer or shorter blocks, or add rows"
-        )
+        if available == 0:
+            said = f"{rows.num_tokens} tokens, less than one block of {seq_len}: take a smaller seq_len, or more rows"
+        else:
+            said = f"{available} blocks of {seq_len} tokens, fewer than the {num_blocks} asked: take fewer or shorter "
+            said += "blocks, or add rows"
+        raise UserError(f"pack {name} has {said}")
     return _cut(rows.pack, rows.parts, seq_len, num_blocks)
 
 

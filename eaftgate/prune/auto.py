@@ -154,16 +154,15 @@ def _search_or_why_not(
         return "the profile does not say how fast it was made (profile again, or say --method)"
     if profiled.speed.streamed:
         return f"the profile was made layer by layer, which does not say how long {SEARCH} takes (it can be named)"
-    tokens = profiled.num_blocks * profiled.seq_len
-    passes = expected_passes(
-        tokens=tokens, scored=source.trace.num_tokens, layers=base.num_layers, experts=base.num_experts,
-        top_k=base.top_k, keep_n=asked_keep_n(base, request), positions=request.search.max_positions,
-    )  # fmt: skip
-    seconds = tokens * passes.whole / profiled.speed.tokens_per_second
-    if seconds > AUTO_MINUTES * 60:
-        return f"{SEARCH} would take about {duration(seconds)} by the profile's speed, more than {AUTO_MINUTES} min"
     if lack := lack_of_packs():
         return lack
+    blocks = calibration_blocks(base, source, packs)
+    seconds = expected_passes(
+        blocks, layers=base.num_layers, experts=base.num_experts, top_k=base.top_k, keep_n=asked_keep_n(base, request),
+        positions=request.search.max_positions,
+    ).seconds(profiled.speed.tokens_per_second)  # fmt: skip
+    if seconds > AUTO_MINUTES * 60:
+        return f"{SEARCH} would take about {duration(seconds)} by the profile's speed, more than {AUTO_MINUTES} min"
 
     from eaftgate.model.spread import lack_of_room
     from eaftgate.search.refined import lack_of_blocks
@@ -172,10 +171,9 @@ def _search_or_why_not(
     if run.model.hardware != profiled.speed.on:
         return f"the profile was made on {profiled.speed.on}, and its speed says nothing of {run.model.hardware}"
     held = held_by_search(base, profiled, request.search, run.model)
-    # For the last the packs are tokenised, as for the search itself.
     return (
         lack_of_room(base, run.model, held=held)
-        or lack_of_blocks(calibration_blocks(base, source, packs))
+        or lack_of_blocks(blocks)
         or _Search(run, f"about {duration(seconds)} by the profile's speed")
     )
 

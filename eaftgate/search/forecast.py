@@ -4,11 +4,16 @@ What is asked of a layer grows with its experts, and on how many tokens it is as
 are: a few blocks take many passes. Imports nothing that is slow.
 """
 
+import math
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import TYPE_CHECKING
 
 from eaftgate.search.parts import FEWEST_TOKENS, STAGES, TURNS
 from eaftgate.search.settings import MAX_POSITIONS
+
+if TYPE_CHECKING:
+    from eaftgate.packs.blocks import Blocks
 
 OUTPUTS, ELIMINATION = 0.3, 0.0225
 """Passes of a token that greedy selections look at: for the outputs of as many experts as it is routed to, and for
@@ -23,8 +28,10 @@ GOES_ON = 0.6
 
 @dataclass(frozen=True)
 class Passes:
-    """Over all blocks: of the greedy selections, of measuring the starts, and of every layer of a turn."""
+    """Over the blocks with answers, of `tokens` tokens, prompts too: of the greedy selections, of measuring the starts,
+    and of every layer of a turn."""
 
+    tokens: int
     greedy: float
     starts: float
     layers: tuple[float, ...]
@@ -38,6 +45,10 @@ class Passes:
         """With the base's own, which comes first."""
         return 1 + self.through[-1]
 
+    def seconds(self, tokens_per_second: float) -> float:
+        """Of all of it, by the whole model's speed."""
+        return self.whole * self.tokens / tokens_per_second
+
     @property
     def through(self) -> list[float]:
         """Until either turn has come through so many layers, from none."""
@@ -45,14 +56,17 @@ class Passes:
 
 
 def expected_passes(
-    *, tokens: int, scored: int, layers: int, experts: int, top_k: int, keep_n: int, positions: int = MAX_POSITIONS
+    blocks: "Blocks", *, layers: int, experts: int, top_k: int, keep_n: int, positions: int = MAX_POSITIONS
 ) -> Passes:
-    """Of a refinement over blocks of `tokens` tokens, prompts too, of which `scored` are answers; `positions` is the
-    most that greedy selections look at. docs/log/2026-11-28-search.md has what was measured."""
+    """Of a refinement over `blocks`, of which it leaves those without a scored token out; `positions` is the most that
+    greedy selections look at. docs/log/2026-11-28-search.md has what was measured."""
+    scored, answered = max(blocks.num_scored, 1), int(blocks.scored_BS.any(axis=1).sum())
+    of_a_half = max(answered // 2, 1)
+    tokens = max(answered, 1) * blocks.seq_len
 
     def part(share: float) -> float:
-        """Of a half, as that share of it is really measured."""
-        return min(max(share, 2 * FEWEST_TOKENS / max(scored, 1)), 1)
+        """Of a half, as that share of it is really measured: whole blocks, of enough tokens."""
+        return math.ceil(min(max(share, 2 * FEWEST_TOKENS / scored), 1) * of_a_half) / of_a_half
 
     (few, go_on), (some, then_go_on), (most, _) = STAGES
     a_position = OUTPUTS * experts / top_k + ELIMINATION * experts * (experts - keep_n)
@@ -60,6 +74,7 @@ def expected_passes(
     asked = experts if keep_n > top_k else keep_n * (experts - keep_n)
     of_half = AGAIN * (asked * part(few) + GOES_ON * more)
     return Passes(
+        tokens=tokens,
         greedy=min(scored, positions) / tokens * a_position,
         starts=STARTS * part(some) + FINALISTS * (part(most) - part(some)),
         # All that is measured runs through the layers that follow only.

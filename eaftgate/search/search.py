@@ -92,8 +92,8 @@ def refined_search(
     if lack := lack_of_blocks(blocks):
         raise UserError(lack)
     passes = expected_passes(
-        tokens=blocks.token_ids_BS.size, scored=blocks.num_scored, layers=len(model.moe_layers),
-        experts=model.num_experts, top_k=model.top_k, keep_n=keep_n, positions=settings.max_positions,
+        blocks, layers=len(model.moe_layers), experts=model.num_experts, top_k=model.top_k, keep_n=keep_n,
+        positions=settings.max_positions,
     )  # fmt: skip
     with within_memory(), _shown(progress, "passes") as show:
 

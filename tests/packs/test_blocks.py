@@ -210,7 +210,7 @@ def test_first_token_of_a_block_never_counts() -> None:
 
 def test_too_few_blocks_says_how_many_there_are() -> None:
     row = "<|start|>assistant<|message|>" + "x" * 25
-    short = "37 tokens, less than one block of 64: take a smaller seq_len, or add rows"
+    short = "37 tokens, less than one block of 64: take a smaller seq_len, or more rows"
     for seq_len, num_blocks, said in (
         (4, 10, "9 blocks of 4 tokens, fewer than the 10 asked: take fewer or shorter blocks, or add rows"),
         (64, None, short),
@@ -224,6 +224,8 @@ def test_too_few_blocks_says_how_many_there_are() -> None:
 def test_pack_without_assistant_messages() -> None:
     with pytest.raises(UserError, match=r"^pack p has no assistant message: rows must be Harmony conversations"):
         build_blocks(pack_of(["a"]), TOKENIZERS["specials"], eos_id=EOS, seq_len=64, num_blocks=None)
+    with pytest.raises(UserError, match=r"^pack p has no assistant message: rows must be Harmony conversations"):
+        build_blocks(pack_of(["abcdefghijk"]), TOKENIZERS["specials"], eos_id=EOS, seq_len=4, num_blocks=9)
     with pytest.raises(UserError) as caught:
         build_blocks(pack_of(["just some text"]), TOKENIZERS["specials"], eos_id=EOS, seq_len=4, num_blocks=2)
     assert str(caught.value) == (

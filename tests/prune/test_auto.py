@@ -19,6 +19,8 @@ from eaftgate.profile.profile import PROFILE_FILE, open_profile
 from eaftgate.profile.trace import Trace
 from eaftgate.prune.methods import DEFAULT_SCORER, SEARCH
 from eaftgate.rewrite.manifest import read_manifest
+from eaftgate.search.calibration import calibration_blocks
+from eaftgate.search.forecast import expected_passes
 from eaftgate.search.journal import Journal
 from eaftgate.select.class_weights import BALANCED_WEIGHTS, ClassWeights
 
@@ -296,6 +298,19 @@ def test_what_does_not_know_classes_is_cut_plainly(
     assert files(work / "auto") == files(work / "again")
 
 
+def test_the_seconds_are_those_of_the_models_own_search(eaftgate: Command, work: Path) -> None:
+    base, profile = open_checkpoint(work / "base"), open_profile(work / "profile")
+    blocks = calibration_blocks(base, profile, work / "packs")
+    experts = {"experts": base.num_experts, "top_k": base.top_k}
+    passes = expected_passes(blocks, layers=base.num_layers, keep_n=4, positions=9, **experts)
+    # The speed at which it takes so many seconds: a little more than is searched for, and a little less.
+    edit(work, lambda told: told["speed"].update(tokens_per_second=passes.seconds(20 * 60 + 5)))
+    given = (*PROFILED, "--max-positions", 9)
+    assert "refined would take about 20 min by the profile's speed" in line(eaftgate(*given, "--out", "auto"))
+    edit(work, lambda told: told["speed"].update(tokens_per_second=passes.seconds(20 * 60 - 5)))
+    assert line(eaftgate(*given, "--out", "searched")) == "auto: refined, about 20 min by the profile's speed"
+
+
 def test_nothing_is_chosen_where_all_experts_stay(eaftgate: Command, work: Path) -> None:
     ended = eaftgate("prune", "base", "--keep-n", 8, "--profile", "profile", "--out", "all")
     assert ended.code == 0, ended.err
@@ -305,6 +320,8 @@ def test_nothing_is_chosen_where_all_experts_stay(eaftgate: Command, work: Path)
     given = ("--method", SEARCH, "--packs", "packs", "--keep-n", 8, "--profile", "profile")
     assert eaftgate("prune", "base", *given, "--out", "searched").code == 0
     assert files(work / "searched") == files(work / "all")
+    gated = ("--pre-gate", "--packs", "packs", "--keep-n", 8, "--profile", "profile", "--out", "gated", "--json")
+    assert json.loads(eaftgate("prune", "base", *gated).out)["pre_gate"]["metrics"]
 
 
 def test_another_bases_profile_is_refused_before_anything_is_said(eaftgate: Command, work: Path) -> None:
