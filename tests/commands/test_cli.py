@@ -35,13 +35,14 @@ from eaftgate.packs.blocks import Blocks, build_blocks
 from eaftgate.packs.pack import UNION, named_packs, read_pack, row_identity, shuffle_key
 from eaftgate.packs.tokenizer import load_tokenizer
 from eaftgate.parity.metrics import perplexity
-from eaftgate.profile.profile import Profile
+from eaftgate.profile.profile import Profile, open_profile
 from eaftgate.profile.profiler import ProfileRequest, profile_checkpoint
 from eaftgate.progress import AGAIN, AS_BEFORE
 from eaftgate.rewrite.manifest import read_manifest
 from eaftgate.search import search as searching
 from eaftgate.search.calibration import calibration_blocks
 from eaftgate.search.evaluate import collected
+from eaftgate.search.forecast import expected_passes
 from eaftgate.search.journal import REVISION, Journal
 from eaftgate.search.search import Reached, Selected
 from eaftgate.search.settings import MAX_POSITIONS
@@ -268,6 +269,10 @@ def test_an_interrupted_search_goes_on_where_it_was(
         assert found is not None
         return float(found[1]), float(found[2])
 
+    blocks = calibration_blocks(open_checkpoint(base), open_profile(tmp_path / "profile"), packs)
+    expected = expected_passes(blocks, layers=3, experts=8, top_k=2, keep_n=4, positions=150)
+    greedy, two_layers, whole = (round(number, 1) for number in (expected.greedy, *expected.through[2::4]))
+    assert 0 < greedy < two_layers < whole
     write, journal = Journal.write, tmp_path / ".out.search.json"
 
     def interrupted(self: Journal, state: Selected | Reached) -> None:
@@ -280,9 +285,9 @@ def test_an_interrupted_search_goes_on_where_it_was(
         selected = search("out")
         patched.setattr(searching, "greedy_selections", lambda *_, **__: pytest.fail("selected already"))
         refining = search("out")
-    for ended, kept in ((selected, "2.5 of 64.7 passes, 2.5"), (refining, "30.8 of 64.7 passes, 30.8")):
+    for ended, kept in ((selected, greedy), (refining, two_layers)):
         assert ended.code == 130
-        assert f"interrupted at {kept} of them kept; {AGAIN}" in ended.err
+        assert f"interrupted at {kept} of {whole} passes, {kept} of them kept; {AGAIN}" in ended.err
         assert "begun anew" not in ended.err
     assert journal.exists()
     assert not (tmp_path / "out").exists()
@@ -315,9 +320,9 @@ def test_an_interrupted_search_goes_on_where_it_was(
     assert not journal.exists()
     straight = search("straight")
     assert straight.code == 0
-    assert passes(straight) == passes(selected) == (0, 64.7)
-    assert passes(refining) == (2.5, 64.7), "of the 6.5 for the start"
-    assert passes(resumed) == (30.8, 64.7), "6.5 for the start, 14.55 and 9.7 of a turn's 29.1 for two of three layers"
+    assert passes(straight) == passes(selected) == (0, whole)
+    assert passes(refining) == (greedy, whole)
+    assert passes(resumed) == (two_layers, whole)
     manifests = [read_manifest(tmp_path / name) for name in ("out", "straight")]
     assert manifests[0].keep == manifests[1].keep
     assert manifests[0].provenance == manifests[1].provenance
