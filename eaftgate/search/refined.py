@@ -174,7 +174,8 @@ def _best(falls: Mapping[tuple[int, ...], float], number: int) -> list[tuple[int
 def _foretold(
     fall: Callable[[Iterable[int]], float], kept: list[int], others: list[list[int]], on: Half
 ) -> dict[tuple[int, ...], float]:
-    """By how much the loss falls if the layer keeps something else: of a swap the sum of what coming and going do."""
+    """By how much the loss falls if the layer keeps something else: of a swap the sum of what coming and going do, as
+    long as enough are left without the one that goes."""
     swaps = {(add, drop): {*kept, add} - {drop} for add in range(on.num_experts) if add not in kept for drop in kept}
     if len(kept) > on.top_k:
         coming = {add: fall({*kept, add}) for add in {add for add, _ in swaps}}
